@@ -1,0 +1,127 @@
+"""Degradation of HQ images with parameters of its own for every sample: draw, then apply.
+
+    params = sample(recipe, draw, size=(512, 512))         all randomness, one NamedTuple of [B] arrays per stage
+    lq     = degrade(hq, recipe, params)                   a pure function
+"""
+import difflib
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from . import canvas, usm
+from .recipes import RECIPES, Recipe, Stage
+
+IMPLS = 'ref', 'torch'
+
+
+class Sizes(NamedTuple):
+    now: np.ndarray     # [B, 2] int64 height and width where a stage begins
+    gt:  np.ndarray     # [B, 2] of the ground truth
+    lq:  np.ndarray     # [B, 2] of the network's input
+
+
+def recipe(name):
+    """Recipe by name; ValueError with the near miss."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, 1)
+        raise ValueError(f'unknown recipe {name!r}' + (f', did you mean {near[0]!r}?' if near else '') + f' (there are: {", ".join(RECIPES)})')
+    return RECIPES[name]
+
+
+def without_usm(recipe):
+    """The recipe starting from the plain ground truth."""
+    return recipe._replace(stages=tuple(s for s in recipe.stages if s.op is not usm))
+
+
+def sample(recipe, draw, size, scale=4):
+    """Draw the parameters of every stage.
+
+    draw: draw.Draw of B samples; size: (height, width) of the ground truth; scale: ground truth / network input.
+    Returns a tuple of NamedTuples of [B] arrays, one per stage.
+    """
+    b = len(draw.samples)
+    gt = np.tile(np.array(size, np.int64), (b, 1))
+    sizes, params = Sizes(gt, gt, gt // scale), []
+    for stage in recipe.stages:
+        p = stage.op.sample(draw.at(stage.name), _active(draw.at(''), stage, b), sizes, **stage.ranges)
+        sizes = sizes._replace(now=getattr(p, 'size', sizes.now))        # resize alone has a size
+        params.append(p)
+    return tuple(params)
+
+
+def _active(draw, stage, b):
+    """[B] bool: where the stage acts."""
+    if stage.on == 1:
+        return np.ones(b, bool)
+    if isinstance(stage.on, tuple):
+        name, low, high = stage.on
+        u = draw.uniform(name)
+        return (low <= u) & (u < high)
+    return draw.uniform(f'{stage.name}/on') < stage.on
+
+
+def take(params, i):
+    """Parameters of the samples `i` (a slice or an index array; an integer gives scalars)."""
+    return tuple(type(p)(*(f[i] for f in p)) for p in params)
+
+
+def chain_ref(x, recipe, params):
+    """One image [h, w, 3] float64 in [0, 1], params of one sample: yields (stage, image) after every stage."""
+    for stage, p in zip(recipe.stages, params):
+        x = stage.op.run_ref(x, p)
+        yield stage, x
+
+
+def chain_torch(x, recipe, params, opencv=False):
+    """x [B, 3, h, w] float32: yields (stage, Canvas) after every stage."""
+    c = canvas.of(x)
+    for stage, p in zip(recipe.stages, params):
+        c = stage.op.run_torch(c, p, opencv)
+        yield stage, c
+
+
+def degrade(x, recipe, params, impl='torch', *, opencv=None, pool=None):
+    """Apply a recipe.
+
+    x:      [B, 3, H, W] uint8 or float32 in [0, 1], RGB; channels-last is fastest
+    params: from `sample`
+    impl:   'ref' (float64, one image at a time: the definition) or 'torch'
+    opencv: on CPU tensors, let OpenCV do what it does faster within tolerance; None = where the tensor is on the CPU
+    pool:   concurrent.futures executor of threads; images of a CPU batch are spread over it
+    Returns [B, 3, h, w] float32, multiples of 1/255 in [0, 1], channels-last.
+    """
+    if impl not in IMPLS:
+        raise ValueError(f'unknown impl {impl!r} (there are: {", ".join(IMPLS)})')
+    if x.device.type != 'cpu' and impl == 'torch':
+        return _last(chain_torch(_unit(x), recipe, params)).pix
+    run = _one_ref if impl == 'ref' else _one_torch
+    opencv = opencv is None or opencv
+    return torch.cat(list((pool.map if pool else map)(lambda i: run(x[i:i + 1], recipe, take(params, slice(i, i + 1)), opencv), range(len(x)))))
+
+
+def sharpen(x, impl='torch', *, pool=None):
+    """USM-sharpened [B, 3, H, W] float32 of uint8 or float32 images: the target of runs that train on sharpened ground truth."""
+    only = Recipe('usm', (Stage('usm', usm),))
+    return degrade(x, only, (usm.Params(np.ones(len(x), bool)),), impl, pool=pool)
+
+
+def _one_ref(x, recipe, params, _):
+    image = _unit(x, torch.float64)[0].permute(1, 2, 0).cpu().numpy()
+    return canvas.nchw(_last(chain_ref(image, recipe, take(params, 0))).astype(np.float32)).to(x.device)
+
+
+def _one_torch(x, recipe, params, opencv):
+    return _last(chain_torch(_unit(x), recipe, params, opencv)).pix
+
+
+def _last(stages):
+    x = None
+    for _, x in stages:
+        pass
+    return x
+
+
+def _unit(x, dtype=torch.float32):
+    """uint8 -> [0, 1]."""
+    return x.to(dtype) / 255 if x.dtype == torch.uint8 else x.to(dtype)

@@ -1,0 +1,219 @@
+"""Blur by one kernel per sample: six bivariate kinds, the circular sinc, or none (Real-ESRGAN, Wang et al. 2021, sec. 3.1-3.2).
+
+With p = (x, y) an integer offset from the centre (x to the right, y down), S = R(theta) diag(sigma_x^2, sigma_y^2) R(theta)^T and q = p^T S^-1 p:
+    gaussian      exp(-q / 2)                       generalised   exp(-q^beta / 2)                      plateau   1 / (1 + q^beta)
+    sinc          omega J1(omega |p|) / (2 pi |p|), omega^2 / (4 pi) in the centre
+each divided by its sum. The image is correlated with it, reflected at the border without repeating the edge.
+"""
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from . import canvas
+
+KINDS = 'iso', 'aniso', 'generalized_iso', 'generalized_aniso', 'plateau_iso', 'plateau_aniso', 'sinc', 'delta'
+ISO, ANISO, GEN_ISO, GEN_ANISO, PLATEAU_ISO, PLATEAU_ANISO, SINC, DELTA = range(8)
+
+
+class Params(NamedTuple):
+    kind:    np.ndarray     # [B] int64 index into KINDS; DELTA where the blur is skipped
+    taps:    np.ndarray     # [B] int64 odd side of the kernel in pixels; 1 where the blur is skipped
+    sigma_x: np.ndarray     # [B] float64 pixels
+    sigma_y: np.ndarray     # [B] float64 pixels; = sigma_x for the isotropic kinds
+    theta:   np.ndarray     # [B] float64 radians; from x towards y, clockwise on the screen
+    beta:    np.ndarray     # [B] float64 exponent of the generalised and plateau kinds
+    omega:   np.ndarray     # [B] float64 cutoff of the sinc, radians per pixel
+
+
+def sample(draw, on, sizes, *, kinds=(1,), sinc=0.0, taps=(7, 21), sigma=(0.2, 3.0), beta_gaussian=(0.5, 4.0), beta_plateau=(1.0, 2.0),
+           omega=((math.pi / 3, math.pi), (math.pi / 5, math.pi))):
+    """kinds: weights of the six bivariate kinds; sinc: probability of a sinc instead; omega: its ranges below 13 taps and from 13 on."""
+    kind = np.where(draw.uniform('sinc') < sinc, SINC, draw.choice('kind', kinds))
+    k = 2 * draw.integers('taps', taps[0] // 2, taps[1] // 2) + 1
+    sx, sy = draw.uniform('sigma_x', *sigma), draw.uniform('sigma_y', *sigma)
+    iso = np.isin(kind, (ISO, GEN_ISO, PLATEAU_ISO))
+    lo, hi = np.where(np.isin(kind, (PLATEAU_ISO, PLATEAU_ANISO)), np.array([beta_plateau]).T, np.array([beta_gaussian]).T)
+    u = draw.uniform('beta')                     # a fair coin between [lo, 1] and [1, hi]: small and large exponents equally often
+    beta = np.where(draw.uniform('beta_side') < 0.5, lo + (1 - lo) * u, 1 + (hi - 1) * u)
+    w = draw.uniform('omega')
+    small, large = (a + (b - a) * w for a, b in omega)
+    return Params(kind=np.where(on, kind, DELTA), taps=np.where(on, k, 1), sigma_x=sx, sigma_y=np.where(iso, sx, sy),
+                  theta=np.where(iso, 0.0, draw.uniform('theta', -math.pi, math.pi)), beta=beta, omega=np.where(k < 13, small, large))
+
+
+# ---- reference: one image, float64 ----
+
+def _j1(x):
+    """Bessel function of the first kind, order 1: (1/pi) int_0^pi cos(t - x sin t) dt; the trapezoid rule converges exponentially (x < 100)."""
+    t = (np.arange(400) + 0.5) * (np.pi / 400)
+    return np.cos(t - x * np.sin(t)).mean()
+
+
+def kernel_ref(p):
+    """[taps, taps] float64 kernel of one sample's Params."""
+    r = p.taps // 2
+    k = np.zeros((p.taps, p.taps))
+    for y in range(-r, r + 1):
+        for x in range(-r, r + 1):
+            # The offset in the frame of the axes: u along sigma_x, v along sigma_y.
+            u, v = x * math.cos(p.theta) + y * math.sin(p.theta), y * math.cos(p.theta) - x * math.sin(p.theta)
+            q = (u / p.sigma_x) ** 2 + (v / p.sigma_y) ** 2
+            d = math.hypot(x, y)
+            if p.kind in (ISO, ANISO):
+                k[y + r, x + r] = math.exp(-q / 2)
+            elif p.kind in (GEN_ISO, GEN_ANISO):
+                k[y + r, x + r] = math.exp(-q ** p.beta / 2)
+            elif p.kind in (PLATEAU_ISO, PLATEAU_ANISO):
+                k[y + r, x + r] = 1 / (1 + q ** p.beta)
+            elif p.kind == SINC:
+                k[y + r, x + r] = p.omega * _j1(p.omega * d) / (2 * math.pi * d) if d else p.omega ** 2 / (4 * math.pi)
+            else:
+                k[y + r, x + r] = d == 0
+    return k / k.sum()
+
+
+def apply_ref(x, k):
+    """x [h, w, 3] float64, k [n, n] -> [h, w, 3]: y[i, j] = sum_uv k[u, v] x[i + u - r, j + v - r], reflected at the border."""
+    r, (h, w, _) = len(k) // 2, x.shape
+    xp = np.pad(x, ((r, r), (r, r), (0, 0)), 'reflect')
+    y = np.zeros_like(x)
+    for u in range(len(k)):
+        for v in range(len(k)):
+            y += k[u, v] * xp[u:u + h, v:v + w]
+    return y
+
+
+def run_ref(x, p):
+    return x if p.kind == DELTA else apply_ref(x, kernel_ref(p))
+
+
+# ---- torch ----
+
+def kernels(p, device='cpu'):
+    """Params of B samples -> [B, K, K] float32, K the largest number of taps; smaller kernels are centred in zeros."""
+    kind, sx, sy, theta, beta, omega = (torch.as_tensor(a, device=device)[:, None, None] for a in (p.kind, *p[2:]))
+    K = int(p.taps.max())
+    off = torch.arange(K, device=device, dtype=torch.float64) - K // 2
+    y, x = off[:, None], off[None, :]
+    c, s = torch.cos(theta), torch.sin(theta)
+    q = ((x * c + y * s) / sx) ** 2 + ((y * c - x * s) / sy) ** 2
+    k = torch.where(kind <= ANISO, torch.exp(-q / 2), torch.where(kind <= GEN_ANISO, torch.exp(-q ** beta / 2), 1 / (1 + q ** beta)))
+    if SINC in p.kind:
+        k = torch.where(kind == SINC, _sinc(omega, K), k)
+    r = torch.as_tensor(p.taps // 2, device=device)[:, None, None]
+    k = k * ((x.abs() <= r) & (y.abs() <= r))
+    return (k / k.sum((1, 2), keepdim=True)).float()
+
+
+def _sinc(omega, K):
+    """omega [B, 1, 1] float64 -> [B, K, K] values of the circular low-pass, not normalised."""
+    radius, where = _radii(K)
+    d = torch.as_tensor(radius, device=omega.device)
+    # J1 by its integral, as in the reference but at the few distinct radii: torch.special.bessel_j1 is off by up to 5e-7.
+    t = (torch.arange(96, device=omega.device, dtype=torch.float64) + 0.5) * (math.pi / 96)
+    j1 = torch.cos(t - (omega * d)[..., None] * torch.sin(t)).mean(-1)                       # [B, 1, radii]
+    values = torch.where(d > 0, omega * j1 / (2 * math.pi * d.clamp(min=1)), omega ** 2 / (4 * math.pi))
+    return values[:, 0, torch.as_tensor(where, device=omega.device)]
+
+
+@lru_cache(maxsize=None)
+def _radii(K):
+    """Distinct distances to the centre of a K x K grid, and the [K, K] index of each point's distance."""
+    off = np.arange(K) - K // 2
+    squared, where = np.unique(off[:, None] ** 2 + off ** 2, return_inverse=True)
+    return np.sqrt(squared), where.reshape(K, K)
+
+
+def apply_torch(x, k):
+    """x [B, 3, h, w], k [B, K, K] (odd K) -> [B, 3, h, w]; one grouped convolution, no kernel shared between samples."""
+    b, c, h, w = x.shape
+    r = k.shape[-1] // 2
+    xp = F.pad(x, (r, r, r, r), 'reflect').reshape(1, b * c, h + 2 * r, w + 2 * r)
+    return F.conv2d(xp, k.repeat_interleave(c, 0)[:, None], groups=b * c).view(b, c, h, w)
+
+
+def run_torch(c, p, opencv=False):
+    if (p.kind == DELTA).all():
+        return c
+    k = kernels(p, c.pix.device)
+    if opencv and len(k) == 1:
+        image = canvas.hwc(c.pix)
+        return canvas.of(canvas.nchw(apply_opencv(image, k[0].numpy(), separable=p.kind[0] == ISO)))
+    if not (c.size == c.size[0]).all():          # the kernels follow their samples
+        return canvas.each_size(c, p, lambda x, q: run_torch(canvas.of(x), q).pix)
+    return canvas.of(apply_torch(c.pix, k))
+
+
+# ---- OpenCV: one image on the CPU ----
+
+_DIRECT = 15     # kernels up to this side are summed directly; measured on one core with AVX-512
+
+
+def apply_opencv(x, k, separable=False):
+    """x [h, w, 3] float32, k [n, n] float32 -> [h, w, 3] float32, by whichever way is fastest for this kernel."""
+    k = _trim(k)
+    n = len(k)
+    if n == 1:
+        return x * k[0, 0]
+    if separable:                                # an isotropic Gaussian is the outer product of its middle row with itself
+        row = k.sum(0, dtype=np.float64).astype(np.float32)
+        return cv2.sepFilter2D(x, -1, row, row, borderType=cv2.BORDER_REFLECT_101)
+    if n <= _DIRECT:
+        return _strips(x, k)
+    return _fourier(x, k)
+
+
+def _strips(x, k):
+    """Direct correlation in horizontal strips of the kernel: from 130 taps on, OpenCV's filter2D turns to a DFT several times slower than the sum of its parts."""
+    n, (h, w, _) = len(k), x.shape
+    if n * n < 130:
+        return cv2.filter2D(x, -1, k, borderType=cv2.BORDER_REFLECT_101)
+    r, rows = n // 2, 129 // n
+    xp = cv2.copyMakeBorder(x, r, r, r, r, cv2.BORDER_REFLECT_101)
+    y = None
+    for top in range(0, n, rows):
+        strip = k[top:top + rows]
+        part = cv2.filter2D(xp[top:top + h + len(strip) - 1], -1, strip, anchor=(r, 0))[:h, r:r + w]
+        y = part.copy() if y is None else cv2.add(y, part, y)
+    return y
+
+
+def _trim(k, mass=1e-7):
+    """Drop the outer rings whose absolute values sum to less than `mass`: they cannot move an 8-bit value, and many kernels are far smaller than their frame."""
+    while len(k) > 1:
+        inner = k[1:-1, 1:-1]
+        if np.abs(k).sum(dtype=np.float64) - np.abs(inner).sum(dtype=np.float64) >= mass:
+            break
+        k = inner
+    return k
+
+
+def _fast_length(n):
+    """Smallest m >= n of the factors 2, 3, 5, 7: lengths with other factors are several times slower to transform."""
+    m = n
+    while True:
+        rest = m
+        for f in (2, 3, 5, 7):
+            while rest % f == 0:
+                rest //= f
+        if rest == 1:
+            return m
+        m += 1
+
+
+def _fourier(x, k):
+    """The same correlation by FFT."""
+    h, w, _ = x.shape
+    r = len(k) // 2
+    xp = cv2.copyMakeBorder(x, r, r, r, r, cv2.BORDER_REFLECT_101)
+    size = _fast_length(h + 2 * r), _fast_length(w + 2 * r)
+    planes = torch.from_numpy(np.stack(cv2.split(xp)))
+    spectrum = torch.fft.rfft2(planes, s=size)
+    spectrum *= torch.fft.rfft2(torch.from_numpy(np.ascontiguousarray(k)), s=size).conj()          # correlation, not convolution
+    y = torch.fft.irfft2(spectrum, s=size)[:, :h, :w].numpy()
+    return cv2.merge([np.ascontiguousarray(p) for p in y])

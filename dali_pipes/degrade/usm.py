@@ -1,0 +1,89 @@
+"""USM sharpening of the ground truth before it is degraded (Real-ESRGAN, sec. 3.4 and its USMSharp).
+
+With G a Gaussian of 51 taps (sigma 8.0 by OpenCV's rule) and r = x - G*x: where |r| > 10/255, softened by G, x gives way to clip(x + r/2, 0, 1).
+"""
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from . import canvas
+
+TAPS, WEIGHT, THRESHOLD = 51, 0.5, 10.0
+_SIGMA = 0.3 * ((TAPS - 1) * 0.5 - 1) + 0.8
+_ROW = np.exp(-(np.arange(TAPS) - TAPS // 2) ** 2 / (2 * _SIGMA ** 2))
+_ROW = _ROW / _ROW.sum()
+_ROW32 = _ROW.astype(np.float32)
+
+
+class Params(NamedTuple):
+    on: np.ndarray     # [B] bool
+
+
+def sample(draw, on, sizes):
+    return Params(on=on)
+
+
+def _gauss_ref(x):
+    """x [h, w, 3] float64 -> its Gaussian blur: along columns, then along rows (the 51x51 kernel is their outer product)."""
+    h, w, _ = x.shape
+    r = TAPS // 2
+    xp = np.pad(x, ((r, r), (r, r), (0, 0)), 'reflect')
+    rows = sum(_ROW[u] * xp[u:u + h] for u in range(TAPS))
+    return sum(_ROW[v] * rows[:, v:v + w] for v in range(TAPS))
+
+
+def run_ref(x, p):
+    if not p.on:
+        return x
+    residual = x - _gauss_ref(x)
+    mask = (np.abs(residual) * 255 > THRESHOLD).astype(np.float64)
+    soft = _gauss_ref(mask)
+    sharp = np.clip(x + WEIGHT * residual, 0, 1)
+    return soft * sharp + (1 - soft) * x
+
+
+def _gauss_torch(x):
+    row = torch.from_numpy(_ROW32).to(x.device)
+    r, c = TAPS // 2, x.shape[1]
+    xp = F.pad(x, (r, r, r, r), 'reflect')
+    rows = F.conv2d(xp, row.view(1, 1, TAPS, 1).expand(c, 1, TAPS, 1), groups=c)
+    return F.conv2d(rows, row.view(1, 1, 1, TAPS).expand(c, 1, 1, TAPS), groups=c)
+
+
+def apply_torch(x):
+    """x [B, 3, h, w] float32 in [0, 1] -> the same, sharpened."""
+    residual = x - _gauss_torch(x)
+    soft = _gauss_torch((residual.abs() * 255 > THRESHOLD).to(x.dtype))
+    sharp = (x + WEIGHT * residual).clamp(0, 1)
+    return x + soft * (sharp - x)
+
+
+def apply_opencv(x):
+    """x [h, w, 3] float32 -> the same, sharpened."""
+    residual = cv2.subtract(x, _gauss_opencv(x))
+    mask = (np.abs(residual) > np.float32(THRESHOLD / 255)).astype(np.float32)
+    soft = _gauss_opencv(mask)
+    change = cv2.scaleAdd(residual, WEIGHT, x)
+    np.clip(change, 0, 1, out=change)
+    cv2.subtract(change, x, change)
+    cv2.multiply(change, soft, change)
+    return cv2.add(change, x, change)
+
+
+def _gauss_opencv(x):
+    return cv2.sepFilter2D(x, -1, _ROW32, _ROW32, borderType=cv2.BORDER_REFLECT_101)
+
+
+def run_torch(c, p, opencv=False):
+    if not p.on.any():
+        return c
+    if opencv and len(p.on) == 1:
+        return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(c.pix))))
+
+    def run(x, q):
+        on = torch.from_numpy(q.on).to(x.device)[:, None, None, None]
+        return torch.where(on, apply_torch(x), x)
+    return canvas.each_size(c, p, run)
