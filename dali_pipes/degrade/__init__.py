@@ -74,7 +74,7 @@ def chain_ref(x, recipe, params):
 
 
 def chain_torch(x, recipe, params, opencv=False):
-    """x [B, 3, h, w] float32: yields (stage, Canvas) after every stage."""
+    """x [B, 3, h, w] float32 or uint8: yields (stage, Canvas) after every stage."""
     c = canvas.of(x)
     for stage, p in zip(recipe.stages, params):
         c = stage.op.run_torch(c, p, opencv)
@@ -94,7 +94,7 @@ def degrade(x, recipe, params, impl='torch', *, opencv=None, pool=None):
     if impl not in IMPLS:
         raise ValueError(f'unknown impl {impl!r} (there are: {", ".join(IMPLS)})')
     if x.device.type != 'cpu' and impl == 'torch':
-        return _last(chain_torch(_unit(x), recipe, params)).pix
+        return canvas.unit(_last(chain_torch(x, recipe, params)).pix)
     run = _one_ref if impl == 'ref' else _one_torch
     opencv = opencv is None or opencv
     return torch.cat(list((pool.map if pool else map)(lambda i: run(x[i:i + 1], recipe, take(params, slice(i, i + 1)), opencv), range(len(x)))))
@@ -107,12 +107,12 @@ def sharpen(x, impl='torch', *, pool=None):
 
 
 def _one_ref(x, recipe, params, _):
-    image = _unit(x, torch.float64)[0].permute(1, 2, 0).cpu().numpy()
+    image = x[0].permute(1, 2, 0).cpu().numpy() / np.float64(255 if x.dtype == torch.uint8 else 1)
     return canvas.nchw(_last(chain_ref(image, recipe, take(params, 0))).astype(np.float32)).to(x.device)
 
 
 def _one_torch(x, recipe, params, opencv):
-    return _last(chain_torch(_unit(x), recipe, params, opencv)).pix
+    return canvas.unit(_last(chain_torch(x, recipe, params, opencv)).pix)
 
 
 def _last(stages):
@@ -120,8 +120,3 @@ def _last(stages):
     for _, x in stages:
         pass
     return x
-
-
-def _unit(x, dtype=torch.float32):
-    """uint8 -> [0, 1]."""
-    return x.to(dtype) / 255 if x.dtype == torch.uint8 else x.to(dtype)

@@ -139,81 +139,67 @@ def apply_torch(x, k):
 
 def run_torch(c, p, opencv=False):
     if (p.kind == DELTA).all():
-        return c
-    k = kernels(p, c.pix.device)
-    if opencv and len(k) == 1:
-        image = canvas.hwc(c.pix)
-        return canvas.of(canvas.nchw(apply_opencv(image, k[0].numpy(), separable=p.kind[0] == ISO)))
-    if not (c.size == c.size[0]).all():          # the kernels follow their samples
-        return canvas.each_size(c, p, lambda x, q: run_torch(canvas.of(x), q).pix)
-    return canvas.of(apply_torch(c.pix, k))
+        return c._replace(pix=canvas.unit(c.pix))
+    if opencv and len(p.kind) == 1:
+        return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(c.pix), kernels(p)[0].numpy(), separable=p.kind[0] == ISO)))
+    return canvas.each_size(c, p, lambda x, q: apply_torch(x, kernels(q, x.device)))
 
 
 # ---- OpenCV: one image on the CPU ----
 
-_DIRECT = 15     # kernels up to this side are summed directly; measured on one core with AVX-512
+_DIRECT = 121     # kernels of up to so many taps are summed directly, larger ones go through an FFT; measured on one core with AVX-512
 
 
 def apply_opencv(x, k, separable=False):
-    """x [h, w, 3] float32, k [n, n] float32 -> [h, w, 3] float32, by whichever way is fastest for this kernel."""
+    """x [h, w, 3] uint8 or float32 in [0, 1], k [n, n] float32 -> [h, w, 3] float32, by whichever way is fastest for this kernel."""
     k = _trim(k)
-    n = len(k)
-    if n == 1:
+    if separable:                                # an isotropic Gaussian is the outer product of its margins
+        scale = 255 if x.dtype == np.uint8 else 1
+        row, column = (k.sum(axis, dtype=np.float64).astype(np.float32) for axis in (0, 1))
+        return cv2.sepFilter2D(x, cv2.CV_32F, row / np.float32(scale), column, borderType=cv2.BORDER_REFLECT_101)
+    if x.dtype == np.uint8:
+        x = np.multiply(x, np.float32(1 / 255))
+    if k.size == 1:
         return x * k[0, 0]
-    if separable:                                # an isotropic Gaussian is the outer product of its middle row with itself
-        row = k.sum(0, dtype=np.float64).astype(np.float32)
-        return cv2.sepFilter2D(x, -1, row, row, borderType=cv2.BORDER_REFLECT_101)
-    if n <= _DIRECT:
-        return _strips(x, k)
-    return _fourier(x, k)
-
-
-def _strips(x, k):
-    """Direct correlation in horizontal strips of the kernel: from 130 taps on, OpenCV's filter2D turns to a DFT several times slower than the sum of its parts."""
-    n, (h, w, _) = len(k), x.shape
-    if n * n < 130:
+    if k.size <= _DIRECT:
         return cv2.filter2D(x, -1, k, borderType=cv2.BORDER_REFLECT_101)
-    r, rows = n // 2, 129 // n
-    xp = cv2.copyMakeBorder(x, r, r, r, r, cv2.BORDER_REFLECT_101)
-    y = None
-    for top in range(0, n, rows):
-        strip = k[top:top + rows]
-        part = cv2.filter2D(xp[top:top + h + len(strip) - 1], -1, strip, anchor=(r, 0))[:h, r:r + w]
-        y = part.copy() if y is None else cv2.add(y, part, y)
-    return y
+    return _fourier(x, k)                        # filter2D has an FFT of its own from 130 taps on, which takes four times as long
 
 
-def _trim(k, mass=1e-7):
-    """Drop the outer rings whose absolute values sum to less than `mass`: they cannot move an 8-bit value, and many kernels are far smaller than their frame."""
-    while len(k) > 1:
-        inner = k[1:-1, 1:-1]
-        if np.abs(k).sum(dtype=np.float64) - np.abs(inner).sum(dtype=np.float64) >= mass:
-            break
-        k = inner
-    return k
+def _trim(k, mass=2.5e-7):
+    """Drop the outer rows and columns whose absolute values sum to less than `mass` on each side: they cannot move an 8-bit value, and many kernels
+    are far smaller than their frame. Stays centred, odd and as wide or high as it must."""
+    ry, rx = len(k) // 2, len(k) // 2
+    a = np.abs(k)
+    rows, columns = (np.cumsum(a.sum(axis, dtype=np.float64)) for axis in (1, 0))
+    top = min(np.searchsorted(rows, mass), np.searchsorted(np.cumsum(a[::-1].sum(1, dtype=np.float64)), mass), ry)
+    left = min(np.searchsorted(columns, mass), np.searchsorted(np.cumsum(a[:, ::-1].sum(0, dtype=np.float64)), mass), rx)
+    return k[top:len(k) - top, left:len(k) - left]
 
 
+@lru_cache(maxsize=None)
 def _fast_length(n):
-    """Smallest m >= n of the factors 2, 3, 5, 7: lengths with other factors are several times slower to transform."""
-    m = n
-    while True:
-        rest = m
-        for f in (2, 3, 5, 7):
-            while rest % f == 0:
-                rest //= f
-        if rest == 1:
-            return m
-        m += 1
+    """Smallest multiple of 16 from n on with no prime factor above 7: other lengths take cv2.dft two to five times as long."""
+    m = -(-n // 16) * 16
+    while _without_factors(m, (2, 3, 5, 7)) > 1:
+        m += 16
+    return m
+
+
+def _without_factors(n, primes):
+    for f in primes:
+        while n % f == 0:
+            n //= f
+    return n
 
 
 def _fourier(x, k):
-    """The same correlation by FFT."""
-    h, w, _ = x.shape
-    r = len(k) // 2
-    xp = cv2.copyMakeBorder(x, r, r, r, r, cv2.BORDER_REFLECT_101)
-    size = _fast_length(h + 2 * r), _fast_length(w + 2 * r)
-    planes = torch.from_numpy(np.stack(cv2.split(xp)))
-    spectrum = torch.fft.rfft2(planes, s=size)
-    spectrum *= torch.fft.rfft2(torch.from_numpy(np.ascontiguousarray(k)), s=size).conj()          # correlation, not convolution
-    y = torch.fft.irfft2(spectrum, s=size)[:, :h, :w].numpy()
-    return cv2.merge([np.ascontiguousarray(p) for p in y])
+    """The same correlation by FFT, plane by plane."""
+    (m, n), (h, w, _) = k.shape, x.shape
+    H, W = _fast_length(h + m - 1), _fast_length(w + n - 1)
+    xp = cv2.copyMakeBorder(x, m // 2, H - h - m // 2, n // 2, W - w - n // 2, cv2.BORDER_REFLECT_101)
+    kp = np.zeros((H, W), np.float32)
+    kp[:m, :n] = k
+    kernel = cv2.dft(kp)
+    planes = [cv2.mulSpectrums(cv2.dft(p), kernel, 0, conjB=True) for p in cv2.split(xp)]                # conjugate: correlation, not convolution
+    return cv2.merge([cv2.idft(p, flags=cv2.DFT_SCALE | cv2.DFT_REAL_OUTPUT)[:h, :w] for p in planes])

@@ -6,7 +6,8 @@ import torch
 
 
 class Canvas(NamedTuple):
-    pix:  torch.Tensor     # [B, 3, H, W] float32, nominal range [0, 1], RGB, channels-last in memory; only [:, :, :h, :w] of a sample is meaningful
+    pix:  torch.Tensor     # [B, 3, H, W] float32, nominal range [0, 1], RGB, channels-last in memory (uint8 before the first stage);
+                           # only [:, :, :h, :w] of a sample is meaningful
     size: np.ndarray       # [B, 2] int64 true height and width; on the CPU, where sizes are drawn
 
 
@@ -24,17 +25,22 @@ def each_size(canvas, params, run, out=None):
     keys, group = np.unique(np.concatenate([canvas.size, out], 1), axis=0, return_inverse=True)
     if len(keys) == 1:
         h, w = canvas.size[0]
-        return of(run(canvas.pix[:, :, :h, :w], params))
+        return of(run(unit(canvas.pix[:, :, :h, :w]), params))
     b, (h, w) = len(out), out.max(0)
     pix = canvas.pix.new_zeros(b, 3, h, w, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
     for k, (h0, w0, h1, w1) in enumerate(keys):
         i = np.flatnonzero(group.ravel() == k)
-        pix[torch.from_numpy(i), :, :h1, :w1] = run(canvas.pix[i, :, :h0, :w0], type(params)(*(f[i] for f in params)))
+        pix[torch.from_numpy(i), :, :h1, :w1] = run(unit(canvas.pix[i, :, :h0, :w0]), type(params)(*(f[i] for f in params)))
     return Canvas(pix, out)
 
 
+def unit(x):
+    """uint8 -> float32 in [0, 1]; float32 as it is."""
+    return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x
+
+
 def hwc(x):
-    """[1, 3, h, w] tensor on the CPU -> [h, w, 3] array, contiguous for OpenCV; a view where the tensor is channels-last."""
+    """[1, 3, h, w] tensor on the CPU -> [h, w, 3] array of its type, contiguous for OpenCV; a view where the tensor is channels-last."""
     return np.ascontiguousarray(x[0].permute(1, 2, 0).numpy())
 
 

@@ -184,7 +184,7 @@ def run_torch(c, p, opencv=False):
     if not p.quality.any():
         return c
     if opencv and len(p.quality) == 1:
-        return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(c.pix), int(p.quality[0]))))
+        return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(canvas.unit(c.pix)), int(p.quality[0]))))
 
     def run(x, q):
         on = torch.from_numpy(q.quality > 0)

@@ -110,7 +110,7 @@ def poisson(p, level, V):
     r16, r8 = _field(p, h, w * c).reshape(h, w, c), _field8(p, h, w * c).reshape(h, w, c)
     index = cv2.merge([r8.reshape(h, -1), level.reshape(h, -1)]).view(np.uint16).reshape(h, w, c)      # level * 256 + r8
     threshold, own, other = (cv2.LUT(index, t).reshape(h, w, c) for t in alias(V))
-    return np.where(r16 < threshold, own, other)
+    return cv2.copyTo(own, (r16 < threshold).view(np.uint8), other).reshape(h, w, c)         # np.where takes forty times as long
 
 
 def _field(p, h, w):
@@ -183,7 +183,7 @@ def run_torch(c, p, opencv=False):
     if (p.kind == NONE).all():
         return c
     if opencv and len(p.kind) == 1:
-        return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(c.pix), Params(*(f[0] for f in p)))))
+        return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(canvas.unit(c.pix)), Params(*(f[0] for f in p)))))
     return canvas.each_size(c, p, _run)
 
 

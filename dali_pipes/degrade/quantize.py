@@ -19,8 +19,10 @@ def run_ref(x, p):
 
 
 def run_torch(c, p, opencv=False):
+    if c.pix.dtype == torch.uint8 or not p.on.any():
+        return c
     on = torch.from_numpy(p.on).to(c.pix.device)[:, None, None, None]
-    return c._replace(pix=torch.where(on, to_8bit(c.pix), c.pix))
+    return c._replace(pix=to_8bit(c.pix) if p.on.all() else torch.where(on, to_8bit(c.pix), c.pix))
 
 
 def to_8bit(x):

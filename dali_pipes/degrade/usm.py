@@ -62,10 +62,13 @@ def apply_torch(x):
 
 
 def apply_opencv(x):
-    """x [h, w, 3] float32 -> the same, sharpened."""
-    residual = cv2.subtract(x, _gauss_opencv(x))
-    mask = (np.abs(residual) > np.float32(THRESHOLD / 255)).astype(np.float32)
-    soft = _gauss_opencv(mask)
+    """x [h, w, 3] uint8 or float32 in [0, 1] -> float32, sharpened. sepFilter2D is a fifth faster from uint8, which the mask can be too."""
+    if x.dtype == np.uint8:
+        smooth, x = _gauss_opencv(x, 1 / 255), np.multiply(x, np.float32(1 / 255))
+    else:
+        smooth = _gauss_opencv(x)
+    residual = cv2.subtract(x, smooth, smooth)
+    soft = _gauss_opencv((np.abs(residual) > np.float32(THRESHOLD / 255)).view(np.uint8))
     change = cv2.scaleAdd(residual, WEIGHT, x)
     np.clip(change, 0, 1, out=change)
     cv2.subtract(change, x, change)
@@ -73,8 +76,8 @@ def apply_opencv(x):
     return cv2.add(change, x, change)
 
 
-def _gauss_opencv(x):
-    return cv2.sepFilter2D(x, -1, _ROW32, _ROW32, borderType=cv2.BORDER_REFLECT_101)
+def _gauss_opencv(x, scale=1.0):
+    return cv2.sepFilter2D(x, cv2.CV_32F, _ROW32 * np.float32(scale), _ROW32, borderType=cv2.BORDER_REFLECT_101)
 
 
 def run_torch(c, p, opencv=False):

@@ -1,0 +1,115 @@
+"""Degradation throughput: images per second of every implementation on the same seeded plans, checked before they are timed.
+
+    python benchmarks/degrade_throughput.py [--plans 208] [--size 512] [--data FOLDER] [--json FILE]
+
+Contenders: `torch` (OpenCV where it is faster, threads over images: what the pipes run on a CPU), `tensor` (the same without OpenCV), `ref` (the float64 definition,
+a few plans only) and `opencv chain` (benchmarks/opencv_chain.py, one process per core). Ratios are of medians over the rounds of this run.
+"""
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import opencv_chain, timing
+from dali_pipes import degrade, faces, manifest
+from dali_pipes.draw import Draw
+
+CASES = ('ai6126_2024 without USM', 'ai6126_2024', False), ('ai6126_2024', 'ai6126_2024', True), ('ai6126_2022', 'ai6126_2022', True)
+
+
+def load(source, size, count):
+    """[count, 3, size, size] uint8, channels-last."""
+    if source is None:
+        folder = manifest.cache_folder() / f'faces-bench-{size}'
+        faces.write(folder, 16, first_seed=90_000, size=size)
+        source = folder / 'images'
+    reader = manifest.Reader(manifest.scan(str(source), size=size).images[:count], size)
+    images = [reader.image(i)[0] for i in range(len(reader.images))]
+    return torch.from_numpy(np.stack([images[i % len(images)] for i in range(count)])).permute(0, 3, 1, 2)
+
+
+def check(x, recipe, params, pool, count=6):
+    """Refuse to time what is wrong: both paths against the reference, the baseline against it in the mean. Returns nothing, raises SystemExit."""
+    few = degrade.take(params, slice(0, count))
+    ref = degrade.degrade(x[:count], recipe, few, 'ref', pool=pool)
+    for opencv in True, False:
+        off = (degrade.degrade(x[:count], recipe, few, opencv=opencv, pool=pool) - ref).abs() > 1.5 / 255
+        if off.float().mean() > 0.01:
+            raise SystemExit(f'{recipe.name}: torch (opencv={opencv}) differs from the reference by more than 1/255 in {off.float().mean():.1%} of the values: not timed')
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        base = opencv_chain.degrade(x[i].permute(1, 2, 0).numpy(), recipe, degrade.take(params, i), rng)
+        error = np.abs(cv2.blur(base - ref[i].permute(1, 2, 0).numpy(), (9, 9))).mean()
+        if base.shape != tuple(ref[i].permute(1, 2, 0).shape) or error > 0.03:
+            raise SystemExit(f'{recipe.name}: the OpenCV chain is not the same degradation (plan {i}, smoothed error {error:.3f}): not timed')
+
+
+_WORK = {}
+
+
+def _baseline_worker(part):
+    cv2.setNumThreads(1)
+    x, recipe, params = _WORK['case']
+    rng = np.random.default_rng(part[0])
+    for i in part:
+        opencv_chain.degrade(x[i], recipe, degrade.take(params, int(i)), rng)
+
+
+def compare(title, name, usm, x, args, pool):
+    """One table; returns {contender: images per second}."""
+    recipe = degrade.recipe(name) if usm else degrade.without_usm(degrade.recipe(name))
+    params = degrade.sample(recipe, Draw(args.seed, np.arange(len(x))), x.shape[-2:])
+    check(x, recipe, params, pool)
+    n = len(x)
+    _WORK['case'] = x.permute(0, 2, 3, 1).numpy(), recipe, params         # inherited by the forked workers, not copied
+    some = max(n // 8, 4)
+    with multiprocessing.get_context('fork').Pool(args.processes) as workers:
+        parts = np.array_split(np.arange(n), args.processes * 8)
+        contenders = {
+            'torch':        lambda: degrade.degrade(x, recipe, params, pool=pool),
+            'tensor':       lambda: degrade.degrade(x[:some], recipe, degrade.take(params, slice(0, some)), opencv=False, pool=pool),
+            'opencv chain': lambda: workers.map(_baseline_worker, parts, chunksize=1),
+        }
+        print(f'\n{title}: {n} plans at {x.shape[-1]} px, checked against the reference')
+        seconds = timing.rounds(contenders, args.rounds)
+    few = degrade.take(params, slice(0, args.processes))
+    seconds['ref'] = timing.rounds({'ref': lambda: degrade.degrade(x[:args.processes], recipe, few, 'ref', pool=pool)}, 1, progress=lambda _: None)['ref']
+    count = {'torch': n, 'opencv chain': n, 'tensor': some, 'ref': args.processes}
+    rate = {k: count[k] / timing.median(s) for k, s in seconds.items()}
+    print(f'{"":14} {"img/s":>8} {"spread":>7} {"ratio to the OpenCV chain":>26}')
+    for k in sorted(rate, key=rate.get, reverse=True):
+        print(f'{k:14} {rate[k]:8.1f} {timing.spread(seconds[k]):6.1f}% {rate[k] / rate["opencv chain"]:25.2f}x')
+    return rate
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--plans', type=int, default=208, help='degradations to run, seeded (default: %(default)s)')
+    parser.add_argument('--size', type=int, default=512, help='side of the HQ images in pixels (default: %(default)s)')
+    parser.add_argument('--rounds', type=int, default=5, help='timed rounds; medians are reported (default: %(default)s)')
+    parser.add_argument('--processes', type=int, default=os.cpu_count(), help='threads of ours, processes of the baseline (default: all cores)')
+    parser.add_argument('--data', help='folder of HQ faces (default: synthetic ones, drawn once)')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--json', type=Path, help='also write the figures to this file')
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)                     # threads go over images
+    print(timing.header())
+    x = load(args.data, args.size, args.plans)
+    with ThreadPoolExecutor(args.processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        rates = {title: compare(title, name, usm, x, args, pool) for title, name, usm in CASES}
+    if args.json:
+        args.json.write_text(json.dumps({**timing.machine(), 'images_per_second': rates}, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,73 @@
+"""Plain residual U-Net (Ronneberger et al., 2015; blocks of EDSR, Lim et al., 2017) that knows where in the face it is; x4.
+
+3x3 convolutions only, most of them at low resolution: 3.6 GMAC for 128 x 128 against 41.6 of SRResNet, and no normalisation.
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Block(nn.Module):
+    """x + conv(ReLU(conv(x)))"""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        for conv in (self.conv1, self.conv2):
+            nn.init.kaiming_normal_(conv.weight)
+            conv.weight.data.mul_(0.5)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x):
+        return x + self.conv2(F.relu(self.conv1(x), inplace=True))
+
+
+class UNet(nn.Module):
+    """The defaults have 1,946,448 parameters.
+
+    width:    channels at full, half, quarter, ... resolution; the last is the bottleneck
+    blocks:   (per encoder level from full resolution down, in the bottleneck, per decoder level up to full resolution)
+    position: side in pixels of the learned position embedding at the bottleneck: 16 for aligned 128 x 128 faces; other inputs
+              see it bilinearly resized, so that a pixel knows its place relative to the frame
+    """
+
+    def __init__(self, width=(32, 64, 96, 128), blocks=((1, 3, 2), 2, (2, 3, 1)), position=16):
+        super().__init__()
+        down, middle, up = blocks
+        if not len(down) == len(up) == len(width) - 1:
+            raise ValueError(f'UNet: {len(width)} widths need {len(width) - 1} encoder and decoder levels; blocks is {blocks}')
+        pairs = list(zip(width, width[1:]))      # channels of (a level, the level below)
+        self.stem = nn.Conv2d(3, width[0], 3, padding=1)
+        self.encoder = nn.ModuleList(_blocks(a, n) for (a, b), n in zip(pairs, down))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
+        self.position = nn.Parameter(torch.zeros(1, width[-1], position, position))
+        self.middle = _blocks(width[-1], middle)
+        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1, bias=False) for a, b in reversed(pairs))
+        self.decoder = nn.ModuleList(_blocks(a, n) for (a, b), n in zip(reversed(pairs), up))
+        self.tail = nn.Conv2d(width[0], 48, 3, padding=1)
+        nn.init.normal_(self.tail.weight, std=0.01)      # start at bilinear enlargement: a default tail starts 3-4 dB below
+        nn.init.zeros_(self.tail.bias)
+
+    def forward(self, x):
+        """x: [B, 3, h, w] in [0, 1], any h, w -> [B, 3, 4h, 4w] float32, not clamped; also under autocast."""
+        h, w = x.shape[-2:]
+        multiple = 2 ** len(self.down)
+        y, skips = self.stem(F.pad(x, (0, -w % multiple, 0, -h % multiple), mode='replicate')), []
+        for blocks, down in zip(self.encoder, self.down):
+            skips.append(blocks(y))
+            y = down(skips[-1])
+
+        position = self.position
+        if y.shape[-2:] != position.shape[-2:]:
+            position = F.interpolate(position, y.shape[-2:], mode='bilinear')
+        y = self.middle(y + position.to(y.dtype))      # without the cast a bfloat16 stream would become float32 here
+
+        for up, blocks in zip(self.up, self.decoder):
+            y = blocks(F.pixel_shuffle(up(y), 2) + skips.pop())
+        y = F.pixel_shuffle(self.tail(y), 4)[..., :4 * h, :4 * w]
+        return y.float() + F.interpolate(x.float(), scale_factor=4, mode='bilinear')      # the image itself stays float32
+
+
+def _blocks(width, n):
+    return nn.Sequential(*[Block(width) for _ in range(n)])

@@ -1,0 +1,412 @@
+"""The manifest: broken files named each with its reason, accepted ones decoded alike by OpenCV and DALI, scans that remember."""
+import json
+import os
+import pickle
+import threading
+
+import cv2
+import numpy as np
+import pytest
+
+from dali_pipes import manifest
+from dali_pipes.manifest import BadFile, DataError, Reader, scan, scan_pairs
+from zoo import app1, exif, picture, png, rows, zoo
+
+ZOO = zoo(64)
+SOUND = [name for name, (_, reason) in ZOO.items() if reason is None]
+BROKEN = [name for name in ZOO if name not in SOUND]
+
+
+def write(folder, files):
+    for name, data in files.items():
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, 'wb') as f:
+            f.write(data)
+    return str(folder)
+
+
+def face(n=64, seed=0):
+    return png(n, n, 2, rows(picture(n, seed=seed)))
+
+
+def late(n=64):
+    """A file that `check` passes and `sound` refuses."""
+    return png(n, n, 2, rows(picture(n))[:-1])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv('FACES_CACHE', str(tmp_path_factory.mktemp('cache')))
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Paths that a scan or Reader reads from now on."""
+    paths, read = [], manifest._read
+    monkeypatch.setattr(manifest, '_read', lambda p: (paths.append(os.path.basename(p)), read(p))[1])
+    return paths
+
+
+# One file.
+
+@pytest.mark.parametrize('name', SOUND)
+def test_sound_files_pass_and_decode(name):
+    kind, width, height, _ = manifest.check(ZOO[name][0])
+    manifest.sound(ZOO[name][0])
+    rgb = manifest.decode(ZOO[name][0])
+    assert rgb.shape == (height, width, 3) == (64, 64, 3) and rgb.dtype == np.uint8
+    assert kind == ('png' if ZOO[name][0][:4] == b'\x89PNG' else 'jpeg')
+
+
+@pytest.mark.parametrize('name', BROKEN)
+def test_broken_files_are_named(name):
+    data, reason = ZOO[name]
+    with pytest.raises(BadFile, match=reason):
+        manifest.sound(data)
+    try:
+        manifest.check(data)                     # may miss what only decoding shows, never say something else
+    except BadFile as e:
+        assert reason in str(e)
+
+
+def test_every_cut_of_a_file_is_refused():
+    for data in (png(16, 16, 2, rows(picture(16))), ZOO['progressive.jpg'][0], ZOO['restart.jpg'][0]):
+        for length in range(len(data)):
+            with pytest.raises(BadFile, match='truncated|empty|not a PNG'):
+                manifest.check(data[:length])
+
+
+def test_every_flipped_byte_of_a_png_is_noticed():
+    data = png(16, 16, 2, rows(picture(16)))
+    for at in range(len(data)):
+        with pytest.raises(BadFile):
+            manifest.check(data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1:])
+
+
+@pytest.mark.parametrize('colour, name', [(0, 'gray.png'), (2, 'rgb.png'), (3, 'palette.png'), (4, 'gray_alpha.png'),
+                                          (6, 'rgba.png')])
+def test_pixels_are_what_was_written(colour, name):
+    rgb, palette = picture(64), np.random.default_rng(3).integers(0, 256, 768, np.uint8).reshape(256, 3)
+    expected = {2: rgb, 6: rgb, 3: palette[rgb[:, :, 0]]}.get(colour, np.repeat(rgb[:, :, :1], 3, 2))
+    assert (manifest.decode(ZOO[name][0]) == expected).all()
+    assert manifest.check(ZOO[name][0])[3] == {0: 'gray', 2: 'rgb', 3: 'palette', 4: 'gray+alpha', 6: 'rgba'}[colour]
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_orientation_is_applied(orientation):
+    # EXIF 2.32, tag 0x112: where the 0th row and column of the stored picture lie.
+    turn = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1),
+            6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}[orientation]
+    stored = picture(64)[:40]
+    data = cv2.imencode('.jpg', stored)[1].tobytes()
+    turned = data[:2] + app1(b'Exif\0\0' + exif(orientation)) + data[2:]
+    assert (manifest.decode(turned) == turn(manifest.decode(data))).all()
+    assert manifest.check(turned)[1:3] == turn(stored).shape[1::-1]
+    manifest.sound(turned)
+
+
+def _dali(files):
+    """Each file decoded by DALI's CPU operator, without a GPU."""
+    fn, pipeline_def = pytest.importorskip('nvidia.dali.fn'), pytest.importorskip('nvidia.dali').pipeline_def
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    def pipeline():
+        source = fn.external_source(source=lambda i: np.frombuffer(files[i.idx_in_epoch % len(files)], np.uint8), batch=False)
+        return fn.decoders.image(source, device='cpu')
+
+    pipe = pipeline()
+    pipe.build()
+    return [np.array(pipe.run()[0].at(0)) for _ in files]
+
+
+def _assert_dali_agrees(names, files):
+    for name, data, theirs in zip(names, files, _dali(files)):
+        ours = manifest.decode(data)
+        assert ours.shape == theirs.shape and (ours == theirs).all(), name
+
+
+def test_dali_decodes_the_same_pixels():
+    _assert_dali_agrees(SOUND, [ZOO[n][0] for n in SOUND])
+
+
+def test_dali_decodes_whatever_else_is_accepted():
+    # Random damage: whatever `sound` lets through must neither stop DALI nor look different there.
+    rng, accepted = np.random.default_rng(0), []
+    names = 'rgb.jpg', 'progressive.jpg', 'restart.jpg', 'turned6.jpg', 'gray.jpg', 'turned.png', 'palette.png', 'trailing.png'
+    for name in names:
+        for _ in range(40):
+            data = bytearray(ZOO[name][0])
+            for at in rng.integers(0, len(data), rng.integers(1, 4)):
+                data[at] = rng.integers(0, 256)
+            try:
+                manifest.sound(data)
+            except BadFile:
+                continue
+            accepted.append((name, bytes(data)))
+    assert len(accepted) > 50                    # else it tests nothing
+    _assert_dali_agrees(*zip(*accepted))
+
+
+def test_fit():
+    same, large = picture(64), picture(200, seed=5)[:, :150]
+    assert (manifest.fit(same, 64) == same).all()
+    assert (manifest.fit(large[:, :64], 64) == large[68:132, :64]).all()      # the shorter side fits: cropped, not resized
+    noise = np.random.default_rng(0).integers(0, 256, (192, 192, 3), np.uint8)
+    means = noise.reshape(64, 3, 64, 3, 3).mean((1, 3))
+    assert abs(manifest.fit(noise, 64) - means).max() <= 0.51                 # area: each pixel the mean of its 3x3, rounded
+    assert manifest.fit(large, 64).shape == (64, 64, 3) and manifest.fit(large, 64).flags.c_contiguous
+    with pytest.raises(BadFile, match='64x64, smaller than the training size 65'):
+        manifest.fit(same, 65)
+
+
+# A data set.
+
+def test_folder(tmp_path):
+    names = ['10.png', '2.png', 'b/1.JPG', 'a/x.png', '.hidden.png', '.git/x.png', 'notes.txt', 'UP.PNG']
+    folder = write(tmp_path, {n: face() for n in names})
+    os.symlink('2.png', tmp_path / 'again.png')
+    os.symlink('.', tmp_path / 'loop')
+    found = scan(folder, size=64)
+    assert [os.path.relpath(p, folder) for p in found.paths] == ['2.png', '10.png', 'UP.PNG', 'a/x.png', 'b/1.JPG']
+    assert not found.bad and len(found) == 5 and found.images[0][1:] == (64, 64, 'png', 'rgb', False)
+
+
+def test_the_order_does_not_depend_on_the_place(tmp_path):
+    files = {n: face() for n in ('9/a.png', '10/a.png', '10/b.png')}
+    one, two = (write(tmp_path / place, files) for place in ('z', '5/a'))
+    names = [[os.path.relpath(p, root) for p in scan(root, size=64).paths] for root in (one, two)]
+    assert names[0] == names[1] == ['9/a.png', '10/a.png', '10/b.png']
+
+
+def test_list_glob_and_single_file(tmp_path):
+    folder = write(tmp_path, {'a/1.png': face(), 'a/2.png': face(), 'a/odd.dat': face(), 'list.txt':
+                              b'\xef\xbb\xbf# faces\r\n\r\na/2.png\r\n  a/odd.dat  \na/missing.png\na/2.png\n'})
+    said = []
+    listed = scan(os.path.join(folder, 'list.txt'), size=64, say=said.append)
+    assert [os.path.basename(p) for p in listed.paths] == ['2.png', 'odd.dat']
+    assert len(said) == 1 and '1 of 3 files skipped' in said[0] and 'missing.png (cannot be read: No such file' in said[0]
+    assert [os.path.basename(p) for p in scan(os.path.join(folder, '*', '?.png'), size=64).paths] == ['1.png', '2.png']
+    assert len(scan(os.path.join(folder, 'a', '1.png'), size=64)) == 1
+
+
+def test_bad_files_are_counted_and_named(tmp_path):
+    folder = write(tmp_path, {**{f'good{i}.png': face() for i in range(3)}, 'cut.png': face()[:100], 'small.png': face(32),
+                              'empty.png': b'', 'page.png': b'<html>', 'late.png': late()})
+    os.mkfifo(tmp_path / 'pipe.png')
+    os.symlink('nowhere', tmp_path / 'gone.png')
+    said, steps = [], []
+    found = scan(folder, size=64, say=said.append, progress=lambda *step: steps.append(step))
+    assert len(found) == 4 and len(found.bad) == 6
+    assert said[0].startswith('6 of 10 files skipped: ') and 'cut.png (truncated' in said[0] and 'and 3 more' in said[0]
+    assert dict(found.bad)[os.path.join(folder, 'small.png')] == '32x32, smaller than the training size 64'
+    assert steps[-1] == (8, 8) and [a for a, _ in steps] == list(range(1, 9))
+    with pytest.raises(DataError) as e:
+        scan(folder, size=64, strict=True, verify=True)
+    message = str(e.value)
+    assert '7 of 10' in message and all(os.path.basename(b.path) in message for b in found.bad) and 'too few' in message
+
+
+@pytest.mark.parametrize('make, message', [
+    (lambda d: d / 'absent', 'no such file or folder; give'), (lambda d: d, 'no image files found; put'),
+    (lambda d: d / '*.png', 'no image files found; quote'), (lambda d: d / 'list.txt', 'no image files found; write'),
+    (lambda d: d / 'data.bin', 'neither an image nor'), (lambda d: d / 'small', r'none of 1 files is usable: .*32x32.*choose'),
+    (lambda d: d / 'cut.png', 'none of 1 files is usable')])
+def test_nothing_usable_is_an_error_with_a_remedy(tmp_path, make, message):
+    source = make(tmp_path)
+    if source != tmp_path and '*' not in str(source) and source.name != 'absent':
+        write(tmp_path, {'list.txt': b'# nothing\n', 'data.bin': b'\0\1', 'small/a.png': face(32), 'cut.png': face()[:50]})
+    with pytest.raises(DataError, match=message) as e:
+        scan(source, size=64)
+    assert str(source) in str(e.value)
+
+
+def test_second_scan_reads_only_what_changed(tmp_path, reads):
+    folder = write(tmp_path, {f'{i}.png': face(seed=i) for i in range(4)} | {'bad.png': b'junk'})
+    first = scan(folder, size=64, say=str)
+    reads.clear()
+    again = scan(folder, size=64, say=str)
+    assert (again.images, again.bad) == (first.images, first.bad) and not [r for r in reads if r.endswith('.png')]
+    write(tmp_path, {'2.png': face(72), 'new.png': face()})
+    os.remove(tmp_path / '3.png')
+    changed = scan(folder, size=64, say=str)
+    assert sorted(r for r in reads if r.endswith('.png')) == ['2.png', 'new.png']
+    assert [i.width for i in changed.images] == [64, 64, 72, 64] and len(changed.bad) == 1
+    assert len(scan(folder, size=72, say=str)) == 1                           # the size is not part of what is kept
+
+
+def test_verified_files_stay_verified(tmp_path, reads):
+    folder = write(tmp_path, {'a.png': face(), 'late.png': late()})
+    assert [i.sound for i in scan(folder, size=64).images] == [False, False]
+    found = scan(folder, size=64, verify=True, say=str)
+    assert [i.sound for i in found.images] == [True] and 'too few' in found.bad[0].reason
+    reads.clear()
+    assert scan(folder, size=64, say=str).images == scan(folder, size=64, verify=True, say=str).images == found.images
+    assert not [r for r in reads if r.endswith('.png')]
+
+
+@pytest.mark.parametrize('damage', [b'', b'{"version": 1, "files"', b'[]', b'\xff\xfe',
+                                    b'{"version": 1, "files": {"x": [1, 2]}}', None])
+def test_damaged_cache_is_rebuilt(tmp_path, tmp_path_factory, damage):
+    folder, cache = write(tmp_path, {'a.png': face()}), tmp_path_factory.mktemp('own')
+    first = scan(folder, size=64, cache_dir=cache)
+    file, = cache.iterdir()                      # one file, no temporary ones left
+    good = json.loads(file.read_text())
+    if damage is None:                           # wrong types where numbers are due
+        damage = json.dumps({**good, 'files': {k: [str(v) for v in e] for k, e in good['files'].items()}}).encode()
+    file.write_bytes(damage)
+    assert scan(folder, size=64, cache_dir=cache).images == first.images
+    assert json.loads(file.read_text()) == good
+
+
+def test_unwritable_cache_is_one_warning(tmp_path):
+    folder, said = write(tmp_path, {'a.png': face(), 'b.png': face()}), []
+    assert len(scan(folder, size=64, cache_dir=tmp_path / 'a.png' / 'cache', say=said.append)) == 2
+    assert len(said) == 1 and 'FACES_CACHE' in said[0]
+
+
+def test_failing_reads_are_bad_but_not_remembered(tmp_path, monkeypatch):
+    folder, read = write(tmp_path, {'a.png': face(), 'b.png': face()}), manifest._read
+
+    def refuse(path):
+        if path.endswith('b.png'):
+            raise PermissionError(13, 'Permission denied')
+        return read(path)
+    monkeypatch.setattr(manifest, '_read', refuse)
+    assert [b.reason for b in scan(folder, size=64, say=str).bad] == ['cannot be read: Permission denied']
+    monkeypatch.setattr(manifest, '_read', read)
+    assert len(scan(folder, size=64)) == 2
+
+
+def test_names_that_are_no_text(tmp_path):
+    with open(os.path.join(os.fsencode(tmp_path), b'\xff.png'), 'wb') as f:
+        f.write(face()[:90])
+    write(tmp_path, {'a.png': face()})
+    said = []
+    assert len(scan(str(tmp_path), size=64, say=said.append)) == 1 and len(scan(str(tmp_path), size=64, say=said.append)) == 1
+    said[1].encode()
+
+
+def test_without(tmp_path):
+    folder = write(tmp_path, {f'{i}.png': face() for i in range(4)})
+    os.symlink(os.path.join(folder, '2.png'), tmp_path / 'link')
+    left = scan(folder, size=64).without([os.path.join(folder, 'x', '..', '0.png'), str(tmp_path / 'link')])
+    assert [os.path.basename(p) for p in left.paths] == ['1.png', '3.png']
+
+
+def test_split(tmp_path):
+    images = [manifest.Image(f'/faces/{i:05}.png', 64, 64, 'png', 'rgb') for i in range(1000)]
+    whole = manifest.Manifest(images)
+    train, val = whole.split(100, seed=1)
+    assert len(val) == 100 and sorted(train.images + val.images) == images and val.images == sorted(val.images)
+    assert whole.split(0.1, seed=1)[1].paths == val.paths != whole.split(100, seed=2)[1].paths
+    assert abs(np.mean([whole.paths.index(p) for p in val.paths]) - 500) < 100     # from everywhere; 3.5 sigma
+    fewer = manifest.Manifest(images[1:]).split(100, seed=1)[1]
+    assert len(set(fewer.paths) - set(val.paths)) <= 1
+    for count in (-1, 1000, 1.0):
+        with pytest.raises(DataError, match='for validation'):
+            whole.split(count, seed=0)
+
+
+# Pairs.
+
+def test_pairs(tmp_path):
+    folder = write(tmp_path, {f'{side}/{i}.png': face(n) for side, n in (('lq', 16), ('GT', 64)) for i in (10, 9)})
+    pairs = scan_pairs(folder)
+    assert [os.path.basename(p.lq.path) for p in pairs] == ['9.png', '10.png'] == [os.path.basename(p.gt.path) for p in pairs]
+    assert all(lq.width == 16 and gt.width == 64 for lq, gt in pairs)
+
+
+@pytest.mark.parametrize('files, message', [
+    ({'LQ/a.png': 16, 'GT/b.png': 64}, r'1 without a GT partner: \S*a.png; 1 without a LQ partner: \S*b.png'),
+    ({'LQ/a.png': 16, 'GT/a.png': 72}, r'a.png is 72x72, its LQ 16x16'),
+    ({'LQ/a.png': 16, 'LQ/a.jpg': 16, 'GT/a.png': 64}, 'two files for one pair'),
+    ({'LQ/a.png': 16}, 'needs one sub-folder GT or HR, has none'),
+    ({'LQ/a.png': 16, 'LR/a.png': 16, 'GT/a.png': 64}, 'needs one sub-folder LQ or LR, has LQ, LR'),
+    ({f'LQ/{i}.png': 16 for i in range(8)} | {'GT/0.png': 64}, '7 without a GT partner.*5.png, and 2 more')])
+def test_pairs_that_do_not_match(tmp_path, files, message):
+    with pytest.raises(DataError, match=message):
+        scan_pairs(write(tmp_path, {name: face(n) for name, n in files.items()}))
+
+
+def test_pairs_are_strict(tmp_path):
+    folder = write(tmp_path, {'LR/a.png': face(16), 'HR/a.png': face(64), 'LR/b.png': face(16)[:60], 'HR/b.png': face(64)})
+    with pytest.raises(DataError, match='b.png .truncated'):
+        scan_pairs(folder)
+
+
+# Reader.
+
+def _reader(tmp_path, bad=(1, 2, 5), n=6, say=print):
+    folder = write(tmp_path, {f'{i}.png': late() if i in bad else face(seed=i) for i in range(n)})
+    return Reader(scan(folder, size=64).images, 64, say)
+
+
+def test_bad_files_are_replaced_by_the_next_good_one(tmp_path):
+    said = []
+    reader = _reader(tmp_path, say=said.append)
+    assert [reader.read(i)[1] for i in range(6)] == [0, 3, 3, 3, 4, 0]
+    assert [reader.read(i)[1] for i in range(6)] == [0, 3, 3, 3, 4, 0]
+    assert len(said) == 3 and '1.png cannot be decoded (corrupt pixels' in said[0] and said[0].endswith('3.png')
+    rgb, used = reader.image(2)
+    assert used == 3 and (rgb == picture(64, seed=3)).all()
+
+
+def test_the_replacement_does_not_depend_on_the_order_of_asking(tmp_path):
+    expected = [0, 3, 3, 3, 4, 0]
+    reader = _reader(tmp_path, say=str)
+    for order in (range(5, -1, -1), (2, 5, 1, 0, 4, 3)):
+        fresh = pickle.loads(pickle.dumps(Reader(reader.images, 64, say=str)))
+        assert [fresh.read(i)[1] for i in order] == [expected[i] for i in order]
+
+
+def test_threads_agree_and_report_once(tmp_path):
+    said, results = [], {}
+    reader = _reader(tmp_path, say=said.append)
+    threads = [threading.Thread(target=lambda t=t: results.update({t: [reader.read(i)[1] for i in range(6)]})) for t in range(8)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert list(results.values()) == [[0, 3, 3, 3, 4, 0]] * 8 and len(said) == 3
+
+
+def test_a_file_is_judged_once(tmp_path, monkeypatch):
+    reader, judged, sound = _reader(tmp_path, say=str), [], manifest.sound
+    monkeypatch.setattr(manifest, 'sound', lambda data: (judged.append(1), sound(data)))
+    for _ in range(3):
+        [reader.read(i) for i in range(6)]
+    assert len(judged) == 6
+    verified = Reader(scan(str(tmp_path), size=64, verify=True, say=str).images, 64)
+    judged.clear()
+    [verified.read(i) for i in range(len(verified))]
+    assert not judged
+
+
+def test_files_that_vanish_or_shrink_are_replaced(tmp_path):
+    said = []
+    reader = _reader(tmp_path, bad=(), say=said.append)
+    os.remove(tmp_path / '0.png')
+    write(tmp_path, {'1.png': face(32)})
+    assert reader.read(0)[1] == reader.read(1)[1] == 2
+    assert 'No such file' in said[0] and '32x32, smaller' in said[1]
+
+
+def test_a_file_that_breaks_after_it_was_judged_is_replaced(tmp_path):
+    reader = _reader(tmp_path, bad=(), say=str)
+    assert reader.image(0)[1] == 0
+    write(tmp_path, {'0.png': late()[:200]})
+    assert [reader.image(0)[1], reader.image(0)[1], reader.read(0)[1]] == [1, 1, 1]
+
+
+def test_no_file_left(tmp_path):
+    with pytest.raises(DataError, match='none of 3 files can be decoded any more: .*0.png .corrupt'):
+        _reader(tmp_path, bad=range(3), n=3).read(1)
+
+
+def test_larger_images_are_resized_with_one_notice(tmp_path):
+    said = []
+    folder = write(tmp_path, {'a.png': face(128), 'b.png': face(), 'c.png': face(72)})
+    reader = Reader(scan(folder, size=64).images, 64, said.append)
+    copies = [pickle.loads(pickle.dumps(Reader(reader.images, 64, str))) for _ in range(2)]
+    assert {r.image(i)[0].shape for r in [reader, *copies] for i in range(3)} == {(64, 64, 3)}
+    assert len(said) == 1 and said[0].startswith('2 of 3 images are larger than 64x64')
+    assert (reader.image(0)[0] == cv2.resize(picture(128), (64, 64), interpolation=cv2.INTER_AREA)).all()

@@ -1,0 +1,114 @@
+"""Pictures of a run: strips of (input, bicubic, ours, truth) to look at, and its curves; a viewer never sees half a file."""
+import os
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from PIL import Image, ImageDraw, ImageFont
+
+_NAMES = ('input', 'bicubic', 'ours', 'truth')
+_GAP, _BAND, _FONT = 4, 26, 16      # pixels
+_INK, _BLUE, _GREY = '#222222', '#1f6fb4', '#8a8a8a'
+
+
+def strip(path, rows, psnr=None):
+    """Write a PNG with one line of labelled pictures per row.
+
+    rows: tuples of (input, bicubic, ours, truth) or, where there is no truth, of the first three: [3, h, w] uint8 tensors;
+          smaller ones are enlarged without interpolation to the height of the last
+    psnr: tuples alike of dB, None where a picture has none
+    """
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf', _FONT)
+    lines = [_line(row, values, font) for row, values in zip(rows, psnr or [()] * len(rows))]
+    width = max(line.width for line in lines)
+    sheet = Image.new('RGB', (width, sum(line.height for line in lines) + _GAP * (len(lines) - 1)), 'white')
+    y = 0
+    for line in lines:
+        sheet.paste(line, (0, y))
+        y += line.height + _GAP
+    _replace(path, lambda fresh: sheet.save(fresh, format='PNG', compress_level=4))
+
+
+def curves(path, log_rows):
+    """Write a PNG with the curves of a run: loss (logarithmic, raw and smoothed), learning rate, PSNR above the bicubic line.
+
+    log_rows: dicts with 'nimg' and any of 'loss', 'lr', 'psnr', 'bicubic' (dB of bicubic enlargement on the same pictures)
+    """
+    figure = Figure(figsize=(8, 8), dpi=110, layout='constrained')
+    loss, rate, quality = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.2, 3))
+
+    x, y = _series(log_rows, 'loss')
+    loss.plot(x, y, color=_BLUE, alpha=0.25, linewidth=0.8)
+    loss.plot(x, _smooth(y), color=_BLUE, linewidth=1.6)
+    if (y > 0).any():
+        loss.set_yscale('log')
+    loss.set_ylabel('loss')
+
+    rate.plot(*_series(log_rows, 'lr'), color=_INK, linewidth=1.2)
+    rate.set_ylim(bottom=0)
+    rate.set_ylabel('learning rate')
+    rate.ticklabel_format(axis='y', style='sci', scilimits=(0, 0))
+
+    x, y = _series(log_rows, 'psnr')
+    quality.plot(x, y, color=_BLUE, marker='o', markersize=3, linewidth=1.6)
+    if len(y):
+        _note(quality, f'ours {y[-1]:.2f}', (x[-1], y[-1]), _BLUE)
+    x, y = _series(log_rows, 'bicubic')
+    if len(y):
+        quality.axhline(y[-1], color=_GREY, linestyle='--', linewidth=1.2)
+        _note(quality, f'bicubic {y[-1]:.2f}', (x[-1], y[-1]), _GREY)
+    quality.set_ylabel('PSNR, dB')
+    quality.set_xlabel('images')
+    quality.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f'{n:,.0f}'))
+
+    for axes in (loss, rate, quality):
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.grid(alpha=0.25, linewidth=0.6)
+    _replace(path, lambda fresh: figure.savefig(fresh, format='png'))
+
+
+def _note(axes, text, point, color):
+    axes.annotate(text, point, xytext=(0, 5), textcoords='offset points', ha='right', color=color)
+
+
+def _line(row, values, font):
+    """One row of pictures under their labels -> PIL image."""
+    height = row[-1].shape[-2]
+    images = []
+    for pix in row:
+        image = Image.fromarray(np.ascontiguousarray(pix.cpu().permute(1, 2, 0).numpy()))
+        images.append(image.resize((round(image.width * height / image.height), height), Image.Resampling.NEAREST))
+    line = Image.new('RGB', (sum(i.width for i in images) + _GAP * (len(images) - 1), height + _BAND), 'white')
+    draw, x = ImageDraw.Draw(line), 0
+    for image, name, dB in zip(images, _NAMES, tuple(values) + (None,) * len(images)):
+        label = name if dB is None else f'{name}  {dB:.2f} dB'
+        draw.text((x + image.width // 2, _BAND // 2), label, fill=_INK, font=font, anchor='mm')
+        line.paste(image, (x, _BAND))
+        x += image.width + _GAP
+    return line
+
+
+def _series(rows, name):
+    """-> (nimg [n], values [n]) of the rows that have a finite value of that name."""
+    pairs = [(row['nimg'], row[name]) for row in rows if row.get(name) is not None and np.isfinite(row[name])]
+    return np.array([n for n, _ in pairs], dtype=float), np.array([v for _, v in pairs], dtype=float)
+
+
+def _smooth(y, share=0.02):
+    """Exponential average over a share of the curve, without the bias of its start."""
+    keep = 1 - 1 / max(1.0, share * len(y))
+    out, total, weight = np.empty_like(y), 0.0, 0.0
+    for i, value in enumerate(y):
+        total, weight = keep * total + (1 - keep) * value, keep * weight + 1 - keep
+        out[i] = total / weight
+    return out
+
+
+def _replace(path, write):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f'.new-{path.name}')
+    write(fresh)
+    os.replace(fresh, path)
