@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -21,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import opencv_chain, timing
 from dali_pipes import degrade, faces, manifest
+from dali_pipes.degrade import workers
 from dali_pipes.draw import Draw
 
 CASES = ('ai6126_2024 without USM', 'ai6126_2024', False), ('ai6126_2024', 'ai6126_2024', True), ('ai6126_2022', 'ai6126_2022', True)
@@ -72,12 +72,12 @@ def compare(title, name, usm, x, args, pool):
     n = len(x)
     _WORK['case'] = x.permute(0, 2, 3, 1).numpy(), recipe, params         # inherited by the forked workers, not copied
     some = max(n // 8, 4)
-    with multiprocessing.get_context('fork').Pool(args.processes) as workers:
+    with multiprocessing.get_context('fork').Pool(args.processes) as baseline:
         parts = np.array_split(np.arange(n), args.processes * 8)
         contenders = {
             'torch':        lambda: degrade.degrade(x, recipe, params, pool=pool),
             'tensor':       lambda: degrade.degrade(x[:some], recipe, degrade.take(params, slice(0, some)), opencv=False, pool=pool),
-            'opencv chain': lambda: workers.map(_baseline_worker, parts, chunksize=1),
+            'opencv chain': lambda: baseline.map(_baseline_worker, parts, chunksize=1),
         }
         print(f'\n{title}: {n} plans at {x.shape[-1]} px, checked against the reference')
         seconds = timing.rounds(contenders, args.rounds)
@@ -105,7 +105,7 @@ def main():
     torch.set_num_threads(1)                     # threads go over images
     print(timing.header())
     x = load(args.data, args.size, args.plans)
-    with ThreadPoolExecutor(args.processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with workers.make(args.processes) as pool:
         rates = {title: compare(title, name, usm, x, args, pool) for title, name, usm in CASES}
     if args.json:
         args.json.write_text(json.dumps({**timing.machine(), 'images_per_second': rates}, indent=2) + '\n')

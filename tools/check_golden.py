@@ -31,7 +31,8 @@ def run(op, impl, x, p):
     if impl == 'ref':
         return op.run_ref(x.transpose(1, 2, 0).astype(np.float64), p).transpose(2, 0, 1)
     p = type(p)(*(np.array([f]) for f in p))
-    return op.run_torch(canvas.of(torch.from_numpy(x)[None].contiguous(memory_format=torch.channels_last)), p, impl == 'opencv').pix[0].numpy()
+    c = op.run_torch(canvas.of(torch.from_numpy(x)[None].contiguous(memory_format=torch.channels_last)), p, impl == 'opencv')
+    return canvas.unit(c.pix)[0].numpy()
 
 
 def correlate(impl, x, k):

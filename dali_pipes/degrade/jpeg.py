@@ -184,7 +184,7 @@ def run_torch(c, p, opencv=False):
     if not p.quality.any():
         return c
     if opencv and len(p.quality) == 1:
-        return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(canvas.unit(c.pix)), int(p.quality[0]))))
+        return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(c.pix), int(p.quality[0]))))
 
     def run(x, q):
         on = torch.from_numpy(q.quality > 0)
@@ -196,11 +196,8 @@ def run_torch(c, p, opencv=False):
 
 # ---- OpenCV: one image on the CPU ----
 
-_UNIT = (np.arange(256) / np.float32(255)).astype(np.float32)
-
-
 def apply_opencv(x, quality):
-    """x [h, w, 3] float32 RGB -> the same, through the library's own encoder and decoder."""
-    u8 = levels_opencv(x)
-    data = cv2.imencode('.jpg', cv2.cvtColor(u8, cv2.COLOR_RGB2BGR, u8), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return cv2.LUT(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), _UNIT)
+    """x [h, w, 3] uint8, or float32 in [0, 1], RGB -> uint8, through the library's own encoder and decoder."""
+    u8 = x if x.dtype == np.uint8 else levels_opencv(x)
+    data = cv2.imencode('.jpg', cv2.cvtColor(u8, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)

@@ -183,7 +183,7 @@ def run_torch(c, p, opencv=False):
     if (p.kind == NONE).all():
         return c
     if opencv and len(p.kind) == 1:
-        return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(canvas.unit(c.pix)), Params(*(f[0] for f in p)))))
+        return canvas.of(canvas.nchw(apply_opencv(canvas.unit_array(canvas.hwc(c.pix)), Params(*(f[0] for f in p)))))
     return canvas.each_size(c, p, _run)
 
 

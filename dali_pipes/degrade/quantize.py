@@ -5,6 +5,8 @@ import cv2
 import numpy as np
 import torch
 
+from . import canvas
+
 
 class Params(NamedTuple):
     on: np.ndarray     # [B] bool
@@ -21,6 +23,8 @@ def run_ref(x, p):
 def run_torch(c, p, opencv=False):
     if c.pix.dtype == torch.uint8 or not p.on.any():
         return c
+    if opencv and len(p.on) == 1:
+        return canvas.of(canvas.nchw(levels_opencv(canvas.hwc(c.pix))))
     on = torch.from_numpy(p.on).to(c.pix.device)[:, None, None, None]
     return c._replace(pix=to_8bit(c.pix) if p.on.all() else torch.where(on, to_8bit(c.pix), c.pix))
 
@@ -31,5 +35,5 @@ def to_8bit(x):
 
 
 def levels_opencv(x):
-    """[h, w, c] float32 -> 8-bit levels clamp(round(255 x), 0, 255) as uint8; the maximum is NumPy's because cv2.max takes a 1x1 image for a scalar."""
-    return cv2.convertScaleAbs(np.maximum(x, np.float32(0)), alpha=255).reshape(x.shape)
+    """[h, w, c] float32 -> 8-bit levels clamp(round(255 x), 0, 255) as uint8, in one pass (0 x is added because only sums of arrays saturate)."""
+    return cv2.addWeighted(x, 255, x, 0, 0, dtype=cv2.CV_8U).reshape(x.shape)

@@ -157,7 +157,7 @@ def apply_torch(x, rows, cols):
 def run_torch(c, p, opencv=False):
     if opencv and len(p.mode) == 1:
         q = Params(*(f[0] for f in p))
-        return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(canvas.unit(c.pix)), int(q.mode), tuple(q.size.tolist()), tuple(q.step.tolist()))))
+        return canvas.of(canvas.nchw(apply_opencv(canvas.unit_array(canvas.hwc(c.pix)), int(q.mode), tuple(q.size.tolist()), tuple(q.step.tolist()))))
 
     def run(x, q):
         h, w = x.shape[-2:]

@@ -2,6 +2,7 @@
 
 With G a Gaussian of 51 taps (sigma 8.0 by OpenCV's rule) and r = x - G*x: where |r| > 10/255, softened by G, x gives way to clip(x + r/2, 0, 1).
 """
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import canvas
+from . import blur, canvas
 
 TAPS, WEIGHT, THRESHOLD = 51, 0.5, 10.0
 _SIGMA = 0.3 * ((TAPS - 1) * 0.5 - 1) + 0.8
@@ -62,22 +63,24 @@ def apply_torch(x):
 
 
 def apply_opencv(x):
-    """x [h, w, 3] uint8 or float32 in [0, 1] -> float32, sharpened. sepFilter2D is a fifth faster from uint8, which the mask can be too."""
-    if x.dtype == np.uint8:
-        smooth, x = _gauss_opencv(x, 1 / 255), np.multiply(x, np.float32(1 / 255))
-    else:
-        smooth = _gauss_opencv(x)
-    residual = cv2.subtract(x, smooth, smooth)
-    soft = _gauss_opencv((np.abs(residual) > np.float32(THRESHOLD / 255)).view(np.uint8))
-    change = cv2.scaleAdd(residual, WEIGHT, x)
+    """x [h, w, 3] uint8, or float32 in [0, 1] -> float32, sharpened. By FFT: at 51 taps it beats the separable filter, and a plane stays in the cache."""
+    gauss = _spectrum(*x.shape[:2])
+    return cv2.merge([_sharpen_plane(canvas.unit_array(plane), gauss) for plane in cv2.split(x)])
+
+
+def _sharpen_plane(x, gauss):
+    residual = cv2.subtract(x, blur.correlate(x, gauss, TAPS, TAPS))
+    mask = cv2.threshold(cv2.max(residual, -residual), THRESHOLD / 255, 1, cv2.THRESH_BINARY)[1]
+    change = cv2.scaleAdd(residual, WEIGHT, x, residual)
     np.clip(change, 0, 1, out=change)
     cv2.subtract(change, x, change)
-    cv2.multiply(change, soft, change)
+    cv2.multiply(change, blur.correlate(mask, gauss, TAPS, TAPS), change)
     return cv2.add(change, x, change)
 
 
-def _gauss_opencv(x, scale=1.0):
-    return cv2.sepFilter2D(x, cv2.CV_32F, _ROW32 * np.float32(scale), _ROW32, borderType=cv2.BORDER_REFLECT_101)
+@lru_cache(maxsize=8)
+def _spectrum(h, w):
+    return blur.spectrum(np.outer(_ROW, _ROW).astype(np.float32), blur.fast_size(h, w, TAPS, TAPS))
 
 
 def run_torch(c, p, opencv=False):
