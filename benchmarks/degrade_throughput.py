@@ -22,6 +22,7 @@ from benchmarks import opencv_chain, timing
 from dali_pipes import degrade, faces, manifest
 from dali_pipes.degrade import workers
 from dali_pipes.draw import Draw
+from dali_pipes.reader import Reader
 
 CASES = ('ai6126_2024 without USM', 'ai6126_2024', False), ('ai6126_2024', 'ai6126_2024', True), ('ai6126_2022', 'ai6126_2022', True)
 
@@ -32,7 +33,7 @@ def load(source, size, count):
         folder = manifest.cache_folder() / f'faces-bench-{size}'
         faces.write(folder, 16, first_seed=90_000, size=size)
         source = folder / 'images'
-    reader = manifest.Reader(manifest.scan(str(source), size=size).images[:count], size)
+    reader = Reader(manifest.scan(str(source), size=size).images[:count], size)
     images = [reader.image(i)[0] for i in range(len(reader.images))]
     return torch.from_numpy(np.stack([images[i % len(images)] for i in range(count)])).permute(0, 3, 1, 2)
 

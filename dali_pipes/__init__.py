@@ -1,0 +1,50 @@
+"""From files to batches on the device: `make` returns one of three pipes that yield the same batches.
+
+    with make('dali', images, recipe, batch=8) as pipe:
+        for batch in pipe: ...                   # endless; batch.input, batch.target, batch.sample
+"""
+import difflib
+import os
+
+import torch
+
+from . import degrade
+from .batch import Batch, Options, Plan
+from .reader import Reader
+
+PIPES = 'dali', 'torch', 'reference'
+
+
+def make(name, images, recipe, *,
+         batch       = 8,              # images per step on this device
+         size        = 512,            # side of the target in pixels; larger images are area-resized, smaller ones refused
+         scale       = 4,              # target / input
+         seed        = 0,              # of order, flips and degradations, 0 <= seed < 2**63
+         start       = 0,              # samples already seen; resume is only this number
+         rank        = 0,              # this process of ...
+         world       = 1,              # ... so many that share the samples out
+         flip        = 0.5,            # probability of a horizontal flip
+         lq_from_usm = True,           # degrade the sharpened target, where the recipe has it so
+         target_usm  = False,          # train on the sharpened target
+         device      = 'cpu',
+         threads     = None,           # CPU threads for decoding and degrading; None = all cores
+         say         = print):         # takes notices: files replaced, images resized
+    """A pipe: endless iterator of Batch and context manager; close() ends its threads and processes.
+
+    name: 'dali' (DALI decodes and flips), 'torch' (DataLoader and OpenCV) or 'reference' (one image at a time through the float64 definition; slow)
+    images: list of manifest.Image; recipe: degrade.Recipe or its name
+    Raises ValueError for unknown names, ImportError where the library of a pipe is missing.
+    """
+    if name not in PIPES:
+        near = difflib.get_close_matches(name, PIPES, 1)
+        raise ValueError(f'unknown pipe {name!r}' + (f', did you mean {near[0]!r}?' if near else '') + f' (there are: {", ".join(PIPES)})')
+    recipe = degrade.recipe(recipe) if isinstance(recipe, str) else recipe
+    plan = Plan(len(images), recipe, batch=batch, size=size, scale=scale, seed=seed, flip=flip, lq_from_usm=lq_from_usm, target_usm=target_usm)
+    options = Options(Reader(images, size, say), start, rank, world, torch.device(device), threads or os.cpu_count())
+    if name == 'dali':
+        from .pipe_dali import DaliPipe as Pipe          # imports DALI
+    elif name == 'torch':
+        from .pipe_torch import TorchPipe as Pipe
+    else:
+        from .pipe_reference import ReferencePipe as Pipe
+    return Pipe(plan, options)

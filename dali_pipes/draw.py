@@ -42,7 +42,8 @@ def stream(name):
 
 def bits16(seed, stream, number, plane, n):
     """`n` uniform 16-bit integers [n] uint16 of the field (seed, stream, number, plane): NumPy's own Philox, which counts a block up before it uses it."""
-    source = np.random.Philox(key=[seed, stream], counter=[0, number, plane, 0])
+    key = np.array([seed, stream], np.uint64)    # as a list, NumPy would make float64 of it where stream >= 2**63
+    source = np.random.Philox(key=key, counter=[0, number, plane, 0])
     words = np.random.Generator(source).integers(0, 2 ** 64, size=-(-n // 4), dtype=np.uint64)      # full range = the raw words, twice as fast
     return words.view(np.uint16)[:n]
 

@@ -19,3 +19,13 @@ def enforce_param_budget(net, limit=BUDGET):
         raise ValueError(f'{type(net).__name__} has {n:,} parameters, {n - limit + 1:,} too many: '
                          f'fewer than {limit:,} are allowed; take fewer blocks or a smaller width')
     return n
+
+
+def like(weights):
+    """-> the network of the catalogue, untrained, that a {name: tensor} of weights belongs to; ValueError if none is like it."""
+    if 'conv_first.weight' in weights and 'body.0.conv1.weight' in weights:
+        blocks = len({name.split('.')[1] for name in weights if name.startswith('body.')})
+        return SRResNet(blocks, len(weights['conv_first.weight']), scale=4 if 'upconv2.weight' in weights else 2)
+    if 'stem.weight' in weights and 'position' in weights:
+        return UNet()
+    raise ValueError(f'no network of ours has weights like these ({", ".join(list(weights)[:3])}, ...)')

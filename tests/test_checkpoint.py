@@ -12,12 +12,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from models.srresnet import SRResNet
+from models.unet import UNet
+from training import checkpoint
+from training.checkpoint import CheckpointError
+
 REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, REPO)
-from models.srresnet import SRResNet               # noqa: E402
-from models.unet import UNet                       # noqa: E402
-from training import checkpoint                    # noqa: E402
-from training.checkpoint import CheckpointError    # noqa: E402
 
 
 def run(seed=0):

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from dali_pipes import faces, faces_shape
+from dali_pipes import faces
+from dali_pipes.faces import shape
 
 SMALL = 128
 
@@ -30,7 +31,7 @@ def test_different_seeds_are_different_people(crowd):
     for a, b in zip(crowd, crowd[1:]):
         assert np.abs(a.image.astype(int) - b.image).mean() > 8
         assert np.abs(a.landmarks - b.landmarks).max() > 0.5
-    assert len({faces_shape.person(seed)[3:] for seed in range(300)}) == 300
+    assert len({shape.person(seed)[3:] for seed in range(300)}) == 300
 
 
 def test_shapes_and_ranges(crowd):
@@ -81,7 +82,7 @@ def test_left_is_the_persons_left(crowd):
 
 def test_landmarks_run_as_ibug_has_them():
     for seed in range(100):
-        p = faces_shape.landmarks(faces_shape.person(seed))          # upright, before the pose
+        p = shape.landmarks(shape.person(seed))          # upright, before the pose
         assert (np.diff(p[2:15, 0]) > 0).all() and p[0, 0] < p[4, 0] and p[16, 0] > p[12, 0] and p[8, 1] == p[:17, 1].max()
         assert (np.diff(p[17:27, 0]) > 0).all() and (np.diff(p[27:31, 1]) > 0).all() and (np.diff(p[31:36, 0]) > 0).all()
         for first in (36, 42):
@@ -93,7 +94,7 @@ def test_landmarks_run_as_ibug_has_them():
 
 def test_pose_is_inverted():
     for seed in range(20):
-        pose = faces_shape.person(seed).pose
+        pose = shape.person(seed).pose
         x, y = np.random.default_rng(seed).uniform(0, 1, (2, 200)).astype(np.float32)
         back = pose.to_picture(np.stack(pose.to_face(x, y), -1))
         assert np.abs(back - np.stack([x, y], -1)).max() < 1e-5
@@ -148,7 +149,8 @@ def test_write_draws_again_what_another_version_drew(tmp_path):
     assert _bytes(tmp_path) == whole
 
 
-def test_write_with_processes_equals_one(tmp_path):
+def test_write_with_processes_equals_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)                     # the processes must find the package from anywhere
     faces.write(tmp_path / 'one', 3, 5, 64, workers=1)
     faces.write(tmp_path / 'two', 3, 5, 64, workers=2)
     assert _bytes(tmp_path / 'one') == _bytes(tmp_path / 'two')

@@ -1,4 +1,4 @@
-"""The manifest: broken files named each with its reason, accepted ones decoded alike by OpenCV and DALI, scans that remember."""
+"""The manifest: data sets scanned, bad files named, scans that remember, pairs; the Reader that replaces what turns out bad."""
 import json
 import os
 import pickle
@@ -8,13 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from dali_pipes import manifest
-from dali_pipes.manifest import BadFile, DataError, Reader, scan, scan_pairs
-from zoo import app1, exif, picture, png, rows, zoo
-
-ZOO = zoo(64)
-SOUND = [name for name, (_, reason) in ZOO.items() if reason is None]
-BROKEN = [name for name in ZOO if name not in SOUND]
+from dali_pipes import manifest, reader as reading
+from dali_pipes.manifest import DataError, scan, scan_pairs
+from dali_pipes.reader import Reader
+from zoo import picture, png, rows
 
 
 def write(folder, files):
@@ -42,122 +39,10 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Paths that a scan or Reader reads from now on."""
-    paths, read = [], manifest._read
-    monkeypatch.setattr(manifest, '_read', lambda p: (paths.append(os.path.basename(p)), read(p))[1])
+    """Paths that a scan reads from now on."""
+    paths, read = [], manifest.read_bytes
+    monkeypatch.setattr(manifest, 'read_bytes', lambda p: (paths.append(os.path.basename(p)), read(p))[1])
     return paths
-
-
-# One file.
-
-@pytest.mark.parametrize('name', SOUND)
-def test_sound_files_pass_and_decode(name):
-    kind, width, height, _ = manifest.check(ZOO[name][0])
-    manifest.sound(ZOO[name][0])
-    rgb = manifest.decode(ZOO[name][0])
-    assert rgb.shape == (height, width, 3) == (64, 64, 3) and rgb.dtype == np.uint8
-    assert kind == ('png' if ZOO[name][0][:4] == b'\x89PNG' else 'jpeg')
-
-
-@pytest.mark.parametrize('name', BROKEN)
-def test_broken_files_are_named(name):
-    data, reason = ZOO[name]
-    with pytest.raises(BadFile, match=reason):
-        manifest.sound(data)
-    try:
-        manifest.check(data)                     # may miss what only decoding shows, never say something else
-    except BadFile as e:
-        assert reason in str(e)
-
-
-def test_every_cut_of_a_file_is_refused():
-    for data in (png(16, 16, 2, rows(picture(16))), ZOO['progressive.jpg'][0], ZOO['restart.jpg'][0]):
-        for length in range(len(data)):
-            with pytest.raises(BadFile, match='truncated|empty|not a PNG'):
-                manifest.check(data[:length])
-
-
-def test_every_flipped_byte_of_a_png_is_noticed():
-    data = png(16, 16, 2, rows(picture(16)))
-    for at in range(len(data)):
-        with pytest.raises(BadFile):
-            manifest.check(data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1:])
-
-
-@pytest.mark.parametrize('colour, name', [(0, 'gray.png'), (2, 'rgb.png'), (3, 'palette.png'), (4, 'gray_alpha.png'),
-                                          (6, 'rgba.png')])
-def test_pixels_are_what_was_written(colour, name):
-    rgb, palette = picture(64), np.random.default_rng(3).integers(0, 256, 768, np.uint8).reshape(256, 3)
-    expected = {2: rgb, 6: rgb, 3: palette[rgb[:, :, 0]]}.get(colour, np.repeat(rgb[:, :, :1], 3, 2))
-    assert (manifest.decode(ZOO[name][0]) == expected).all()
-    assert manifest.check(ZOO[name][0])[3] == {0: 'gray', 2: 'rgb', 3: 'palette', 4: 'gray+alpha', 6: 'rgba'}[colour]
-
-
-@pytest.mark.parametrize('orientation', range(1, 9))
-def test_orientation_is_applied(orientation):
-    # EXIF 2.32, tag 0x112: where the 0th row and column of the stored picture lie.
-    turn = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1),
-            6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}[orientation]
-    stored = picture(64)[:40]
-    data = cv2.imencode('.jpg', stored)[1].tobytes()
-    turned = data[:2] + app1(b'Exif\0\0' + exif(orientation)) + data[2:]
-    assert (manifest.decode(turned) == turn(manifest.decode(data))).all()
-    assert manifest.check(turned)[1:3] == turn(stored).shape[1::-1]
-    manifest.sound(turned)
-
-
-def _dali(files):
-    """Each file decoded by DALI's CPU operator, without a GPU."""
-    fn, pipeline_def = pytest.importorskip('nvidia.dali.fn'), pytest.importorskip('nvidia.dali').pipeline_def
-
-    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
-    def pipeline():
-        source = fn.external_source(source=lambda i: np.frombuffer(files[i.idx_in_epoch % len(files)], np.uint8), batch=False)
-        return fn.decoders.image(source, device='cpu')
-
-    pipe = pipeline()
-    pipe.build()
-    return [np.array(pipe.run()[0].at(0)) for _ in files]
-
-
-def _assert_dali_agrees(names, files):
-    for name, data, theirs in zip(names, files, _dali(files)):
-        ours = manifest.decode(data)
-        assert ours.shape == theirs.shape and (ours == theirs).all(), name
-
-
-def test_dali_decodes_the_same_pixels():
-    _assert_dali_agrees(SOUND, [ZOO[n][0] for n in SOUND])
-
-
-def test_dali_decodes_whatever_else_is_accepted():
-    # Random damage: whatever `sound` lets through must neither stop DALI nor look different there.
-    rng, accepted = np.random.default_rng(0), []
-    names = 'rgb.jpg', 'progressive.jpg', 'restart.jpg', 'turned6.jpg', 'gray.jpg', 'turned.png', 'palette.png', 'trailing.png'
-    for name in names:
-        for _ in range(40):
-            data = bytearray(ZOO[name][0])
-            for at in rng.integers(0, len(data), rng.integers(1, 4)):
-                data[at] = rng.integers(0, 256)
-            try:
-                manifest.sound(data)
-            except BadFile:
-                continue
-            accepted.append((name, bytes(data)))
-    assert len(accepted) > 50                    # else it tests nothing
-    _assert_dali_agrees(*zip(*accepted))
-
-
-def test_fit():
-    same, large = picture(64), picture(200, seed=5)[:, :150]
-    assert (manifest.fit(same, 64) == same).all()
-    assert (manifest.fit(large[:, :64], 64) == large[68:132, :64]).all()      # the shorter side fits: cropped, not resized
-    noise = np.random.default_rng(0).integers(0, 256, (192, 192, 3), np.uint8)
-    means = noise.reshape(64, 3, 64, 3, 3).mean((1, 3))
-    assert abs(manifest.fit(noise, 64) - means).max() <= 0.51                 # area: each pixel the mean of its 3x3, rounded
-    assert manifest.fit(large, 64).shape == (64, 64, 3) and manifest.fit(large, 64).flags.c_contiguous
-    with pytest.raises(BadFile, match='64x64, smaller than the training size 65'):
-        manifest.fit(same, 65)
 
 
 # A data set.
@@ -259,6 +144,16 @@ def test_damaged_cache_is_rebuilt(tmp_path, tmp_path_factory, damage):
     assert json.loads(file.read_text()) == good
 
 
+def test_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for value, place in (str(tmp_path / 'own'), 'own'), ('~/tilde', 'tilde'), ('', '.cache/faces'):
+        expected = tmp_path / place
+        monkeypatch.setenv('FACES_CACHE', value)
+        assert manifest.cache_folder() == expected and not expected.exists()
+        scan(write(tmp_path / 'data', {'a.png': face()}), size=64)
+        assert [f.suffix for f in expected.iterdir()] == ['.json']            # what a scan uses by default
+
+
 def test_unwritable_cache_is_one_warning(tmp_path):
     folder, said = write(tmp_path, {'a.png': face(), 'b.png': face()}), []
     assert len(scan(folder, size=64, cache_dir=tmp_path / 'a.png' / 'cache', say=said.append)) == 2
@@ -266,15 +161,15 @@ def test_unwritable_cache_is_one_warning(tmp_path):
 
 
 def test_failing_reads_are_bad_but_not_remembered(tmp_path, monkeypatch):
-    folder, read = write(tmp_path, {'a.png': face(), 'b.png': face()}), manifest._read
+    folder, read = write(tmp_path, {'a.png': face(), 'b.png': face()}), manifest.read_bytes
 
     def refuse(path):
         if path.endswith('b.png'):
             raise PermissionError(13, 'Permission denied')
         return read(path)
-    monkeypatch.setattr(manifest, '_read', refuse)
+    monkeypatch.setattr(manifest, 'read_bytes', refuse)
     assert [b.reason for b in scan(folder, size=64, say=str).bad] == ['cannot be read: Permission denied']
-    monkeypatch.setattr(manifest, '_read', read)
+    monkeypatch.setattr(manifest, 'read_bytes', read)
     assert len(scan(folder, size=64)) == 2
 
 
@@ -370,8 +265,8 @@ def test_threads_agree_and_report_once(tmp_path):
 
 
 def test_a_file_is_judged_once(tmp_path, monkeypatch):
-    reader, judged, sound = _reader(tmp_path, say=str), [], manifest.sound
-    monkeypatch.setattr(manifest, 'sound', lambda data: (judged.append(1), sound(data)))
+    reader, judged, sound = _reader(tmp_path, say=str), [], reading.sound
+    monkeypatch.setattr(reading, 'sound', lambda data: (judged.append(1), sound(data)))
     for _ in range(3):
         [reader.read(i) for i in range(6)]
     assert len(judged) == 6

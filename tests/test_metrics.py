@@ -1,7 +1,4 @@
 """PSNR and SSIM against brute force in float64 NumPy and scipy, and their closed forms."""
-import os
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -9,9 +6,8 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from scipy.signal import convolve2d
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from metrics.psnr import psnr, to_uint8            # noqa: E402
-from metrics.ssim import ssim                      # noqa: E402
+from metrics.psnr import psnr, to_uint8
+from metrics.ssim import ssim
 
 
 def pictures(kind, h, w, batch=2):

@@ -1,15 +1,11 @@
 """Networks: exact parameter counts and names, any input size, and what they compute where that is known in closed form."""
-import os
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-import models                                      # noqa: E402
-from models.srresnet import SRResNet               # noqa: E402
-from models.unet import UNet                       # noqa: E402
+import models
+from models.srresnet import SRResNet
+from models.unet import UNet
 
 SMALL = {'srresnet': dict(blocks=2, width=16), 'unet': dict(width=(8, 12, 16), blocks=((1, 1), 1, (1, 1)), position=4)}
 

@@ -2,7 +2,6 @@
 import io
 import math
 import os
-import sys
 
 import cv2
 import numpy as np
@@ -10,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from training import pictures                      # noqa: E402
-from training.ema import EMA                       # noqa: E402
-from training.log import Log, Progress             # noqa: E402
-from training.schedule import lr                   # noqa: E402
+from training import pictures
+from training.ema import EMA
+from training.log import Log, Progress
+from training.schedule import lr
 
 
 # ---- EMA ----

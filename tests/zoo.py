@@ -1,4 +1,4 @@
-"""Sound, odd and broken image files by name, and what `manifest.sound` must say of each: part of its reason, or None."""
+"""Sound, odd and broken image files by name, and what `files.sound` must say of each: part of its reason, or None."""
 import struct
 import zlib
 

@@ -105,8 +105,7 @@ def load_weights(net, path):
     Raises CheckpointError if there is nothing to read or if it belongs to another network.
     """
     path = Path(path)
-    weights, path = _find(path)
-    weights = {name.removeprefix('module.'): value for name, value in weights.items()}      # DistributedDataParallel's prefix
+    weights, path = read_weights(path)
     mine = net.state_dict()
     wrong = [name for name in mine if name in weights and weights[name].shape != mine[name].shape]
     if wrong or weights.keys() != mine.keys():
@@ -115,8 +114,13 @@ def load_weights(net, path):
     return path
 
 
+def read_weights(path):
+    """-> (weights as {name: tensor}, Path they came from) of anything that `load_weights` takes."""
+    weights, path = _find(Path(path))
+    return {name.removeprefix('module.'): value for name, value in weights.items()}, path      # DistributedDataParallel's prefix
+
+
 def _find(path):
-    """-> (weights as {name: tensor}, Path they came from)"""
     if not path.exists():
         raise CheckpointError(f'{path}: no such file or folder; '
                               'give a run directory, a checkpoint folder, a .safetensors or a .pth file')

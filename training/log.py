@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 
@@ -143,3 +144,24 @@ class Progress:
             self._live.update(Text(line, no_wrap=True, overflow='ellipsis'), refresh=True)
         else:
             print(line, file=self._stream, flush=True)
+
+
+def bar(title):
+    """-> callable (done, total) that shows how a preparation goes: a bar on a terminal, a line when it ends elsewhere; nothing if it takes under a second."""
+    progress, task, began = None, None, None
+
+    def show(done, total):
+        nonlocal progress, task, began
+        began = began or time.monotonic()
+        if progress is None and time.monotonic() - began > 1:
+            progress = RichProgress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+            progress.start()
+            task = progress.add_task(title, total=total)
+        if progress is not None:
+            progress.update(task, completed=done, total=total)
+            if done >= total:
+                progress.stop()
+                print(f'{title}: {total:,} in {time.monotonic() - began:.1f} s', file=sys.stderr, flush=True)
+        if done >= total:
+            progress = began = None              # ready for the next one
+    return show

@@ -4,9 +4,9 @@ A style is a set of guide curves in face units. Strands of a lock share its guid
 """
 import numpy as np
 
-from .faces_canvas import blur, curve, lin, mix, step, stream
-from .faces_locks import at, crown, hair_light, hairline, scalp, shorten, tints, wave
-from .faces_shape import head_outline
+from .canvas import blur, curve, lin, mix, step, stream
+from .locks import at, crown, hair_light, hairline, scalp, shorten, tints, wave
+from .shape import head_outline
 
 
 def _fall(p, q, side, part, scatter, tuck, full):

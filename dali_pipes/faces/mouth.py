@@ -1,8 +1,8 @@
 """Mouth of the synthetic faces: lips, the line between them, the open mouth with its teeth."""
 import numpy as np
 
-from .faces_canvas import bell, curve, lin, mix, noise, step, stream
-from .faces_shape import lips
+from .canvas import bell, curve, lin, mix, noise, step, stream
+from .shape import lips
 
 
 def lip_colour(sheet, p, ground, gloss, skin):

@@ -1,8 +1,8 @@
 """Beards of the synthetic faces: stubble, full beard, moustache, goatee."""
 import numpy as np
 
-from .faces_canvas import curve, lin, noise, step, stream
-from .faces_shape import half_width
+from .canvas import curve, lin, noise, step, stream
+from .shape import half_width
 
 
 def _beard_area(sheet, p):

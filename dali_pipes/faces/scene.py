@@ -2,8 +2,8 @@
 import cv2
 import numpy as np
 
-from .faces_canvas import bell, blur, cloud, curve, lin, mix, srgb8, step, stream
-from .faces_shape import half_width
+from .canvas import bell, blur, cloud, curve, lin, mix, srgb8, step, stream
+from .shape import half_width
 
 
 DYES = ((128, 124, 120), (120, 122, 128), (210, 198, 180), (150, 120, 92), (110, 84, 62), (196, 170, 130), (90, 104, 130),

@@ -1,9 +1,9 @@
 """Eyes, lashes, brows and glasses of the synthetic faces."""
 import numpy as np
 
-from .faces_canvas import bell, curve, lin, mix, noise, step, stream
-from .faces_shape import brow_line, eye_centre, eye_lids, half_width
-from .faces_skin import tone
+from .canvas import bell, curve, lin, mix, noise, step, stream
+from .shape import brow_line, eye_centre, eye_lids, half_width
+from .skin import tone
 
 IRIS = ((58, 36, 22), (84, 54, 30), (112, 78, 40), (96, 104, 70), (88, 108, 122), (112, 126, 130), (76, 94, 112), (40, 26, 18))
 

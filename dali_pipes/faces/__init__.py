@@ -1,11 +1,10 @@
 """Synthetic faces, drawn: picture, 19-class mask and 68 landmarks from a seed; the data set that comes with the trainer.
 
-Nothing is downloaded and nothing is photographed: a person is a handful of drawn traits (faces_shape), painted from back to
-front (faces_scene, _skin, _mouth, _eyes, _beard, _hair, _hat) on a sheet of linear light (faces_canvas). Only numpy and cv2.
+Nothing is downloaded and nothing is photographed: a person is a handful of drawn traits (shape), painted from back to
+front (scene, skin, mouth, eyes, beard, hair, hat) on a sheet of linear light (canvas). Only numpy and cv2.
 
     python -m dali_pipes.faces FOLDER --count 72        draws FOLDER/images, FOLDER/masks, FOLDER/landmarks.json
 """
-import argparse
 import json
 import os
 import subprocess
@@ -16,8 +15,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from . import faces_beard, faces_eyes, faces_hair, faces_hat, faces_mouth, faces_scene, faces_shape, faces_skin
-from .faces_canvas import Sheet
+from . import beard, eyes, hair, hat, mouth, scene, shape, skin
+from .canvas import Sheet
 
 VERSION = 1      # of the drawing code: raise it with every change of what is drawn, and old folders are drawn again
 CLASSES = ('background', 'skin', 'nose', 'eye_g', 'l_eye', 'r_eye', 'l_brow', 'r_brow', 'l_ear', 'r_ear', 'mouth', 'u_lip',
@@ -33,33 +32,33 @@ class Face(NamedTuple):
 
 def landmarks(seed, size=512):
     """-> [68, 2] float32 (x, y) pixels of face `seed`, without drawing it."""
-    p = faces_shape.person(seed)
-    return p.pose.to_picture(faces_shape.landmarks(p)) * np.float32(size) - np.float32(0.5)
+    p = shape.person(seed)
+    return p.pose.to_picture(shape.landmarks(p)) * np.float32(size) - np.float32(0.5)
 
 
 def face(seed, size=512):
     """Draw the person of this seed (0 .. 2**63 - 1), aligned as FFHQ is: eyes near y = 0.47, mouth near y = 0.74 of the side."""
-    p = faces_shape.person(seed)
+    p = shape.person(seed)
     sheet = Sheet(size, p.pose)
-    faces_scene.background(sheet, p)
-    faces_hair.back(sheet, p)
-    ground = faces_skin.face_light(sheet, p)
-    faces_skin.neck(sheet, p, ground)
-    faces_scene.necklace(sheet, p)
-    faces_scene.clothes(sheet, p)
+    scene.background(sheet, p)
+    hair.back(sheet, p)
+    ground = skin.face_light(sheet, p)
+    skin.neck(sheet, p, ground)
+    scene.necklace(sheet, p)
+    scene.clothes(sheet, p)
     for side in (-1, 1):
-        faces_skin.ear(sheet, p, side, ground)
-    faces_skin.head(sheet, p, ground)
-    faces_mouth.mouth(sheet, p)
-    faces_eyes.eyes(sheet, p)
-    faces_beard.beard(sheet, p)
-    faces_eyes.brows(sheet, p)
+        skin.ear(sheet, p, side, ground)
+    skin.head(sheet, p, ground)
+    mouth.mouth(sheet, p)
+    eyes.eyes(sheet, p)
+    beard.beard(sheet, p)
+    eyes.brows(sheet, p)
     if p.glasses != 'none':
-        faces_eyes.glasses(sheet, p)
-    faces_hair.front(sheet, p)
-    faces_scene.earrings(sheet, p)
-    faces_hat.hat(sheet, p)
-    return Face(faces_scene.camera(sheet, p), sheet.ids, landmarks(seed, size))
+        eyes.glasses(sheet, p)
+    hair.front(sheet, p)
+    scene.earrings(sheet, p)
+    hat.hat(sheet, p)
+    return Face(scene.camera(sheet, p), sheet.ids, landmarks(seed, size))
 
 
 def write(folder, count, first_seed, size=512, workers=None, progress=None):
@@ -141,9 +140,9 @@ def _draw(folder, state, numbers):
 def _processes(folder, state, jobs):
     """`_draw` in one fresh interpreter per job; all of them report on one pipe. Fresh ones, because a fork of a process that
     has started threads or CUDA may hang, and multiprocessing's spawn would import the caller's main script once more."""
-    package = str(Path(__file__).resolve().parents[1])
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, [package, os.environ.get('PYTHONPATH')]))}
-    line = [sys.executable, '-m', f'{__package__}.faces', str(folder), '--count', str(state['count']),
+    root = str(Path(__file__).resolve().parents[2])
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))}
+    line = [sys.executable, '-m', __package__, str(folder), '--count', str(state['count']),
             '--first-seed', str(state['first_seed']), '--size', str(state['size']), '--only']
     read, write_end = os.pipe()
     running = [subprocess.Popen([*line, ','.join(map(str, job))], stdout=write_end, env=env) for job in jobs]
@@ -155,30 +154,3 @@ def _processes(folder, state, jobs):
     if failed:
         raise RuntimeError(f'{len(failed)} of {len(running)} drawing processes failed (their messages stand above); run the '
                            f'same again to go on, or try workers=1. First: {" ".join(failed[0])[:300]}')
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('folder')
-    parser.add_argument('--count', type=int, default=72)
-    parser.add_argument('--first-seed', type=int, default=0)
-    parser.add_argument('--size', type=int, default=512)
-    parser.add_argument('--workers', type=int)
-    parser.add_argument('--only', help='numbers to draw, comma-separated; what `write` gives to its processes')
-    a = parser.parse_args()
-    cv2.setNumThreads(1)
-    if a.only:
-        state = dict(count=a.count, first_seed=a.first_seed, size=a.size)
-        for number in _draw(Path(a.folder), state, map(int, a.only.split(','))):
-            try:
-                os.write(sys.stdout.fileno(), b'%d\n' % number)      # one write: lines of several processes must not mix
-            except BrokenPipeError:
-                return                                               # nobody waits for the rest
-    else:
-        progress = lambda done, total: print(f'\r{done}/{total}', end='', flush=True)          # noqa: E731
-        write(a.folder, a.count, a.first_seed, a.size, a.workers, progress)
-        print()
-
-
-if __name__ == '__main__':
-    main()

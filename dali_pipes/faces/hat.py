@@ -1,9 +1,9 @@
 """Hats of the synthetic faces: beanie, baseball cap, hat with a brim."""
 import numpy as np
 
-from .faces_canvas import bell, blur, curve, lin, mix, step, stream
-from .faces_scene import dye
-from .faces_shape import half_width
+from .canvas import bell, blur, curve, lin, mix, step, stream
+from .scene import dye
+from .shape import half_width
 
 
 def hat(sheet, p):

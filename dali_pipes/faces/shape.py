@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .faces_canvas import bell, curve, mix, stream
+from .canvas import bell, curve, mix, stream
 
 
 class Pose(NamedTuple):

@@ -5,9 +5,9 @@ The relief is drawn on a small grid in face units, where its parts are sums of s
 import cv2
 import numpy as np
 
-from .faces_canvas import bell, blur, cloud, curve, lin, mix, noise, step, stream
-from .faces_mouth import lip_colour
-from .faces_shape import eye_lids, half_width, head_outline
+from .canvas import bell, blur, cloud, curve, lin, mix, noise, step, stream
+from .mouth import lip_colour
+from .shape import eye_lids, half_width, head_outline
 
 GRID, LOW, SPAN = 384, np.float32(-0.1), np.float32(1.2)      # the relief covers x -0.6..0.6, y -0.1..1.1
 TONES = ((240, 204, 184), (232, 186, 160), (218, 166, 136), (196, 140, 108), (164, 110, 78), (122, 78, 54), (84, 54, 38))

@@ -1,8 +1,8 @@
 """Locks of hair: where hair grows and ends, waves, shades and light of strands; what all hair styles are made of."""
 import numpy as np
 
-from .faces_canvas import bell, curve, mix, step, stream
-from .faces_shape import half_outline, half_width
+from .canvas import bell, curve, mix, step, stream
+from .shape import half_outline, half_width
 
 CREASE = 10     # stretches of different shade along a strand
 

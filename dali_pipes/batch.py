@@ -1,0 +1,60 @@
+"""The one contract between data and network, and how a batch is planned: sample numbers -> images, flips, degradations."""
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from . import degrade, order
+from .draw import Draw
+
+
+class Batch(NamedTuple):
+    input:  torch.Tensor     # [B, 3, h, w] float32 in [0, 1], RGB, channels-last; multiples of 1/255
+    target: torch.Tensor     # [B, 3, H, W] float32 in [0, 1], RGB, channels-last; H = scale h
+    sample: torch.Tensor     # [B] int64 sample numbers
+
+
+class Step(NamedTuple):
+    """Everything that is random about a batch; a pure function of its sample numbers."""
+    sample: np.ndarray       # [B] int64
+    index:  np.ndarray       # [B] int64 image numbers in the manifest
+    flip:   np.ndarray       # [B] bool
+    params: tuple            # degrade.sample
+
+
+class Plan:
+    """Sample numbers -> Step, and Step + pixels -> Batch, the same for every pipe.
+
+    count: images in the manifest; recipe: degrade.Recipe; size: side of the target in pixels; scale: target / input
+    flip: probability of a horizontal flip; lq_from_usm: degrade the sharpened target where the recipe says so; target_usm: train on it
+    """
+
+    def __init__(self, count, recipe, *, batch, size, scale=4, seed=0, flip=0.5, lq_from_usm=True, target_usm=False):
+        self.count, self.batch, self.size, self.scale, self.seed, self.flip = count, batch, size, scale, seed, flip
+        self.sharp_first = target_usm            # sharpened once, for both
+        self.recipe = recipe if lq_from_usm and not target_usm else degrade.without_usm(recipe)
+        self.sharp_input = lq_from_usm and any(s.op is degrade.usm for s in recipe.stages)
+        self._known = []
+
+    def __call__(self, samples):
+        draw = Draw(self.seed, samples, self._known, tied=self.recipe.tied, batch=self.batch, pool=self.recipe.pool)
+        return Step(samples, order.index(samples, self.count, self.seed), draw.uniform('flip') < self.flip,
+                    degrade.sample(self.recipe, draw, (self.size, self.size), self.scale))
+
+    def finish(self, x, step, impl='torch', pool=None):
+        """x: [B, 3, H, W] uint8, decoded and flipped, on the device the batch is wanted on -> Batch."""
+        sharp = degrade.sharpen(x, impl, pool=pool) if self.sharp_first else None
+        source = sharp if self.sharp_first and self.sharp_input else x
+        lq = degrade.degrade(source, self.recipe, step.params, impl, pool=pool)
+        target = sharp if self.sharp_first else degrade.canvas.unit(x)
+        return Batch(lq, target, torch.from_numpy(step.sample))
+
+
+class Options(NamedTuple):
+    """What a pipe needs beside its plan."""
+    reader: Any              # Reader of the manifest's images
+    start:  int              # first sample number
+    rank:   int
+    world:  int
+    device: torch.device
+    threads: int             # CPU threads for decoding and degrading

@@ -1,0 +1,77 @@
+"""Reading while training: a file that turns out bad is replaced by the next good one, the same in every pipe."""
+import threading
+
+from .files import BadFile, big_enough, check, decode, fit, read_bytes, sound
+from .manifest import DataError, shown, some
+
+
+class Reader:
+    """Files by number, a bad one replaced by the next good one in manifest order (the first after the last).
+
+    images: list of Image; size: training size. A file is judged at first sight and never again; one that scan(verify=True)
+    decoded is only walked. The replacement is a function of the files, not of the order of asking. Threads may share a Reader,
+    processes get a copy that judges and reports for itself.
+    """
+
+    def __init__(self, images, size=512, say=print):
+        self.images, self.size, self.say = list(images), size, say
+        self._good, self._bad, self._said, self._lock = set(), {}, set(), threading.Lock()
+        larger = sum((i.width, i.height) != (size, size) for i in self.images)
+        if larger:
+            say(f'{larger:,} of {len(self):,} images are larger than {size}x{size}: area-resized, then centre-cropped')
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getstate__(self):
+        return {k: v for k, v in self.__dict__.items() if k != '_lock'}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def read(self, index):
+        """(bytes of the file, index of the image they are); reports a replacement once. Raises DataError when no file is left."""
+        for step in range(len(self)):
+            used = (index + step) % len(self)
+            data = self._judge(used)
+            if data is not None:
+                self._report([(index + s) % len(self) for s in range(step)], used)
+                return data, used
+        raise DataError(f'none of {len(self):,} files can be decoded any more: ' + some([f'{shown(self.images[i].path)} ({r})'
+                        for i, r in sorted(self._bad.items())], 3) + '. Is the disk still there?')
+
+    def image(self, index):
+        """([size, size, 3] uint8 RGB, index used): read, decode, fit."""
+        while True:
+            data, used = self.read(index)
+            try:
+                return fit(decode(data), self.size), used
+            except BadFile as e:                 # changed on disk since it was judged
+                self._bad[used] = str(e)
+
+    def _judge(self, index):
+        """Bytes of a good file, None of a bad one."""
+        if index in self._bad:
+            return None
+        image = self.images[index]
+        try:
+            data = read_bytes(image.path)
+            if index not in self._good:
+                big_enough(*check(data)[1:3], self.size)
+                if not image.sound:
+                    sound(data)
+                self._good.add(index)
+            return data
+        except OSError as e:
+            self._bad[index] = f'cannot be read: {e.strerror}'
+        except BadFile as e:
+            self._bad[index] = str(e)
+        return None
+
+    def _report(self, skipped, used):
+        with self._lock:
+            new = [i for i in skipped if i not in self._said]
+            self._said.update(new)
+        for i in new:
+            bad, good = (shown(self.images[j].path) for j in (i, used))
+            self.say(f'{bad} cannot be decoded ({self._bad[i]}): replaced by {good}')

@@ -1,0 +1,61 @@
+"""Validation pairs: LQ and GT read from two folders, or HQ images degraded the same way every time."""
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import degrade
+from .batch import Plan
+from .files import BadFile, decode
+from .manifest import DataError
+from .reader import Reader
+
+SEED = 2 ** 62 + 1        # apart from every training seed: the same validation set whatever --seed is
+
+
+class Pairs:
+    """[(name, LQ [3, h, w], GT [3, H, W])] uint8 RGB, from manifest.scan_pairs."""
+
+    def __init__(self, pairs):
+        self._pairs = pairs
+
+    def __len__(self):
+        return len(self._pairs)
+
+    def name(self, i):
+        return _stem(self._pairs[i].lq.path)
+
+    def __getitem__(self, i):
+        return self.name(i), *(_read(image.path) for image in self._pairs[i])
+
+
+class Degraded:
+    """The same of HQ images and a recipe: image i has the degradation of sample i under a seed of its own, so it never changes."""
+
+    def __init__(self, images, recipe, *, size=512, scale=4, lq_from_usm=True):
+        self._reader = Reader(images, size, say=lambda _: None)
+        self._plan = Plan(len(images), recipe, batch=1, size=size, scale=scale, seed=SEED, flip=0.0, lq_from_usm=lq_from_usm)
+
+    def __len__(self):
+        return len(self._reader)
+
+    def name(self, i):
+        return _stem(self._reader.images[i].path)
+
+    def __getitem__(self, i):
+        image, _ = self._reader.image(i)
+        x = torch.from_numpy(image).permute(2, 0, 1)[None]
+        batch = self._plan.finish(x, self._plan(np.array([i])))
+        return self.name(i), (batch.input[0] * 255).round().to(torch.uint8), x[0]
+
+
+def _stem(path):
+    return Path(path).stem
+
+
+def _read(path):
+    try:
+        with open(path, 'rb') as f:
+            return torch.from_numpy(decode(f.read())).permute(2, 0, 1)
+    except (OSError, BadFile) as e:
+        raise DataError(f'{path} cannot be read any more: {e}') from e

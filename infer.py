@@ -1,0 +1,173 @@
+"""Restore images with a trained network.
+
+    python infer.py                                                  the validation inputs of the newest run
+    python infer.py --run runs/mine --input LQ/ --output restored/   a folder (or a file), same names out, 8-bit RGB PNG
+    python infer.py --run runs/mine --input LQ/ --gt GT/             also prints the PSNR of the saved files
+    python infer.py --weights MSRResNet.pth --input face.png         a checkpoint from elsewhere; the network is told by its weights
+"""
+import argparse
+import functools
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from rich.progress import track
+
+import models
+import train
+from dali_pipes import files, manifest
+from metrics.psnr import psnr
+from tasks import restore
+from training import checkpoint, run
+from training.run import RunError
+
+SUFFIXES = ('.png', '.jpg', '.jpeg')
+
+
+def parse(argv=None):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--run', help='run directory; its newest averaged weights are used (default: the newest under runs/)')
+    p.add_argument('--weights', help='weights instead of a run: .safetensors, or .pth as BasicSR saves them')
+    p.add_argument('--input', help='image or folder of any sizes (default: the run\'s validation inputs)')
+    p.add_argument('--output', help='folder to write to, or a file name for a single image (default: RUN/restored)')
+    p.add_argument('--gt', help='folder of ground truth with the same names, or one file: prints PSNR, on the saved 8-bit images')
+    p.add_argument('--tta', action='store_true', help='average with the restoration of the mirror image: twice the time, a little more PSNR')
+    p.add_argument('--batch', type=int, default=8, help='images of one size restored together (default: %(default)s)')
+    p.add_argument('--precision', choices=('bf16', 'fp32'), help='default: as the run was trained')
+    p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
+    return p.parse_args(argv)
+
+
+def load(args):
+    """(network on the device in eval mode, config of its run or None, default output folder)."""
+    if args.weights and args.run:
+        raise RunError('--run and --weights both name a network: give one')
+    if args.weights:
+        path, config, home = args.weights, None, Path('.')
+        try:
+            net = models.like(checkpoint.read_weights(path)[0])
+        except ValueError as e:
+            raise RunError(f'--weights {path}: {e}') from e
+    else:
+        path = home = Path(args.run or run.newest())
+        if not (home / 'config.json').is_file():
+            raise RunError(f'--run {home} is no run directory: it has no config.json')
+        config = json.loads((home / 'config.json').read_text())
+        net = models.NETWORKS[config['network']](**config['net'])
+    read = checkpoint.load_weights(net, path)
+    print(f'{read}: {models.count(net):,} parameters')
+    return net.to(args.device, memory_format=torch.channels_last).eval(), config, home / 'restored'
+
+
+def inputs(args, config):
+    """([name], function of a name's number -> [3, h, w] uint8, function -> ground truth or None)."""
+    if args.input is None:
+        if config is None:
+            raise RunError('--input is needed with --weights')
+        _, val = train.load_data(config, say=lambda _: None)
+        return [val.name(i) for i in range(len(val))], lambda i: val[i][1:]
+    paths = _images(args.input, '--input')
+    truths = _truths(args.gt, paths) if args.gt else [None] * len(paths)
+    return [p.stem for p in paths], lambda i: (_read(paths[i]), _read(truths[i]) if truths[i] else None)
+
+
+def _images(source, flag):
+    source = Path(source)
+    if not source.exists():
+        raise RunError(f'{flag} {source} does not exist')
+    found = sorted(p for p in source.iterdir() if p.suffix.lower() in SUFFIXES) if source.is_dir() else [source]
+    if not found:
+        raise RunError(f'{flag} {source} holds no image ({", ".join(SUFFIXES)})')
+    stems = [p.stem for p in found]
+    twice = next((s for s in stems if stems.count(s) > 1), None)
+    if twice:
+        raise RunError(f'{flag} {source} holds two images named {twice}: both would be written to {twice}.png')
+    return found
+
+
+def _truths(source, paths):
+    if Path(source).is_file() and len(paths) == 1:
+        return [Path(source)]
+    known = {p.stem: p for p in _images(source, '--gt')}
+    missing = [p.name for p in paths if p.stem not in known]
+    if missing:
+        raise RunError(f'--gt {source} lacks {len(missing)} of {len(paths)} images, e.g. {", ".join(missing[:3])}')
+    return [known[p.stem] for p in paths]
+
+
+def _read(path):
+    try:
+        return torch.from_numpy(files.decode(path.read_bytes())).permute(2, 0, 1)
+    except (OSError, files.BadFile) as e:
+        raise RunError(f'{path}: {e}') from e
+
+
+def write(path, image):
+    """[3, H, W] uint8 RGB -> 8-bit PNG, whole or not at all."""
+    fresh = path.with_name(f'.{path.name}.part')
+    data = cv2.imencode('.png', image.permute(1, 2, 0).cpu().numpy()[..., ::-1])[1]
+    try:
+        fresh.write_bytes(data)
+        os.replace(fresh, path)
+    except OSError as e:
+        fresh.unlink(missing_ok=True)
+        raise RunError(f'{path} cannot be written: {e.strerror}') from e
+
+
+@torch.no_grad()
+def restore_all(net, names, get, folder, args, autocast):
+    """Restore, save, and score the saved files. Returns [PSNR or None]."""
+    scores = []
+    with ThreadPoolExecutor(4) as pool:
+        items = pool.map(lambda i: (names[i], *get(i)), range(len(names)))
+        for group in restore.grouped(track(items, 'restoring', total=len(names), disable=not sys.stderr.isatty()), args.batch):
+            lq = torch.stack([lq for _, lq, _ in group]).to(args.device)
+            with autocast():
+                out = restore.restore(net, lq, args.tta).cpu()
+            for (name, _, gt), image in zip(group, out):
+                path = folder if folder.suffix else folder / f'{name}.png'
+                write(path, image)
+                scores.append(_score(path, gt, name))
+    return scores
+
+
+def _score(path, gt, name):
+    if gt is None:
+        return None
+    saved = _read(path)
+    if saved.shape != gt.shape:
+        raise RunError(f'{name}: the restored image is {tuple(saved.shape[1:])}, the ground truth {tuple(gt.shape[1:])} (height, width)')
+    return float(psnr(saved[None], gt[None])[0])
+
+
+def main(argv=None):
+    args = parse(argv)
+    try:
+        net, config, home = load(args)
+        names, get = inputs(args, config)
+        folder = Path(args.output or home)
+        if folder.suffix and len(names) > 1:
+            raise RunError(f'--output {folder} is one file, --input holds {len(names)}')
+        try:
+            (folder.parent if folder.suffix else folder).mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise RunError(f'--output {folder} cannot be made: {e.strerror}') from e
+        precision = args.precision or (config['precision'] if config else 'fp32')
+        autocast = functools.partial(torch.autocast, torch.device(args.device).type, torch.bfloat16, enabled=precision == 'bf16')
+        scores = [s for s in restore_all(net, names, get, folder, args, autocast) if s is not None]
+    except (RunError, manifest.DataError, checkpoint.CheckpointError) as e:
+        print(f'infer.py: {e}', file=sys.stderr)
+        return 2
+    print(f'{len(names)} images restored to {folder}')
+    if scores:
+        print(f'PSNR: {np.mean(scores):.4f} dB over {len(scores)} images')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What is trained: networks, loss terms per player, validation."""

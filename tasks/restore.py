@@ -1,0 +1,67 @@
+"""Face restoration: one network, a pixel loss, and the challenge's validation (PSNR and SSIM of rounded 8-bit images, no crop)."""
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from losses import pixel
+from metrics.psnr import psnr, to_uint8
+from metrics.ssim import ssim
+
+LOSSES = {'l1': pixel.l1, 'charbonnier': pixel.charbonnier}
+
+
+class Scores(NamedTuple):
+    psnr:    np.ndarray     # [N] dB of the restored images
+    ssim:    np.ndarray     # [N]
+    bicubic: np.ndarray     # [N] dB of bicubic enlargement of the same inputs
+    shown:   list           # (input, bicubic, ours, truth) uint8 [3, h, w] of the first few
+
+
+def losses(net, batch, kind):
+    """{'pixel': scalar} of a Batch."""
+    return {'pixel': LOSSES[kind](net(batch.input), batch.target)}
+
+
+def restore(net, lq, tta=False):
+    """lq [B, 3, h, w] uint8 on the device -> [B, 3, H, W] uint8. tta: mean over the image and its mirror image."""
+    x = (lq.float() / 255).contiguous(memory_format=torch.channels_last)
+    y = net(x).float()
+    if tta:
+        y = (y + net(x.flip(3)).float().flip(3)) / 2
+    return to_uint8(y)
+
+
+def bicubic(lq, size):
+    """lq [B, 3, h, w] uint8 -> [B, 3, *size] uint8, a = -0.75 as OpenCV's."""
+    return to_uint8(F.interpolate(lq.float() / 255, size=tuple(size), mode='bicubic'))
+
+
+@torch.no_grad()
+def validate(net, data, device, *, batch=8, autocast, show=4, threads=1, tta=False):
+    """Score `net` on a validation set: items (name, LQ uint8, GT uint8). autocast: a callable that returns a context. -> Scores."""
+    rows, shown = [], []
+    with ThreadPoolExecutor(threads) as pool:                    # reads ahead of the network
+        for items in grouped(pool.map(data.__getitem__, range(len(data))), batch):
+            lq, gt = (torch.stack(x).to(device) for x in list(zip(*items))[1:])
+            with autocast():
+                ours = restore(net, lq, tta)
+            cubic = bicubic(lq, gt.shape[-2:])
+            rows.append(torch.stack([psnr(ours, gt), ssim(ours, gt).to(torch.float64), psnr(cubic, gt)]).cpu())
+            for i in range(min(len(lq), show - len(shown))):
+                shown.append(tuple(t[i].cpu() for t in (lq, cubic, ours, gt)))
+    return Scores(*torch.cat(rows, 1).numpy(), shown)
+
+
+def grouped(items, most):
+    """Runs of up to `most` items of equal sizes."""
+    group = []
+    for item in items:
+        if group and (len(group) == most or any(a.shape != b.shape for a, b in zip(group[0][1:], item[1:]))):
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group

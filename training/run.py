@@ -1,0 +1,54 @@
+"""A run directory: config.json says what ran, and the same command resumes it."""
+import difflib
+import json
+import os
+from pathlib import Path
+
+
+class RunError(Exception):
+    """A message for the user: flag or file, value, remedy. Scripts print it and exit with 2."""
+
+
+FREE = {'pipe', 'device', 'threads', 'save_minutes', 'strict', 'verify', 'compile'}      # may differ on resume: they change no sample and no schedule
+
+
+def prepare(run_dir, config):
+    """Create `run_dir` with config.json, or check that the one there was made with the same options. Returns True if it existed.
+
+    Raises RunError naming each option that differs, or if the folder cannot be written.
+    """
+    path = Path(run_dir) / 'config.json'
+    config = json.loads(json.dumps(config))
+    if path.exists():
+        try:
+            old = json.loads(path.read_text())
+        except ValueError as e:
+            raise RunError(f'{path} is damaged ({e}): restore it, or start afresh with another --out') from e
+        differs = [f'{k}: was {old.get(k)!r}, now {config.get(k)!r}' for k in sorted({*old, *config} - FREE) if old.get(k) != config.get(k)]
+        if differs:
+            raise RunError(f'{run_dir} was made with other options ({"; ".join(differs)}): give the same ones to resume, or another --out')
+        return True
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name('.config.json')
+        fresh.write_text(json.dumps(config, indent=2) + '\n')
+        os.replace(fresh, path)
+    except OSError as e:
+        raise RunError(f'--out {run_dir} cannot be written: {e.strerror}') from e
+    return False
+
+
+def choose(name, names, what):
+    """`name` if it is one of `names`; RunError with the near miss otherwise."""
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        raise RunError(f'unknown {what} {name!r}' + (f', did you mean {near[0]!r}?' if near else '') + f' (there are: {", ".join(names)})')
+    return name
+
+
+def newest(folder='runs'):
+    """Run directory under `folder` that was written last; RunError if there is none."""
+    runs = [p.parent for p in Path(folder).glob('*/config.json')]
+    if not runs:
+        raise RunError(f'no run in {folder}/: train one first (python train.py), or name one with --run')
+    return max(runs, key=lambda r: max(p.stat().st_mtime for p in (r, *r.glob('checkpoints/*'), r / 'config.json')))
