@@ -2,6 +2,7 @@
 # make test    environment, then the tests
 # Both create .venv if it is missing and need nothing but python3 (3.10 or newer, with venv) and the package index.
 
+comma := ,
 PYTHON ?= python3
 VENV   ?= .venv
 RUN     = $(VENV)/bin/python
@@ -9,6 +10,8 @@ RUN     = $(VENV)/bin/python
 # CUDA 12 libraries for drivers 525-579, CUDA 13 for newer ones and for machines without a GPU.
 DRIVER := $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1 | cut -d. -f1)
 EXTRA  := $(if $(DRIVER),$(shell [ $(DRIVER) -ge 580 ] && echo cuda13 || echo cuda12),cuda13)
+# DALI and CuPy exist for Linux only; elsewhere the torch pipe does without.
+EXTRA  := $(if $(filter Linux,$(shell uname -s)),$(EXTRA),)
 
 .PHONY: train test clean
 
@@ -24,7 +27,7 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	@echo "installing the packages (about 2 GB with CUDA 13's libraries; [$(EXTRA)])"
-	$(RUN) -m pip install --quiet -e '.[$(EXTRA),test]'
+	$(RUN) -m pip install --quiet -e '.[$(if $(EXTRA),$(EXTRA)$(comma))test]'
 	touch $@
 
 clean:

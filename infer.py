@@ -124,7 +124,7 @@ def restore_all(net, names, get, folder, args, autocast):
     """Restore, save, and score the saved files. Returns [PSNR or None]."""
     scores = []
     with ThreadPoolExecutor(4) as pool:
-        items = pool.map(lambda i: (names[i], *get(i)), range(len(names)))
+        items = restore.ahead(pool, lambda i: (names[i], *get(i)), len(names), 2 * args.batch)
         for group in restore.grouped(track(items, 'restoring', total=len(names), disable=not sys.stderr.isatty()), args.batch):
             lq = torch.stack([lq for _, lq, _ in group]).to(args.device)
             with autocast():

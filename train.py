@@ -7,8 +7,10 @@
 Running the same command again resumes. A run directory holds config.json, log.jsonl, curves.png, samples/ and checkpoints/.
 """
 import argparse
+import errno
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -28,7 +30,7 @@ from training.run import RunError
 # `nimg` images in all, learning rate `lr` at its peak, `ema` horizon in images, `ticks` validations evenly over the run.
 PRESETS = {
     'demo':       dict(network='unet',     net=dict(),          recipe='ai6126_2024', batch=4,  minutes=5.0,     lr=1e-3, loss='l1', ema=800,    ticks=5),
-    'unet':       dict(network='unet',     net=dict(),          recipe='ai6126_2024', batch=4,  nimg=200_000,    lr=1e-3, loss='l1', ema=800,    ticks=40),
+    'unet':       dict(network='unet',     net=dict(),          recipe='ai6126_2024', batch=4,  nimg=200_000,    lr=1e-3, loss='l1', ema=800,    ticks=20),
     'srresnet16': dict(network='srresnet', net=dict(blocks=16), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
     'srresnet20': dict(network='srresnet', net=dict(blocks=20), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
     'srresnet24': dict(network='srresnet', net=dict(blocks=24), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
@@ -87,18 +89,25 @@ def configure(args):
     for k in ('batch', 'nimg', 'minutes', 'lr', 'ema', 'ticks', 'size', 'threads', 'save_minutes'):
         if c[k] is not None and not c[k] > 0:
             raise RunError(f'--{k.replace("_", "-")} {c[k]}: must be positive')
+    if c['pipe'] == 'dali' and not _has_dali():
+        raise RunError('--pipe dali needs NVIDIA DALI: pip install -e .[cuda13], or [cuda12] for drivers 525-579; --pipe torch does without')
     if c['size'] % 4 or c['seed'] < 0:
         raise RunError(f'--size {c["size"]} must be a multiple of the scale 4 and --seed {c["seed"]} not negative')
     return c
 
 
 def _default_pipe(c):
-    try:
-        import nvidia.dali  # noqa: F401
+    if _has_dali():
         return 'dali'
-    except ImportError:
-        print('DALI is not installed: --pipe torch (pip install -e .[cuda13] brings it)')
-        return 'torch'
+    print('DALI is not installed: --pipe torch (pip install -e .[cuda13] brings it)')
+    return 'torch'
+
+
+def _has_dali():
+    try:
+        return importlib.util.find_spec('nvidia.dali') is not None
+    except (ModuleNotFoundError, ValueError):                # no package nvidia at all
+        return False
 
 
 def _default_precision(c):
@@ -262,10 +271,10 @@ def main(argv=None):
     except (RunError, manifest.DataError, checkpoint.CheckpointError) as e:
         print(f'train.py: {e}', file=sys.stderr)
         return 2
-    except ImportError as e:
-        if 'DALI' not in str(e):
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        print(f'train.py: {e}', file=sys.stderr)
+        print(f'train.py: {e.filename or args.out or "the run directory"} cannot be written: {e.strerror}; the last checkpoint is whole', file=sys.stderr)
         return 2
 
 

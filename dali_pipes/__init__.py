@@ -9,7 +9,7 @@ import os
 import torch
 
 from . import degrade
-from .batch import Batch, Options, Plan
+from .batch import Options, Plan
 from .reader import Reader
 
 PIPES = 'dali', 'torch', 'reference'

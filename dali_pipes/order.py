@@ -35,7 +35,7 @@ def shard(start, batch, rank=0, world=1):
 @lru_cache(maxsize=2)                            # a batch may lie across two epochs
 def permutation(epoch, count, seed):
     """[count] int64, read-only: the order of Philox's raw words, which NumPy promises to keep (NEP 19), unlike Generator's."""
-    words = np.random.Philox(key=[seed, stream(f'order/{epoch}')]).random_raw(count)
+    words = np.random.Philox(key=np.array([seed, stream(f'order/{epoch}')], np.uint64)).random_raw(count)
     order = np.argsort(words, kind='stable')
     order.flags.writeable = False
     return order

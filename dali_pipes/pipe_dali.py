@@ -37,10 +37,11 @@ class DaliPipe:
 
         @pipeline_def(batch_size=self._plan.batch, num_threads=self._options.threads, device_id=self._options.device.index or 0 if self._gpu else None, **ahead)
         def graph():
+            if not self._uniform:                        # sizes differ: fitted and flipped below
+                data = fn.external_source(source=lambda: self._next_files()[0], batch=True, dtype=types.UINT8)
+                return fn.decoders.image(data, device='cpu', output_type=types.RGB)
             data, flip = fn.external_source(source=self._next_files, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT32])
             image = fn.decoders.image(data, device='cpu', output_type=types.RGB)
-            if not self._uniform:
-                return image                             # sizes differ: fitted and flipped below
             return fn.flip(image.gpu() if self._gpu else image, horizontal=flip)
 
         pipe = graph()

@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import degrade
 from .batch import Plan
 from .files import BadFile, decode
 from .manifest import DataError

@@ -1,4 +1,5 @@
 """Face restoration: one network, a pixel loss, and the challenge's validation (PSNR and SSIM of rounded 8-bit images, no crop)."""
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ def validate(net, data, device, *, batch=8, autocast, show=4, threads=1, tta=Fal
     """Score `net` on a validation set: items (name, LQ uint8, GT uint8). autocast: a callable that returns a context. -> Scores."""
     rows, shown = [], []
     with ThreadPoolExecutor(threads) as pool:                    # reads ahead of the network
-        for items in grouped(pool.map(data.__getitem__, range(len(data))), batch):
+        for items in grouped(ahead(pool, data.__getitem__, len(data), 2 * batch), batch):
             lq, gt = (torch.stack(x).to(device) for x in list(zip(*items))[1:])
             with autocast():
                 ours = restore(net, lq, tta)
@@ -53,6 +54,17 @@ def validate(net, data, device, *, batch=8, autocast, show=4, threads=1, tta=Fal
             for i in range(min(len(lq), show - len(shown))):
                 shown.append(tuple(t[i].cpu() for t in (lq, cubic, ours, gt)))
     return Scores(*torch.cat(rows, 1).numpy(), shown)
+
+
+def ahead(pool, get, count, depth):
+    """get(0), get(1), ... in order, computed by the pool up to `depth` ahead: a folder of any size in bounded memory."""
+    waiting = deque()
+    for i in range(count):
+        waiting.append(pool.submit(get, i))
+        if len(waiting) > depth:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def grouped(items, most):

@@ -19,7 +19,8 @@ def params(kind, n, seed=0):
     sx = rng.uniform(0.2, 3, n)
     iso = kind in (blur.ISO, blur.GEN_ISO, blur.PLATEAU_ISO)
     return blur.Params(np.full(n, kind), 2 * rng.integers(3, 11, n) + 1, sx, sx if iso else rng.uniform(0.2, 3, n),
-                       np.zeros(n) if iso else rng.uniform(-math.pi, math.pi, n), rng.uniform(0.5, 4, n), rng.uniform(math.pi / 5, math.pi, n))
+                       np.zeros(n) if iso else rng.uniform(-math.pi, math.pi, n), rng.uniform(0.5, 4, n),
+                       rng.uniform(math.pi / 5, math.pi, n))
 
 
 def one(p, i):
@@ -76,7 +77,8 @@ def test_every_way_to_correlate(h, w, taps, mirrored, photo):
     u8, k = photo(h, w, taps), kernel(taps, mirrored)
     x = u8.astype(np.float32) / np.float32(255)
     expected = blur.apply_ref(x.astype(np.float64), k.astype(np.float64))
-    assert np.abs(cv2.filter2D(x.astype(np.float64), -1, k.astype(np.float64), borderType=cv2.BORDER_REFLECT_101) - expected).max() < 1e-12
+    other = cv2.filter2D(x.astype(np.float64), -1, k.astype(np.float64), borderType=cv2.BORDER_REFLECT_101)
+    assert np.abs(other - expected).max() < 1e-12
     torch_y = blur.apply_torch(canvas.nchw(x), torch.from_numpy(k)[None])[0].permute(1, 2, 0).numpy()
     assert np.abs(torch_y - expected).max() < 2e-6
     assert np.abs(blur.apply_opencv(x, k) - expected).max() < 2e-6
@@ -89,7 +91,8 @@ def test_each_way_is_taken(monkeypatch, photo):
     for owner, name in (blur, '_fourier'), (cv2, 'filter2D'), (cv2, 'sepFilter2D'):
         monkeypatch.setattr(owner, name, lambda *a, _f=getattr(owner, name), _n=name, **k: ways.append(_n) or _f(*a, **k))
     x = photo(40, 40)
-    for k, separable in (kernel(13, False), False), (kernel(11, False), False), (kernel(7, True), True), (np.pad(kernel(1, True), 3), False):
+    for k, separable in ((kernel(13, False), False), (kernel(11, False), False), (kernel(7, True), True),
+                         (np.pad(kernel(1, False), 3), False)):
         blur.apply_opencv(x, k, separable)
     assert ways == ['_fourier', 'filter2D', 'sepFilter2D']
     assert blur.spectrum(kernel(13, True), (64, 64)).ndim == 3 and blur.spectrum(kernel(13, False), (64, 64)).ndim == 2

@@ -44,7 +44,7 @@ def sample(recipe, draw, size, scale=4):
     gt = np.tile(np.array(size, np.int64), (b, 1))
     sizes, params = Sizes(gt, gt, gt // scale), []
     for stage in recipe.stages:
-        p = stage.op.sample(draw.at(stage.name), _active(draw.at(''), stage, b), sizes, **stage.ranges)
+        p = stage.op.sample(draw.at(stage.name), _active(draw, stage, b), sizes, **stage.ranges)
         sizes = sizes._replace(now=getattr(p, 'size', sizes.now))        # resize alone has a size
         params.append(p)
     return tuple(params)
@@ -97,7 +97,8 @@ def degrade(x, recipe, params, impl='torch', *, opencv=None, pool=None):
         return canvas.unit(_last(chain_torch(x, recipe, params)).pix)
     run = _one_ref if impl == 'ref' else _one_torch
     opencv = opencv is None or opencv
-    return torch.cat(list((pool.map if pool else map)(lambda i: run(x[i:i + 1], recipe, take(params, slice(i, i + 1)), opencv), range(len(x)))))
+    images = (pool.map if pool else map)(lambda i: run(x[i:i + 1], recipe, take(params, slice(i, i + 1)), opencv), range(len(x)))
+    return torch.cat(list(images)).contiguous(memory_format=torch.channels_last)
 
 
 def sharpen(x, impl='torch', *, pool=None):

@@ -20,7 +20,7 @@ DCT = np.array([[(math.sqrt(0.5) if u == 0 else 1) / 2 * math.cos((2 * x + 1) * 
 
 
 class Params(NamedTuple):
-    quality: np.ndarray     # [B] float64 1..100; 0 where the step is skipped
+    quality: np.ndarray     # [B] float64 in [1, 100), whose tables shrink to nothing; 0 where the step is skipped
 
 
 def sample(draw, on, sizes, *, quality=(50, 95)):

@@ -188,6 +188,8 @@ def run_torch(c, p, opencv=False):
 
     def run(x, q):
         on = torch.from_numpy(q.quality > 0)
+        if not on.any():
+            return x
         y = x.clone()
         y[on] = apply_torch((to_8bit(x[on]) * 255).round().to(torch.uint8), q.quality[q.quality > 0]).to(x.dtype) / 255
         return y

@@ -187,7 +187,8 @@ def apply_opencv(x, mode, size, step):
         if by_size:
             return cv2.resize(x, (W, H), interpolation=how)
         y = cv2.resize(x, None, fx=1 / step[1], fy=1 / step[0], interpolation=how)
-        if y.shape[0] >= H and y.shape[1] >= W:  # OpenCV rounds the size where torch floors it: the first pixels are the same
+        # OpenCV rounds the size where torch floors it: the first pixels are the same. But of equal sizes it makes a copy, whatever the step.
+        if y.shape[:2] != (h, w) and y.shape[0] >= H and y.shape[1] >= W:
             return np.ascontiguousarray(y[:H, :W])
     grows = H > h or W > w
     return _banded(x, taps(mode, h, H, step[0], grows), taps(mode, w, W, step[1], grows))

@@ -1,0 +1,171 @@
+"""The three pipes yield the same batches."""
+import json
+import os
+import subprocess
+import sys
+import threading
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dali_pipes
+from dali_pipes import degrade, faces, manifest, validation
+from dali_pipes.degrade import blur, noise, resize
+
+from zoo import picture, png, rows
+
+SIZE, BATCH, START, STEPS, SEED = 128, 5, 7, 10, 3
+FAST = 'torch', 'dali'
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+    """PNG and JPEG, RGB, gray, palette and RGBA, some larger than the training size."""
+    folder = tmp_path_factory.mktemp('hq')
+    for i in range(12):
+        image = faces.face(500 + i, SIZE if i % 6 else SIZE + 32).image
+        path = folder / f'{i:02d}.{"jpg" if i % 4 == 1 else "png"}'
+        picture = Image.fromarray(image)
+        if i % 4 == 2:
+            picture = picture.convert('L' if i % 8 == 2 else 'P')
+        if i % 4 == 3:
+            picture = picture.convert('RGBA')
+            picture.putalpha(Image.fromarray(image[..., 0]))
+        picture.save(path)
+    found = manifest.scan(str(folder), size=SIZE, cache_dir=folder, say=lambda _: None).images
+    assert {i.colour for i in found} >= {'rgb', 'gray', 'palette', 'rgba'} and {i.kind for i in found} == {'png', 'jpeg'}
+    return found
+
+
+def batches(name, images, recipe, steps=STEPS, **options):
+    options = {**dict(batch=BATCH, size=SIZE, seed=SEED, start=START, rank=1, world=2, say=lambda _: None), **options}
+    if name == 'dali':
+        pytest.importorskip('nvidia.dali')
+    with dali_pipes.make(name, images, recipe, **options) as pipe:
+        return [next(pipe) for _ in range(steps)]
+
+
+def assert_same(a, b):
+    for x, y in zip(a, b, strict=True):
+        for one, other in zip(x, y):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize('recipe', degrade.RECIPES)
+@pytest.mark.parametrize('name', FAST)
+def test_pipe_is_the_reference(name, recipe, images, reference):
+    ours = batches(name, images, recipe)
+    for a, b in zip(ours, reference(recipe), strict=True):
+        assert torch.equal(a.sample, b.sample) and torch.equal(a.target, b.target)
+        assert a.input.shape == (BATCH, 3, SIZE // 4, SIZE // 4) and a.input.is_contiguous(memory_format=torch.channels_last)
+    off = torch.stack([(a.input - b.input).abs() for a, b in zip(ours, reference(recipe))]) * 255
+    assert (off < 1.01).float().mean() >= 0.99
+    assert (off.amax((2, 3, 4)) < 1.01).float().mean() >= 0.9          # the few others have a JPEG block tipped by one rounding
+
+
+@pytest.fixture(scope='module')
+def reference(images):
+    made = {}
+    return lambda recipe: made.setdefault(recipe, None) or made.update({recipe: batches('reference', images, recipe)}) or made[recipe]
+
+
+def test_samples_cover_the_recipe(images):
+    """What the comparison above runs through: every kind of kernel, noise, filter and order."""
+    plan = dali_pipes.Plan(len(images), degrade.recipe('ai6126_2024'), batch=BATCH, size=SIZE, seed=SEED)
+    params = [plan(np.arange(START + BATCH + 2 * BATCH * i, START + 2 * BATCH * (i + 1))).params for i in range(STEPS)]
+    stages = {s.name: j for j, s in enumerate(plan.recipe.stages)}
+
+    def drawn(field, *names):
+        return set(np.concatenate([getattr(p[stages[n]], field) for p in params for n in names]).tolist())
+    assert drawn('kind', 'blur1', 'blur2', 'sinc') == set(range(8))
+    assert drawn('kind', 'noise1', 'noise2') == {noise.GAUSSIAN, noise.POISSON} and drawn('gray', 'noise1', 'noise2') == {True, False}
+    assert drawn('mode', 'resize1', 'resize2', 'resize3') == {resize.AREA, resize.BILINEAR, resize.BICUBIC}
+    assert 0 in drawn('quality', 'jpeg2a') and max(drawn('quality', 'jpeg2a')) > 0
+
+
+def test_dali_is_torch_to_the_bit(images):
+    assert_same(batches('dali', images, 'ai6126_2024'), batches('torch', images, 'ai6126_2024'))
+
+
+@pytest.mark.parametrize('name', ['reference', *FAST])
+def test_resume_is_start(name, images):
+    """Batches from a later start on are the later batches; ranks are shares of one process with a larger batch."""
+    whole = batches(name, images, 'bicubic', 4, start=0, rank=0, world=1)
+    assert_same(batches(name, images, 'bicubic', 2, start=2 * BATCH, rank=0, world=1), whole[2:])
+    ranks = [batches(name, images, 'bicubic', 2, start=0, rank=r, world=2) for r in (0, 1)]
+    assert_same([b for pair in zip(*ranks) for b in pair], whole)
+
+
+@pytest.mark.parametrize('recipe', ['ai6126_2024', 'bicubic'])
+def test_usm_switches(recipe, images):
+    def one(**options):
+        return batches('torch', images, recipe, 1, **options)[0]
+    plain, both, target, neither = one(), one(target_usm=True), one(target_usm=True, lq_from_usm=False), one(lq_from_usm=False)
+    assert torch.equal(plain.target, neither.target) and torch.equal(both.target, target.target) and not torch.equal(both.target, plain.target)
+    assert torch.equal(both.input, plain.input) and torch.equal(target.input, neither.input)
+    assert torch.equal(plain.input, neither.input) == (recipe == 'bicubic')          # the recipe decides whether there is a USM at all
+
+
+def test_pair_pool_changes_ties_only(images):
+    recipe = degrade.recipe('ai6126_2024_parity')
+    a, b = (batches('torch', images, recipe._replace(pool=pool), 2, start=1000, rank=0, world=1) for pool in (0, 50))
+    assert torch.equal(a[1].target, b[1].target) and not torch.equal(a[1].input, b[1].input)
+
+
+@pytest.mark.parametrize('name', ['reference', *FAST])
+def test_late_bad_file_is_replaced(name, tmp_path):
+    """A zlib fault under valid CRCs, met only when decoding: the next good file takes its place, the same in every pipe."""
+    stream = bytearray(zlib.compress(rows(picture(SIZE))))
+    stream[-1] ^= 1
+    for i in range(4):
+        cv2.imwrite(str(tmp_path / f'{i}.png'), faces.face(i, SIZE).image)
+    (tmp_path / '1.png').write_bytes(png(SIZE, SIZE, 2, b'', stream=bytes(stream)))
+    found = manifest.scan(str(tmp_path), size=SIZE, cache_dir=tmp_path / 'cache', say=lambda _: None).images
+    assert len(found) == 4
+    said = []
+    out = batches(name, found, 'bicubic', 2, batch=4, flip=0, start=0, rank=0, world=1, say=said.append)
+    assert len(said) == 1 and '1.png' in said[0] and '2.png' in said[0]
+    targets = {tuple(t.flatten()[::997].tolist()) for b in out for t in b.target}
+    assert len(targets) == 3                     # four files, one of them twice
+
+
+def test_close_leaves_nothing(images):
+    for name in 'torch', 'reference':
+        before = {t.ident for t in threading.enumerate()}
+        batches(name, images, 'bicubic', 1)
+        assert {t.ident for t in threading.enumerate()} <= before
+
+
+def test_ctrl_c_ends_the_process(images, tmp_path):
+    """A pipe left open at a KeyboardInterrupt keeps nobody waiting."""
+    pytest.importorskip('nvidia.dali')
+    code = ('import sys, json, dali_pipes; from dali_pipes.manifest import Image\n'
+            'pipe = dali_pipes.make("dali", [Image(*i) for i in json.loads(sys.argv[1])], "bicubic", size=128, batch=2)\n'
+            'next(pipe); raise KeyboardInterrupt')
+    done = subprocess.run([sys.executable, '-c', code, json.dumps(images)], capture_output=True, text=True, timeout=120,
+                          cwd=os.path.dirname(os.path.dirname(__file__)))
+    assert 'KeyboardInterrupt' in done.stderr and done.returncode != 0
+
+
+def test_names(images, monkeypatch):
+    with pytest.raises(ValueError, match="did you mean 'torch'"):
+        dali_pipes.make('toch', images, 'bicubic')
+    with pytest.raises(ValueError, match="did you mean 'ai6126_2024'"):
+        dali_pipes.make('torch', images, 'ai6126_204')
+    monkeypatch.setitem(sys.modules, 'nvidia.dali', None)
+    with pytest.raises(ImportError, match='pip install'):
+        dali_pipes.make('dali', images, 'bicubic', size=SIZE)
+
+
+def test_validation_never_changes(images):
+    a, b = (validation.Degraded(images, degrade.recipe('ai6126_2024'), size=SIZE) for _ in range(2))
+    order = [3, 0, 3]
+    assert all(torch.equal(x, y) for i in order for x, y in zip(a[i][1:], b[i][1:]))
+    assert a[0][1].shape == (3, SIZE // 4, SIZE // 4) and a[0][1].dtype == torch.uint8
+    assert not torch.equal(a[1][1], a[2][1])
+    fewer = validation.Degraded(images[:2], degrade.recipe('ai6126_2024'), size=SIZE)
+    assert torch.equal(fewer[1][1], a[1][1])

@@ -1,0 +1,230 @@
+"""train.py and infer.py on real processes: a run, its files, exact resume after kill -9, and what bad input gets."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import infer
+import models
+import train
+from dali_pipes import faces
+from training import checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = 64
+PIPES = 'torch', 'dali'
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Ten faces of 64x64, and LQ/GT pairs of two others."""
+    folder = tmp_path_factory.mktemp('data')
+    for i in range(10):
+        _png(folder / 'hq' / f'{i}.png', faces.face(i, SIZE).image)
+    for i in range(3):
+        gt = faces.face(100 + i, SIZE).image
+        _png(folder / 'pairs' / 'GT' / f'{i}.png', gt)
+        _png(folder / 'pairs' / 'LQ' / f'{i}.png', cv2.resize(gt, (16, 16), interpolation=cv2.INTER_AREA))
+    return folder
+
+
+def _png(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[..., ::-1])
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv('FACES_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
+
+
+def flags(data, out, **more):
+    """A small real command: 64-pixel faces, the first-order recipe (its kernels fit so small a picture)."""
+    options = dict(data=data / 'hq', val=data / 'pairs', out=out, preset='unet', recipe='gfpgan', size=SIZE, batch=2, nimg=48, ticks=3, threads=2, pipe='torch') | more
+    return [x for k, v in options.items() for x in ('--' + k.replace('_', '-'), str(v))]
+
+
+def weights(out):
+    return load_file(checkpoint.latest(out) / 'net.safetensors'), load_file(checkpoint.latest(out) / 'ema.safetensors')
+
+
+def same(a, b):
+    return all(x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) for x, y in zip(a, b))
+
+
+@pytest.fixture(scope='module')
+def run(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp('runs') / 'whole'
+    assert train.main(flags(data, out)) == 0
+    return out
+
+
+def test_run_directory(run, capsys):
+    rows = [json.loads(line) for line in (run / 'log.jsonl').read_text().splitlines()]
+    assert [r['nimg'] for r in rows if 'psnr' in r] == [16, 32, 48]
+    assert all(np.isfinite(r['psnr']) and 0 <= r['wait'] <= 1 for r in rows if 'psnr' in r) and any('loss' in r for r in rows)
+    assert json.loads((run / 'config.json').read_text())['recipe'] == 'gfpgan'
+    assert cv2.imread(str(run / 'curves.png')) is not None and len(list((run / 'samples').glob('*.png'))) == 3
+    assert len(list((run / 'checkpoints').iterdir())) == 2
+
+
+def test_same_command_again_changes_nothing(run, data, capsys):
+    before = weights(run)
+    assert train.main(flags(data, run)) == 0
+    assert 'resumed at 48 images' in capsys.readouterr().out and same(before, weights(run))
+
+
+def _spawn(argv):
+    return subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *argv], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def _kill_when(argv, condition):
+    """Start the command and SIGKILL it as soon as the condition holds; False if it ended before."""
+    process = _spawn(argv)
+    while process.poll() is None:
+        if condition():
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            return True
+        time.sleep(0.002)
+    assert process.returncode == 0, process.stderr.read()
+    return False
+
+
+@pytest.mark.parametrize('pipe', PIPES)
+def test_kill_9_and_resume_is_bit_identical(pipe, run, data, tmp_path):
+    """Killed before the first checkpoint, inside a checkpoint's write and after a validation; then it runs to its end."""
+    if pipe == 'dali':
+        pytest.importorskip('nvidia.dali')
+    out = tmp_path / 'killed'
+    argv, folder = flags(data, out, pipe=pipe), out / 'checkpoints'
+    assert _kill_when(argv, (out / 'config.json').exists)
+    assert _kill_when(argv, lambda: folder.exists() and any(folder.iterdir()))
+    assert _kill_when(argv, lambda: len(list((out / 'samples').glob('*.png'))) >= 2)
+    assert train.main(argv) == 0
+    assert same(weights(out), weights(run))
+    rows = [json.loads(line) for line in (out / 'log.jsonl').read_text().splitlines()]
+    assert [r['nimg'] for r in rows if 'psnr' in r] == [16, 32, 48]
+
+
+def test_sigterm_saves(data, run, tmp_path):
+    out = tmp_path / 'stopped'
+    argv = flags(data, out)
+    process = _spawn(argv)
+    while not (out / 'log.jsonl').exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and checkpoint.latest(out)
+    assert train.main(argv) == 0 and same(weights(out), weights(run))
+
+
+def test_minutes_ends_in_time(data, tmp_path, capsys):
+    assert train.main([a for a in flags(data, tmp_path / 'timed', minutes=0.05) if a not in ('--nimg', '48')]) == 0
+    rows = [json.loads(line) for line in (tmp_path / 'timed' / 'log.jsonl').read_text().splitlines()]
+    assert 'psnr' in rows[-1]
+
+
+def test_infer_prints_the_validation_psnr(run, data, tmp_path, capsys):
+    expected = [json.loads(line) for line in (run / 'log.jsonl').read_text().splitlines()][-1]['psnr']
+    argv = ['--run', str(run), '--input', str(data / 'pairs' / 'LQ'), '--gt', str(data / 'pairs' / 'GT'), '--output', str(tmp_path / 'out')]
+    assert infer.main(argv) == 0
+    printed = float(re.search(r'PSNR: ([\d.]+)', capsys.readouterr().out)[1])
+    assert printed == pytest.approx(expected, abs=0.01)
+    out = cv2.imread(str(tmp_path / 'out' / '0.png'), cv2.IMREAD_UNCHANGED)
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['0.png', '1.png', '2.png'] and out.shape == (SIZE, SIZE, 3) and out.dtype == np.uint8
+    assert infer.main(['--run', str(run), '--output', str(tmp_path / 'val')]) == 0          # without --input: the run's validation set
+    assert float(re.search(r'PSNR: ([\d.]+)', capsys.readouterr().out)[1]) == pytest.approx(printed, abs=1e-4)
+
+
+@pytest.mark.parametrize('size', [(16, 16), (63, 17), (128, 128)])
+def test_infer_takes_any_size_and_tta(size, run, tmp_path):
+    _png(tmp_path / 'in.png', np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+    assert infer.main(['--run', str(run), '--input', str(tmp_path / 'in.png'), '--output', str(tmp_path / 'out.png'), '--tta']) == 0
+    assert cv2.imread(str(tmp_path / 'out.png')).shape == (4 * size[0], 4 * size[1], 3)
+
+
+def test_infer_with_a_public_checkpoint(tmp_path):
+    net = models.SRResNet(blocks=3, width=8)
+    torch.save({'params_ema': net.state_dict()}, tmp_path / 'net.pth')
+    _png(tmp_path / 'in.png', np.full((12, 10, 3), 99, np.uint8))
+    assert infer.main(['--weights', str(tmp_path / 'net.pth'), '--input', str(tmp_path / 'in.png'), '--output', str(tmp_path / 'o')]) == 0
+    assert cv2.imread(str(tmp_path / 'o' / 'in.png')).shape == (48, 40, 3)
+
+
+def _bad(tmp_path, name):
+    (tmp_path / 'empty').mkdir(exist_ok=True)
+    (tmp_path / 'text').mkdir(exist_ok=True)
+    (tmp_path / 'text' / 'a.png').write_text('no picture')
+    return str(tmp_path / name)
+
+
+@pytest.mark.parametrize('change, said', [
+    (dict(data='missing'), 'missing'), (dict(data='empty'), 'empty'), (dict(data='text'), 'a.png'), (dict(size=128), 'smaller'),
+    (dict(val='text'), 'a.png'), (dict(val='10'), '10'), (dict(preset='unett'), "did you mean 'unet'"), (dict(recipe='gfpgn'), "did you mean 'gfpgan'"),
+    (dict(pipe='dalli'), "did you mean 'dali'"), (dict(loss='l2'), 'l1'), (dict(batch=0), '--batch 0'), (dict(size=62), '--size 62'), (dict(lr=-1), '--lr'),
+    (dict(minutes=1), '--minutes'),
+])
+def test_bad_input_is_refused(change, said, data, tmp_path, capsys):
+    change = {k: _bad(tmp_path, v) if v in ('missing', 'empty', 'text') else v for k, v in change.items()}
+    assert train.main(flags(data, tmp_path / 'out', **change)) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith('train.py: ') and not (tmp_path / 'out').exists()
+
+
+def test_other_options_are_refused(run, data, capsys):
+    assert train.main(flags(data, run, lr=5e-4)) == 2
+    assert 'lr: was 0.001, now 0.0005' in capsys.readouterr().err
+    assert train.main(flags(data, run, data=data / 'pairs' / 'GT', val=2)) == 2
+    assert 'images: was' in capsys.readouterr().err
+
+
+def test_nan_is_named_and_checkpoint_kept(data, tmp_path, capsys):
+    out = tmp_path / 'nan'
+    assert train.main(flags(data, out, lr=1e30, precision='fp32')) == 2
+    error = capsys.readouterr().err
+    assert re.search(r'the loss is (nan|inf) at image \d+', error) and 'lower --lr' in error
+
+
+def test_pairs_must_match(data, tmp_path, capsys):
+    for name in 'LQ', 'GT':
+        _png(tmp_path / 'pairs' / name / '0.png', np.zeros((SIZE, SIZE, 3), np.uint8))
+    assert train.main(flags(data, tmp_path / 'out', val=tmp_path / 'pairs')) == 2
+    assert '0.png' in capsys.readouterr().err
+    os.rename(tmp_path / 'pairs' / 'LQ' / '0.png', tmp_path / 'pairs' / 'LQ' / '1.png')
+    assert train.main(flags(data, tmp_path / 'out', val=tmp_path / 'pairs')) == 2
+    assert 'partner' in capsys.readouterr().err
+
+
+def test_dali_missing(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'nvidia.dali', None)
+    assert train.main(flags(data, tmp_path / 'out', pipe='dali')) == 2
+    assert 'pip install' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('argv, said', [
+    (['--run', 'nowhere'], 'config.json'), (['--weights', 'nothing.pth', '--input', '.'], 'nothing.pth'), (['--run', 'a', '--weights', 'b'], 'give one'),
+])
+def test_infer_bad_input(argv, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert infer.main(argv) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_infer_refuses_what_does_not_fit(run, data, tmp_path, capsys):
+    (tmp_path / 'broken.png').write_bytes(b'')
+    for more, said in (['--input', tmp_path / 'broken.png'], 'broken.png'), (['--input', tmp_path / 'none'], 'does not exist'), \
+            (['--input', data / 'pairs' / 'LQ', '--gt', data / 'hq' / '0.png'], 'lacks'), \
+            (['--input', data / 'pairs' / 'LQ' / '0.png', '--gt', data / 'pairs' / 'LQ' / '0.png'], 'ground truth'):
+        assert infer.main(['--run', str(run), '--output', str(tmp_path / 'o'), *map(str, more)]) == 2
+        assert said in capsys.readouterr().err
