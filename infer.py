@@ -7,7 +7,6 @@
 """
 import argparse
 import functools
-import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +56,7 @@ def load(args):
         path = home = Path(args.run or run.newest())
         if not (home / 'config.json').is_file():
             raise RunError(f'--run {home} is no run directory: it has no config.json')
-        config = json.loads((home / 'config.json').read_text())
+        config = run.stored(home)
         net = models.NETWORKS[config['network']](**config['net'])
     read = checkpoint.load_weights(net, path)
     print(f'{read}: {models.count(net):,} parameters')
@@ -148,6 +147,8 @@ def _score(path, gt, name):
 def main(argv=None):
     args = parse(argv)
     try:
+        if args.device.startswith('cuda') and not torch.cuda.is_available():
+            raise RunError(f'--device {args.device}: there is no CUDA GPU that torch can use; give --device cpu')
         net, config, home = load(args)
         names, get = inputs(args, config)
         folder = Path(args.output or home)

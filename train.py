@@ -83,12 +83,15 @@ def configure(args):
         if all(k in given for k in ('nimg', 'minutes')):
             raise RunError('--nimg and --minutes are two lengths of one run: give one')
     c |= {'nimg': c.get('nimg'), 'minutes': c.get('minutes')}
+    c |= {k: v for k, v in run.stored(c['out']).items() if k in ('threads', 'precision') and k not in given}      # bits depend on them
     c = {k: v(c) if callable(v) else v for k, v in c.items()}
     run.choose(c['pipe'], dali_pipes.PIPES, 'pipe'), run.choose(c['recipe'], degrade.RECIPES, 'recipe')
     run.choose(c['loss'], restore.LOSSES, 'loss'), run.choose(c['precision'], ('bf16', 'fp32'), 'precision')
     for k in ('batch', 'nimg', 'minutes', 'lr', 'ema', 'ticks', 'size', 'threads', 'save_minutes'):
         if c[k] is not None and not c[k] > 0:
             raise RunError(f'--{k.replace("_", "-")} {c[k]}: must be positive')
+    if c['device'] != 'cpu' and not (c['device'].split(':')[0] == 'cuda' and torch.cuda.is_available()):
+        raise RunError(f'--device {c["device"]}: ' + ('there is no CUDA GPU that torch can use; give --device cpu' if c['device'].startswith('cuda') else 'give cuda or cpu'))
     if c['pipe'] == 'dali' and not _has_dali():
         raise RunError('--pipe dali needs NVIDIA DALI: pip install -e .[cuda13], or [cuda12] for drivers 525-579; --pipe torch does without')
     if c['size'] % 4 or c['seed'] < 0:

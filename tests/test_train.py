@@ -48,9 +48,9 @@ def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv('FACES_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
 
 
-def flags(data, out, **more):
+def flags(folder, out, **more):
     """A small real command: 64-pixel faces, the first-order recipe (its kernels fit so small a picture)."""
-    options = dict(data=data / 'hq', val=data / 'pairs', out=out, preset='unet', recipe='gfpgan', size=SIZE, batch=2, nimg=48, ticks=3, threads=2, pipe='torch') | more
+    options = dict(data=folder / 'hq', val=folder / 'pairs', out=out, preset='unet', recipe='gfpgan', size=SIZE, batch=2, nimg=48, ticks=3, threads=2, pipe='torch') | more
     return [x for k, v in options.items() for x in ('--' + k.replace('_', '-'), str(v))]
 
 
@@ -173,7 +173,7 @@ def _bad(tmp_path, name):
     (dict(data='missing'), 'missing'), (dict(data='empty'), 'empty'), (dict(data='text'), 'a.png'), (dict(size=128), 'smaller'),
     (dict(val='text'), 'a.png'), (dict(val='10'), '10'), (dict(preset='unett'), "did you mean 'unet'"), (dict(recipe='gfpgn'), "did you mean 'gfpgan'"),
     (dict(pipe='dalli'), "did you mean 'dali'"), (dict(loss='l2'), 'l1'), (dict(batch=0), '--batch 0'), (dict(size=62), '--size 62'), (dict(lr=-1), '--lr'),
-    (dict(minutes=1), '--minutes'),
+    (dict(minutes=1), '--minutes'), (dict(device='cuda:99' if not torch.cuda.is_available() else 'tpu'), '--device'),
 ])
 def test_bad_input_is_refused(change, said, data, tmp_path, capsys):
     change = {k: _bad(tmp_path, v) if v in ('missing', 'empty', 'text') else v for k, v in change.items()}

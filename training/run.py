@@ -9,7 +9,7 @@ class RunError(Exception):
     """A message for the user: flag or file, value, remedy. Scripts print it and exit with 2."""
 
 
-FREE = {'pipe', 'device', 'threads', 'save_minutes', 'strict', 'verify', 'compile'}      # may differ on resume: they change no sample and no schedule
+FREE = {'out', 'pipe', 'device', 'threads', 'save_minutes', 'strict', 'verify'}      # may differ on resume: they change no sample and no schedule
 
 
 def prepare(run_dir, config):
@@ -19,11 +19,8 @@ def prepare(run_dir, config):
     """
     path = Path(run_dir) / 'config.json'
     config = json.loads(json.dumps(config))
-    if path.exists():
-        try:
-            old = json.loads(path.read_text())
-        except ValueError as e:
-            raise RunError(f'{path} is damaged ({e}): restore it, or start afresh with another --out') from e
+    old = stored(run_dir)
+    if old:
         differs = [f'{k}: was {old.get(k)!r}, now {config.get(k)!r}' for k in sorted({*old, *config} - FREE) if old.get(k) != config.get(k)]
         if differs:
             raise RunError(f'{run_dir} was made with other options ({"; ".join(differs)}): give the same ones to resume, or another --out')
@@ -36,6 +33,15 @@ def prepare(run_dir, config):
     except OSError as e:
         raise RunError(f'--out {run_dir} cannot be written: {e.strerror}') from e
     return False
+
+
+def stored(run_dir):
+    """Options that the run directory was made with; {} if there is none yet."""
+    path = Path(run_dir) / 'config.json'
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as e:
+        raise RunError(f'{path} is damaged ({e}): restore it, or start afresh with another --out') from e
 
 
 def choose(name, names, what):
