@@ -115,7 +115,7 @@ def _sinc(omega, K):
     radius, where = _radii(K)
     d = torch.as_tensor(radius, device=omega.device)
     # J1 by its integral, as in the reference but at the few distinct radii: torch.special.bessel_j1 is off by up to 5e-7.
-    t = (torch.arange(96, device=omega.device, dtype=torch.float64) + 0.5) * (math.pi / 96)
+    t = (torch.arange(64, device=omega.device, dtype=torch.float64) + 0.5) * (math.pi / 64)
     j1 = torch.cos(t - (omega * d)[..., None] * torch.sin(t)).mean(-1)                       # [B, 1, radii]
     values = torch.where(d > 0, omega * j1 / (2 * math.pi * d.clamp(min=1)), omega ** 2 / (4 * math.pi))
     return values[:, 0, torch.as_tensor(where, device=omega.device)]
@@ -147,7 +147,7 @@ def run_torch(c, p, opencv=False):
 
 # ---- OpenCV: one image on the CPU ----
 
-_DIRECT = 121     # kernels of up to so many taps are summed directly, larger ones go through an FFT; measured on one core with AVX-512
+_DIRECT = 90     # kernels of up to so many taps are summed directly, larger ones go through an FFT; measured on one core with AVX-512
 
 
 def apply_opencv(x, k, separable=False):
@@ -157,11 +157,10 @@ def apply_opencv(x, k, separable=False):
         scale = 255 if x.dtype == np.uint8 else 1
         row, column = (k.sum(axis, dtype=np.float64).astype(np.float32) for axis in (0, 1))
         return cv2.sepFilter2D(x, cv2.CV_32F, row / np.float32(scale), column, borderType=cv2.BORDER_REFLECT_101)
-    x = canvas.unit_array(x)
     if k.size == 1:
-        return x * k[0, 0]
+        return canvas.unit_array(x) * k[0, 0]
     if k.size <= _DIRECT:
-        return cv2.filter2D(x, -1, k, borderType=cv2.BORDER_REFLECT_101)
+        return cv2.filter2D(canvas.unit_array(x), -1, k, borderType=cv2.BORDER_REFLECT_101)
     return _fourier(x, k)                        # filter2D has an FFT of its own from 130 taps on, which takes four times as long
 
 
@@ -196,7 +195,7 @@ def _fourier(x, k):
     """The same correlation by FFT, plane by plane."""
     (m, n), (h, w, _) = k.shape, x.shape
     kernel = spectrum(k, fast_size(h, w, m, n))
-    return cv2.merge([correlate(p, kernel, m, n) for p in cv2.split(x)])
+    return cv2.merge([correlate(canvas.unit_array(p), kernel, m, n) for p in cv2.split(x)])
 
 
 def fast_size(h, w, m, n):
@@ -209,9 +208,10 @@ def spectrum(k, size):
 
     All kinds of kernels here are: then the transform is real, and applying it is one product per value, a fifth of mulSpectrums' time.
     """
-    padded = np.zeros(size, np.float32)
-    padded[:k.shape[0], :k.shape[1]] = k / np.float32(size[0] * size[1])                 # the scale of the inverse transform
-    packed = cv2.dft(np.roll(padded, (-(k.shape[0] // 2), -(k.shape[1] // 2)), (0, 1)))
+    m, n = k.shape
+    around = np.zeros(size, np.float32)
+    around[np.ix_(np.arange(m) - m // 2, np.arange(n) - n // 2)] = k / np.float32(size[0] * size[1])         # the scale of the inverse transform
+    packed = cv2.dft(around, around)
     if np.abs(k - k[::-1, ::-1]).max() > 1e-8:
         return packed
     # Packed pairs (re, im) lie along the rows, but down the first and, for an even width, the last column.

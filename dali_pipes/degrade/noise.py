@@ -222,7 +222,7 @@ def apply_opencv(x, p):
         V = levels(_distinct(level))
         n = np.empty(level.shape, np.float32)
         np.multiply(poisson(p, level, V), np.float32(p.amount / V), out=n, casting='unsafe')
-        n -= cv2.LUT(level, (np.arange(256) * (p.amount / 255)).astype(np.float32)).reshape(n.shape)
+        n -= np.multiply(level, np.float32(p.amount / 255))
     n = n.reshape(h, w, -1)
     if n.shape[2] == 1:
         n = cv2.cvtColor(n, cv2.COLOR_GRAY2BGR)
