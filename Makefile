@@ -24,11 +24,10 @@ test: $(VENV)/ready
 $(VENV)/ready: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys, venv; sys.exit(sys.version_info < (3, 10))' || \
 	    { echo "python3 3.10 or newer with venv is needed (Debian: apt install python3-venv); name another with make PYTHON=..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --upgrade pip
-	@echo "installing the packages (about 2 GB with CUDA 13's libraries; [$(EXTRA)])"
-	$(RUN) -m pip install --quiet -e '.[$(if $(EXTRA),$(EXTRA)$(comma))test]'
-	touch $@
+	@echo "installing the packages into $(VENV) (about 2 GB with CUDA's libraries) ..."
+	@start=$$(date +%s); $(PYTHON) -m venv $(VENV) && $(RUN) -m pip install --quiet --upgrade pip && \
+	    $(RUN) -m pip install --quiet -e '.[$(if $(EXTRA),$(EXTRA)$(comma))test]' && \
+	    echo "installed in $$(($$(date +%s) - start)) s" && touch $@
 
 clean:
 	rm -rf $(VENV) *.egg-info

@@ -74,7 +74,7 @@ def compare(title, name, usm, x, args, pool):
     _WORK['case'] = x.permute(0, 2, 3, 1).numpy(), recipe, params         # inherited by the forked workers, not copied
     some = max(n // 8, 4)
     with multiprocessing.get_context('fork').Pool(args.processes) as baseline:
-        parts = np.array_split(np.arange(n), args.processes * 8)
+        parts = np.array_split(np.arange(n), min(args.processes * 8, n))
         contenders = {
             'torch':        lambda: degrade.degrade(x, recipe, params, pool=pool),
             'tensor':       lambda: degrade.degrade(x[:some], recipe, degrade.take(params, slice(0, some)), opencv=False, pool=pool),

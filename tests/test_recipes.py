@@ -97,9 +97,9 @@ def test_end_to_end(name, reference):
         pass
     for y in degrade.degrade(x, recipe, params), degrade.degrade(x, recipe, params, opencv=False), batch.pix:
         assert y.shape == expected.shape == (COUNT, 3, SIZE // 4, SIZE // 4) and y.dtype == torch.float32
-        # Averages of 8-bit values are rounding ties, which Poisson noise and JPEG spread: a few samples differ, not a few values.
+        # One float rounding can tip a pixel before Poisson noise or JPEG, which spread it: of these twelve small samples at most two, by a fifth of their values.
         share = ((y - expected).abs() <= 1.001 / 255).float().mean((1, 2, 3))
-        assert share.mean() >= 0.98 and (share >= 0.999).float().mean() >= 0.75
+        assert (share >= 0.999).sum() >= COUNT - 2 and share.min() >= 0.75 and share.mean() >= 0.98
         assert (y - torch.round(y * 255) / 255).abs().max() < 1e-7
         assert y.min() >= 0 and y.max() <= 1 and y.std() > 0.02
     assert all(not torch.equal(expected[0], other) for other in expected[1:])

@@ -21,6 +21,8 @@ from .quantize import levels_opencv
 
 NONE, GAUSSIAN, POISSON = range(3)
 LUMA = 0.2989, 0.587, 0.114
+NUDGE = 1e-4       # gray levels added before x8 is rounded. Averages of 8-bit values, as after JPEG and an area resize, lie exactly half-way by the hundred, and
+                   # float32 and float64 would round them differently; the nudge is above float32's error and settles them upwards in every implementation.
 
 
 class Params(NamedTuple):
@@ -135,7 +137,7 @@ def run_ref(x, p):
     h, w, _ = x.shape
     if p.kind == GAUSSIAN:
         return gaussian_ref(x, normal(p, h, w).astype(np.float64), p.amount)
-    level, V = level_ref(x, p.gray)
+    level, V = level_ref(x, p.gray, NUDGE)
     return poisson_ref(x, poisson(p, level, V).astype(np.float64), level, V, p.amount)
 
 
@@ -144,11 +146,11 @@ def gaussian_ref(x, z, sigma):
     return np.clip(x + z * sigma, 0, 1)
 
 
-def level_ref(x, gray):
+def level_ref(x, gray, nudge=0.0):
     """(8-bit level [h, w, 3 or 1] uint8, V) of x or of its luma."""
     if gray:
         x = (LUMA[0] * x[..., 0] + LUMA[1] * x[..., 1] + LUMA[2] * x[..., 2])[..., None]
-    level = np.clip(np.rint(x * 255), 0, 255).astype(np.uint8)
+    level = np.clip(np.rint(x * 255 + nudge), 0, 255).astype(np.uint8)
     return level, levels(len(np.unique(level)))
 
 
@@ -165,10 +167,10 @@ def gaussian_torch(x, z, sigma):
     return (x + z * sigma.view(-1, 1, 1, 1)).clamp(0, 1)
 
 
-def level_torch(x, gray):
+def level_torch(x, gray, nudge=0.0):
     """x [B, 3, h, w], gray [B] bool -> (8-bit levels [B, 3, h, w] uint8, the luma's on all three channels where gray; V [B] int64)."""
     luma = (LUMA[0] * x[:, 0] + LUMA[1] * x[:, 1] + LUMA[2] * x[:, 2])[:, None]
-    level = torch.where(gray.view(-1, 1, 1, 1), luma, x).mul(255).round_().clamp_(0, 255).to(torch.uint8)
+    level = torch.where(gray.view(-1, 1, 1, 1), luma, x).mul(255).add_(nudge).round_().clamp_(0, 255).to(torch.uint8)
     counts = torch.stack([torch.bincount(v.flatten(), minlength=256).ne(0).sum() for v in level.long()])
     return level, torch.tensor([levels(c) for c in counts.tolist()])
 
@@ -197,7 +199,7 @@ def _run(x, p):
         z = torch.stack([_chw(normal(one[i], h, w)) for i in g]).to(x.device)
         y[g] = gaussian_torch(x[g], z, amount[g])
     if len(q):
-        level, V = level_torch(x[q], torch.from_numpy(p.gray[q]).to(x.device))
+        level, V = level_torch(x[q], torch.from_numpy(p.gray[q]).to(x.device), NUDGE)
         host = level.permute(0, 2, 3, 1).cpu().numpy()
         counts = torch.stack([_chw(poisson(one[i], host[j][..., :1 if one[i].gray else 3], int(V[j]))) for j, i in enumerate(q)]).to(x.device)
         y[q] = poisson_torch(x[q], counts.to(x.dtype), level, V.to(x.device, x.dtype), amount[q])
@@ -218,7 +220,7 @@ def apply_opencv(x, p):
         c = 1 if p.gray else 3
         n = cv2.LUT(_field(p, h, w * c).reshape(h, w, c), quantiles() * np.float32(p.amount))
     else:
-        level = levels_opencv(cv2.transform(x, np.array([LUMA], np.float32)).reshape(h, w, 1) if p.gray else x)       # cvtColor's luma weights are others
+        level = levels_opencv(cv2.transform(x, np.array([LUMA], np.float32)).reshape(h, w, 1) if p.gray else x, NUDGE)      # cvtColor's luma weights are others
         V = levels(_distinct(level))
         n = np.empty(level.shape, np.float32)
         np.multiply(poisson(p, level, V), np.float32(p.amount / V), out=n, casting='unsafe')

@@ -34,6 +34,6 @@ def to_8bit(x):
     return (x * 255).round_().clamp_(0, 255).div_(255)
 
 
-def levels_opencv(x):
-    """[h, w, c] float32 -> 8-bit levels clamp(round(255 x), 0, 255) as uint8, in one pass (0 x is added because only sums of arrays saturate)."""
-    return cv2.addWeighted(x, 255, x, 0, 0, dtype=cv2.CV_8U).reshape(x.shape)
+def levels_opencv(x, nudge=0.0):
+    """[h, w, c] float32 -> 8-bit levels clamp(round(255 x + nudge), 0, 255) as uint8, in one pass (0 x is added because only sums of arrays saturate)."""
+    return cv2.addWeighted(x, 255, x, 0, nudge, dtype=cv2.CV_8U).reshape(x.shape)
