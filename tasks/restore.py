@@ -41,14 +41,14 @@ def bicubic(lq, size):
 
 
 @torch.no_grad()
-def validate(net, data, device, *, batch=8, autocast, show=4, threads=1, tta=False):
+def validate(net, data, device, *, batch=8, autocast, show=4, threads=1):
     """Score `net` on a validation set: items (name, LQ uint8, GT uint8). autocast: a callable that returns a context. -> Scores."""
     rows, shown = [], []
     with ThreadPoolExecutor(threads) as pool:                    # reads ahead of the network
         for items in grouped(ahead(pool, data.__getitem__, len(data), 2 * batch), batch):
             lq, gt = (torch.stack(x).to(device) for x in list(zip(*items))[1:])
             with autocast():
-                ours = restore(net, lq, tta)
+                ours = restore(net, lq)
             cubic = bicubic(lq, gt.shape[-2:])
             rows.append(torch.stack([psnr(ours, gt), ssim(ours, gt).to(torch.float64), psnr(cubic, gt)]).cpu())
             for i in range(min(len(lq), show - len(shown))):

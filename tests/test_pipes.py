@@ -14,7 +14,7 @@ from PIL import Image
 
 import dali_pipes
 from dali_pipes import degrade, faces, manifest, validation
-from dali_pipes.degrade import blur, noise, resize
+from dali_pipes.degrade import noise, resize
 
 from zoo import picture, png, rows
 
