@@ -1,4 +1,4 @@
-"""Pixel losses: L1, and its smooth form of Charbonnier (LapSRN, Lai et al., CVPR 2017)."""
+"""Pixel losses: L1, its smooth form of Charbonnier (LapSRN, Lai et al., CVPR 2017), and squared error, plain or as the PSNR it makes."""
 
 
 def l1(output, target):
@@ -9,6 +9,17 @@ def l1(output, target):
 def charbonnier(output, target, eps=1e-3):
     """Mean sqrt(d^2 + eps^2) of two [B, 3, H, W] tensors -> scalar float32; eps in image units: 1/255 is a grey level."""
     return (_difference(output, target).square() + eps ** 2).sqrt().mean()
+
+
+def mse(output, target):
+    """Mean squared difference of two [B, 3, H, W] tensors -> scalar float32."""
+    return _difference(output, target).square().mean()
+
+
+def psnr(output, target, eps=1e-8):
+    """Minus the mean PSNR, in units of 10 dB: mean over the pictures of log10(MSE + eps) -> scalar float32. What the challenge scores, but for the rounding
+    to 8 bits; eps caps it at 80 dB, so that a perfect picture has a gradient."""
+    return (_difference(output, target).square().flatten(1).mean(1) + eps).log10().mean()
 
 
 def _difference(output, target):

@@ -11,7 +11,7 @@ from losses import pixel
 from metrics.psnr import psnr, to_uint8
 from metrics.ssim import ssim
 
-LOSSES = {'l1': pixel.l1, 'charbonnier': pixel.charbonnier}
+LOSSES = {'l1': pixel.l1, 'charbonnier': pixel.charbonnier, 'mse': pixel.mse, 'psnr': pixel.psnr}
 
 
 class Scores(NamedTuple):

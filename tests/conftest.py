@@ -20,3 +20,12 @@ def photo():
         y, x = rng.integers(0, sheet.shape[0] - h + 1), rng.integers(0, sheet.shape[1] - w + 1)
         return np.ascontiguousarray(sheet[y:y + h, x:x + w])
     return crop
+
+
+# ---- what a test has to say beside passing: record_property('summary', text) ----
+
+def pytest_terminal_summary(terminalreporter):
+    for report in terminalreporter.getreports('passed'):
+        for name, text in report.user_properties:
+            if name == 'summary':
+                terminalreporter.write_line(text)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tools import check_golden
 
@@ -19,6 +20,10 @@ def folder():
 
 @pytest.mark.parametrize('impl', check_golden.IMPLS)
 def test_golden_vectors(folder, impl):
+    if impl == 'cuda' and not torch.cuda.is_available():
+        pytest.skip('no CUDA GPU here')
+    if impl == 'cuda-shim' and not shutil.which('g++'):
+        pytest.skip('g++ is not installed: it builds the kernels for the CPU')
     rows = check_golden.table(folder, (impl,))
     assert {r[0] for r in rows} == set(check_golden.FILES)
     failed = [f'{file} {name}: {error:.2e} > {allowed:.0e}' for file, _, name, _, error, allowed, ok in rows if not ok]
@@ -42,7 +47,7 @@ def test_a_wrong_vector_is_found(folder, tmp_path, monkeypatch, capsys, file, ar
 
 
 def test_an_unusable_folder_is_refused(tmp_path, monkeypatch, capsys):
-    for arguments, message in ([], 'kernels.npz is missing'), (['--impl', 'fast'], 'there are ref, torch, opencv'):
+    for arguments, message in ([], 'kernels.npz is missing'), (['--impl', 'fast'], 'there are ref, torch, opencv, cuda, cuda-shim'):
         monkeypatch.setattr(sys, 'argv', ['check_golden.py', str(tmp_path), *arguments])
         with pytest.raises(SystemExit) as e:
             check_golden.main()

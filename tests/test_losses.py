@@ -3,7 +3,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.pixel import charbonnier, l1
+from losses.pixel import charbonnier, l1, mse, psnr
+from metrics.psnr import psnr as scored
 
 
 def pair(seed=0):
@@ -39,7 +40,29 @@ def test_gradients(loss):
     assert torch.equal(b.grad, torch.zeros_like(b))
 
 
-@pytest.mark.parametrize('loss', [l1, charbonnier])
+def test_mse_is_torch():
+    a, b = pair()
+    assert mse(a, b).item() == pytest.approx(F.mse_loss(a.double(), b.double()).item(), rel=1e-6)
+
+
+def test_psnr_is_the_score():
+    """On 8-bit pictures of unlike quality: minus a tenth of the mean dB, not of the dB of the mean error."""
+    g = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 256, (3, 3, 17, 9), generator=g, dtype=torch.uint8)
+    noise = torch.randint(-3, 4, target.shape, generator=g) * torch.tensor([1, 5, 20]).view(3, 1, 1, 1)
+    output = (target.int() + noise).clamp(0, 255).to(torch.uint8)
+    assert psnr(output / 255, target / 255).item() == pytest.approx(-scored(output, target).mean().item() / 10, abs=1e-4)
+    assert psnr(target / 255, target / 255).item() == pytest.approx(-8, abs=1e-5)
+
+
+@pytest.mark.parametrize('loss', [mse, psnr])
+def test_no_gradient_of_a_perfect_picture(loss):
+    a = torch.full((2, 3, 4, 4), 0.5, requires_grad=True)
+    loss(a, a.detach()).backward()
+    assert torch.equal(a.grad, torch.zeros_like(a))
+
+
+@pytest.mark.parametrize('loss', [l1, charbonnier, mse, psnr])
 def test_computed_in_float32(loss):
     a, b = pair()
     out = loss(a.bfloat16(), b)
@@ -47,7 +70,7 @@ def test_computed_in_float32(loss):
     assert out.item() == pytest.approx(loss(a.bfloat16().float(), b).item(), rel=1e-6)
 
 
-@pytest.mark.parametrize('loss', [l1, charbonnier])
+@pytest.mark.parametrize('loss', [l1, charbonnier, mse, psnr])
 def test_refuses_to_broadcast(loss):
     with pytest.raises(ValueError, match='shapes must be equal'):
         loss(torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8))

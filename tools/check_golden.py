@@ -1,11 +1,12 @@
 """Check every degradation op, and the whole parity chain, against golden vectors of the original functions (Real-ESRGAN, BasicSR, OpenCV).
 
-    python tools/check_golden.py FOLDER [--impl ref,torch]
+    python tools/check_golden.py FOLDER [--impl ref,torch,cuda-shim]
 
 FOLDER holds kernels.npz, blur.npz, usm.npz, resize.npz, noise.npz, jpeg.npz and chain.npz. Prints a table, exits 1 if any row fails, 2 if the folder is unusable.
-`torch` is the tensor path without OpenCV; `opencv` is the same with it.
+`torch` is the tensor path without OpenCV; `opencv` is the same with it; `cuda` are the kernels on a GPU, `cuda-shim` the kernels on the CPU (slow, needs g++).
 """
 import argparse
+import contextlib
 import re
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dali_pipes.degrade import blur, canvas, diffjpeg, jpeg, noise, quantize, resize, usm
+from dali_pipes.degrade import blur, canvas, diffjpeg, jpeg, kernels, noise, quantize, resize, usm
+from tools import cuda_shim
 
-IMPLS = 'ref', 'torch', 'opencv'
+IMPLS = 'ref', 'torch', 'opencv', 'cuda', 'cuda-shim'
 FILES = 'kernels', 'blur', 'usm', 'resize', 'noise', 'jpeg', 'chain'
 MODES = {'area': resize.AREA, 'bilinear': resize.BILINEAR, 'bicubic': resize.BICUBIC}
 CODES = resize.AREA, resize.BILINEAR, resize.BICUBIC                  # the vectors' numbers for modes
@@ -31,14 +33,29 @@ def run(op, impl, x, p):
     if impl == 'ref':
         return op.run_ref(x.transpose(1, 2, 0).astype(np.float64), p).transpose(2, 0, 1)
     p = type(p)(*(np.array([f]) for f in p))
+    if impl.startswith('cuda'):
+        return kernel(op, impl, x, p, lambda c, r: op.run_cuda(c, p, r))
     c = op.run_torch(canvas.of(torch.from_numpy(x)[None].contiguous(memory_format=torch.channels_last)), p, impl == 'opencv')
     return canvas.unit(c.pix)[0].numpy()
+
+
+def kernel(op, impl, x, p, apply):
+    """One sample through kernels: x [3, h, w], p Params of [1] arrays, apply(Canvas, record of p on the device) -> Canvas."""
+    device = torch.device('cuda' if impl == 'cuda' else 'cpu')
+    with cuda_shim.Shim() if impl == 'cuda-shim' else contextlib.nullcontext():
+        c = canvas.of(torch.from_numpy(x)[None].contiguous(memory_format=torch.channels_last).to(device))
+        c = apply(c, *kernels.upload([op.record(p, c.size)], c.pix.device))
+    return canvas.unit(c.pix)[0].cpu().numpy()
 
 
 def correlate(impl, x, k):
     """x [3, h, w], explicit kernel k [n, n]."""
     if impl == 'ref':
         return blur.apply_ref(x.transpose(1, 2, 0).astype(np.float64), k).transpose(2, 0, 1)
+    if impl.startswith('cuda'):
+        taps = torch.from_numpy(np.ascontiguousarray(k, np.float32)).reshape(1, -1)
+        p = blur.Params(*(np.array([v]) for v in (blur.ANISO, len(k), 1.0, 1.0, 0.0, 1.0, 1.0)))         # any kind that is not taken apart
+        return kernel(blur, impl, x, p, lambda c, r: blur.apply_cuda(c, taps.to(c.pix.device), r))
     if impl == 'opencv':
         return blur.apply_opencv(np.ascontiguousarray(x.transpose(1, 2, 0)), k).transpose(2, 0, 1)
     return blur.apply_torch(torch.from_numpy(x)[None], torch.from_numpy(k)[None])[0].numpy()
@@ -48,6 +65,8 @@ def gaussian(impl, x, z, sigma):
     """x [3, h, w], z [3 or 1, h, w], sigma in image units."""
     if impl == 'ref':
         return noise.gaussian_ref(x.astype(np.float64), z, sigma)
+    if impl.startswith('cuda'):
+        return noisy(impl, x, z, noise.GAUSSIAN, len(z) == 1, sigma)
     return noise.gaussian_torch(torch.from_numpy(x)[None], torch.from_numpy(z)[None], torch.tensor([sigma]).float())[0].numpy()
 
 
@@ -56,9 +75,20 @@ def poisson(impl, x, counts, gray, scale):
     if impl == 'ref':
         level, V = noise.level_ref(x.transpose(1, 2, 0).astype(np.float64), gray)
         return noise.poisson_ref(x.transpose(1, 2, 0).astype(np.float64), counts.transpose(1, 2, 0), level, V, scale).transpose(2, 0, 1), V
+    if impl.startswith('cuda'):
+        seen = []
+        y = noisy(impl, x, counts, noise.POISSON, bool(gray), scale, lambda c, r: seen.append(noise.occupied_cuda(c, r, 0.0)) or c)
+        return y, noise.levels(np.unpackbits(seen[0].cpu().numpy().view(np.uint8)).sum())
     level, V = noise.level_torch(torch.from_numpy(x)[None], torch.tensor([bool(gray)]))
     y = noise.poisson_torch(torch.from_numpy(x)[None], torch.from_numpy(counts.astype(np.float32))[None], level, V, torch.tensor([scale]).float())
     return y[0].numpy(), int(V)
+
+
+def noisy(impl, x, field, kind, gray, amount, before=lambda c, r: c):
+    """One sample through the noise kernel with an explicit field [3 or 1, h, w]."""
+    p = noise.Params(*(np.array([v]) for v in (kind, gray, amount, np.uint64(0), np.uint64(0), 0)))
+    values = torch.from_numpy(np.broadcast_to(field.astype(np.float32), x.shape).copy())[None].contiguous(memory_format=torch.channels_last)
+    return kernel(noise, impl, x, p, lambda c, r: noise.run_cuda(before(c, r), p, r, values.to(c.pix.device), nudge=0.0))
 
 
 def unit(u8):
@@ -79,9 +109,19 @@ def check_kernels(g, impl):
             p = kernel_params(kind, g[f'{name}_size'][i], g[f'{name}_params'][i])
             if impl == 'ref':
                 k = blur.kernel_ref(p)
+            elif impl.startswith('cuda'):
+                k = made(impl, p)
             else:
                 k = blur.kernels(blur.Params(*(np.array([f]) for f in p)))[0].numpy()
             yield f'kernel {name}', np.abs(k - g[f'{name}_k{i:02d}']).max(), 1e-10 if impl == 'ref' else 1e-7
+
+
+def made(impl, p):
+    """[n, n] kernel as the GPU makes it."""
+    made, arrays = [], blur.Params(*(np.array([f]) for f in p))
+    kernel(blur, impl, np.zeros((3, 1, 1), np.float32), arrays, lambda c, r: made.append(blur.kernels_cuda(arrays, r).cpu().numpy()[0]) or c)
+    n = int(p.taps)
+    return np.outer(made[0][:n], made[0][:n]) if p.kind == blur.ISO else made[0].reshape(n, n)
 
 
 def check_blur(g, impl):

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from . import canvas, usm
+from . import canvas, kernels, usm
 from .recipes import RECIPES, Recipe, Stage
 
-IMPLS = 'ref', 'torch'
+IMPLS = 'ref', 'torch', 'cuda'
 
 
 class Sizes(NamedTuple):
@@ -81,18 +81,32 @@ def chain_torch(x, recipe, params, opencv=False):
         yield stage, c
 
 
+def chain_cuda(x, recipe, params):
+    """x [B, 3, h, w] float32 or uint8 on a GPU: yields (stage, Canvas) after every stage."""
+    kernels.need_gpu(x)
+    c, size, records = canvas.of(x.contiguous(memory_format=torch.channels_last)), np.tile(np.array(x.shape[-2:], np.int64), (len(x), 1)), []
+    for stage, p in zip(recipe.stages, params):
+        records.append(stage.op.record(p, size))
+        size = getattr(p, 'size', size)                                  # resize alone has a size
+    for stage, p, r in zip(recipe.stages, params, kernels.upload(records, x.device)):
+        c = stage.op.run_cuda(c, p, r)
+        yield stage, c
+
+
 def degrade(x, recipe, params, impl='torch', *, opencv=None, pool=None):
     """Apply a recipe.
 
     x:      [B, 3, H, W] uint8 or float32 in [0, 1], RGB; channels-last is fastest
     params: from `sample`
-    impl:   'ref' (float64, one image at a time: the definition) or 'torch'
+    impl:   'ref' (float64, one image at a time: the definition), 'torch', or 'cuda' (kernels; x must be on a GPU)
     opencv: on CPU tensors, let OpenCV do what it does faster within tolerance; None = where the tensor is on the CPU
     pool:   concurrent.futures executor of threads; images of a CPU batch are spread over it
     Returns [B, 3, h, w] float32, multiples of 1/255 in [0, 1], channels-last.
     """
     if impl not in IMPLS:
         raise ValueError(f'unknown impl {impl!r} (there are: {", ".join(IMPLS)})')
+    if impl == 'cuda':
+        return canvas.unit(_last(chain_cuda(x, recipe, params)).pix).contiguous(memory_format=torch.channels_last)
     if x.device.type != 'cpu' and impl == 'torch':
         return canvas.unit(_last(chain_torch(x, recipe, params)).pix)
     run = _one_ref if impl == 'ref' else _one_torch

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import canvas
+from . import canvas, kernels as cuda
 
 KINDS = 'iso', 'aniso', 'generalized_iso', 'generalized_aniso', 'plateau_iso', 'plateau_aniso', 'sinc', 'delta'
 ISO, ANISO, GEN_ISO, GEN_ANISO, PLATEAU_ISO, PLATEAU_ANISO, SINC, DELTA = range(8)
@@ -143,6 +143,43 @@ def run_torch(c, p, opencv=False):
     if opencv and len(p.kind) == 1:
         return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(c.pix), kernels(p)[0].numpy(), separable=p.kind[0] == ISO)))
     return canvas.each_size(c, p, lambda x, q: apply_torch(x, kernels(q, x.device)))
+
+
+# ---- CUDA ----
+
+MOST_TAPS = 41       # what the shared memory of a block holds
+
+
+def record(p, size):
+    real, whole = [(n, np.float64) for n in ('sigma_x', 'sigma_y', 'theta', 'beta', 'omega')], [(n, np.int32) for n in ('kind', 'taps')]
+    return cuda.record(real + whole, size, **p._asdict())
+
+
+def run_cuda(c, p, r):
+    """c: Canvas on the GPU; r: `record` of p and c.size on the GPU."""
+    if (p.kind == DELTA).all():
+        return c
+    return apply_cuda(c, kernels_cuda(p, r), r)
+
+
+def kernels_cuda(p, r):
+    """[B, K * K] float32 as `apply_cuda` takes them, K the largest number of taps. Raises KernelError for more than 41."""
+    most = int(p.taps.max())
+    if most > MOST_TAPS:
+        raise cuda.KernelError(f"a blur of {most} taps: impl='cuda' takes up to {MOST_TAPS}; choose fewer, or impl='torch'")
+    k = torch.empty(len(p.taps), most ** 2, device=r.device)
+    cuda.launch('blur.cu', 'make', (len(k),), (256,), r, k, np.int32(most ** 2))
+    return k
+
+
+def apply_cuda(c, k, r):
+    """k [B, K * K] float32, K <= 41: taps x taps values of every sample, row by row; `taps` values of the margin where r has it isotropic Gaussian."""
+    name = 'blur21' if k.shape[1] <= 21 ** 2 else 'blur41'
+    h, w = c.size.max(0)
+    y = cuda.blank(c.pix)
+    pix, *shape = cuda.canvas_of(c.pix)
+    cuda.launch('blur.cu', name, (cuda.tiles(w, 32), cuda.tiles(h, 32), 3 * len(k)), (32, 4), pix, shape[0], y, *shape[1:], r, k, np.int32(k.shape[1]))
+    return c._replace(pix=y)
 
 
 # ---- OpenCV: one image on the CPU ----

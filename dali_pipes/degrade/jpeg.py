@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from . import canvas
+from . import canvas, kernels as cuda
 from .quantize import levels_opencv, to_8bit
 
 LUMA_TABLE = np.array([
@@ -194,6 +194,28 @@ def run_torch(c, p, opencv=False):
         y[on] = apply_torch((to_8bit(x[on]) * 255).round().to(torch.uint8), q.quality[q.quality > 0]).to(x.dtype) / 255
         return y
     return canvas.each_size(c, p, run)
+
+
+# ---- CUDA ----
+
+def record(p, size):
+    return cuda.record([('quality', np.int32)], size, quality=p.quality)
+
+
+def run_cuda(c, p, r):
+    """c: Canvas on the GPU; r: `record` of p and c.size on the GPU. Bytes come out where every sample is compressed."""
+    if not p.quality.any():
+        return c
+    b, (h, w), (H, W) = len(p.quality), c.size.max(0), c.pix.shape[2:]
+    mh, mw = cuda.tiles(H, 16), cuda.tiles(W, 16)
+    luma, chroma = (c.pix.new_empty(b, planes, side * mh, side * mw, dtype=torch.uint8) for planes, side in ((1, 16), (2, 8)))
+    pix, is_bytes, *shape = cuda.canvas_of(c.pix)
+    shape += [np.int32(mh), np.int32(mw)]
+    cuda.launch('jpeg.cu', 'planes', (cuda.tiles(w, 64), cuda.tiles(h, 16), b), (192,), pix, is_bytes, luma, chroma, *shape, r)
+    every = (p.quality > 0).all()
+    y = cuda.blank(pix, dtype=torch.uint8 if every else torch.float32)
+    cuda.launch('jpeg.cu', 'colour', (cuda.tiles(w, 32), cuda.tiles(h, 8), b), (32, 8), pix, is_bytes, luma, chroma, y, np.bool_(every), *shape, r)
+    return c._replace(pix=y)
 
 
 # ---- OpenCV: one image on the CPU ----

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..draw import bits16
-from . import canvas
+from . import canvas, kernels as cuda
 from .quantize import levels_opencv
 
 NONE, GAUSSIAN, POISSON = range(3)
@@ -209,6 +209,42 @@ def _run(x, p):
 def _chw(a):
     """[h, w, 3 or 1] array -> [3, h, w] tensor."""
     return torch.from_numpy(np.ascontiguousarray(a).astype(np.float32)).permute(2, 0, 1).expand(3, -1, -1)
+
+
+# ---- CUDA ----
+
+def record(p, size):
+    fields = [('amount', np.float64), *((n, np.uint64) for n in ('seed', 'stream', 'number')), ('kind', np.int32), ('gray', np.int32)]
+    return cuda.record(fields, size, **p._asdict())
+
+
+@lru_cache(maxsize=None)
+def _tables(device):
+    """(lower half of the quantiles, alias tables of V = 1, 2, ... 256 as [9, 65536, 4] 16-bit words: threshold, own, other, unused) on the device."""
+    words = np.zeros((9, 65536, 4), np.uint16)
+    for power in range(9):
+        words[power, :, :3] = np.stack(alias(1 << power), 1)
+    return torch.from_numpy(quantiles()[:32768].copy()).to(device), torch.from_numpy(words.view(np.int16)).to(device)
+
+
+def run_cuda(c, p, r, field=None, nudge=NUDGE):
+    """c: Canvas on the GPU; r: `record` of p and c.size on the GPU; field: normal numbers or counts to take instead of drawing, pixels like c's."""
+    if (p.kind == NONE).all():
+        return c
+    pix, is_bytes, *shape = cuda.canvas_of(c.pix)
+    seen = occupied_cuda(c, r, nudge) if (p.kind == POISSON).any() else None
+    y, blocks = cuda.blank(pix), cuda.tiles(3 * c.size.prod(1).max(), 16 * 128)
+    cuda.launch('noise.cu', 'add', (blocks, len(pix)), (128,), pix, is_bytes, y, *shape, r, seen, *_tables(pix.device), np.float32(nudge), field)
+    return c._replace(pix=y)
+
+
+def occupied_cuda(c, r, nudge):
+    """[B, 8] int32: 256 bits of each Poisson sample, one for each 8-bit level that occurs in it."""
+    seen = torch.zeros(len(c.pix), 8, dtype=torch.int32, device=c.pix.device)
+    pix, is_bytes, *shape = cuda.canvas_of(c.pix)
+    blocks = min(cuda.tiles(3 * c.size.prod(1).max(), 16 * 256), 64)
+    cuda.launch('noise.cu', 'occupied', (blocks, len(pix)), (256,), pix, is_bytes, *shape, r, seen, np.float32(nudge))
+    return seen
 
 
 # ---- OpenCV: one image on the CPU ----

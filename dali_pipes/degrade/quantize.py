@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import torch
 
-from . import canvas
+from . import canvas, kernels as cuda
 
 
 class Params(NamedTuple):
@@ -27,6 +27,21 @@ def run_torch(c, p, opencv=False):
         return canvas.of(canvas.nchw(levels_opencv(canvas.hwc(c.pix))))
     on = torch.from_numpy(p.on).to(c.pix.device)[:, None, None, None]
     return c._replace(pix=to_8bit(c.pix) if p.on.all() else torch.where(on, to_8bit(c.pix), c.pix))
+
+
+def record(p, size):
+    return cuda.record([('on', np.int32)], size, on=p.on)
+
+
+def run_cuda(c, p, r):
+    """c: Canvas on the GPU; r: `record` of p and c.size on the GPU."""
+    if c.pix.dtype == torch.uint8 or not p.on.any():
+        return c
+    pix, _, *shape = cuda.canvas_of(c.pix)
+    h, w = c.size.max(0)
+    y = cuda.blank(pix)
+    cuda.launch('quantize.cu', 'quantize', (cuda.tiles(w, 32), cuda.tiles(h, 8), len(pix)), (32, 8), pix, y, *shape, r)
+    return c._replace(pix=y)
 
 
 def to_8bit(x):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import canvas
+from . import canvas, kernels as cuda
 
 MODES = 'area', 'bilinear', 'bicubic', 'area_cv', 'bicubic_aa'
 AREA, BILINEAR, BICUBIC, AREA_CV, BICUBIC_AA = range(5)
@@ -170,6 +170,39 @@ def run_torch(c, p, opencv=False):
             y[i] = apply_torch(x[i], rows, cols)
         return y
     return canvas.each_size(c, p, run, p.size)
+
+
+# ---- CUDA ----
+
+def record(p, size):
+    fields = [(n, np.float64) for n in ('step_y', 'step_x')] + [(n, np.int32) for n in ('mode', 'taps_y', 'taps_x', 'H', 'W')]
+    (step_y, step_x), (taps_y, taps_x), (H, W) = p.step.T, _most_taps(p, size).T, p.size.T
+    return cuda.record(fields, size, step_y=step_y, step_x=step_x, mode=p.mode, taps_y=taps_y, taps_x=taps_x, H=H, W=W)
+
+
+def _most_taps(p, size):
+    """[B, 2] int64: at least as many taps as `taps` finds on each axis."""
+    mode, ratio = p.mode[:, None], size / p.size
+    grows = (p.size > size).any(1, keepdims=True)
+    return np.select([mode == AREA, mode == BILINEAR, mode == BICUBIC, (mode == AREA_CV) & grows, mode == AREA_CV],
+                     [np.ceil(ratio) + 1, 2, 4, 2, np.ceil(p.step) + 1], np.ceil(4 * np.maximum(p.step, 1)) + 2).astype(np.int64)
+
+
+def run_cuda(c, p, r):
+    """c: Canvas on the GPU; r: `record` of p and c.size on the GPU."""
+    b, (H, W) = len(p.mode), p.size.max(0)
+    length, most = np.int32(max(H, W)), np.int32(_most_taps(p, c.size).max())
+    first = c.pix.new_empty(b, 2, length, dtype=torch.int32)
+    bands = c.pix.new_empty(b, 2, most, length, dtype=torch.float32)
+    cuda.launch('resize.cu', 'weights', (cuda.tiles(length, 128), 2, b), (128,), r, first, bands, length, most)
+    y = cuda.blank(c.pix, (H, W))
+    cuda.launch('resize.cu', 'resize', (cuda.tiles(W, 32), cuda.tiles(H, 8), b), (32, 8), *_in_out(c.pix, y), r, first, bands, length, most)
+    return canvas.Canvas(y, p.size)
+
+
+def _in_out(x, y):
+    pix, is_bytes, *shape = cuda.canvas_of(x)
+    return pix, is_bytes, y, *shape, np.int32(y.shape[2]), np.int32(y.shape[3])
 
 
 # ---- OpenCV: one image on the CPU ----

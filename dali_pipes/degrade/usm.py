@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import blur, canvas
+from . import blur, canvas, kernels as cuda
 
 TAPS, WEIGHT, THRESHOLD = 51, 0.5, 10.0
 _SIGMA = 0.3 * ((TAPS - 1) * 0.5 - 1) + 0.8
@@ -93,3 +93,31 @@ def run_torch(c, p, opencv=False):
         on = torch.from_numpy(q.on).to(x.device)[:, None, None, None]
         return torch.where(on, apply_torch(x), x)
     return canvas.each_size(c, p, run)
+
+
+# ---- CUDA ----
+
+def record(p, size):
+    return cuda.record([('on', np.int32)], size, on=p.on)
+
+
+def run_cuda(c, p, r):
+    """c: Canvas on the GPU; r: `record` of p and c.size on the GPU."""
+    if not p.on.any():
+        return c
+    h, w = c.size.max(0)
+    pix, is_bytes, *shape = cuda.canvas_of(c.pix)
+    row = _row_on(pix.device)
+    across = (cuda.tiles(w, 64), cuda.tiles(h, 16), 3 * len(pix)), (128,)
+    down = (cuda.tiles(w, 32), cuda.tiles(h, 64), 3 * len(pix)), (32, 8)
+    rows, blurred, y = (cuda.blank(pix) for _ in range(3))
+    cuda.launch('usm.cu', 'across', *across, pix, is_bytes, None, rows, *shape, r, row)
+    cuda.launch('usm.cu', 'down', *down, rows, None, is_bytes, None, blurred, *shape, r, row)
+    cuda.launch('usm.cu', 'across', *across, pix, is_bytes, blurred, rows, *shape, r, row)              # of the mask
+    cuda.launch('usm.cu', 'down', *down, rows, pix, is_bytes, blurred, y, *shape, r, row)
+    return c._replace(pix=y)
+
+
+@lru_cache(maxsize=None)
+def _row_on(device):
+    return torch.from_numpy(_ROW32).to(device)

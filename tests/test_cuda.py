@@ -1,0 +1,184 @@
+"""The CUDA kernels without a GPU: every one compiles for every architecture, and its body runs on the CPU, against the reference, under sanitizers, and mutated."""
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import kernel_cases
+from dali_pipes import degrade, faces
+from dali_pipes.degrade import kernels
+from dali_pipes.draw import Draw
+from tools import cuda_shim
+
+CASES = {case.name: case for case in kernel_cases.cases()}
+KERNELS = {(file, name) for file in kernels.FILES for name, _ in cuda_shim.KERNEL.findall((kernels.FOLDER / file).read_text())}
+needs_gxx = pytest.mark.skipif(not shutil.which('g++'), reason='g++ is not installed: it builds the kernels for the CPU')
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA GPU here')
+
+
+def test_all_files_are_listed():
+    assert {p.name for p in kernels.FOLDER.glob('*.cu')} == set(kernels.FILES) and len(KERNELS) >= 12
+
+
+def test_every_kernel_compiles(record_property):
+    """Through NVRTC, which needs no GPU. Spilled registers are slow, not wrong: a few bytes are tolerated."""
+    pytest.importorskip('cupy')
+    rows = list(kernels.report())
+    assert {(file, name) for file, name, *_ in rows} == KERNELS and {row[2] for row in rows} == set(kernels.ARCHITECTURES)
+    assert len(rows) == len(KERNELS) * len(kernels.ARCHITECTURES)
+    assert all(shared <= 48 << 10 and spilled <= 32 for *_, shared, spilled in rows), rows
+    record_property('summary', f'{len(rows)} kernels compiled ({len(KERNELS)} for {len(kernels.ARCHITECTURES)} architectures)')
+
+
+def test_a_faulty_kernel_is_refused_with_the_compilers_words(monkeypatch):
+    pytest.importorskip('cupy')
+    monkeypatch.setattr(kernels, 'source', lambda file: 'extern "C" __global__ void broken() { missing(); }')
+    with pytest.raises(kernels.KernelError, match=r'(?s)blur.cu does not compile for sm_75.*missing.*undefined'):
+        list(kernels.report())
+
+
+@needs_gxx
+@pytest.mark.parametrize('file', kernels.FILES)
+def test_records_have_the_layout_of_the_structs(file):
+    case = next(c for c in CASES.values() if c.name.startswith(file[:-3]))
+    record = case.op.record(case.params, np.array([i.shape[:2] for i in case.images]))
+    assert cuda_shim.Shim().sizeof(file, Path(file).stem.capitalize()) == record.dtype.itemsize
+    text = (kernels.FOLDER / file).read_text()
+    fields = re.search(r'struct %s {([^}]*)}' % Path(file).stem.capitalize(), text)[1]
+    declared = [name.split()[-1] for part in fields.split(';') for name in part.split(',') if name.split()]
+    assert declared == list(record.dtype.names)
+
+
+@needs_gxx
+@pytest.mark.parametrize('name', CASES)
+def test_kernels_are_the_reference(name):
+    forwards, backwards = cuda_shim.Shim(), cuda_shim.Shim(backwards=True)
+    with forwards:
+        found = kernel_cases.run_kernels(CASES[name])
+    with backwards:
+        assert all((a == b).all() for a, b in zip(found, kernel_cases.run_kernels(CASES[name]), strict=True))
+    error, allowed = kernel_cases.errors(CASES[name], found)
+    assert error <= allowed
+
+
+@needs_gxx
+@pytest.mark.parametrize('recipe', degrade.RECIPES)
+def test_recipes_are_the_reference(recipe):
+    """The whole chain on one ragged batch; one rounding may tip a pixel before noise or JPEG, which spread it."""
+    x = torch.from_numpy(np.stack([faces.face(i, 64).image for i in range(6)])).permute(0, 3, 1, 2)
+    recipe = degrade.recipe(recipe)
+    params = degrade.sample(recipe, Draw(5, np.arange(6), tied=recipe.tied, batch=6), (64, 64))
+    with cuda_shim.Shim():
+        y = degrade.degrade(x, recipe, params, 'cuda')
+    off = (y - degrade.degrade(x, recipe, params, 'ref')).abs() * 255
+    assert y.shape == (6, 3, 16, 16) and y.is_contiguous(memory_format=torch.channels_last)
+    assert (off < 1.01).float().mean() >= 0.99 and (off.amax((1, 2, 3)) < 1.01).sum() >= 5
+
+
+@needs_gxx
+def test_sanitizers(record_property):
+    """AddressSanitizer and UndefinedBehaviorSanitizer find nothing while every kernel runs; in a process of its own, since they must be loaded first."""
+    done = _sanitized(kernel_cases.__file__)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    assert done.stdout == f'{len(KERNELS)} kernels executed under the sanitizers\n'
+    record_property('summary', done.stdout.strip())
+
+
+@needs_gxx
+@pytest.mark.parametrize('old, new, finding', [('(size_t)b * H', '(size_t)(b + 1) * H', 'AddressSanitizer: heap-buffer-overflow'),
+                                               ('t = threadIdx.x;', 't = threadIdx.x, u = 1 << (32 + t);', 'runtime error: shift exponent')])
+def test_sanitizers_can_find(old, new, finding):
+    """A read past the end of a canvas, and an undefined shift, planted in the source."""
+    code = ('import sys; sys.path[:0] = %r\n'
+            'import kernel_cases\nfrom tools import cuda_shim\n'
+            'case = next(c for c in kernel_cases.cases() if c.name == "usm floats")\n'
+            'with cuda_shim.Shim(sanitize=True, edit=lambda file, text: text.replace(*%r)):\n'
+            '    kernel_cases.run_kernels(case)\n') % ([str(Path(kernel_cases.__file__).parent), str(kernels.FOLDER.parents[1])], (old, new))
+    done = _sanitized('-c', code)
+    assert done.returncode != 0 and finding in done.stderr, done.stderr[-4000:]
+
+
+def _sanitized(*command):
+    asan = subprocess.run(['g++', '-print-file-name=libasan.so'], capture_output=True, text=True).stdout.strip()
+    env = {**os.environ, 'LD_PRELOAD': asan, 'ASAN_OPTIONS': 'detect_leaks=0', 'OMP_NUM_THREADS': '1'}
+    return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=600)
+
+
+# Kernel -> (what to change, into what): a border off by one, axes swapped, a barrier removed. (common.cuh belongs to every file.)
+MUTANTS = [
+    ('blur', 'make', 'value(p, i % n - n / 2, i / n - n / 2)', 'value(p, i / n - n / 2, i % n - n / 2)'),
+    ('blur', 'make', '        __syncthreads();\n        if (t < half)', '        if (t < half)'),
+    ('blur', 'blur21', 'i < n ? i : period - i', 'i < n ? i : period - i + 1'),
+    ('blur', 'blur21', 'k[u * columns + v]', 'k[v * columns + u]'),
+    ('blur', 'blur21', '        __syncthreads();\n\n        const float* above', '        const float* above'),
+    ('blur', 'blur41', '            __syncthreads();\n            slide', '            slide'),
+    ('usm', 'across', 'i < n ? i : period - i', 'i < n ? i : period - i - 1'),
+    ('usm', 'across', '    __syncthreads();\n\n    float acc', '    float acc'),
+    ('usm', 'down', 'reflect(y0 + i / 32 - R, p.h)', 'reflect(y0 + i / 32 - R, p.w)'),
+    ('usm', 'down', '        __syncthreads();\n        slide(acc, taps, tile + 8', '        slide(acc, taps, tile + 8'),
+    ('resize', 'weights', 'n = axis ? p.w : p.h', 'n = axis ? p.h : p.w'),
+    ('resize', 'weights', 'return (int)floor(x) - 1;', 'return (int)floor(x);'),
+    ('resize', 'resize', 'clamp(i0 + i, 0, p.w - 1)', 'clamp(i0 + i, 0, p.w)'),
+    ('resize', 'resize', 'px >= p.W || py >= p.H', 'px >= p.H || py >= p.W'),
+    ('noise', 'occupied', '    __syncthreads();\n    if (t < 8 && mine', '    if (t < 8 && mine'),
+    ('noise', 'occupied', 'i < count; i += 256', 'i < count - 1; i += 256'),
+    ('noise', 'add', 'at_row = first / row, at_col = first % row', 'at_row = first % row, at_col = first / row'),
+    ('noise', 'add', 'block % 2 ?', 'block % 2 == 0 ?'),
+    ('jpeg', 'planes', 'for (int i = 0; i < 8; i++) blocks[k][line][i] = descale(out[i], 11);\n    __syncthreads();', 'for (int i = 0; i < 8; i++) blocks[k][line][i] = descale(out[i], 11);'),
+    ('jpeg', 'planes', 'for (int i = 0; i < 8; i++) blocks[k][i][line] = descale(out[i], 11);\n    __syncthreads();', 'for (int i = 0; i < 8; i++) blocks[k][i][line] = descale(out[i], 11);'),
+    ('jpeg', 'planes', 'min(top + part / 2 * 8 + line, p.h - 1)', 'min(top + part / 2 * 8 + line, p.h)'),
+    ('jpeg', 'planes', '8 * i + line), level', '8 * line + i), level'),
+    ('jpeg', 'colour', 'ny + 1 : ny - 1, 0, last_y', 'ny + 1 : ny - 1, 0, last_y + 1'),
+    ('jpeg', 'colour', '(px & 1 ? 7 : 8)', '(py & 1 ? 7 : 8)'),
+    ('quantize', 'quantize', 'rintf', 'floorf'),
+    ('quantize', 'quantize', 'px >= p.w || py >= p.h', 'px >= p.w - 1 || py >= p.h'),
+]
+
+
+def test_every_kernel_has_mutants():
+    assert {(f'{file}.cu', kernel) for file, kernel, *_ in MUTANTS} == KERNELS
+
+
+@needs_gxx
+@pytest.mark.parametrize('file, kernel, old, new', MUTANTS, ids=[f'{f}-{k}-{i}' for i, (f, k, *_) in enumerate(MUTANTS)])
+def test_mutants_fail(file, kernel, old, new):
+    text = kernels.source(f'{file}.cu')
+    assert text.count(old) == 1, 'the mutation no longer fits the source'
+    edit = lambda name, source: source.replace(old, new) if name == f'{file}.cu' else source
+    for backwards in False, True:
+        for case in CASES.values():
+            if case.name.startswith(file):
+                with cuda_shim.Shim(backwards, edit=edit):
+                    error, allowed = kernel_cases.errors(case, kernel_cases.run_kernels(case))
+                if not error <= allowed:
+                    return
+    pytest.fail('nobody noticed')
+
+
+def test_cuda_on_a_cpu_tensor_is_an_error():
+    recipe = degrade.recipe('bicubic')
+    x = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="impl='cuda' needs tensors on a CUDA GPU, this one is on cpu: .* impl='torch'"):
+        degrade.degrade(x, recipe, degrade.sample(recipe, Draw(0, np.arange(1)), (64, 64)), 'cuda')
+
+
+@needs_gpu
+@pytest.mark.parametrize('name', CASES)
+def test_gpu_is_the_reference_and_repeats(name):
+    case = CASES[name]
+    def run():
+        c = kernel_cases.on_canvas(case.images)
+        c = c._replace(pix=c.pix.cuda())
+        r, = kernels.upload([case.op.record(case.params, c.size)], c.pix.device)
+        out = case.op.run_cuda(c, case.params, r)
+        return [degrade.canvas.unit(out.pix[i, :, :h, :w]).permute(1, 2, 0).cpu().numpy() for i, (h, w) in enumerate(out.size)]
+    found = run()
+    assert all((a == b).all() for a, b in zip(found, run(), strict=True))
+    error, allowed = kernel_cases.errors(case, found)
+    assert error <= allowed
