@@ -21,7 +21,7 @@ import torch
 
 import dali_pipes
 import models
-from dali_pipes import degrade, faces, manifest, validation
+from dali_pipes import cache, degrade, faces, manifest, validation
 from tasks import restore
 from training import checkpoint, log, pictures, run, schedule, stop
 from training.ema import EMA
@@ -29,7 +29,7 @@ from training.run import RunError
 
 # `nimg` images in all, learning rate `lr` at its peak, `ema` horizon in images, `ticks` validations evenly over the run.
 PRESETS = {
-    'demo':       dict(network='unet',     net=dict(),          recipe='ai6126_2024', batch=4,  minutes=6.0,     lr=1e-3, loss='l1', ema=800,    ticks=5),
+    'demo':       dict(network='unet',     net=dict(),          recipe='ai6126_2024', batch=2,  minutes=6.0,     lr=1e-3, loss='l1', ema=800,    ticks=5),
     'unet':       dict(network='unet',     net=dict(),          recipe='ai6126_2024', batch=4,  nimg=200_000,    lr=1e-3, loss='l1', ema=800,    ticks=20),
     'srresnet16': dict(network='srresnet', net=dict(blocks=16), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
     'srresnet20': dict(network='srresnet', net=dict(blocks=20), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
@@ -64,6 +64,8 @@ def parse(argv=None):
     a('--precision',    help='bf16 or fp32 (default: bf16 where the hardware computes it)')
     a('--device',       help='cuda, cuda:1, cpu (default: cuda if there is one)')
     a('--threads',      type=int, help='CPU threads (default: all cores); bit-identical resume needs the same number')
+    a('--cache',        help=f'decoded images are kept: {", ".join(cache.MODES)} (default: auto: on the GPU, else in host memory, if they take less than '
+                             f'{cache.SHARE:.0%} of what is free; file: in $FACES_CACHE, for later runs, too)')
     a('--save-minutes', type=float, help='minutes between checkpoints, beside one at every tick (default: 5)')
     a('--strict',       action='store_true', help='refuse a data set with bad files instead of skipping them')
     a('--verify',       action='store_true', help='decode every file once before training')
@@ -76,7 +78,7 @@ def configure(args):
     preset = run.choose(args.preset or ('unet' if args.data else 'demo'), PRESETS, 'preset')
     given = {k: v for k, v in vars(args).items() if v is not None and k != 'dry_run'}
     c = dict(pipe=_default_pipe, out=f'runs/{preset}', seed=0, size=512, data=None, val=None, lq_from_usm=True, target_usm=False, pair_pool=0,
-             precision=_default_precision, device='cuda' if torch.cuda.is_available() else 'cpu', threads=os.cpu_count(), save_minutes=5.0)
+             precision=default_precision, device='cuda' if torch.cuda.is_available() else 'cpu', threads=os.cpu_count(), cache='auto', save_minutes=5.0)
     c |= PRESETS[preset] | given | {'preset': preset}
     if 'nimg' in given or 'minutes' in given:                # one of the two is the length
         c |= {k: given.get(k) for k in ('nimg', 'minutes')}
@@ -86,7 +88,7 @@ def configure(args):
     c |= {k: v for k, v in run.stored(c['out']).items() if k in ('threads', 'precision') and k not in given}      # bits depend on them
     c = {k: v(c) if callable(v) else v for k, v in c.items()}
     run.choose(c['pipe'], dali_pipes.PIPES, 'pipe'), run.choose(c['recipe'], degrade.RECIPES, 'recipe')
-    run.choose(c['loss'], restore.LOSSES, 'loss'), run.choose(c['precision'], ('bf16', 'fp32'), 'precision')
+    run.choose(c['cache'], cache.MODES, 'cache'), run.choose(c['loss'], restore.LOSSES, 'loss'), run.choose(c['precision'], ('bf16', 'fp32'), 'precision')
     for k in ('batch', 'nimg', 'minutes', 'lr', 'ema', 'ticks', 'size', 'threads', 'save_minutes'):
         if c[k] is not None and not c[k] > 0:
             raise RunError(f'--{k.replace("_", "-")} {c[k]}: must be positive')
@@ -113,7 +115,8 @@ def _has_dali():
         return False
 
 
-def _default_precision(c):
+def default_precision(c):
+    """bf16 where c['device'] computes it in hardware, else fp32."""
     if torch.device(c['device']).type == 'cuda':
         return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
     info = Path('/proc/cpuinfo')
@@ -157,6 +160,22 @@ def fingerprint(images):
     return f'{len(images)} images, {hashlib.blake2b(names.encode(), digest_size=8).hexdigest()}'
 
 
+def optimizer_of(net, lr, device):
+    return torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=device.type == 'cuda')
+
+
+def step(net, ema, optimizer, batch, loss, autocast):
+    """One step of the network and its average -> its loss, a scalar on the device, not waited for."""
+    with autocast():
+        total = sum(restore.losses(net, batch, loss).values())
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    optimizer.step()
+    ema.update(net, len(batch.input))
+    return total.detach()
+
+
 def train(c):
     torch.set_num_threads(c['threads'])
     torch.manual_seed(c['seed'])
@@ -167,7 +186,7 @@ def train(c):
     # Network, optimizer, average; then everything again from the newest checkpoint, if there is one.
     net = models.NETWORKS[c['network']](**c['net']).to(device, memory_format=torch.channels_last)
     ema = EMA(net, c['ema'])
-    optimizer = torch.optim.AdamW(net.parameters(), lr=c['lr'], betas=(0.9, 0.99), weight_decay=0.0, fused=device.type == 'cuda')
+    optimizer = optimizer_of(net, c['lr'], device)
     nimg, seconds, tick, checks = 0, 0.0, 0, 0.0             # images seen, time spent, ticks done, time of the last validation
     newest = checkpoint.latest(c['out']) if resumed else None
     if newest:
@@ -200,7 +219,7 @@ def train(c):
     stopping, scores, losses, saved, rows = stop.Stop(), None, [], time.monotonic(), int(200 * progress())
     recipe = degrade.recipe(c['recipe'])._replace(pool=c['pair_pool'])
     with (dali_pipes.make(c['pipe'], images, recipe, batch=c['batch'], size=c['size'], seed=c['seed'], start=nimg, lq_from_usm=c['lq_from_usm'],
-                          target_usm=c['target_usm'], device=device, threads=c['threads']) as pipe,
+                          target_usm=c['target_usm'], device=device, threads=c['threads'], cache=c['cache']) as pipe,
           log.Progress(c['nimg'], nimg) as bar):
         while progress() < 1 and not stopping.asked:
             start = time.monotonic()
@@ -211,16 +230,8 @@ def train(c):
             lr = schedule.lr(progress(), c['lr'])
             for group in optimizer.param_groups:
                 group['lr'] = lr
-            with autocast():
-                terms = restore.losses(net, batch, c['loss'])
-            optimizer.zero_grad(set_to_none=True)
-            loss = sum(terms.values())
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimizer.step()
-            ema.update(net, c['batch'])
+            losses.append(step(net, ema, optimizer, batch, c['loss'], autocast))
             nimg += c['batch']
-            losses.append(loss.detach())
 
             # What is written along the way: the loss 200 times, everything else at ticks.
             if device.type == 'cpu' or len(losses) == 50 or progress() >= (tick + 1) / c['ticks']:      # reading a loss makes a GPU wait
@@ -271,7 +282,7 @@ def main(argv=None):
             return 0
         train(c)
         return 0
-    except (RunError, manifest.DataError, checkpoint.CheckpointError) as e:
+    except (RunError, manifest.DataError, checkpoint.CheckpointError, degrade.kernels.KernelError) as e:
         print(f'train.py: {e}', file=sys.stderr)
         return 2
     except OSError as e:

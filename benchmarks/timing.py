@@ -1,4 +1,6 @@
 """Timing shared by the benchmarks: rounds, medians, and a line that says on what and with what they ran."""
+import importlib.util
+import json
 import os
 import platform
 import statistics
@@ -52,3 +54,16 @@ def machine():
 def header():
     m = machine()
     return m['device'] + '; ' + ', '.join(f'{k} {v}' for k, v in m.items() if k not in ('device', 'date')) + f'; {m["date"]}'
+
+
+def write(path, **figures):
+    """Figures with what they belong to, as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**machine(), **figures}, indent=2) + '\n')
+
+
+def installed(module):
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:                  # of its parent
+        return False

@@ -8,8 +8,10 @@ import os
 
 import torch
 
-from . import degrade
+from . import cache as caches, degrade
 from .batch import Options, Plan
+from .degrade import workers
+from .pipe import Pipe
 from .reader import Reader
 
 PIPES = 'dali', 'torch', 'reference'
@@ -28,23 +30,34 @@ def make(name, images, recipe, *,
          target_usm  = False,          # train on the sharpened target
          device      = 'cpu',
          threads     = None,           # CPU threads for decoding and degrading; None = all cores
+         cache       = 'off',          # where decoded images are kept: cache.MODES
          say         = print):         # takes notices: files replaced, images resized
     """A pipe: endless iterator of Batch and context manager; close() ends its threads and processes.
 
     name: 'dali' (DALI decodes and flips), 'torch' (DataLoader and OpenCV) or 'reference' (one image at a time through the float64 definition; slow)
     images: list of manifest.Image; recipe: degrade.Recipe or its name
-    Raises ValueError for unknown names, ImportError where the library of a pipe is missing.
+    On a GPU the CUDA kernels degrade, one batch ahead of the one that is asked for.
+    Raises ValueError for unknown names, ImportError where the library of a pipe is missing, KernelError where the kernels cannot run, DataError for a cache.
     """
     if name not in PIPES:
         near = difflib.get_close_matches(name, PIPES, 1)
         raise ValueError(f'unknown pipe {name!r}' + (f', did you mean {near[0]!r}?' if near else '') + f' (there are: {", ".join(PIPES)})')
+    if cache not in caches.MODES:
+        raise ValueError(f'unknown cache {cache!r} (there are: {", ".join(caches.MODES)})')
+    device, threads = torch.device(device), threads or os.cpu_count()
+    if device.type == 'cuda':
+        device = torch.device('cuda', torch.cuda.current_device() if device.index is None else device.index)
     recipe = degrade.recipe(recipe) if isinstance(recipe, str) else recipe
     plan = Plan(len(images), recipe, batch=batch, size=size, scale=scale, seed=seed, flip=flip, lq_from_usm=lq_from_usm, target_usm=target_usm)
-    options = Options(Reader(images, size, say), start, rank, world, torch.device(device), threads or os.cpu_count())
     if name == 'dali':
-        from .pipe_dali import DaliPipe as Pipe          # imports DALI
+        from .pipe_dali import DaliLoader as Loader      # imports DALI
     elif name == 'torch':
-        from .pipe_torch import TorchPipe as Pipe
+        from .pipe_torch import TorchLoader as Loader
     else:
-        from .pipe_reference import ReferencePipe as Pipe
-    return Pipe(plan, options)
+        from .pipe_reference import ReferenceLoader as Loader
+    impl = 'ref' if name == 'reference' else 'cuda' if device.type == 'cuda' else 'torch'
+    if impl == 'cuda':
+        degrade.kernels.need_gpu(torch.empty(0, device=device))          # better now than after the data set is read
+    kept = caches.make(cache, images, size, device, say) if name != 'reference' else None
+    options = Options(Reader(images, size, say), kept, workers.make(threads), start, rank, world, device, threads)
+    return Pipe(Loader(plan, options), plan, device, impl, options.pool)

@@ -1,6 +1,7 @@
 """The one contract between data and network, and how a batch is planned: sample numbers -> images, flips, degradations."""
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 
@@ -53,8 +54,21 @@ class Plan:
 class Options(NamedTuple):
     """What a pipe needs beside its plan."""
     reader: Any              # Reader of the manifest's images
+    cache:  Any              # cache.Memory or cache.Mapped of their pixels, or None
+    pool:   Any              # executor of threads
     start:  int              # first sample number
     rank:   int
     world:  int
     device: torch.device
     threads: int             # CPU threads for decoding and degrading
+
+
+def flipped(x, flip):
+    """x [B, H, W, 3] uint8 with the samples of flip [B] bool mirrored."""
+    if x.device.type == 'cpu':
+        x = x.clone()
+        for i in np.flatnonzero(flip):
+            cv2.flip(x[i].numpy(), 1, dst=x[i].numpy())
+        return x
+    where = torch.from_numpy(np.ascontiguousarray(flip)).to(x.device, non_blocking=True)
+    return torch.where(where[:, None, None, None], x.flip(2), x)

@@ -2,7 +2,7 @@
 
 The order, the flips and the bytes of every file come from us through external_source, numbered without end, so resume is exact and a file that cannot be
 decoded, which would kill the pipeline for good, never enters it. PNG is decoded by the CPU operator (no library has another), and so is JPEG, so that all
-pipes agree to the bit. Without a GPU the same graph runs on DALI's CPU operators, in step with the training (see pipe_torch.py).
+pipes agree to the bit. What the cache holds does not enter either. Without a GPU the same graph runs on DALI's CPU operators, in step with the training.
 """
 from collections import deque
 
@@ -10,20 +10,22 @@ import numpy as np
 import torch
 
 from . import order
+from .batch import flipped
 from .files import fit
-from .degrade import workers
+
+LOOKAHEAD = 64       # batches that are looked through for the next one with an image that is not in the cache
 
 
-class DaliPipe:
-    """Endless iterator of Batch; see `dali_pipes.make`. Raises ImportError where DALI is not installed."""
+class DaliLoader:
+    """load() -> (Step, [B, 3, H, W] uint8); see `dali_pipes.make`. Raises ImportError where DALI is not installed."""
 
     def __init__(self, plan, options):
-        self._plan, self._options = plan, options
+        self._plan, self._options, self._cache = plan, options, options.cache
         self._gpu = options.device.type == 'cuda'
         self._uniform = all((i.width, i.height) == (plan.size, plan.size) for i in options.reader.images)
         self._samples = order.shard(options.start, plan.batch, options.rank, options.world)
-        self._steps, self._error = deque(), None         # planned batches on their way through DALI
-        self._pool = workers.make(options.threads)       # reads files; on a CPU it degrades, too
+        self._planned, self._fed = deque(), 0            # [step, places to decode, images they are] not yet returned; how many of them DALI has seen
+        self._error, self._copied = None, None
         self._pipe = self._graph()
 
     def _graph(self):
@@ -48,46 +50,63 @@ class DaliPipe:
         pipe.build()
         return pipe
 
+    def _plan_one(self):
+        step = self._plan(next(self._samples))
+        places = self._cache.missing(step.index) if self._cache else np.arange(len(step.index))
+        self._planned.append([step, places, None])
+
     def _next_files(self):
-        """Called by DALI for every batch: (encoded files, flips)."""
+        """Called by DALI for every batch it begins: (encoded files, flips) of the next step that needs it."""
         try:
-            step = self._plan(next(self._samples))
-            files = [np.frombuffer(data, np.uint8) for data, _ in self._pool.map(self._options.reader.read, step.index.tolist())]
+            for _ in range(LOOKAHEAD):
+                if self._fed == len(self._planned):
+                    self._plan_one()
+                entry = self._planned[self._fed]
+                self._fed += 1
+                if len(entry[1]):
+                    break
+            else:                                        # the cache has filled meanwhile; DALI must be given something
+                entry[1] = np.arange(1)
+            step, places, _ = entry
+            found = list(self._options.pool.map(self._options.reader.read, step.index[places].tolist()))
+            entry[2] = np.array([used for _, used in found])
         except Exception as e:                           # DALI would wrap it in a message of its own
             self._error = e
             raise
-        self._steps.append(step)
-        return files, [np.array(f, np.int32) for f in step.flip]
+        return [np.frombuffer(data, np.uint8) for data, _ in found], [np.array(f, np.int32) for f in step.flip[places]]
 
-    def __iter__(self):
-        return self
+    def load(self):
+        if not self._planned:
+            self._plan_one()
+        decoded = self._decode(self._planned[0][0].flip[self._planned[0][1]]) if len(self._planned[0][1]) else None
+        step, places, used = self._planned.popleft()
+        self._fed = max(self._fed - 1, 0)
+        if self._cache is None:
+            return step, decoded.permute(0, 3, 1, 2)
+        kept = np.setdiff1d(np.arange(len(step.index)), places)
+        x = torch.empty(len(step.index), self._plan.size, self._plan.size, 3, dtype=torch.uint8, device=self._options.device)
+        if len(kept):
+            x[torch.from_numpy(kept)] = flipped(self._cache.take(step.index[kept]), step.flip[kept])
+        if len(places):
+            x[torch.from_numpy(places)] = decoded
+            self._cache.put(step.index[places], flipped(decoded, step.flip[places]), used)           # flipped back
+        return step, x.permute(0, 3, 1, 2)
 
-    def __next__(self):
+    def _decode(self, flip):
+        """DALI's next output -> [k, H, W, 3] uint8 on the device, flipped."""
+        if self._copied:
+            self._copied.synchronize()                   # of the output before, whose buffer DALI may use from now on
         try:
             out, = self._pipe.run()
         except RuntimeError as e:
             raise self._error or e
-        step = self._steps.popleft()
-        return self._plan.finish(self._pixels(out, step), step, pool=None if self._gpu else self._pool)
-
-    def _pixels(self, out, step):
-        """DALI's output -> [B, 3, H, W] uint8 on the device, channels-last."""
         if not self._uniform:
-            images = [fit(np.asarray(image), self._plan.size) for image in out]
-            images = np.stack([image[:, ::-1] if flip else image for image, flip in zip(images, step.flip)])
-            return torch.from_numpy(images).permute(0, 3, 1, 2).to(self._options.device)
-        x = torch.from_dlpack(out.as_tensor()).permute(0, 3, 1, 2)
+            images = torch.from_numpy(np.stack([fit(np.asarray(image), self._plan.size) for image in out]))
+            return flipped(images.to(self._options.device), flip)
+        x = torch.from_dlpack(out.as_tensor())
         if self._gpu:
-            x = x.clone(memory_format=torch.preserve_format)
-            torch.cuda.current_stream().synchronize()    # the copy is done before DALI may reuse its buffer
+            x, self._copied = x.clone(), torch.cuda.current_stream().record_event()
         return x
 
     def close(self):
         self._pipe = None
-        self._pool.shutdown(cancel_futures=True)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()

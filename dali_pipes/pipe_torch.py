@@ -8,59 +8,63 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from . import order
-from .degrade import workers
+from .batch import flipped
 
 
 class Decoded(Dataset):
-    """Sample numbers of a batch -> (Step, [B, H, W, 3] uint8)."""
+    """[(sample number, whether to decode its image)] of a batch -> (Step, places, images they are, [k, H, W, 3] uint8 decoded, not flipped)."""
 
     def __init__(self, plan, reader):
         self.plan, self.reader = plan, reader
         self.pool = None                         # threads, in this process only
 
-    def __getitems__(self, samples):
-        step = self.plan(np.asarray(samples))
-        run = self.pool.map if self.pool else map
-        return step, np.stack(list(run(self._image, step.index, step.flip)))
-
-    def _image(self, index, flip):
-        image, _ = self.reader.image(int(index))
-        return image[:, ::-1] if flip else image
+    def __getitems__(self, wanted):
+        samples, decode = (np.array(column) for column in zip(*wanted))
+        step, places = self.plan(samples), np.flatnonzero(decode)
+        found = list((self.pool.map if self.pool else map)(self.reader.image, step.index[places].tolist()))
+        images = np.stack([image for image, _ in found]) if found else np.empty((0, 0, 0, 3), np.uint8)
+        return step, places, np.array([used for _, used in found]), images
 
 
 def _as_tensor(item):
-    step, images = item
-    return step, torch.from_numpy(images)
+    return *item[:3], torch.from_numpy(item[3])
 
 
-class TorchPipe:
-    """Endless iterator of Batch; see `dali_pipes.make`."""
+class TorchLoader:
+    """load() -> (Step, [B, 3, H, W] uint8); see `dali_pipes.make`."""
 
     def __init__(self, plan, options):
-        self._plan, self._options = plan, options
+        self._plan, self._options, self._cache = plan, options, options.cache
         gpu = options.device.type == 'cuda'
         data = Decoded(plan, options.reader)
-        samples = (s.tolist() for s in order.shard(options.start, plan.batch, options.rank, options.world))
-        self._loader = DataLoader(data, batch_sampler=samples, num_workers=min(options.threads, 16) if gpu else 0, collate_fn=_as_tensor,
-                                  pin_memory=gpu, prefetch_factor=4 if gpu else None, multiprocessing_context='spawn' if gpu else None)
-        self._pool = data.pool = None if gpu else workers.make(options.threads)
-        self._decoded = iter(self._loader)
+        data.pool = None if gpu else options.pool
+        loader = DataLoader(data, batch_sampler=self._wanted(), num_workers=min(options.threads, 16) if gpu else 0, collate_fn=_as_tensor,
+                            pin_memory=gpu, prefetch_factor=4 if gpu else None, multiprocessing_context='spawn' if gpu else None)
+        self._decoded = iter(loader)
 
-    def __iter__(self):
-        return self
+    def _wanted(self):
+        """What each batch is made of; asked for in this process, some batches ahead, so an image may be decoded twice before it is found in the cache."""
+        for samples in order.shard(self._options.start, self._plan.batch, self._options.rank, self._options.world):
+            decode = np.ones(len(samples), bool)
+            if self._cache:
+                decode[:] = False
+                decode[self._cache.missing(order.index(samples, self._plan.count, self._plan.seed))] = True
+            yield list(zip(samples.tolist(), decode.tolist()))
 
-    def __next__(self):
-        step, images = next(self._decoded)
-        x = images.to(self._options.device, non_blocking=True).permute(0, 3, 1, 2)
-        return self._plan.finish(x, step, pool=self._pool)
+    def load(self):
+        step, places, used, images = next(self._decoded)
+        images = images.to(self._options.device, non_blocking=True)
+        if self._cache is None or len(places) == len(step.index):
+            x = images
+        else:
+            kept = np.setdiff1d(np.arange(len(step.index)), places)
+            x = torch.empty(len(step.index), self._plan.size, self._plan.size, 3, dtype=torch.uint8, device=self._options.device)
+            x[torch.from_numpy(kept)] = self._cache.take(step.index[kept])
+            if len(places):
+                x[torch.from_numpy(places)] = images
+        if self._cache and len(places):
+            self._cache.put(step.index[places], images, used)
+        return step, flipped(x, step.flip).permute(0, 3, 1, 2)
 
     def close(self):
         self._decoded = None                     # ends the worker processes
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()

@@ -9,7 +9,7 @@ class RunError(Exception):
     """A message for the user: flag or file, value, remedy. Scripts print it and exit with 2."""
 
 
-FREE = {'out', 'pipe', 'device', 'threads', 'save_minutes', 'strict', 'verify'}      # may differ on resume: they change no sample and no schedule
+FREE = {'out', 'pipe', 'cache', 'device', 'threads', 'save_minutes', 'strict', 'verify'}      # may differ on resume: they change no sample and no schedule
 
 
 def prepare(run_dir, config):

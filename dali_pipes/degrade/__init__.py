@@ -106,13 +106,30 @@ def degrade(x, recipe, params, impl='torch', *, opencv=None, pool=None):
     if impl not in IMPLS:
         raise ValueError(f'unknown impl {impl!r} (there are: {", ".join(IMPLS)})')
     if impl == 'cuda':
-        return canvas.unit(_last(chain_cuda(x, recipe, params)).pix).contiguous(memory_format=torch.channels_last)
+        try:
+            return _whole_batch(x, recipe, params)
+        except torch.OutOfMemoryError as e:
+            raise kernels.KernelError(_too_large(x, params)) from e
     if x.device.type != 'cpu' and impl == 'torch':
         return canvas.unit(_last(chain_torch(x, recipe, params)).pix)
     run = _one_ref if impl == 'ref' else _one_torch
     opencv = opencv is None or opencv
     images = (pool.map if pool else map)(lambda i: run(x[i:i + 1], recipe, take(params, slice(i, i + 1)), opencv), range(len(x)))
     return torch.cat(list(images)).contiguous(memory_format=torch.channels_last)
+
+
+def _whole_batch(x, recipe, params):
+    return canvas.unit(_last(chain_cuda(x, recipe, params)).pix).contiguous(memory_format=torch.channels_last)
+
+
+def _too_large(x, params):
+    """What to say when the GPU's memory does not suffice, with the batch that would fit."""
+    largest = max([x.shape[2] * x.shape[3], *(int(p.size.prod(1).max()) for p in params if hasattr(p, 'size'))])
+    each = 4 * 12 * largest                      # bytes: at most four float32 canvases live at once
+    held = torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)
+    free = torch.cuda.mem_get_info(x.device)[0] + held
+    return (f'the GPU ran out of memory degrading {len(x)} images of {x.shape[3]}x{x.shape[2]}: each takes up to {each / 1e6:.0f} MB, {free / 1e6:,.0f} MB are free. '
+            f'A --batch of {max(free // each, 1)} would fit, if the network leaves it room; --cache host or off frees what the cache holds')
 
 
 def sharpen(x, impl='torch', *, pool=None):

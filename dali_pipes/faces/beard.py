@@ -22,7 +22,7 @@ def _beard_area(sheet, p):
             'moustache': upper,
             'goatee': np.maximum(np.maximum(goat, upper), corner * step(y, p.mouth_y + 0.06, p.mouth_y))}[p.beard]
     lip = np.isin(sheet.ids, (10, 11, 12, 4, 5))
-    return area * ~lip * np.isin(sheet.ids, (1, 17)) * step(y, p.chin + 0.05, p.chin + 0.02)
+    return area * ~lip * np.isin(sheet.ids, (1, 17)) * step(y, p.chin + 0.035, p.chin + 0.005)
 
 
 def beard(sheet, p):
@@ -33,7 +33,7 @@ def beard(sheet, p):
     area = _beard_area(sheet, p)
     rgb = np.array(p.hair_rgb) * 0.9
     full = p.beard != 'stubble'
-    sheet.paint(area * (0.72 if full else 0.22) * np.clip(1 + 0.25 * noise(rng, area.shape, 30), 0, 1.4), lin(rgb * 0.8))
+    sheet.paint(area * (0.62 if full else 0.22) * np.clip(1 + 0.12 * noise(rng, area.shape, 30), 0.6, 1.3), lin(rgb * 0.8))
     n = 14000 if full else 9000
     where = np.stack([rng.uniform(-0.28, 0.28, n), rng.uniform(0.45, 0.97, n)], -1).astype(np.float32)
     px = np.clip(np.round(sheet.pixels(where)).astype(int), 0, sheet.size - 1)

@@ -109,7 +109,7 @@ def _fabric(sheet, rng, colour):
     warp = x + 0.02 * cloud(rng, (s, s), 4, 2), y + 0.05 * x * x + 0.02 * cloud(rng, (s, s), 4, 2)
     fine = blur(rng.standard_normal((s, s), dtype=np.float32), 0.7 * s / 512)
     out = np.ones((s, s, 1), np.float32) * colour
-    other = dye(rng, 20, 220)
+    other = mix(colour, dye(rng, 20, 220), np.float32(rng.uniform(0.4, 0.85)))         # a print never has the contrast of its dyes
     if kind == 1:      # knit: rows of slanted stitches
         u, v = warp[0] * 62, warp[1] * 46
         stitch = np.sin(2 * np.pi * (v + 0.6 * np.abs(u - np.floor(u) - 0.5))) * 0.5 + np.cos(2 * np.pi * u) * 0.35
@@ -124,7 +124,7 @@ def _fabric(sheet, rng, colour):
         f = rng.uniform(16, 34)
         row = np.floor(warp[1] * f)
         dot = np.hypot((warp[0] * f + 0.5 * (row % 2)) % 1 - 0.5, warp[1] * f - row - 0.5)
-        out = mix(out, other, step(dot, 0.30, 0.22)[..., None])
+        out = mix(out, other, step(dot, 0.32, 0.20)[..., None])
     if kind == 5:
         out = lin(50, 70, 108) * (1 + 0.20 * np.sin(2 * np.pi * (x + 0.6 * y) * 150) + 0.25 * fine)[..., None]
     folds = cloud(rng, (s, s), 5, 3)
@@ -148,7 +148,7 @@ def clothes(sheet, p):
     cover = sheet.cover(np.concatenate([half, half[::-1] * (-1, 1)]), soft=0.6)
     under = step(sheet.y, 1.0, 0.9) * step(np.abs(sheet.x), 0.26, 0.15)          # the chin's shadow
     light = 0.80 + 0.55 * np.clip(sheet.x * np.sign(p.light[0]) * 1.3, -0.5, 0.5) - 0.45 * under
-    rgb = _fabric(sheet, rng, colour) * light[..., None]
+    rgb = blur(_fabric(sheet, rng, colour), rng.uniform(0.4, 1.3) * sheet.size / 512) * light[..., None]         # shoulders lie behind the focus
     shadow = sheet.cover(np.concatenate([half, half[::-1] * (-1, 1)]) + (0, -0.006), soft=5)
     sheet.shade(1 - 0.4 * shadow * np.isin(sheet.ids, (17, 1)))
     sheet.paint(cover, rgb.astype(np.float32), 18)

@@ -1,0 +1,167 @@
+"""Decoded images, kept: on the GPU, in host memory, or in a mapped file, so that no file is decoded twice (with a mapped file: not even by the next run).
+
+Slots are numbered like the manifest's images and hold [size, size, 3] uint8, not flipped. A file that cannot be decoded shares the pixels of its replacement.
+"""
+import hashlib
+import os
+import shutil
+import zlib
+
+import numpy as np
+import torch
+
+from .manifest import DataError, cache_folder
+
+MODES = 'auto', 'gpu', 'host', 'file', 'off'
+SHARE = 0.4          # of the free GPU memory, or of the available host memory, that `auto` takes at most
+
+
+def make(mode, images, size, device, say=print, folder=None):
+    """A cache of these images (list of manifest.Image) for batches on `device`, or None.
+
+    mode: 'gpu'; 'host' (pinned where there is a GPU); 'file' (in `folder`, default manifest.cache_folder(); shared by processes and by later runs); 'off';
+          'auto': the GPU if everything fits in SHARE of its free memory, else host memory by the same rule, else none; says which and why
+    Raises DataError: a GPU that is not there, too little memory, a folder that cannot be written.
+    """
+    need, gpu = len(images) * size * size * 3, device.type == 'cuda'
+    free = {'host': available_memory(), **({'gpu': torch.cuda.mem_get_info(device)[0]} if gpu else {})}
+    if mode == 'auto':
+        mode = next((m for m in ('gpu', 'host') if m in free and need <= SHARE * free[m]), 'off')
+        room = ', '.join(f'{SHARE:.0%} of {_gb(b)} {"available host" if m == "host" else "free GPU"} memory' for m, b in free.items())
+        say(f'cache: {mode}; {len(images):,} decoded images take {_gb(need)}, auto allows {room}')
+    if mode == 'off':
+        return None
+    if mode == 'file':
+        return Mapped(images, size, folder or cache_folder(), device, say)
+    if mode not in free:
+        raise DataError(f'--cache {mode}: there is no GPU to keep images on; give host, file, off or auto')
+    if need > free[mode]:
+        fit = int(free[mode] // (size * size * 3))
+        raise DataError(f'--cache {mode}: {len(images):,} decoded images take {_gb(need)}, {_gb(free[mode])} are free: {fit:,} would fit; give auto, file or off')
+    return Memory(len(images), size, device, on_gpu=mode == 'gpu')
+
+
+def available_memory():
+    """Bytes of host memory that can be had without swapping; all of it where the system does not tell."""
+    try:
+        with open('/proc/meminfo') as f:
+            return next(int(line.split()[1]) << 10 for line in f if line.startswith('MemAvailable'))
+    except (OSError, StopIteration):
+        return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+
+
+def _gb(n):
+    return f'{n / 1e9:.1f} GB'
+
+
+class Memory:
+    """Slots in one tensor on the GPU or in host memory."""
+
+    def __init__(self, count, size, device, on_gpu):
+        self.device = device
+        self._pix = torch.empty(count, size, size, 3, dtype=torch.uint8, device=device if on_gpu else 'cpu', pin_memory=not on_gpu and device.type == 'cuda')
+        self._has = np.zeros(count, bool)
+
+    def missing(self, index):
+        """Places in `index` [B] whose slots are empty."""
+        return np.flatnonzero(~self._has[index])
+
+    def put(self, index, pixels, used=None):
+        """Fill slots: pixels [k, size, size, 3] uint8 tensor on any device."""
+        for i, image in zip(index, pixels):
+            self._pix[int(i)].copy_(image, non_blocking=True)      # on the stream that takes it again
+            self._has[i] = True
+
+    def take(self, index):
+        """[k, size, size, 3] uint8 on the device, of full slots."""
+        if self._pix.device == self.device:
+            return self._pix[torch.from_numpy(np.asarray(index, np.int64)).to(self.device, non_blocking=True)]
+        out = torch.empty(len(index), *self._pix.shape[1:], dtype=torch.uint8, device=self.device)
+        for image, i in zip(out, index):
+            image.copy_(self._pix[int(i)], non_blocking=True)      # straight from pinned memory, image by image: gathering first would be a copy more
+        return out
+
+
+class Mapped:
+    """Slots in a file. A slot counts only if its record names the very files (path, length, mtime) it was decoded from and its checksum fits, so a kill while
+    it was written, a damaged disk or changed images cost a decoding, never a wrong picture. A full disk ends the filling, not the run."""
+
+    version = 1                                  # of what `decode` and `fit` make of a file: raise it when that changes
+    RECORD = np.dtype([('key', np.uint64), ('used', np.uint32), ('crc', np.uint32)])
+
+    def __init__(self, images, size, folder, device, say):
+        self.device, self._say, self._bytes = device, say, size * size * 3
+        self._files = [_identity(i.path) for i in images]
+        name = hashlib.blake2b('\0'.join([f'{self.version}/{size}', *(i.path for i in images)]).encode('utf-8', 'surrogateescape'), digest_size=8).hexdigest()
+        self.folder, self._full = os.path.join(os.path.expanduser(folder), f'decoded-{name}'), False
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            self._file = _sized(os.path.join(self.folder, 'pixels'), len(images) * self._bytes)
+            os.close(_sized(os.path.join(self.folder, 'records'), len(images) * self.RECORD.itemsize))
+            self._pix = np.memmap(os.path.join(self.folder, 'pixels'), np.uint8, 'r', shape=(len(images), size, size, 3))
+            self._records = np.memmap(os.path.join(self.folder, 'records'), self.RECORD, 'r+', shape=len(images))
+        except OSError as e:
+            raise DataError(f'--cache file: {self.folder} cannot be written ({e.strerror}): set FACES_CACHE to a folder with {_gb(len(images) * self._bytes)} to spare') from e
+        self._has = np.zeros(len(images), bool)
+        known = sum(self._named(i) for i in range(len(images)))
+        say(f'cache: {self.folder}, {known:,} of {len(images):,} images decoded before')
+
+    def _key(self, i, used):
+        return int.from_bytes(hashlib.blake2b(self._files[i] + self._files[used], digest_size=8).digest(), 'little') | 1       # never the 0 of an empty record
+
+    def _named(self, i):
+        record = self._records[i]
+        return record['used'] < len(self._files) and record['key'] == self._key(i, int(record['used']))
+
+    def missing(self, index):
+        """Places in `index` [B] whose slots are empty or not to be trusted. Slots that another process filled count."""
+        for i in index:
+            if not self._has[i] and self._named(i) and zlib.crc32(self._pix[i]) == self._records[i]['crc']:
+                self._has[i] = True
+        return np.flatnonzero(~self._has[index])
+
+    def put(self, index, pixels, used=None):
+        """Fill slots: pixels [k, size, size, 3] uint8 tensor; used: [k] numbers of the images they really are (default: index)."""
+        for i, image, u in zip(index, pixels, index if used is None else used):
+            if self._full:
+                return
+            data = image.cpu().contiguous().numpy().tobytes()
+            try:
+                _write(self._file, data, int(i) * self._bytes)
+            except OSError as e:
+                self._full = True
+                self._say(f'cache: {self.folder} takes no more images ({e.strerror}): the others are decoded every time; make room ({_gb(shutil.disk_usage(self.folder).free)} are free) '
+                          'or set FACES_CACHE to another disk')
+                return
+            record = self._records[i:i + 1]
+            record['key'] = 0
+            record['used'], record['crc'] = u, zlib.crc32(data)
+            record['key'] = self._key(int(i), int(u))              # last: from here on it counts
+            self._has[i] = True
+
+    def take(self, index):
+        """[k, size, size, 3] uint8 on the device, of full slots."""
+        return torch.from_numpy(self._pix[index]).to(self.device)
+
+
+def _identity(path):
+    try:
+        st = os.stat(path)
+    except OSError:                              # gone since it was checked: whoever reads it will say so
+        return f'{path}\0gone\n'.encode('utf-8', 'surrogateescape')
+    return f'{os.path.realpath(path)}\0{st.st_size}\0{st.st_mtime_ns}\n'.encode('utf-8', 'surrogateescape')
+
+
+def _sized(path, length):
+    """Descriptor of a file of exactly this length; new bytes are zeros and take no room on the disk."""
+    f = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    if os.fstat(f).st_size != length:
+        os.ftruncate(f, length)
+    return f
+
+
+def _write(f, data, at):
+    """Through the system call, not the map: a full disk is an error there, a killed process here."""
+    while data:
+        written = os.pwrite(f, data, at)
+        data, at = data[written:], at + written

@@ -1,0 +1,180 @@
+"""Cached images change nothing but the time: same batches, nothing decoded twice, nothing trusted that does not fit its file."""
+import errno
+import os
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import dali_pipes
+from dali_pipes import cache, faces, manifest, reader
+
+from zoo import picture, png, rows
+
+SIZE, COUNT, BATCH = 64, 7, 3
+CPU = torch.device('cpu')
+
+
+def write(path, seed):
+    cv2.imwrite(str(path), faces.face(seed, SIZE).image[..., ::-1])
+
+
+def scan(folder):
+    return manifest.scan(str(folder), size=SIZE, cache_dir=folder / 'scan', say=lambda _: None).images
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv('FACES_CACHE', str(tmp_path / 'cache'))
+    return tmp_path / 'cache'
+
+
+@pytest.fixture
+def images(tmp_path):
+    (tmp_path / 'hq').mkdir()
+    for i in range(COUNT):
+        write(tmp_path / 'hq' / f'{i}.png', i)
+    return scan(tmp_path / 'hq')
+
+
+def batches(name, images, steps=8, say=lambda _: None, **options):
+    if name == 'dali':
+        pytest.importorskip('nvidia.dali')
+    with dali_pipes.make(name, images, 'bicubic', batch=BATCH, size=SIZE, say=say, **options) as pipe:
+        return [next(pipe) for _ in range(steps)]
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for one, other in zip(a, b, strict=True) for x, y in zip(one, other))
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Paths that are read from now on."""
+    paths, read = [], reader.read_bytes
+    monkeypatch.setattr(reader, 'read_bytes', lambda path: paths.append(path) or read(path))
+    return paths
+
+
+@pytest.mark.parametrize('mode', ['host', 'file'])
+@pytest.mark.parametrize('name', ['torch', 'dali'])
+def test_same_batches_and_each_file_is_read_once(name, mode, images, opened):
+    plain = batches(name, images)
+    opened.clear()
+    assert same(plain, batches(name, images, cache=mode))
+    once = COUNT + 1                                                     # one image stands twice in the batch between two epochs
+    assert set(opened) == {i.path for i in images} and len(opened) <= once       # eight batches of three are more than three epochs of seven
+    opened.clear()
+    assert same(plain, batches(name, images, cache=mode))
+    assert not opened if mode == 'file' else COUNT <= len(opened) <= once
+
+
+@pytest.mark.parametrize('name', ['torch', 'dali'])
+def test_a_resumed_run_fills_the_rest(name, images, opened):
+    plain = batches(name, images)
+    batches(name, images, steps=1, cache='file')
+    opened.clear()
+    assert same(plain[1:], batches(name, images, steps=7, start=BATCH, cache='file'))
+    assert len(set(opened)) == COUNT - BATCH
+
+
+def mapped(images, folder, say=lambda _: None):
+    return cache.Mapped(images, SIZE, folder, CPU, say)
+
+
+def filled(images, folder):
+    c = mapped(images, folder)
+    c.put(np.arange(COUNT), torch.stack([torch.from_numpy(faces.face(i, SIZE).image) for i in range(COUNT)]))
+    return c
+
+
+def test_what_does_not_fit_its_file_is_decoded_again(images, tmp_path):
+    c = filled(images, tmp_path)
+    assert not len(mapped(images, tmp_path).missing(np.arange(COUNT)))
+    assert torch.equal(c.take(np.array([4]))[0], torch.from_numpy(faces.face(4, SIZE).image))
+
+    with open(os.path.join(c.folder, 'pixels'), 'r+b') as f:             # a damaged disk, or a kill within a write
+        f.seek(2 * SIZE * SIZE * 3 + 99)
+        f.write(b'\x01\x02\x03')
+    write(images[3].path, 100)                                           # another picture under the same name
+    os.utime(images[5].path, ns=(1, 1))
+    records = np.memmap(os.path.join(c.folder, 'records'), c.RECORD, 'r+')
+    records[6]['used'] = 10 ** 6
+    again = mapped(images, tmp_path)
+    assert again.missing(np.arange(COUNT)).tolist() == [2, 3, 5, 6]
+
+
+def test_kill_while_a_slot_is_written(images, tmp_path, monkeypatch):
+    """Dead before the record is complete: the slot is empty, whatever its pixels are."""
+    c = mapped(images, tmp_path)
+    monkeypatch.setattr(cache.zlib, 'crc32', lambda data: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        c.put([1], torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8))
+    monkeypatch.undo()
+    assert mapped(images, tmp_path).missing(np.arange(COUNT)).tolist() == list(range(COUNT))
+
+
+def test_files_of_another_length_are_rebuilt(images, tmp_path):
+    c = filled(images, tmp_path)
+    for name in 'pixels', 'records':
+        os.truncate(os.path.join(c.folder, name), 10)
+    assert len(mapped(images, tmp_path).missing(np.arange(COUNT))) == COUNT
+
+
+def test_processes_share_a_file(images, tmp_path):
+    a, b = mapped(images, tmp_path), mapped(images, tmp_path)
+    assert b.missing(np.array([3, 3, 0])).tolist() == [0, 1, 2]
+    a.put([3], torch.full((1, SIZE, SIZE, 3), 7, dtype=torch.uint8))
+    assert b.missing(np.array([3, 3, 0])).tolist() == [2] and b.take(np.array([3])).unique().tolist() == [7]
+
+
+def test_other_images_have_another_folder(images, tmp_path):
+    assert mapped(images, tmp_path).folder != mapped(images[::-1], tmp_path).folder
+    assert mapped(images, tmp_path).folder == mapped(list(images), tmp_path).folder
+
+
+def test_full_disk_ends_the_filling_and_not_the_run(images, monkeypatch):
+    plain, said = batches('torch', images), []
+    monkeypatch.setattr(cache.os, 'pwrite', lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'No space left on device')))
+    assert same(plain, batches('torch', images, say=said.append, cache='file'))
+    assert len([s for s in said if 'takes no more images (No space left on device)' in s and 'FACES_CACHE' in s]) == 1
+
+
+def test_a_replaced_file_shares_pixels_until_it_is_repaired(images, opened):
+    good, stream = images[2], bytearray(zlib.compress(rows(picture(SIZE))))
+    data = open(good.path, 'rb').read()
+    stream[-1] ^= 1                              # a fault that only decoding finds
+    with open(good.path, 'wb') as f:
+        f.write(png(SIZE, SIZE, 2, b'', stream=bytes(stream)))
+    said = []
+    plain = batches('torch', images)
+    assert same(plain, batches('torch', images, say=said.append, cache='file')) and sum('2.png cannot be decoded' in s for s in said) == 1
+    opened.clear()
+    assert same(plain, batches('torch', images, cache='file')) and not opened
+    with open(good.path, 'wb') as f:
+        f.write(data)
+    assert not same(plain, batches('torch', images, cache='file')) and opened == [good.path]
+
+
+def test_auto_takes_the_host_if_it_fits_and_says_why(images, monkeypatch):
+    said = []
+    assert isinstance(cache.make('auto', images, SIZE, CPU, said.append), cache.Memory)
+    monkeypatch.setattr(cache, 'available_memory', lambda: COUNT * SIZE * SIZE * 3 / cache.SHARE - 9)
+    assert cache.make('auto', images, SIZE, CPU, said.append) is None
+    assert said[0].startswith('cache: host; 7 decoded images take 0.0 GB, auto allows 40% of') and said[1].startswith('cache: off;')
+    assert cache.make('off', images, SIZE, CPU) is None
+
+
+def test_what_cannot_be(images, tmp_path, monkeypatch):
+    with pytest.raises(manifest.DataError, match='--cache gpu: there is no GPU'):
+        cache.make('gpu', images, SIZE, CPU)
+    (tmp_path / 'file').write_text('in the way')
+    with pytest.raises(manifest.DataError, match='--cache file: .*decoded-.* cannot be written .*FACES_CACHE'):
+        cache.make('file', images, SIZE, CPU, folder=tmp_path / 'file')
+    monkeypatch.setattr(cache, 'available_memory', lambda: 3 * SIZE * SIZE * 3)
+    with pytest.raises(manifest.DataError, match='--cache host: .* 3 would fit'):
+        cache.make('host', images, SIZE, CPU)
+    with pytest.raises(ValueError, match="unknown cache 'disk'"):
+        dali_pipes.make('torch', images, 'bicubic', cache='disk')
