@@ -2,23 +2,24 @@
 
     python benchmarks/degrade_throughput.py [--plans 208] [--size 512] [--data FOLDER] [--json FILE]
 
-Contenders: `torch` (OpenCV where it is faster, threads over images: what the pipes run on a CPU), `tensor` (the same without OpenCV), `ref` (the float64 definition,
+On a GPU first the CUDA kernels (benchmarks/degrade_gpu.py), then, and elsewhere only, the CPU. Contenders there: `torch` (OpenCV where it is faster, threads over images: what the pipes run on a CPU), `tensor` (the same without OpenCV), `ref` (the float64 definition,
 a few plans only) and `opencv chain` (benchmarks/opencv_chain.py, one process per core). Ratios are of medians over the rounds of this run.
 """
 import argparse
-import json
 import multiprocessing
 import os
 import sys
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import opencv_chain, timing
+from benchmarks import degrade_gpu, opencv_chain, peers, timing
 from dali_pipes import degrade, faces, manifest
 from dali_pipes.degrade import workers
 from dali_pipes.draw import Draw
@@ -83,13 +84,49 @@ def compare(title, name, usm, x, args, pool):
         print(f'\n{title}: {n} plans at {x.shape[-1]} px, checked against the reference')
         seconds = timing.rounds(contenders, args.rounds)
     few = degrade.take(params, slice(0, args.processes))
+    for b in args.batches:                                                # what a pipe gets at a batch size: threads over the images of a batch
+        parts = [slice(i, i + b) for i in range(0, n, b)]
+        run = lambda: [degrade.degrade(x[s], recipe, degrade.take(params, s), pool=pool) for s in parts]
+        seconds[f'torch, batch {b}'] = timing.rounds({'torch': run}, args.rounds, progress=lambda _: None)['torch']
     seconds['ref'] = timing.rounds({'ref': lambda: degrade.degrade(x[:args.processes], recipe, few, 'ref', pool=pool)}, 1, progress=lambda _: None)['ref']
-    count = {'torch': n, 'opencv chain': n, 'tensor': some, 'ref': args.processes}
-    rate = {k: count[k] / timing.median(s) for k, s in seconds.items()}
-    print(f'{"":14} {"img/s":>8} {"spread":>7} {"ratio to the OpenCV chain":>26}')
+    count = {'tensor': some, 'ref': args.processes}
+    rate = {k: count.get(k, n) / timing.median(s) for k, s in seconds.items()}
+    print(f'{"":16} {"img/s":>8} {"spread":>7} {"ratio to the OpenCV chain":>26}')
     for k in sorted(rate, key=rate.get, reverse=True):
-        print(f'{k:14} {rate[k]:8.1f} {timing.spread(seconds[k]):6.1f}% {rate[k] / rate["opencv chain"]:25.2f}x')
-    return rate
+        print(f'{k:16} {rate[k]:8.1f} {timing.spread(seconds[k]):6.1f}% {rate[k] / rate["opencv chain"]:25.2f}x')
+    return {'images_per_second': rate, 'stages': stages(x[:32], recipe, degrade.take(params, slice(0, 32)))}
+
+
+def stages(x, recipe, params):
+    """{stage: milliseconds per image on one thread}, and their table."""
+    ms = dict.fromkeys((s.name for s in recipe.stages), 0.0)
+    for i in range(len(x)):
+        start = time.perf_counter()
+        for stage, _ in degrade.chain_torch(x[i:i + 1], recipe, degrade.take(params, slice(i, i + 1)), opencv=True):
+            now = time.perf_counter()
+            ms[stage.name] += 1000 * (now - start) / len(x)
+            start = now
+    print('ms per image on one thread: ' + ', '.join(f'{name} {t:.2f}' for name, t in ms.items()) + f'; together {sum(ms.values()):.2f}')
+    return ms
+
+
+def plot(path, results):
+    """Bars of images per second, one group for each table."""
+    figure = Figure(figsize=(9, 1.2 + 0.32 * sum(len(r['images_per_second']) + 1 for r in results.values())), dpi=110, layout='constrained')
+    axes, at = figure.subplots(), 0
+    for title, result in results.items():
+        axes.text(0, at, title, fontweight='bold', va='center', transform=axes.get_yaxis_transform())
+        for k, v in sorted(result['images_per_second'].items(), key=lambda kv: -kv[1]):
+            at -= 1
+            axes.barh(at, v, color='#1f6fb4' if 'opencv' not in k and 'parity' not in k else '#8a8a8a')
+            axes.text(v, at, f' {k}: {v:,.1f}', va='center', fontsize=8)
+        at -= 1.3
+    axes.set_xscale('log')
+    axes.set_xlabel('images per second')
+    axes.set_yticks([])
+    axes.margins(x=0.25)
+    axes.spines[['top', 'right', 'left']].set_visible(False)
+    figure.savefig(path)
 
 
 def main():
@@ -97,19 +134,35 @@ def main():
     parser.add_argument('--plans', type=int, default=208, help='degradations to run, seeded (default: %(default)s)')
     parser.add_argument('--size', type=int, default=512, help='side of the HQ images in pixels (default: %(default)s)')
     parser.add_argument('--rounds', type=int, default=5, help='timed rounds; medians are reported (default: %(default)s)')
+    parser.add_argument('--peers', action='store_true', help='also time single operations of BasicSR and kornia, where they are installed')
+    parser.add_argument('--batches', type=lambda s: [int(b) for b in s.split(',')], default=[1, 8, 64], help='batch sizes of `torch` on the CPU (default: 1,8,64)')
     parser.add_argument('--processes', type=int, default=os.cpu_count(), help='threads of ours, processes of the baseline (default: all cores)')
     parser.add_argument('--data', help='folder of HQ faces (default: synthetic ones, drawn once)')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--json', type=Path, help='also write the figures to this file')
+    parser.add_argument('--json', type=Path, help='also write the figures to this file, and a plot beside it')
     args = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)                     # threads go over images
     print(timing.header())
     x = load(args.data, args.size, args.plans)
+    results, singles = {}, {}
+    if torch.cuda.is_available():
+        there = load(args.data, args.size, max(degrade_gpu.BATCHES)).to('cuda')
+        for title, name, usm in CASES:
+            recipe = degrade.recipe(name) if usm else degrade.without_usm(degrade.recipe(name))
+            results[f'{title}, GPU'] = degrade_gpu.compare(title, recipe, there, args.seed, args.rounds)
+        if args.peers:
+            singles['GPU'] = peers.compare(there, None, args.rounds)
+        del there
     with workers.make(args.processes) as pool:
-        rates = {title: compare(title, name, usm, x, args, pool) for title, name, usm in CASES}
+        for title, name, usm in CASES:
+            results[f'{title}, CPU'] = compare(title, name, usm, x, args, pool)
+        if args.peers:
+            torch.set_num_threads(args.processes)
+            singles['CPU'] = peers.compare(x, pool, args.rounds)
     if args.json:
-        args.json.write_text(json.dumps({**timing.machine(), 'images_per_second': rates}, indent=2) + '\n')
+        timing.write(args.json, results=results, peers=singles)
+        plot(args.json.with_suffix('.png'), results)
 
 
 if __name__ == '__main__':

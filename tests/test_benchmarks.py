@@ -1,24 +1,29 @@
 """The benchmarks run, and refuse to time what is wrong."""
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import degrade_throughput, timing
+from benchmarks import degrade_throughput, gpu_suite, pipe_throughput, timing, train_step
 from dali_pipes.degrade import noise
 
 
 @pytest.fixture
 def small(monkeypatch, tmp_path, tmp_path_factory):
     monkeypatch.setenv('FACES_CACHE', str(tmp_path_factory.getbasetemp() / 'bench'))
-    monkeypatch.setattr(sys, 'argv', ['degrade_throughput.py', '--plans', '8', '--size', '128', '--rounds', '1', '--json', str(tmp_path / 'out.json')])
+    monkeypatch.setattr(sys, 'argv', ['degrade_throughput.py', '--plans', '8', '--size', '128', '--rounds', '1', '--batches', '3', '--json', str(tmp_path / 'out.json')])
     return tmp_path / 'out.json'
 
 
 def test_degrade_throughput_runs(small, capsys):
     degrade_throughput.main()
-    rates = json.loads(small.read_text())['images_per_second']
-    assert len(rates) == len(degrade_throughput.CASES) and all({'torch', 'tensor', 'ref', 'opencv chain'} == set(r) for r in rates.values())
+    results = {k: r for k, r in json.loads(small.read_text())['results'].items() if k.endswith('CPU')}
+    assert len(results) == len(degrade_throughput.CASES)
+    assert all({'torch', 'torch, batch 3', 'tensor', 'ref', 'opencv chain'} == set(r['images_per_second']) for r in results.values())
+    assert all(v > 0 for r in results.values() for v in r['images_per_second'].values()) and small.with_suffix('.png').stat().st_size > 5000
     assert 'ratio to the OpenCV chain' in capsys.readouterr().out
 
 
@@ -33,3 +38,46 @@ def test_rounds_take_turns():
     seconds = timing.rounds({'a': lambda: calls.append('a'), 'b': lambda: calls.append('b')}, 2, progress=lambda _: None)
     assert calls == list('ababab') and all(len(s) == 2 for s in seconds.values())
     assert timing.median([3, 1, 2]) == 2 and timing.spread([1, 2, 3]) == 50
+
+
+def test_pipe_throughput_runs(small, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, 'argv', ['pipe_throughput.py', '--size', '64', '--rounds', '1', '--recipe', 'bicubic', '--folder', str(tmp_path), '--json', str(tmp_path / 'pipes.json')])
+    pipe_throughput.main()
+    rows = json.loads((tmp_path / 'pipes.json').read_text())['images_per_second']
+    assert {r['cache'] for r in rows} == {'off', 'host', 'file'} and all(r['load warm'] > 0 and r['batch cold'] > 0 for r in rows)
+
+
+def test_pipes_that_differ_are_not_timed(small, monkeypatch, tmp_path):
+    pytest.importorskip('nvidia.dali')
+    monkeypatch.setattr(sys, 'argv', ['pipe_throughput.py', '--size', '64', '--rounds', '1', '--recipe', 'bicubic'])
+    monkeypatch.setattr('dali_pipes.pipe_torch.flipped', lambda x, flip: x + 1)
+    with pytest.raises(SystemExit, match='yield different batches: not timed'):
+        pipe_throughput.main()
+
+
+def test_train_step_runs(small, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, 'argv', ['train_step.py', '--size', '64', '--rounds', '1', '--steps', '2', '--recipe', 'bicubic', '--json', str(tmp_path / 'step.json')])
+    train_step.main()
+    row, = json.loads((tmp_path / 'step.json').read_text())['rows']
+    assert row['preset'] == 'unet' and row['stall'] > 0.5 and 0 <= row['waiting'] < 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_gpu_suite_without_a_gpu():
+    done = subprocess.run([sys.executable, gpu_suite.__file__], capture_output=True, text=True)
+    assert done.returncode == 3 and 'there is no CUDA GPU' in done.stderr
+
+
+def test_gpu_suite_judges():
+    """The verdicts on made-up figures, just reached and just missed."""
+    def results(best, resident, stall, peak):
+        return {'degrade': {'figures': {'results': {'ai6126_2024, GPU': {'images_per_second': {'cuda, batch 64': best, 'torch, batched parity recipe': 2000}}}}},
+                'step': {'figures': {'rows': [{'preset': 'srresnet16', 'resident': resident, 'stall': stall}]}}, 'small': {'figures': {'rows': [{'peak_gb': peak}]}}}
+    assert [v[-1] for v in gpu_suite.verdicts(results(20_000, 600, 1.04, 6))] == [True] * 5
+    assert [v[-1] for v in gpu_suite.verdicts(results(19_999, 599, 1.05, 6.1))] == [False] * 5
+    assert gpu_suite.verdicts({}) == []
+
+
+def test_gpu_suite_names_what_exists():
+    commands = gpu_suite.parts(type('Args', (), {'data': None, 'work': Path('x')}))
+    assert all((gpu_suite.ROOT / word).exists() for c in commands.values() for word in c if word.endswith('.py'))

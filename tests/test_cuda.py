@@ -19,7 +19,6 @@ from tools import cuda_shim
 CASES = {case.name: case for case in kernel_cases.cases()}
 KERNELS = {(file, name) for file in kernels.FILES for name, _ in cuda_shim.KERNEL.findall((kernels.FOLDER / file).read_text())}
 needs_gxx = pytest.mark.skipif(not shutil.which('g++'), reason='g++ is not installed: it builds the kernels for the CPU')
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA GPU here')
 
 
 def test_all_files_are_listed():
@@ -168,17 +167,40 @@ def test_cuda_on_a_cpu_tensor_is_an_error():
         degrade.degrade(x, recipe, degrade.sample(recipe, Draw(0, np.arange(1)), (64, 64)), 'cuda')
 
 
-@needs_gpu
-@pytest.mark.parametrize('name', CASES)
-def test_gpu_is_the_reference_and_repeats(name):
-    case = CASES[name]
-    def run():
-        c = kernel_cases.on_canvas(case.images)
-        c = c._replace(pix=c.pix.cuda())
-        r, = kernels.upload([case.op.record(case.params, c.size)], c.pix.device)
-        out = case.op.run_cuda(c, case.params, r)
-        return [degrade.canvas.unit(out.pix[i, :, :h, :w]).permute(1, 2, 0).cpu().numpy() for i, (h, w) in enumerate(out.size)]
-    found = run()
-    assert all((a == b).all() for a, b in zip(found, run(), strict=True))
-    error, allowed = kernel_cases.errors(case, found)
-    assert error <= allowed
+@pytest.mark.parametrize('what, message', [
+    ('old card', 'compute capability 7.0; the kernels need 7.5'), ('no compiler', r"does not find NVRTC.*libnvrtc.*pip install -e .\[cuda1[23]\]"),
+    ('no CuPy', r'needs CuPy .*pip install -e .\[cuda1[23]\]'), ('old driver', r'driver is for CUDA 12.9, CuPy compiles for CUDA 13: pip install -e .\[cuda12\]'),
+    ('other torch', 'torch is built for CUDA 12.8, CuPy for CUDA 13.0: a process must not mix them')])
+def test_a_machine_that_cannot_is_told_why(what, message, monkeypatch):
+    cupy = pytest.importorskip('cupy')
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda index: 'Some Card')
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda index: (7, 0) if what == 'old card' else (9, 0))
+    monkeypatch.setattr(cupy.cuda.nvrtc, 'getVersion', lambda: (13, 0))
+    monkeypatch.setattr(cupy.cuda.runtime, 'driverGetVersion', lambda: 12090 if what == 'old driver' else 13000)
+    monkeypatch.setattr(torch.version, 'cuda', '12.8' if what == 'other torch' else '13.0')
+    if what == 'no compiler':
+        monkeypatch.setattr(cupy.cuda.nvrtc, 'getVersion', lambda: (_ for _ in ()).throw(RuntimeError('libnvrtc.so.13: cannot open')))
+    if what == 'no CuPy':
+        monkeypatch.setitem(sys.modules, 'cupy', None)
+    kernels._checked.cache_clear()
+    with pytest.raises(kernels.KernelError, match='(?s)' + message):
+        kernels._checked(0)
+
+
+@needs_gxx
+def test_too_many_taps():
+    case = CASES['blur one']
+    with cuda_shim.Shim(), pytest.raises(kernels.KernelError, match="a blur of 43 taps: impl='cuda' takes up to 41"):
+        kernel_cases.run_kernels(case._replace(params=case.params._replace(taps=np.array([43]))))
+
+
+@needs_gxx
+def test_out_of_memory_names_the_batch_that_fits(monkeypatch):
+    recipe, x = degrade.recipe('bicubic'), torch.zeros(16, 3, 64, 64, dtype=torch.uint8)
+    params = degrade.sample(recipe, Draw(0, np.arange(16)), (64, 64))
+    monkeypatch.setattr(kernels, 'blank', lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError('CUDA out of memory')))
+    monkeypatch.setattr(torch.cuda, 'memory_reserved', lambda device: 10 ** 6)
+    monkeypatch.setattr(torch.cuda, 'memory_allocated', lambda device: 0)
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (10 ** 6, 0))
+    with cuda_shim.Shim(), pytest.raises(kernels.KernelError, match=r'degrading 16 images of 64x64: .* A --batch of 10 would fit'):        # 2 MB / (4 * 12 * 64 * 64)
+        degrade.degrade(x, recipe, params, 'cuda')

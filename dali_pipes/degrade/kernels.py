@@ -34,7 +34,7 @@ def launch(file, name, grid, block, *args):
     import cupy
     device = next(a for a in args if isinstance(a, torch.Tensor)).device
     with cupy.cuda.Device(device.index), _stream(torch.cuda.current_stream(device).cuda_stream):
-        _module(file, device.index).get_function(name)(grid, block, tuple(map(_argument, args)))
+        _kernel(file, name, device.index)(grid, block, tuple(map(_argument, args)))
 
 
 def _argument(a):
@@ -57,6 +57,11 @@ class _Torch:
 def _stream(handle):
     import cupy
     return cupy.cuda.Stream.from_external(_Torch(handle))
+
+
+@lru_cache(maxsize=None)
+def _kernel(file, name, index):
+    return _module(file, index).get_function(name)
 
 
 @lru_cache(maxsize=None)

@@ -1,0 +1,89 @@
+"""On a CUDA GPU: the kernels are the reference and repeat, the pipes yield what they yield on a CPU, a run trains, and its second half is its resumption."""
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import dali_pipes
+import kernel_cases
+import train
+from dali_pipes import degrade, faces, manifest
+from dali_pipes.degrade import canvas, kernels
+from dali_pipes.draw import Draw
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA GPU here')
+CASES = {case.name: case for case in kernel_cases.cases()}
+SIZE, BATCH = 128, 5
+
+
+def on_gpu(case):
+    c = kernel_cases.on_canvas(case.images)
+    c = c._replace(pix=c.pix.cuda())
+    r, = kernels.upload([case.op.record(case.params, c.size)], c.pix.device)
+    out = case.op.run_cuda(c, case.params, r)
+    return [canvas.unit(out.pix[i, :, :h, :w]).permute(1, 2, 0).cpu().numpy() for i, (h, w) in enumerate(out.size)]
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_kernels_are_the_reference_and_repeat(name):
+    found = on_gpu(CASES[name])
+    assert all((a == b).all() for a, b in zip(found, on_gpu(CASES[name]), strict=True))
+    error, allowed = kernel_cases.errors(CASES[name], found)
+    assert error <= allowed
+
+
+@pytest.mark.parametrize('recipe', degrade.RECIPES)
+def test_recipes(recipe):
+    """512 px, 24 samples in one ragged batch; twice, bit for bit; and the same alone as in the batch."""
+    recipe, n = degrade.recipe(recipe), 24
+    x = torch.from_numpy(np.stack([faces.face(i % 4).image for i in range(n)])).permute(0, 3, 1, 2)
+    params = degrade.sample(recipe, Draw(3, np.arange(n), tied=recipe.tied, batch=n), (512, 512))
+    y = degrade.degrade(x.cuda(), recipe, params, 'cuda')
+    assert torch.equal(y, degrade.degrade(x.cuda(), recipe, params, 'cuda'))
+    if not recipe.tied:
+        assert torch.equal(y[7:8], degrade.degrade(x[7:8].cuda(), recipe, degrade.take(params, slice(7, 8)), 'cuda'))
+    off = (y.cpu() - degrade.degrade(x, recipe, params, 'torch')).abs() * 255
+    assert (off < 1.01).float().mean() >= 0.99
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('hq')
+    faces.write(folder, 12, first_seed=500, size=SIZE)
+    return manifest.scan(str(folder / 'images'), size=SIZE, cache_dir=folder, say=lambda _: None).images
+
+
+def batches(name, images, device, steps=8, **options):
+    if name == 'dali':
+        pytest.importorskip('nvidia.dali')
+    with dali_pipes.make(name, images, 'ai6126_2024', batch=BATCH, size=SIZE, device=device, threads=4, say=lambda _: None, **options) as pipe:
+        return [next(pipe) for _ in range(steps)]
+
+
+@pytest.mark.parametrize('cache', ['off', 'gpu', 'host', 'file'])
+@pytest.mark.parametrize('name', ['torch', 'dali'])
+def test_pipes(name, cache, images, tmp_path, monkeypatch):
+    monkeypatch.setenv('FACES_CACHE', str(tmp_path))
+    off = []
+    for a, b in zip(batches(name, images, 'cuda', cache=cache), batches('torch', images, 'cpu'), strict=True):
+        assert a.target.is_cuda and torch.equal(a.sample, b.sample) and torch.equal(a.target.cpu(), b.target)
+        off.append((a.input.cpu() - b.input).abs() * 255)
+    assert (torch.stack(off) < 1.01).float().mean() >= 0.99
+
+
+def test_a_batch_in_use_is_not_overwritten(images):
+    """The next batches are made on another stream while this one is still needed."""
+    kept = batches('torch', images, 'cuda', cache='gpu')
+    again = batches('torch', images, 'cuda', cache='gpu')
+    assert all(torch.equal(a.input, b.input) and torch.equal(a.target, b.target) for a, b in zip(kept, again, strict=True))
+
+
+def test_training_resumes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('FACES_CACHE', str(tmp_path / 'cache'))
+    faces.write(tmp_path / 'hq', 10, first_seed=0, size=SIZE)
+    argv = ['--data', str(tmp_path / 'hq/images'), '--size', str(SIZE), '--preset', 'unet', '--batch', '2', '--nimg', '200', '--ticks', '2', '--out', str(tmp_path / 'run')]
+    assert train.main(argv) == 0 and train.main(argv) == 0
+    assert 'resumed at 200 images' in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / 'run/log.jsonl').read_text().splitlines()]
+    assert all(np.isfinite(r['psnr']) for r in rows if 'psnr' in r)
