@@ -36,7 +36,7 @@ def runner(x, recipe, params, batch, impl):
 
 def compare(title, recipe, x, seed, rounds):
     """Table of one recipe; x [N, 3, H, W] uint8 on the GPU. Returns {contender: images per second}, 'peak_gb' and 'stages'."""
-    params = degrade.sample(recipe, Draw(seed, np.arange(len(x))), x.shape[-2:])
+    params = degrade.sample(recipe, Draw(seed, np.arange(len(x)), tied=recipe.tied, batch=BATCHES[-1]), x.shape[-2:])
     check(x, recipe, params)
     parity = degrade.recipe(PARITY)
     parity = parity if any(s.op is degrade.usm for s in recipe.stages) else degrade.without_usm(parity)

@@ -25,7 +25,8 @@ from dali_pipes.degrade import workers
 from dali_pipes.draw import Draw
 from dali_pipes.reader import Reader
 
-CASES = ('ai6126_2024 without USM', 'ai6126_2024', False), ('ai6126_2024', 'ai6126_2024', True), ('ai6126_2022', 'ai6126_2022', True)
+CASES = ('ai6126_2024 without USM', 'ai6126_2024', False), *((name, name, True) for name in degrade.RECIPES)
+NO_BASELINE = 'ai6126_2024_parity', 'bicubic'      # OpenCV has neither DiffJPEG nor an antialiased bicubic
 
 
 def load(source, size, count):
@@ -48,7 +49,7 @@ def check(x, recipe, params, pool, count=6):
         if off.float().mean() > 0.01:
             raise SystemExit(f'{recipe.name}: torch (opencv={opencv}) differs from the reference by more than 1/255 in {off.float().mean():.1%} of the values: not timed')
     rng = np.random.default_rng(0)
-    for i in range(count):
+    for i in range(count if recipe.name not in NO_BASELINE else 0):
         base = opencv_chain.degrade(x[i].permute(1, 2, 0).numpy(), recipe, degrade.take(params, i), rng)
         error = np.abs(cv2.blur(base - ref[i].permute(1, 2, 0).numpy(), (9, 9))).mean()
         if base.shape != tuple(ref[i].permute(1, 2, 0).shape) or error > 0.03:
@@ -69,7 +70,7 @@ def _baseline_worker(part):
 def compare(title, name, usm, x, args, pool):
     """One table; returns {contender: images per second}."""
     recipe = degrade.recipe(name) if usm else degrade.without_usm(degrade.recipe(name))
-    params = degrade.sample(recipe, Draw(args.seed, np.arange(len(x))), x.shape[-2:])
+    params = degrade.sample(recipe, Draw(args.seed, np.arange(len(x)), tied=recipe.tied, batch=8), x.shape[-2:])
     check(x, recipe, params, pool)
     n = len(x)
     _WORK['case'] = x.permute(0, 2, 3, 1).numpy(), recipe, params         # inherited by the forked workers, not copied
@@ -81,19 +82,21 @@ def compare(title, name, usm, x, args, pool):
             'tensor':       lambda: degrade.degrade(x[:some], recipe, degrade.take(params, slice(0, some)), opencv=False, pool=pool),
             'opencv chain': lambda: baseline.map(_baseline_worker, parts, chunksize=1),
         }
+        if name in NO_BASELINE:
+            del contenders['opencv chain']
         print(f'\n{title}: {n} plans at {x.shape[-1]} px, checked against the reference')
         seconds = timing.rounds(contenders, args.rounds)
     few = degrade.take(params, slice(0, args.processes))
     for b in args.batches:                                                # what a pipe gets at a batch size: threads over the images of a batch
         parts = [slice(i, i + b) for i in range(0, n, b)]
         run = lambda: [degrade.degrade(x[s], recipe, degrade.take(params, s), pool=pool) for s in parts]
-        seconds[f'torch, batch {b}'] = timing.rounds({'torch': run}, args.rounds, progress=lambda _: None)['torch']
+        seconds[f'torch, batch {b}'] = timing.rounds({'torch': run}, max(args.rounds // 2, 1), progress=lambda _: None)['torch']
     seconds['ref'] = timing.rounds({'ref': lambda: degrade.degrade(x[:args.processes], recipe, few, 'ref', pool=pool)}, 1, progress=lambda _: None)['ref']
     count = {'tensor': some, 'ref': args.processes}
     rate = {k: count.get(k, n) / timing.median(s) for k, s in seconds.items()}
     print(f'{"":16} {"img/s":>8} {"spread":>7} {"ratio to the OpenCV chain":>26}')
     for k in sorted(rate, key=rate.get, reverse=True):
-        print(f'{k:16} {rate[k]:8.1f} {timing.spread(seconds[k]):6.1f}% {rate[k] / rate["opencv chain"]:25.2f}x')
+        print(f'{k:16} {rate[k]:8.1f} {timing.spread(seconds[k]):6.1f}%' + (f'{rate[k] / rate["opencv chain"]:26.2f}x' if 'opencv chain' in rate else ''))
     return {'images_per_second': rate, 'stages': stages(x[:32], recipe, degrade.take(params, slice(0, 32)))}
 
 
@@ -134,6 +137,7 @@ def main():
     parser.add_argument('--plans', type=int, default=208, help='degradations to run, seeded (default: %(default)s)')
     parser.add_argument('--size', type=int, default=512, help='side of the HQ images in pixels (default: %(default)s)')
     parser.add_argument('--rounds', type=int, default=5, help='timed rounds; medians are reported (default: %(default)s)')
+    parser.add_argument('--recipes', type=lambda s: s.split(','), help='recipes to run, comma-separated (default: all, the default recipe without USM, too)')
     parser.add_argument('--peers', action='store_true', help='also time single operations of BasicSR and kornia, where they are installed')
     parser.add_argument('--batches', type=lambda s: [int(b) for b in s.split(',')], default=[1, 8, 64], help='batch sizes of `torch` on the CPU (default: 1,8,64)')
     parser.add_argument('--processes', type=int, default=os.cpu_count(), help='threads of ours, processes of the baseline (default: all cores)')
@@ -141,6 +145,7 @@ def main():
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--json', type=Path, help='also write the figures to this file, and a plot beside it')
     args = parser.parse_args()
+    cases = [c for c in CASES if not args.recipes or c[1] in args.recipes]
     cv2.setNumThreads(1)
     torch.set_num_threads(1)                     # threads go over images
     print(timing.header())
@@ -148,14 +153,14 @@ def main():
     results, singles = {}, {}
     if torch.cuda.is_available():
         there = load(args.data, args.size, max(degrade_gpu.BATCHES)).to('cuda')
-        for title, name, usm in CASES:
+        for title, name, usm in cases:
             recipe = degrade.recipe(name) if usm else degrade.without_usm(degrade.recipe(name))
             results[f'{title}, GPU'] = degrade_gpu.compare(title, recipe, there, args.seed, args.rounds)
         if args.peers:
             singles['GPU'] = peers.compare(there, None, args.rounds)
         del there
     with workers.make(args.processes) as pool:
-        for title, name, usm in CASES:
+        for title, name, usm in cases:
             results[f'{title}, CPU'] = compare(title, name, usm, x, args, pool)
         if args.peers:
             torch.set_num_threads(args.processes)

@@ -22,7 +22,8 @@ def test_degrade_throughput_runs(small, capsys):
     degrade_throughput.main()
     results = {k: r for k, r in json.loads(small.read_text())['results'].items() if k.endswith('CPU')}
     assert len(results) == len(degrade_throughput.CASES)
-    assert all({'torch', 'torch, batch 3', 'tensor', 'ref', 'opencv chain'} == set(r['images_per_second']) for r in results.values())
+    names = {'torch', 'torch, batch 3', 'tensor', 'ref', 'opencv chain'}
+    assert all(names - set(r['images_per_second']) <= ({'opencv chain'} if title.split(',')[0] in degrade_throughput.NO_BASELINE else set()) for title, r in results.items())
     assert all(v > 0 for r in results.values() for v in r['images_per_second'].values()) and small.with_suffix('.png').stat().st_size > 5000
     assert 'ratio to the OpenCV chain' in capsys.readouterr().out
 
