@@ -180,6 +180,8 @@ def train(c):
     torch.set_num_threads(c['threads'])
     torch.manual_seed(c['seed'])
     device = torch.device(c['device'])
+    if device.index is not None:
+        torch.cuda.set_device(device)            # what names no GPU means this one
     images, val = load_data(c)
     resumed = run.prepare(c['out'], c | {'images': fingerprint(images)})
 

@@ -22,6 +22,9 @@ from benchmarks import timing
 from dali_pipes import degrade, faces, manifest
 
 
+IN_FLIGHT = 70       # batches that DataLoader's workers may have begun before the cache was full
+
+
 def load(source, size):
     """Images of a manifest; synthetic faces, drawn once, without a source."""
     if source is None:
@@ -58,15 +61,17 @@ def epoch(step, count):
 
 def measure(name, mode, images, args):
     """{'load cold', 'load warm', 'batch cold', 'batch warm': [images per second of each round]}"""
-    rates, steps = {}, max(len(images) // args.batch, 1)
+    rates, steps = {}, max(len(images) // args.batch - 1, 1)
     for what in 'load', 'batch':
         for _ in range(args.rounds):
             with tempfile.TemporaryDirectory(dir=args.folder) as folder:
                 os.environ['FACES_CACHE'] = folder               # where a mapped cache goes: empty, hence cold
                 with dali_pipes.make(name, images, args.recipe, batch=args.batch, size=args.size, device=args.device, threads=args.threads, cache=mode, say=quiet) as pipe:
                     step = pipe.load if what == 'load' else lambda: next(pipe)
-                    for temperature in 'cold', 'warm':
-                        rates.setdefault(f'{what} {temperature}', []).append(args.batch * epoch(step, steps))
+                    step()                                       # starts threads and processes
+                    rates.setdefault(f'{what} cold', []).append(args.batch * epoch(step, steps))
+                    epoch(step, IN_FLIGHT if name == 'torch' and args.device != 'cpu' else 1)
+                    rates.setdefault(f'{what} warm', []).append(args.batch * epoch(step, steps))
     return rates
 
 
@@ -82,6 +87,8 @@ def main():
     parser.add_argument('--folder', help='where the mapped cache is made (default: the system\'s temporary folder)')
     parser.add_argument('--json', type=Path, help='also write the figures to this file')
     args = parser.parse_args()
+    if args.device.startswith('cuda'):
+        torch.cuda.set_device(torch.device(args.device))
     print(timing.header())
     images = load(args.data, args.size)
     pipes = [p for p in ('dali', 'torch') if p != 'dali' or timing.installed('nvidia.dali')]

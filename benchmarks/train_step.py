@@ -52,11 +52,13 @@ def run(step, get, count, device):
 
 def measure(preset, images, args, device):
     """One row of the table."""
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
     batch = args.batch or train.PRESETS[preset]['batch']
     step, seconds, waits = stepper(preset, device, args.precision), {'resident': [], 'pipe': []}, []
     with dali_pipes.make(args.pipe, images, args.recipe, batch=batch, size=args.size, device=device, threads=args.threads, cache='auto', say=lambda _: None) as pipe:
-        for _ in range(max(len(images) // batch, 1) + 1):        # an epoch fills the cache
-            resident = next(pipe)
+        for _ in range(max(len(images) // batch, 1) + 1 + (pipe_throughput.IN_FLIGHT if device.type == 'cuda' and args.pipe == 'torch' else 0)):
+            resident = next(pipe)                                # an epoch fills the cache
         run(step, lambda: resident, 3, device)
         for _ in range(args.rounds):
             seconds['resident'].append(run(step, lambda: resident, args.steps, device)[0])
@@ -66,7 +68,9 @@ def measure(preset, images, args, device):
     s = {k: timing.median(v) / args.steps for k, v in seconds.items()}
     row = {'preset': preset, 'batch': batch, 'resident': batch / s['resident'], 'pipe': batch / s['pipe'], 'stall': s['pipe'] / s['resident'], 'waiting': timing.median(waits)}
     if device.type == 'cuda':
-        row['peak_gb'] = torch.cuda.max_memory_allocated(device) / 1e9
+        row['peak_gb'] = torch.cuda.max_memory_reserved() / 1e9              # by torch; DALI, CuPy and the context come on top, in card_gb
+        free, total = torch.cuda.mem_get_info()
+        row['card_gb'] = (total - free) / 1e9
     return row
 
 
@@ -88,10 +92,12 @@ def main():
     parser.add_argument('--json', type=Path, help='also write the figures to this file')
     args = parser.parse_args()
     device = torch.device(args.device)
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)
     torch.set_num_threads(args.threads)
     args.precision = args.precision or train.default_precision(vars(args))
     if args.memory:
-        torch.cuda.set_per_process_memory_fraction(args.memory * 1e9 / torch.cuda.get_device_properties(device).total_memory)
+        torch.cuda.set_per_process_memory_fraction(args.memory * 1e9 / torch.cuda.mem_get_info()[1])
     print(timing.header())
     images = pipe_throughput.load(args.data, args.size)
     print(f'\n{args.recipe}, {args.pipe} pipe, warm cache, {args.precision} channels-last on {device}, {args.threads} threads'
@@ -101,7 +107,7 @@ def main():
     for preset in args.presets.split(','):
         rows.append(measure(preset, images, args, device))
         r = rows[-1]
-        print(f'{preset:11} {r["batch"]:5} {r["resident"]:9.1f} {r["pipe"]:9.1f} {r["stall"]:6.3f} {r["waiting"]:7.1%}' + (f'   peak {r["peak_gb"]:.2f} GB' if 'peak_gb' in r else ''))
+        print(f'{preset:11} {r["batch"]:5} {r["resident"]:9.1f} {r["pipe"]:9.1f} {r["stall"]:6.3f} {r["waiting"]:7.1%}' + (f'   peak {r["peak_gb"]:.2f} GB, of the card {r["card_gb"]:.2f} GB' if 'peak_gb' in r else ''))
     if args.json:
         timing.write(args.json, recipe=args.recipe, pipe=args.pipe, precision=args.precision, threads=args.threads, memory_gb=args.memory, rows=rows)
 

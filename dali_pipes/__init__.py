@@ -60,4 +60,4 @@ def make(name, images, recipe, *,
         degrade.kernels.need_gpu(torch.empty(0, device=device))          # better now than after the data set is read
     kept = caches.make(cache, images, size, device, say) if name != 'reference' else None
     options = Options(Reader(images, size, say), kept, workers.make(threads), start, rank, world, device, threads)
-    return Pipe(Loader(plan, options), plan, device, impl, options.pool)
+    return Pipe(Loader(plan, options), plan, device, impl, options.pool, kept)

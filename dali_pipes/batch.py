@@ -70,5 +70,20 @@ def flipped(x, flip):
         for i in np.flatnonzero(flip):
             cv2.flip(x[i].numpy(), 1, dst=x[i].numpy())
         return x
-    where = torch.from_numpy(np.ascontiguousarray(flip)).to(x.device, non_blocking=True)
-    return torch.where(where[:, None, None, None], x.flip(2), x)
+    return torch.where(there(flip, x.device)[:, None, None, None], x.flip(2), x)
+
+
+def there(array, device):
+    """Tensor of a small array on the device; on a GPU by way of pinned memory, so that nobody waits for the copy."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor
+
+
+def assembled(kept, decoded, places, count):
+    """[count, ...] of which `decoded` [k, ...] are those at `places` [k] and `kept` the others in their order; either may be None where it has none."""
+    if kept is None or decoded is None:
+        return decoded if kept is None else kept
+    order = np.empty(count, np.int64)
+    order[np.setdiff1d(np.arange(count), places)] = np.arange(len(kept))
+    order[places] = len(kept) + np.arange(len(decoded))
+    return torch.cat([kept, decoded])[there(order, decoded.device)]

@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 import torch
 
+from .batch import there
 from .manifest import DataError, cache_folder
 
 MODES = 'auto', 'gpu', 'host', 'file', 'off'
@@ -59,8 +60,13 @@ class Memory:
 
     def __init__(self, count, size, device, on_gpu):
         self.device = device
-        self._pix = torch.empty(count, size, size, 3, dtype=torch.uint8, device=device if on_gpu else 'cpu', pin_memory=not on_gpu and device.type == 'cuda')
+        self._pix = torch.empty(count, size, size, 3, dtype=torch.uint8, device=device if on_gpu else 'cpu')
         self._has = np.zeros(count, bool)
+        self._pinned = not on_gpu and device.type == 'cuda'
+        if self._pinned:                         # not by torch's allocator, which rounds up to a power of two
+            code = torch.cuda.cudart().cudaHostRegister(self._pix.data_ptr(), self._pix.numel(), 0)
+            if int(code):
+                raise DataError(f'--cache host: CUDA cannot pin {_gb(self._pix.numel())} of host memory (error {int(code)}): give file or off, or raise the limit (ulimit -l)')
 
     def missing(self, index):
         """Places in `index` [B] whose slots are empty."""
@@ -75,11 +81,16 @@ class Memory:
     def take(self, index):
         """[k, size, size, 3] uint8 on the device, of full slots."""
         if self._pix.device == self.device:
-            return self._pix[torch.from_numpy(np.asarray(index, np.int64)).to(self.device, non_blocking=True)]
+            return self._pix[there(np.asarray(index, np.int64), self.device)]
         out = torch.empty(len(index), *self._pix.shape[1:], dtype=torch.uint8, device=self.device)
         for image, i in zip(out, index):
             image.copy_(self._pix[int(i)], non_blocking=True)      # straight from pinned memory, image by image: gathering first would be a copy more
         return out
+
+    def close(self):
+        if self._pinned:
+            torch.cuda.cudart().cudaHostUnregister(self._pix.data_ptr())
+            self._pinned = False
 
 
 class Mapped:
@@ -141,7 +152,12 @@ class Mapped:
 
     def take(self, index):
         """[k, size, size, 3] uint8 on the device, of full slots."""
-        return torch.from_numpy(self._pix[index]).to(self.device)
+        return there(self._pix[index], self.device)
+
+    def close(self):
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 def _identity(path):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from . import order
-from .batch import flipped
+from .batch import assembled, flipped
 from .files import fit
 
 LOOKAHEAD = 64       # batches that are looked through for the next one with an image that is not in the cache
@@ -83,14 +83,11 @@ class DaliLoader:
         self._fed = max(self._fed - 1, 0)
         if self._cache is None:
             return step, decoded.permute(0, 3, 1, 2)
-        kept = np.setdiff1d(np.arange(len(step.index)), places)
-        x = torch.empty(len(step.index), self._plan.size, self._plan.size, 3, dtype=torch.uint8, device=self._options.device)
-        if len(kept):
-            x[torch.from_numpy(kept)] = flipped(self._cache.take(step.index[kept]), step.flip[kept])
+        rest = np.setdiff1d(np.arange(len(step.index)), places)
+        kept = flipped(self._cache.take(step.index[rest]), step.flip[rest]) if len(rest) else None
         if len(places):
-            x[torch.from_numpy(places)] = decoded
             self._cache.put(step.index[places], flipped(decoded, step.flip[places]), used)           # flipped back
-        return step, x.permute(0, 3, 1, 2)
+        return step, assembled(kept, decoded, places, len(step.index)).permute(0, 3, 1, 2)
 
     def _decode(self, flip):
         """DALI's next output -> [k, H, W, 3] uint8 on the device, flipped."""

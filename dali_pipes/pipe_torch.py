@@ -3,12 +3,15 @@
 On a GPU worker processes decode ahead. On a CPU, training and feeding want the same cores: batches are made when they are asked for, by all threads at once,
 which is faster than two thread pools that wait for each other.
 """
+import shutil
+
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from . import order
-from .batch import flipped
+from .batch import assembled, flipped
 
 
 class Decoded(Dataset):
@@ -26,6 +29,20 @@ class Decoded(Dataset):
         return step, places, np.array([used for _, used in found]), images
 
 
+def _workers(threads, batch_bytes):
+    """(worker processes, batches each prepares ahead): at most 16 and 4, and what half of the shared memory holds, through which batches come here."""
+    try:
+        room = shutil.disk_usage('/dev/shm').free // 2 // batch_bytes
+    except OSError:
+        room = 64
+    processes = max(1, min(threads, 16, room))
+    return processes, max(1, min(4, room // processes))
+
+
+def _one_thread(_):
+    cv2.setNumThreads(1)                         # the processes are many already
+
+
 def _as_tensor(item):
     return *item[:3], torch.from_numpy(item[3])
 
@@ -38,8 +55,9 @@ class TorchLoader:
         gpu = options.device.type == 'cuda'
         data = Decoded(plan, options.reader)
         data.pool = None if gpu else options.pool
-        loader = DataLoader(data, batch_sampler=self._wanted(), num_workers=min(options.threads, 16) if gpu else 0, collate_fn=_as_tensor,
-                            pin_memory=gpu, prefetch_factor=4 if gpu else None, multiprocessing_context='spawn' if gpu else None)
+        processes, ahead = _workers(options.threads, plan.batch * plan.size ** 2 * 3) if gpu else (0, None)
+        loader = DataLoader(data, batch_sampler=self._wanted(), num_workers=processes, collate_fn=_as_tensor, pin_memory=gpu, prefetch_factor=ahead,
+                            multiprocessing_context='spawn' if gpu else None, worker_init_fn=_one_thread if gpu else None)
         self._decoded = iter(loader)
 
     def _wanted(self):
@@ -54,16 +72,11 @@ class TorchLoader:
     def load(self):
         step, places, used, images = next(self._decoded)
         images = images.to(self._options.device, non_blocking=True)
-        if self._cache is None or len(places) == len(step.index):
-            x = images
-        else:
-            kept = np.setdiff1d(np.arange(len(step.index)), places)
-            x = torch.empty(len(step.index), self._plan.size, self._plan.size, 3, dtype=torch.uint8, device=self._options.device)
-            x[torch.from_numpy(kept)] = self._cache.take(step.index[kept])
-            if len(places):
-                x[torch.from_numpy(places)] = images
+        rest = np.setdiff1d(np.arange(len(step.index)), places)
+        kept = self._cache.take(step.index[rest]) if len(rest) else None
         if self._cache and len(places):
             self._cache.put(step.index[places], images, used)
+        x = assembled(kept, images if len(places) else None, places, len(step.index))
         return step, flipped(x, step.flip).permute(0, 3, 1, 2)
 
     def close(self):

@@ -24,10 +24,10 @@ class Reader:
         return len(self.images)
 
     def __getstate__(self):
-        return {k: v for k, v in self.__dict__.items() if k != '_lock'}
+        return {k: v for k, v in self.__dict__.items() if k not in ('_lock', 'say')}
 
     def __setstate__(self, state):
-        self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.update(state, _lock=threading.Lock(), say=print)
 
     def read(self, index):
         """(bytes of the file, index of the image they are); reports a replacement once. Raises DataError when no file is left."""

@@ -45,7 +45,7 @@ def test_pipe_throughput_runs(small, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, 'argv', ['pipe_throughput.py', '--size', '64', '--rounds', '1', '--recipe', 'bicubic', '--folder', str(tmp_path), '--json', str(tmp_path / 'pipes.json')])
     pipe_throughput.main()
     rows = json.loads((tmp_path / 'pipes.json').read_text())['images_per_second']
-    assert {r['cache'] for r in rows} == {'off', 'host', 'file'} and all(r['load warm'] > 0 and r['batch cold'] > 0 for r in rows)
+    assert {r['cache'] for r in rows} >= {'off', 'host', 'file'} and all(r['load warm'] > 0 and r['batch cold'] > 0 for r in rows)
 
 
 def test_pipes_that_differ_are_not_timed(small, monkeypatch, tmp_path):
@@ -73,7 +73,7 @@ def test_gpu_suite_judges():
     """The verdicts on made-up figures, just reached and just missed."""
     def results(best, resident, stall, peak):
         return {'degrade': {'figures': {'results': {'ai6126_2024, GPU': {'images_per_second': {'cuda, batch 64': best, 'torch, batched parity recipe': 2000}}}}},
-                'step': {'figures': {'rows': [{'preset': 'srresnet16', 'resident': resident, 'stall': stall}]}}, 'small': {'figures': {'rows': [{'peak_gb': peak}]}}}
+                'step': {'figures': {'rows': [{'preset': 'srresnet16', 'resident': resident, 'stall': stall}]}}, 'small': {'figures': {'rows': [{'card_gb': peak}]}}}
     assert [v[-1] for v in gpu_suite.verdicts(results(20_000, 600, 1.04, 6))] == [True] * 5
     assert [v[-1] for v in gpu_suite.verdicts(results(19_999, 599, 1.05, 6.1))] == [False] * 5
     assert gpu_suite.verdicts({}) == []

@@ -1,6 +1,7 @@
 """The three pipes yield the same batches."""
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -13,8 +14,9 @@ import torch
 from PIL import Image
 
 import dali_pipes
-from dali_pipes import degrade, faces, manifest, validation
+from dali_pipes import degrade, faces, manifest, pipe_torch, validation
 from dali_pipes.degrade import noise, resize
+from dali_pipes.reader import Reader
 
 from zoo import picture, png, rows
 
@@ -131,6 +133,24 @@ def test_late_bad_file_is_replaced(name, tmp_path):
     assert len(said) == 1 and '1.png' in said[0] and '2.png' in said[0]
     targets = {tuple(t.flatten()[::997].tolist()) for b in out for t in b.target}
     assert len(targets) == 3                     # four files, one of them twice
+
+
+def test_what_worker_processes_are_sent(images):
+    """A GPU's DataLoader pickles the plan and the reader: what comes out plans and reads the same."""
+    recipe = degrade.recipe('ai6126_2024')
+    data = pipe_torch.Decoded(dali_pipes.Plan(len(images), recipe, batch=BATCH, size=SIZE), Reader(images, SIZE, lambda _: None))
+    again = pickle.loads(pickle.dumps(data))
+    assert again.plan.recipe == recipe and again.plan.recipe.stages[0].op is degrade.usm
+    wanted = [(n, n != 8) for n in range(7, 10)]
+    (a, places, used, pix), (b, *others) = data.__getitems__(wanted), again.__getitems__(wanted)
+    assert a.index.tolist() == b.index.tolist() and all((x == y).all() for x, y in zip((places, used, pix), others)) and places.tolist() == [0, 2]
+
+
+def test_workers_fit_into_shared_memory(monkeypatch):
+    def with_room(n):
+        monkeypatch.setattr(pipe_torch.shutil, 'disk_usage', lambda _: type('Usage', (), {'free': 2 * n}))
+        return pipe_torch._workers(8, 1000)
+    assert [with_room(n) for n in (500, 3000, 8000, 17_000, 10 ** 9)] == [(1, 1), (3, 1), (8, 1), (8, 2), (8, 4)]
 
 
 def test_close_leaves_nothing(images):

@@ -4,6 +4,7 @@
     lq     = degrade(hq, recipe, params)                   a pure function
 """
 import difflib
+import traceback
 from typing import NamedTuple
 
 import numpy as np
@@ -109,6 +110,7 @@ def degrade(x, recipe, params, impl='torch', *, opencv=None, pool=None):
         try:
             return _whole_batch(x, recipe, params)
         except torch.OutOfMemoryError as e:
+            traceback.clear_frames(e.__traceback__)                      # they hold the canvases
             raise kernels.KernelError(_too_large(x, params)) from e
     if x.device.type != 'cpu' and impl == 'torch':
         return canvas.unit(_last(chain_torch(x, recipe, params)).pix)

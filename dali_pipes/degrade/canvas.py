@@ -35,8 +35,11 @@ def each_size(canvas, params, run, out=None):
 
 
 def unit(x):
-    """uint8 -> float32 in [0, 1]; float32 as it is."""
-    return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x
+    """uint8 -> float32 in [0, 1], the same on every device; float32 as it is."""
+    if x.dtype != torch.uint8:
+        return x
+    # By a tensor: on a GPU torch turns the division by a number into a product with its reciprocal, which differs in the last bit.
+    return x.to(torch.float32) / torch.full((), 255.0, device=x.device)
 
 
 def hwc(x):

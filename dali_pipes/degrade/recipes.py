@@ -3,6 +3,7 @@
 A stage draws its parameters under its own name, per sample. `on` says where it acts: always (1), with a probability, or where a named draw lies in a range.
 Names in `tied` are drawn once per batch, which only the parity recipe wants.
 """
+import importlib
 import math
 from typing import Any, NamedTuple
 
@@ -14,6 +15,13 @@ class Stage(NamedTuple):
     op:     Any                # module: blur, resize, noise, jpeg, diffjpeg, usm, quantize
     on:     Any = 1            # 1, probability, or (name of a draw, low, high)
     ranges: dict = {}
+
+    def __reduce__(self):                        # for worker processes: modules do not pickle, their names do
+        return _stage_of, (self.name, self.op.__name__, self.on, self.ranges)
+
+
+def _stage_of(name, op, on, ranges):
+    return Stage(name, importlib.import_module(op), on, ranges)
 
 
 class Recipe(NamedTuple):
