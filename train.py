@@ -65,7 +65,7 @@ def parse(argv=None):
     a('--device',       help='cuda, cuda:1, cpu (default: cuda if there is one)')
     a('--threads',      type=int, help='CPU threads (default: all cores); bit-identical resume needs the same number')
     a('--cache',        help=f'decoded images are kept: {", ".join(cache.MODES)} (default: auto: on the GPU, else in host memory, if they take less than '
-                             f'{cache.SHARE:.0%} of what is free; file: in $FACES_CACHE, for later runs, too)')
+                             f'{100 * cache.SHARE:.0f} %% of what is free; file: in $FACES_CACHE, for later runs, too)')
     a('--save-minutes', type=float, help='minutes between checkpoints, beside one at every tick (default: 5)')
     a('--strict',       action='store_true', help='refuse a data set with bad files instead of skipping them')
     a('--verify',       action='store_true', help='decode every file once before training')

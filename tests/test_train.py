@@ -228,3 +228,9 @@ def test_infer_refuses_what_does_not_fit(run, data, tmp_path, capsys):
             (['--input', data / 'pairs' / 'LQ' / '0.png', '--gt', data / 'pairs' / 'LQ' / '0.png'], 'ground truth'):
         assert infer.main(['--run', str(run), '--output', str(tmp_path / 'o'), *map(str, more)]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('script', ['train.py', 'infer.py', 'tools/check_golden.py', *(f'benchmarks/{p.name}' for p in sorted((ROOT / 'benchmarks').glob('*.py')) if '__main__' in p.read_text())])
+def test_help(script):
+    done = subprocess.run([sys.executable, str(ROOT / script), '--help'], capture_output=True, text=True)
+    assert done.returncode == 0 and len(done.stdout) > 400 and not done.stderr
