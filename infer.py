@@ -18,8 +18,7 @@ import torch
 from rich.progress import track
 
 import models
-import train
-from dali_pipes import files, manifest
+from dali_pipes import files, manifest, sources
 from metrics.psnr import psnr
 from tasks import restore
 from training import checkpoint, run
@@ -30,14 +29,14 @@ SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 def parse(argv=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--run', help='run directory; its newest averaged weights are used (default: the newest under runs/)')
+    p.add_argument('--run', help='run directory; its final weights are used, or the newest average of one that still runs (default: the newest under runs/)')
     p.add_argument('--weights', help='weights instead of a run: .safetensors, or .pth as BasicSR saves them')
     p.add_argument('--input', help='image or folder of any sizes (default: the run\'s validation inputs)')
     p.add_argument('--output', help='folder to write to, or a file name for a single image (default: RUN/restored)')
     p.add_argument('--gt', help='folder of ground truth with the same names, or one file: prints PSNR, on the saved 8-bit images')
     p.add_argument('--tta', action='store_true', help='average with the restoration of the mirror image: twice the time, a little more PSNR')
     p.add_argument('--batch', type=int, default=8, help='images of one size restored together (default: %(default)s)')
-    p.add_argument('--precision', choices=('bf16', 'fp32'), help='default: as the run was trained')
+    p.add_argument('--precision', choices=('bf16', 'fp16', 'fp32'), help='default: as the run was trained')
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
     return p.parse_args(argv)
 
@@ -68,7 +67,8 @@ def inputs(args, config):
     if args.input is None:
         if config is None:
             raise RunError('--input is needed with --weights')
-        _, val = train.load_data(config, say=lambda _: None)
+        _, sets = sources.load(config, say=lambda _: None)
+        val = next(iter(sets.values()))
         return [val.name(i) for i in range(len(val))], lambda i: val[i][1:]
     paths = _images(args.input, '--input')
     truths = _truths(args.gt, paths) if args.gt else [None] * len(paths)
@@ -159,7 +159,8 @@ def main(argv=None):
         except OSError as e:
             raise RunError(f'--output {folder} cannot be made: {e.strerror}') from e
         precision = args.precision or (config['precision'] if config else 'fp32')
-        autocast = functools.partial(torch.autocast, torch.device(args.device).type, torch.bfloat16, enabled=precision == 'bf16')
+        half = torch.float16 if precision == 'fp16' else torch.bfloat16
+        autocast = functools.partial(torch.autocast, torch.device(args.device).type, half, enabled=precision != 'fp32')
         scores = [s for s in restore_all(net, names, get, folder, args, autocast) if s is not None]
     except (RunError, manifest.DataError, checkpoint.CheckpointError) as e:
         print(f'infer.py: {e}', file=sys.stderr)

@@ -6,7 +6,6 @@ stall = time of a step with the pipe / time of a step with a resident batch. Wai
 degradation runs beside the training, it is what the host waits.
 """
 import argparse
-import functools
 import os
 import sys
 import time
@@ -21,6 +20,7 @@ import models
 import train
 from benchmarks import pipe_throughput, timing
 from tasks import restore
+from training import optim
 from training.ema import EMA
 
 
@@ -29,11 +29,15 @@ def stepper(preset, device, precision):
     torch.manual_seed(0)
     options = train.PRESETS[preset]
     net = models.NETWORKS[options['network']](**options['net']).to(device, memory_format=torch.channels_last)
-    optimizer, ema = train.optimizer_of(net, options['lr'], device), EMA(net, options['ema'])
-    autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == 'bf16')
+    stepper, ema = optim.Stepper(net, optim.make('adamw', net, options['lr']), precision, clip=1.0), EMA(net, options['ema'])
+    autocast = train.autocast_of({'precision': precision}, device)
 
     def step(batch):
-        return train.step(net, ema, optimizer, batch, options['loss'], autocast)
+        with autocast():
+            loss = sum(restore.losses(net, batch, options['loss']).values())
+        stepper.backward(loss)
+        stepper.step(options['lr'])
+        ema.update(net, len(batch.input))
     return step
 
 
@@ -87,7 +91,7 @@ def main():
     parser.add_argument('--rounds', type=int, default=5, help='medians are reported (default: %(default)s)')
     parser.add_argument('--threads', type=int, default=os.cpu_count(), help='default: all cores')
     parser.add_argument('--device', default='cuda' if gpu else 'cpu', help='default: %(default)s')
-    parser.add_argument('--precision', choices=('bf16', 'fp32'), help='default: bf16 where the hardware computes it')
+    parser.add_argument('--precision', choices=('bf16', 'fp16', 'fp32'), help='default: bf16 where the hardware computes it')
     parser.add_argument('--memory', type=float, help='GB of GPU memory to do with, to see whether a smaller card would')
     parser.add_argument('--json', type=Path, help='also write the figures to this file')
     args = parser.parse_args()

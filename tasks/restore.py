@@ -41,11 +41,16 @@ def bicubic(lq, size):
 
 
 @torch.no_grad()
-def validate(net, data, device, *, batch=8, autocast, show=4, threads=1):
-    """Score `net` on a validation set: items (name, LQ uint8, GT uint8). autocast: a callable that returns a context. -> Scores."""
+def validate(net, data, device, world=None, *, batch=8, autocast, show=4, threads=1):
+    """Score `net` on a validation set: items (name, LQ uint8, GT uint8). autocast: a callable that returns a context. -> Scores.
+
+    world: training.world.World whose processes share the set, each taking every size-th image; all get the scores, each shows its own pictures
+    """
     rows, shown = [], []
+    rank, size = (world.rank, world.size) if world else (0, 1)
+    mine = range(rank, len(data), size)
     with ThreadPoolExecutor(threads) as pool:                    # reads ahead of the network
-        for items in grouped(ahead(pool, data.__getitem__, len(data), 2 * batch), batch):
+        for items in grouped(ahead(pool, lambda i: data[mine[i]], len(mine), 2 * batch), batch):
             lq, gt = (torch.stack(x).to(device) for x in list(zip(*items))[1:])
             with autocast():
                 ours = restore(net, lq)
@@ -53,7 +58,10 @@ def validate(net, data, device, *, batch=8, autocast, show=4, threads=1):
             rows.append(torch.stack([psnr(ours, gt), ssim(ours, gt).to(torch.float64), psnr(cubic, gt)]).cpu())
             for i in range(min(len(lq), show - len(shown))):
                 shown.append(tuple(t[i].cpu() for t in (lq, cubic, ours, gt)))
-    return Scores(*torch.cat(rows, 1).numpy(), shown)
+    found = torch.cat(rows, 1).T.tolist() if rows else []
+    if size > 1:
+        found = [row for _, row in sorted(world.gather(list(zip(mine, found))))]
+    return Scores(*np.array(found).T, shown)
 
 
 def ahead(pool, get, count, depth):

@@ -19,6 +19,7 @@ import models
 import train
 from dali_pipes import faces
 from training import checkpoint
+from training.lock import Lock
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64
@@ -75,7 +76,7 @@ def test_run_directory(run, capsys):
     assert all(np.isfinite(r['psnr']) and 0 <= r['wait'] <= 1 for r in rows if 'psnr' in r) and any('loss' in r for r in rows)
     assert json.loads((run / 'config.json').read_text())['recipe'] == 'gfpgan'
     assert cv2.imread(str(run / 'curves.png')) is not None and len(list((run / 'samples').glob('*.png'))) == 3
-    assert len(list((run / 'checkpoints').iterdir())) == 2
+    assert len(list((run / 'checkpoints').iterdir())) == 2 and len(list((run / 'best').iterdir())) == 3
 
 
 def test_same_command_again_changes_nothing(run, data, capsys):
@@ -136,7 +137,7 @@ def test_minutes_ends_in_time(data, tmp_path, capsys):
 
 
 def test_infer_prints_the_validation_psnr(run, data, tmp_path, capsys):
-    expected = [json.loads(line) for line in (run / 'log.jsonl').read_text().splitlines()][-1]['psnr']
+    expected = json.loads((run / 'result.json').read_text())['psnr']
     argv = ['--run', str(run), '--input', str(data / 'pairs' / 'LQ'), '--gt', str(data / 'pairs' / 'GT'), '--output', str(tmp_path / 'out')]
     assert infer.main(argv) == 0
     printed = float(re.search(r'PSNR: ([\d.]+)', capsys.readouterr().out)[1])
@@ -193,7 +194,9 @@ def test_nan_is_named_and_checkpoint_kept(data, tmp_path, capsys):
     out = tmp_path / 'nan'
     assert train.main(flags(data, out, lr=1e30, precision='fp32')) == 2
     error = capsys.readouterr().err
-    assert re.search(r'the loss is (nan|inf) at image \d+', error) and 'lower --lr' in error
+    assert re.search(r'10 steps in a row had no finite gradient; the last loss is (nan|inf) at image \d+', error) and 'lower --lr' in error
+    rows = [json.loads(line) for line in (out / 'log.jsonl').read_text().splitlines()]
+    assert [r['samples'][1] - r['samples'][0] for r in rows if 'skipped' in r] == [1] * 10
 
 
 def test_pairs_must_match(data, tmp_path, capsys):
@@ -234,3 +237,48 @@ def test_infer_refuses_what_does_not_fit(run, data, tmp_path, capsys):
 def test_help(script):
     done = subprocess.run([sys.executable, str(ROOT / script), '--help'], capture_output=True, text=True)
     assert done.returncode == 0 and len(done.stdout) > 400 and not done.stderr
+
+
+def test_several_validation_sets(data, tmp_path):
+    argv = flags(data, tmp_path / 'run')
+    at = argv.index('--val')
+    argv[at + 1:at + 2] = [f'real={data / "pairs"}', '2', f'twice={data / "pairs"}']
+    assert train.main(argv) == 0
+    row = [json.loads(line) for line in (tmp_path / 'run/log.jsonl').read_text().splitlines()][-1]
+    assert row['twice/psnr'] == row['psnr'] and row['val/psnr'] != row['psnr'] and row['val/bicubic'] > 0
+    assert len(list((tmp_path / 'run/samples').glob('twice-*.png'))) == 3
+    config = json.loads((tmp_path / 'run/config.json').read_text())
+    assert config['images'].startswith('8 images') and config['format'] == 2
+    argv[at + 3] = f'real={data / "pairs"}'
+    assert train.main([a.replace('run', 'other') for a in argv]) == 2
+
+
+@pytest.mark.parametrize('more', [dict(optimizer='sgd', schedule='multistep', lr=0.1), dict(optimizer='adam', schedule='restarts', tail=0.2, weight_decay=0.01),
+                                  dict(schedule='constant', precision='bf16', accumulate=3)])
+def test_other_ways_to_train(more, data, tmp_path):
+    """They run, and the best of a run is what infer.py finds in it."""
+    assert train.main(flags(data, tmp_path / 'run', **more)) == 0
+    result = json.loads((tmp_path / 'run/result.json').read_text())
+    assert np.isfinite(result['psnr']) and (tmp_path / 'run/weights.safetensors').exists()
+
+
+def test_final_weights_are_the_better_of_soup_and_average(run):
+    result = json.loads((run / 'result.json').read_text())
+    rows = [json.loads(line) for line in (run / 'log.jsonl').read_text().splitlines()]
+    last = [r['psnr'] for r in rows if 'psnr' in r][-1]
+    assert result['psnr'] >= last - 0.05 and {'odd_half', 'odd_half_last_average', 'bicubic'} <= result.keys()
+
+
+def test_an_older_run_directory_is_refused(run, data, tmp_path, capsys):
+    (tmp_path / 'old').mkdir()
+    config = json.loads((run / 'config.json').read_text())
+    del config['format']
+    (tmp_path / 'old/config.json').write_text(json.dumps(config))
+    assert train.main(flags(data, tmp_path / 'old')) == 2
+    assert 'has format 1 of run directories, this version writes 2' in capsys.readouterr().err
+
+
+def test_a_run_directory_in_use_is_refused(data, tmp_path, capsys):
+    with Lock(tmp_path / 'run'):
+        assert train.main(flags(data, tmp_path / 'run')) == 2
+    assert f'is in use by process {os.getpid()}' in capsys.readouterr().err

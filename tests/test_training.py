@@ -1,4 +1,5 @@
 """Averages and schedules against closed forms; the log after kills and resumes; pictures pixel by pixel."""
+import functools
 import io
 import math
 import os
@@ -12,7 +13,7 @@ from torch import nn
 from training import pictures
 from training.ema import EMA
 from training.log import Log, Progress
-from training.schedule import lr
+from training.schedule import SCHEDULES, lr
 
 
 # ---- EMA ----
@@ -75,12 +76,40 @@ def test_ema_resumes():
 
 def test_lr_closed_forms():
     base, warm, floor = 2e-4, 0.04, 1e-7
-    assert lr(0, base, warm, floor) == floor and lr(1, base, warm, floor) == pytest.approx(floor)
-    assert lr(warm, base, warm, floor) == base
-    assert lr(warm / 4, base, warm, floor) == pytest.approx(floor + (base - floor) / 4)
-    assert lr((1 + warm) / 2, base, warm, floor) == pytest.approx((base + floor) / 2)
-    assert lr(1.01, base, warm, floor) == lr(1, base, warm, floor)       # the last batch may overshoot
+    at = functools.partial(lr, base=base, warmup=warm, floor=floor)
+    assert at(0) == floor and at(1) == pytest.approx(floor)
+    assert at(warm) == base
+    assert at(warm / 4) == pytest.approx(floor + (base - floor) / 4)
+    assert at((1 + warm) / 2) == pytest.approx((base + floor) / 2)
+    assert at(1.01) == at(1)                                             # the last batch may overshoot
     assert lr(0, base, warmup=0) == base
+
+
+@pytest.mark.parametrize('kind', SCHEDULES)
+def test_every_schedule_warms_up_and_may_end_in_a_tail(kind):
+    at = functools.partial(lr, base=1e-3, kind=kind, warmup=0.1, floor=0, tail=0.2)
+    assert at(0) == 0 and at(0.05) == pytest.approx(5e-4) and at(0.1) == pytest.approx(1e-3)
+    assert at(0.8) == pytest.approx(0.02 * 1e-3) and at(0.9) == pytest.approx(0.01 * 1e-3) and at(1) == pytest.approx(0)
+
+
+def test_lr_is_torch_multistep():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-3)
+    steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [25, 40], gamma=0.5)
+    for step in range(50):
+        assert lr(step / 50, 1e-3, 'multistep', warmup=0, milestones=(0.5, 0.8)) == pytest.approx(steps.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        steps.step()
+    assert lr(0.7, 1e-3, 'constant', warmup=0) == 1e-3
+
+
+def test_lr_restarts():
+    """BasicSR's CosineAnnealingRestartLR, iteration by iteration: periods 30, 30, 40, weights 1, .5, .25."""
+    periods, weights, low = (30, 30, 40), (1, 0.5, 0.25), 1e-7
+    for i in range(100):
+        k = 0 if i < 30 else 1 if i < 60 else 2
+        expected = low + weights[k] * 0.5 * (2e-4 - low) * (1 + math.cos(math.pi * (i - sum(periods[:k])) / periods[k]))
+        assert lr(i / 100, 2e-4, 'restarts', warmup=0, floor=low, periods=periods, weights=weights) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert lr(0.61, 1, 'restarts', warmup=0, periods=(1, 1), weights=(0.5,)) == pytest.approx(lr(0.11, 1, 'restarts', warmup=0, periods=(1, 1), weights=(0.5,)))
 
 
 def test_lr_is_torch_cosine():
@@ -93,7 +122,8 @@ def test_lr_is_torch_cosine():
 
 
 def test_lr_refuses():
-    for bad in (dict(progress=-0.1), dict(progress=0.5, warmup=1.0)):
+    for bad in (dict(progress=-0.1), dict(progress=0.5, warmup=1.0), dict(progress=0.5, warmup=0.5, tail=0.5), dict(progress=0.5, periods=(1, 0)),
+                dict(progress=0.5, kind='linear')):
         with pytest.raises(ValueError):
             lr(base=1e-3, **bad)
 

@@ -22,6 +22,9 @@ import safetensors.torch
 import torch
 
 
+FINISHED = 'weights.safetensors'      # what a finished run leaves in its directory
+
+
 class CheckpointError(Exception):
     """A checkpoint cannot be written, read or used; the message is for the user."""
 
@@ -66,6 +69,17 @@ def save(run_dir, nimg, tensors, state, keep=2):
     return final
 
 
+def save_weights(path, weights):
+    """Write a state_dict as .safetensors, whole or not at all."""
+    fresh = Path(path).with_name(f'.new-{Path(path).name}')
+    try:
+        fresh.write_bytes(_pack(weights))
+        os.replace(fresh, path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise CheckpointError(f'{path} cannot be written: {error.strerror or error}') from error
+
+
 def latest(run_dir):
     """-> Path of the newest whole checkpoint, None if there never was one; warns of damaged newer ones.
 
@@ -100,7 +114,7 @@ def load(path, map_location='cpu'):
 def load_weights(net, path):
     """Fill `net` (the plain module) with the weights at `path`, all of them or none -> Path of what was read.
 
-    path: a run directory (newest checkpoint) or the folder of a checkpoint (its 'ema', else its 'net'), a .safetensors file,
+    path: a run directory (the weights of a finished run, else the newest checkpoint) or the folder of a checkpoint (its 'ema', else its 'net'), a .safetensors file,
           or a .pth file as of BasicSR: 'params_ema', 'params', or the weights themselves.
     Raises CheckpointError if there is nothing to read or if it belongs to another network.
     """
@@ -125,6 +139,8 @@ def _find(path):
         raise CheckpointError(f'{path}: no such file or folder; '
                               'give a run directory, a checkpoint folder, a .safetensors or a .pth file')
     if path.is_dir():
+        if (path / FINISHED).exists():
+            return _find(path / FINISHED)
         if not (path / 'checksums.json').exists():
             run, path = path, latest(path)
             if path is None:

@@ -73,10 +73,11 @@ class Progress:
 
     total: images of the whole run, None where its end is a time
     start: images seen before this process
+    quiet: count and draw nothing
     """
 
-    def __init__(self, total=None, start=0, stream=None, clock=time.monotonic):
-        self.total, self._clock = total, clock
+    def __init__(self, total=None, start=0, stream=None, clock=time.monotonic, quiet=False):
+        self.total, self._clock, self._quiet = total, clock, quiet
         self._stream = stream or sys.stderr
         self._live = None
         # (time, images, seconds waited so far, share done) of the last 30 s
@@ -86,7 +87,7 @@ class Progress:
 
     def __enter__(self):
         console = Console(file=self._stream)
-        if self._stream.isatty() and not console.is_dumb_terminal:      # whatever FORCE_COLOR makes rich believe of a file
+        if self._stream.isatty() and not self._quiet and not console.is_dumb_terminal:      # whatever FORCE_COLOR makes rich believe of a file
             self._live = Live(Text(''), console=console, auto_refresh=False)
             self._live.start()
         return self
@@ -140,6 +141,8 @@ class Progress:
         return '  '.join(parts)
 
     def _draw(self, line):
+        if self._quiet:
+            return
         if self._live:
             self._live.update(Text(line, no_wrap=True, overflow='ellipsis'), refresh=True)
         else:

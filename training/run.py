@@ -9,6 +9,7 @@ class RunError(Exception):
     """A message for the user: flag or file, value, remedy. Scripts print it and exit with 2."""
 
 
+FORMAT = 2       # of a run directory; 1 had no processes, no optimizer but AdamW, and one validation set
 FREE = {'out', 'pipe', 'cache', 'device', 'threads', 'save_minutes', 'strict', 'verify'}      # may differ on resume: they change no sample and no schedule
 
 
@@ -21,18 +22,26 @@ def prepare(run_dir, config):
     config = json.loads(json.dumps(config))
     old = stored(run_dir)
     if old:
+        if old.get('format', 1) != config.get('format', 1):
+            raise RunError(f'{run_dir} has format {old.get("format", 1)} of run directories, this version writes {config.get("format", 1)}: finish it with the version that '
+                           'made it, or give another --out (its weights can still be restored with: infer.py)')
         differs = [f'{k}: was {old.get(k)!r}, now {config.get(k)!r}' for k in sorted({*old, *config} - FREE) if old.get(k) != config.get(k)]
         if differs:
             raise RunError(f'{run_dir} was made with other options ({"; ".join(differs)}): give the same ones to resume, or another --out')
         return True
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name('.config.json')
-        fresh.write_text(json.dumps(config, indent=2) + '\n')
-        os.replace(fresh, path)
+        write_json(path, config)
     except OSError as e:
         raise RunError(f'--out {run_dir} cannot be written: {e.strerror}') from e
     return False
+
+
+def write_json(path, content):
+    """Whole or not at all."""
+    fresh = path.with_name(f'.new-{path.name}')
+    fresh.write_text(json.dumps(content, indent=2) + '\n')
+    os.replace(fresh, path)
 
 
 def stored(run_dir):

@@ -1,0 +1,66 @@
+"""What a run trains and validates on: the synthetic faces, or what --data and --val name."""
+import functools
+import hashlib
+import os
+
+from . import degrade, faces, manifest, validation
+
+TRAIN_FACES, VAL_FACES, VAL_SEED = 112, 12, 1_000_000        # synthetic faces to train and to validate on, drawn from different seeds
+
+
+def load(c, say=print, bar=lambda title: None):
+    """(images to train on, {name: validation set}) of a run's options.
+
+    c:   dict with data, val, size, recipe, lq_from_usm, seed, strict, verify, as in config.json; val is a list of `path`, `name=path`, or a number or share to hold out
+    bar: function of a title -> progress callable (done, total) or None
+    Raises DataError for anything unusable.
+    """
+    scan = functools.partial(manifest.scan, size=c['size'], verify=bool(c.get('verify')), strict=bool(c.get('strict')), progress=bar('checking files'), say=say)
+    degraded = functools.partial(validation.Degraded, recipe=degrade.recipe(c['recipe']), size=c['size'], lq_from_usm=c['lq_from_usm'])
+    named = [_named(v) for v in ([c['val']] if isinstance(c['val'], str) else c['val'] or ())]
+    if c['data'] is None:
+        train, held = (scan(str(_draw(c['size'], *which, bar))) for which in (('train', TRAIN_FACES, 0), ('val', VAL_FACES, VAL_SEED)))
+        named = named or [('val', None)]
+    else:
+        train, held = scan(c['data']), None
+        named = named or [('val', '0.01')]
+    sets = {}
+    for name, path in named:
+        if name in sets:
+            raise manifest.DataError(f'--val {name}: two validation sets of that name; give NAME=PATH')
+        if path is None:
+            sets[name] = degraded(held.images)
+        elif path.replace('.', '', 1).isdigit():
+            train, held = train.split(float(path) if '.' in path else int(path), c['seed'])
+            sets[name] = degraded(held.images)
+        elif manifest.is_paired(path):
+            sets[name] = validation.Pairs(manifest.scan_pairs(path, say=say))
+        else:
+            held = scan(path)
+            train, count = train.without(held.paths), len(train)
+            if len(train) < count:
+                say(f'{count - len(train):,} images of --val {path} are left out of training')
+            if not len(train):
+                raise manifest.DataError(f'--data {c["data"]} holds nothing but the images of --val {path}')
+            sets[name] = degraded(held.images)
+    return train.images, sets
+
+
+def _named(val):
+    """'name=path' or 'path' -> (name, path); a path's own name is the name, unless it is a number."""
+    name, equals, path = val.partition('=')
+    if equals and not os.path.exists(val):
+        return name, path
+    return ('val' if val.replace('.', '', 1).isdigit() else os.path.basename(os.path.normpath(val))), val
+
+
+def _draw(size, name, count, seed, bar):
+    folder = manifest.cache_folder() / f'faces-{size}-v{faces.VERSION}' / name
+    faces.write(folder, count, first_seed=seed, size=size, progress=bar(f'drawing {count} synthetic faces ({name})'))
+    return folder / 'images'
+
+
+def fingerprint(images):
+    """Which files are trained on, by name and order: a resumed run must see the same."""
+    names = '\n'.join(os.path.basename(i.path) for i in images)
+    return f'{len(images)} images, {hashlib.blake2b(names.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()}'

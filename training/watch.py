@@ -1,0 +1,58 @@
+"""Losses as a run sees them: kept on the device, looked at now and then; and what its figures say in plain words."""
+import torch
+
+from .run import RunError
+
+
+class Losses:
+    """Loss of every step since the last look. Reading one makes a GPU wait, so they are read together.
+
+    each: images of a step
+    most: steps in a row without a finite gradient after which RunError is raised
+    note: called with a dict for every step that was left out: {'skipped': loss, 'nimg': images before it, 'samples': [first, last]}
+    """
+
+    def __init__(self, each, most, note):
+        self._each, self._most, self._note, self._seen, self._row = each, most, note, [], 0
+        self.mean = None                         # smoothed, a float; None until a finite one was seen
+
+    def __len__(self):
+        return len(self._seen)
+
+    def add(self, nimg, loss, bad):
+        """nimg: images after the step; loss, bad: scalars on the device, bad = 1 where the step was left out."""
+        self._seen.append((nimg, loss, bad))
+
+    def look(self):
+        """Read them -> the mean, smoothed with those before."""
+        values = torch.stack([torch.stack([loss.float(), bad.float()]) for _, loss, bad in self._seen]).tolist()
+        finite = []
+        for (nimg, *_), (loss, bad) in zip(self._seen, values):
+            self._row = self._row + 1 if bad else 0
+            if bad:
+                self._note({'skipped': str(loss), 'nimg': nimg - self._each, 'samples': [nimg - self._each, nimg - 1]})
+            else:
+                finite.append(loss)
+            if self._row == self._most:
+                raise RunError(f'{self._most} steps in a row had no finite gradient; the last loss is {loss} at image {nimg:,} (samples {nimg - self._each:,} to {nimg - 1:,}). '
+                               'Checkpoints are kept; start afresh with a lower --lr or --precision fp32, and another --out')
+        self._seen = []
+        if finite:
+            mean = sum(finite) / len(finite)
+            self.mean = mean if self.mean is None else (self.mean + mean) / 2
+        return self.mean
+
+
+def hints(rows, wait, skipped):
+    """What a user should know -> [str].
+
+    rows: of the log; wait: share of the time that the network waited for data; skipped: steps left out
+    """
+    said, psnr = [], [r['psnr'] for r in rows if 'psnr' in r]
+    if wait > 0.05:
+        said.append(f'the network waits for data {wait:.0%} of the time: a --cache that holds the images, more --threads or a cheaper --recipe help')
+    if len(psnr) >= 3 and psnr[-1] < max(psnr) - 0.2 and psnr[-1] < psnr[-2]:
+        said.append(f'validation fell from {max(psnr):.2f} to {psnr[-1]:.2f} dB: too few images for so long a run, or too high a --lr')
+    if skipped:
+        said.append(f'{skipped} steps had no finite gradient and were left out: a lower --lr or --precision fp32 helps')
+    return said

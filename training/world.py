@@ -1,0 +1,96 @@
+"""The processes of one run, started by torchrun (or just this one): who this is, and what they have to agree on."""
+import contextlib
+import datetime
+import os
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+
+class PeerLost(Exception):
+    """Another process of the run has ended; the message is for the user."""
+
+
+class World:
+    """rank, size: this process and how many there are; main: whether it is the one that writes. Context manager.
+
+    device: torch.device asked for; with several processes on GPUs each gets the GPU of its local rank.
+    """
+
+    def __init__(self, device, timeout=1800):
+        self.rank, self.size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+        self.main, self.device, self._control = self.rank == 0, device, None
+        self.local, self.beside = int(os.environ.get('LOCAL_RANK', 0)), int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+        if self.size == 1:
+            return
+        if device.type == 'cuda':
+            self.device = torch.device('cuda', self.local)
+            torch.cuda.set_device(self.device)
+        wait = datetime.timedelta(seconds=timeout)
+        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=wait)
+        self._control = dist.new_group(backend='gloo', timeout=wait)       # words between CPUs, which make no GPU wait
+
+    def wrap(self, net):
+        """The network whose gradients are averaged over all processes."""
+        if self.size == 1:
+            return net
+        return DistributedDataParallel(net, device_ids=[self.device.index] if self.device.type == 'cuda' else None)
+
+    def agree(self, stop, save, seconds):
+        """(whether any process wants to stop, whether any wants to save, the seconds of rank 0): equal everywhere, so that all take the same turns."""
+        if self.size == 1:
+            return stop, save, seconds
+        words = torch.tensor([stop, save, seconds if self.main else 0.0], dtype=torch.float64)
+        self._do(dist.all_reduce, words, dist.ReduceOp.MAX, group=self._control)
+        return bool(words[0]), bool(words[1]), float(words[2])
+
+    def gather(self, items):
+        """Lists of all processes, one after the other, everywhere."""
+        if self.size == 1:
+            return items
+        lists = [None] * self.size
+        self._do(dist.all_gather_object, lists, items, group=self._control)
+        return [item for part in lists for item in part]
+
+    @contextlib.contextmanager
+    def first(self):
+        """A part that rank 0 goes through before the others."""
+        if not self.main:
+            self.barrier()
+        yield
+        if self.main:
+            self.barrier()
+
+    def last(self, net, yes):
+        """Context of a forward and backward pass: gradients are averaged over the processes only in the last of a step."""
+        return net.no_sync() if self.size > 1 and not yes else contextlib.nullcontext()
+
+    def barrier(self):
+        """Wait for all."""
+        if self.size > 1:
+            self._do(dist.barrier, group=self._control)
+
+    def _do(self, what, *args, **kwargs):
+        try:
+            return what(*args, **kwargs)
+        except RuntimeError as e:
+            raise self.lost(e) from e
+
+    def lost_by(self, error):
+        """Whether an error in a backward pass says that another process is gone."""
+        words = 'Connection closed by peer', 'Connection reset by peer', 'Broken pipe', 'NCCL', 'Timed out'
+        return self.size > 1 and any(w in str(error) for w in words)
+
+    def lost(self, error):
+        """PeerLost for what a collective operation raised."""
+        reason = str(error).strip().splitlines()[0][:200]
+        return PeerLost(f'rank {self.rank} of {self.size}: another process of this run has ended ({reason}); its own message stands above. The same command goes on from '
+                        'the last checkpoint; torchrun --max-restarts does so by itself')
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if self.size > 1 and kind is None:
+            dist.destroy_process_group()
