@@ -59,8 +59,12 @@ def check(x, recipe, params, pool, count=6):
 _WORK = {}
 
 
-def _baseline_worker(part):
+def _baseline_start(*case):
     cv2.setNumThreads(1)
+    _WORK['case'] = case
+
+
+def _baseline_worker(part):
     x, recipe, params = _WORK['case']
     rng = np.random.default_rng(part[0])
     for i in part:
@@ -73,9 +77,9 @@ def compare(title, name, usm, x, args, pool):
     params = degrade.sample(recipe, Draw(args.seed, np.arange(len(x)), tied=recipe.tied, batch=8), x.shape[-2:])
     check(x, recipe, params, pool)
     n = len(x)
-    _WORK['case'] = x.permute(0, 2, 3, 1).numpy(), recipe, params         # inherited by the forked workers, not copied
     some = max(n // 8, 4)
-    with multiprocessing.get_context('fork').Pool(args.processes) as baseline:
+    # Fresh processes: a fork of one with threads or a GPU may hang.
+    with multiprocessing.get_context('spawn').Pool(args.processes, _baseline_start, (x.permute(0, 2, 3, 1).numpy(), recipe, params)) as baseline:
         parts = np.array_split(np.arange(n), min(args.processes * 8, n))
         contenders = {
             'torch':        lambda: degrade.degrade(x, recipe, params, pool=pool),

@@ -1,14 +1,10 @@
 """Timing shared by the benchmarks: rounds, medians, and a line that says on what and with what they ran."""
 import importlib.util
 import json
-import os
-import platform
 import statistics
 import time
 
-import cv2
-import numpy as np
-import torch
+from training.machine import machine
 
 
 def rounds(contenders, count, *, progress=print):
@@ -33,22 +29,6 @@ def median(values):
 def spread(values):
     """Half the range over the median, in percent."""
     return 50 * (max(values) - min(values)) / median(values)
-
-
-def cpu_name():
-    if os.path.exists('/proc/cpuinfo'):
-        with open('/proc/cpuinfo') as f:
-            for line in f:
-                if line.startswith('model name'):
-                    return line.split(':', 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def machine():
-    """{'device': ..., versions}: what the figures belong to."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'{cpu_name()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}'
-    return {'device': device, 'python': platform.python_version(), 'torch': torch.__version__, 'opencv': cv2.__version__, 'numpy': np.__version__,
-            'date': time.strftime('%Y-%m-%d')}
 
 
 def header():

@@ -31,6 +31,27 @@ def strip(path, rows, psnr=None):
     _replace(path, lambda fresh: sheet.save(fresh, format='PNG', compress_level=4))
 
 
+def sheet(path, rows, side=256, columns=4):
+    """Write a PNG with a cell per row: title, input beside target, and lines of text below.
+
+    rows: (title, input [3, h, w] uint8, target [3, H, W] uint8, [line])
+    """
+    fonts = [ImageFont.truetype(Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf', n) for n in (_FONT, 10)]
+    columns = min(columns, len(rows))
+    width, height = 2 * side + 3 * _GAP, _BAND + side + 14 * max(len(lines) for *_, lines in rows) + 3 * _GAP
+    page = Image.new('RGB', (columns * width, -(-len(rows) // columns) * height), 'white')
+    draw = ImageDraw.Draw(page)
+    for i, (title, *images, lines) in enumerate(rows):
+        x, y = i % columns * width + _GAP, i // columns * height
+        draw.text((x, y + _BAND // 2), title, fill=_INK, font=fonts[0], anchor='lm')
+        for k, (pix, how) in enumerate(zip(images, (Image.Resampling.NEAREST, Image.Resampling.BOX))):
+            image = Image.fromarray(np.ascontiguousarray(pix.permute(1, 2, 0).numpy()))
+            page.paste(image.resize((side, side), how), (x + k * (side + _GAP), y + _BAND))
+        for k, line in enumerate(lines):
+            draw.text((x, y + _BAND + side + 14 * k + _GAP), line, fill=_INK, font=fonts[1])
+    _replace(path, lambda fresh: page.save(fresh, format='PNG', compress_level=4))
+
+
 def curves(path, log_rows):
     """Write a PNG with the curves of a run: loss (logarithmic, raw and smoothed), learning rate, PSNR above the bicubic line.
 

@@ -1,0 +1,95 @@
+"""Data tools: what they write is what a run reads, and the same every time."""
+import cv2
+import numpy as np
+import pytest
+
+import train
+from dali_pipes import degrade, faces, manifest, validation
+from dali_pipes.draw import Draw
+from tools import prepare
+
+SIZE = 64
+
+
+@pytest.fixture
+def hq(tmp_path, monkeypatch):
+    monkeypatch.setenv('FACES_CACHE', str(tmp_path / 'cache'))
+    (tmp_path / 'hq').mkdir()
+    for i in range(8):
+        cv2.imwrite(str(tmp_path / 'hq' / f'{i:05d}.png'), faces.face(i, SIZE).image[..., ::-1])
+    return tmp_path / 'hq'
+
+
+def run(*argv):
+    return prepare.main([str(a) for a in argv])
+
+
+def test_index_names_the_bad(hq, capsys):
+    (hq / 'bad.png').write_text('no picture')
+    assert run('index', hq, '--size', SIZE) == 0
+    said = capsys.readouterr().out
+    assert '8 png rgb 64x64' in said and 'bad.png: not a PNG' in said and '8 images to train on at 64 px, 1 bad' in said
+
+
+def test_split(hq, tmp_path, capsys):
+    for out in 'a', 'b':
+        assert run('split', hq, '--size', SIZE, '--train-size', 4, '--val-size', 3, '--seed', 5, '--out', tmp_path / out) == 0
+    train_list, val_list = ((tmp_path / 'a' / n).read_text().splitlines() for n in ('train.txt', 'val.txt'))
+    assert len(train_list) == 4 and len(val_list) == 3 and not set(train_list) & set(val_list)
+    assert (tmp_path / 'a/train.txt').read_text() == (tmp_path / 'b/train.txt').read_text()
+    assert len(manifest.scan(str(tmp_path / 'a/train.txt'), size=SIZE)) == 4
+    assert run('split', hq, '--size', SIZE, '--train-size', 6, '--val-size', 3) == 2 and 'holds 8 images' in capsys.readouterr().err
+
+
+def test_degrade_writes_a_validation_set(hq, tmp_path):
+    for out in 'a', 'b':
+        assert run('degrade', hq, '--size', SIZE, '--recipe', 'gfpgan', '--out', tmp_path / out) == 0
+    expected = validation.Degraded(manifest.scan(str(hq), size=SIZE).images, degrade.recipe('gfpgan'), size=SIZE)
+    for i in range(len(expected)):
+        name, lq, gt = expected[i]
+        for side, image in ('LQ', lq), ('GT', gt):
+            written = cv2.imread(str(tmp_path / 'a' / side / f'{name}.png'))[..., ::-1]
+            assert (written == image.permute(1, 2, 0).numpy()).all()
+            assert (tmp_path / 'a' / side / f'{name}.png').read_bytes() == (tmp_path / 'b' / side / f'{name}.png').read_bytes()
+    assert len(manifest.scan_pairs(str(tmp_path / 'a'))) == 8
+
+
+def test_annotate(hq, tmp_path):
+    assert run('annotate', hq, '--size', SIZE, '--out', tmp_path / 'meta.txt') == 0
+    assert (tmp_path / 'meta.txt').read_text().splitlines()[:2] == ['00000.png (64,64,3)', '00001.png (64,64,3)']
+
+
+def test_preview_tells_what_was_drawn(hq, tmp_path, capsys):
+    assert run('preview', hq, '--size', SIZE, '--recipe', 'gfpgan', '--count', 5, '--out', tmp_path / 'sheet.png') == 0
+    said = capsys.readouterr().out
+    assert said.count('sample ') == 5 and 'jpeg: quality' in said and 'blur: ' in said and 'sigma_x' in said
+    sheet = cv2.imread(str(tmp_path / 'sheet.png'))
+    assert sheet.shape[1] > 4 * 512 and sheet.std() > 20
+
+
+def test_replay_is_what_the_run_saw(hq, tmp_path, capsys):
+    argv = ['--data', hq, '--val', '2', '--size', SIZE, '--preset', 'unet', '--recipe', 'gfpgan', '--nimg', '4', '--ticks', '1', '--pipe', 'torch', '--out', tmp_path / 'run']
+    assert train.main([str(a) for a in argv]) == 0
+    capsys.readouterr()
+    assert run('replay', tmp_path / 'run', 3, 0, '--out', tmp_path / 'replay.png') == 0
+    said = capsys.readouterr().out
+    assert said.index('sample 3') < said.index('sample 0') and (tmp_path / 'replay.png').exists()
+    (hq / '00003.png').unlink()
+    (hq / '00004.png').unlink()
+    assert run('replay', tmp_path / 'run', 3) == 2 and 'was trained on 6 images' in capsys.readouterr().err
+
+
+def test_told_leaves_out_what_is_skipped_and_unused():
+    recipe = degrade.recipe('ai6126_2024')
+    draws = degrade.sample(recipe, Draw(0, np.arange(40)), (128, 128))
+    for i in range(40):
+        p = degrade.take(draws, i)
+        lines = dict(line.split(': ', 1) for line in prepare.told(recipe, p))
+        assert ('jpeg2a' in lines) != ('jpeg2b' in lines)
+        assert ('blur2' in lines) == (p[5].taps > 1)
+        assert ('theta' in lines['blur1']) == (p[1].kind in (1, 3, 5)) and ('omega' in lines['blur1']) == (p[1].kind == 6)
+
+
+@pytest.mark.parametrize('argv, said', [(['index', 'nowhere'], 'nowhere'), (['preview', 'nowhere', '--recipe', 'gfpgn'], 'nowhere'), (['replay', 'nowhere', '1'], 'no run directory')])
+def test_bad_input(argv, said, capsys):
+    assert prepare.main(argv) == 2 and said in capsys.readouterr().err

@@ -1,0 +1,213 @@
+"""Look at a data set, cut samples from it, degrade it for good, and see what a run saw.
+
+    python tools/prepare.py index DATA                                    every file checked; the bad ones with their reasons
+    python tools/prepare.py split DATA --train-size 4000 --val-size 400   train.txt and val.txt, drawn by a seed
+    python tools/prepare.py degrade DATA --recipe ai6126_2024 --out val/  val/LQ and val/GT, the same every time: a folder for --val
+    python tools/prepare.py annotate DATA --out meta_info.txt             lines like 00000.png (512,512,3)
+    python tools/prepare.py preview DATA --recipe ai6126_2024             a sheet of degraded faces with the numbers drawn for each
+    python tools/prepare.py replay runs/mine 12345 12346                  what samples 12345 and 12346 of that run were
+"""
+import argparse
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from rich.progress import track
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dali_pipes import degrade, manifest, sources, validation
+from dali_pipes.batch import Plan
+from dali_pipes.degrade import blur, noise, resize
+from dali_pipes.manifest import DataError
+from dali_pipes.reader import Reader
+from training import log, pictures, run
+from training.run import RunError
+
+WORDS = {'blur': ('kind', blur.KINDS), 'resize': ('mode', resize.MODES), 'noise': ('kind', ('none', 'gaussian', 'poisson'))}      # numbers that have names
+
+
+def scan(args, **more):
+    return manifest.scan(args.data, size=args.size, progress=log.bar('checking files'), **more)
+
+
+def index(args):
+    found = scan(args, verify=args.verify)
+    kinds = [f'{i.kind} {i.colour} {i.width}x{i.height}' for i in found.images]
+    for kind in sorted(set(kinds), key=kinds.count, reverse=True):
+        print(f'{kinds.count(kind):8,} {kind}')
+    for bad in found.bad:
+        print(f'     bad {bad.path}: {bad.reason}')
+    print(f'{len(found):,} images to train on at {args.size} px, {len(found.bad):,} bad')
+
+
+def split(args):
+    found = scan(args)
+    if args.val_size + (args.train_size or 1) > len(found):
+        raise DataError(f'{args.data} holds {len(found):,} images, fewer than --train-size and --val-size ask for')
+    train, val = found.split(args.val_size, args.seed)
+    if args.train_size:
+        train = manifest.Manifest(train.split(args.train_size, args.seed)[1].images) if args.train_size < len(train) else train
+    for name, part in ('train.txt', train), ('val.txt', val):
+        write_text(args.out / name, ''.join(os.path.abspath(i.path) + '\n' for i in part.images))
+        print(f'{args.out / name}: {len(part):,} images')
+
+
+def degrade_all(args):
+    data = validation.Degraded(scan(args).images, degrade.recipe(args.recipe), size=args.size, lq_from_usm=not args.plain)
+    names = [data.name(i) for i in range(len(data))]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice:
+        raise DataError(f'{args.data} holds two images named {twice}: both would be written to {twice}.png')
+    for side in 'LQ', 'GT':
+        make(args.out / side)
+
+    def one(i):
+        name, lq, gt = data[i]
+        for side, image in ('LQ', lq), ('GT', gt):
+            write_png(args.out / side / f'{name}.png', image.permute(1, 2, 0).numpy())
+    with ThreadPoolExecutor() as pool:
+        for _ in track(pool.map(one, range(len(data))), 'degrading', total=len(data), disable=not sys.stderr.isatty()):
+            pass
+    print(f'{len(data):,} pairs in {args.out}: python train.py --val {args.out}')
+
+
+def annotate(args):
+    found = scan(args)
+    write_text(args.out, ''.join(f'{os.path.basename(i.path)} ({i.height},{i.width},3)\n' for i in found.images))
+    print(f'{args.out}: {len(found):,} lines')
+
+
+def preview(args):
+    reader, recipe = Reader(scan(args).images, args.size), degrade.recipe(args.recipe)
+    plan = Plan(len(reader), recipe, batch=1, size=args.size, seed=args.seed)
+    show(plan, reader, range(args.count), args.out)
+
+
+def replay(args):
+    c = run.stored(args.run)
+    if not c:
+        raise RunError(f'{args.run} is no run directory: it has no config.json')
+    images, _ = sources.load(c, say=lambda _: None)
+    if c.get('images') != sources.fingerprint(images):
+        raise RunError(f'{args.run} was trained on {c.get("images")}; what its --data holds now is {sources.fingerprint(images)}')
+    plan = Plan(len(images), degrade.recipe(c['recipe'])._replace(pool=c['pair_pool']), batch=c['batch'], size=c['size'], seed=c['seed'],
+                lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'])
+    show(plan, Reader(images, c['size']), args.sample, args.out)
+
+
+def show(plan, reader, samples, path):
+    """Print what each sample is, and write a sheet of them."""
+    rows = []
+    for n in samples:
+        step = plan(np.array([n]))
+        image, used = reader.image(int(step.index[0]))
+        image = np.ascontiguousarray(image[:, ::-1]) if step.flip[0] else image
+        batch = plan.finish(torch.from_numpy(image).permute(2, 0, 1)[None], step)
+        lines = list(told(plan.recipe, degrade.take(step.params, 0)))
+        print(f'sample {n}: {reader.images[used].path}{", mirrored" if step.flip[0] else ""}\n    ' + '\n    '.join(lines))
+        rows.append((f'sample {n}', *((t[0] * 255).round().to(torch.uint8) for t in (batch.input, batch.target)), lines))
+    make(path.parent)
+    pictures.sheet(path, rows)
+    print(f'{path}: {len(rows)} samples')
+
+
+def told(recipe, params):
+    """One line for every stage that acts on a sample: its name and numbers."""
+    for stage, p in zip(recipe.stages, params):
+        values = p._asdict()
+        if not values.get('on', True) or values.get('quality', 1) == 0 or stage.op is blur and p.kind == blur.DELTA or stage.op is noise and p.kind == noise.NONE:
+            continue
+        field, names = WORDS.get(stage.op.__name__.split('.')[-1], (None, ()))
+        words = [names[int(v)] if k == field else f'{k} {_number(v)}' for k, v in values.items() if k not in ('on', 'seed', 'stream', 'number') and _matters(stage.op, p, k)]
+        yield f'{stage.name}: ' + ', '.join(words)
+
+
+def _matters(op, p, field):
+    """Whether a kind of blur uses a parameter at all."""
+    if op is not blur:
+        return True
+    unused = {'omega'} if p.kind != blur.SINC else {'sigma_x', 'sigma_y', 'theta', 'beta'}
+    unused |= {'sigma_y', 'theta'} if p.kind in (blur.ISO, blur.GEN_ISO, blur.PLATEAU_ISO) else set()
+    return field not in unused | ({'beta'} if p.kind in (blur.ISO, blur.ANISO) else set())
+
+
+def _number(v):
+    return 'x'.join(_number(x) for x in v) if np.ndim(v) else f'{v:.3g}' if isinstance(v, (float, np.floating)) else str(v)
+
+
+def make(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise DataError(f'--out {folder} cannot be made: {e.strerror}') from e
+
+
+def write_text(path, text):
+    make(path.parent)
+    fresh = path.with_name(f'.{path.name}.part')
+    try:
+        fresh.write_text(text)
+        os.replace(fresh, path)
+    except OSError as e:
+        raise DataError(f'{path} cannot be written: {e.strerror}') from e
+
+
+def write_png(path, rgb):
+    fresh = path.with_name(f'.{path.name}.part')
+    try:
+        fresh.write_bytes(cv2.imencode('.png', rgb[..., ::-1])[1])
+        os.replace(fresh, path)
+    except OSError as e:
+        raise DataError(f'{path} cannot be written: {e.strerror}') from e
+
+
+def parse(argv=None):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = p.add_subparsers(dest='verb', required=True)
+
+    def verb(name, function, out=None, data=True):
+        v = verbs.add_parser(name, help=function.__name__.replace('_', ' '))
+        v.set_defaults(function=function)
+        if data:
+            v.add_argument('data', help='HQ faces: folder, list of files, or glob')
+            v.add_argument('--size', type=int, default=512, help='training size in pixels (default: %(default)s)')
+        if out:
+            v.add_argument('--out', type=Path, default=Path(out), help='default: %(default)s')
+        return v
+    verb('index', index).add_argument('--verify', action='store_true', help='also decode every file')
+    v = verb('split', split, '.')
+    v.add_argument('--train-size', type=int, help='images to train on (default: all the others)')
+    v.add_argument('--val-size', type=int, required=True, help='images to validate on')
+    v.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    recipe = dict(default='ai6126_2024', help=f'{", ".join(degrade.RECIPES)} (default: %(default)s)')
+    v = verb('degrade', degrade_all, 'pairs')
+    v.add_argument('--recipe', **recipe)
+    v.add_argument('--plain', action='store_true', help='degrade the plain face where the recipe has the sharpened one')
+    verb('annotate', annotate, 'meta_info.txt')
+    v = verb('preview', preview, 'preview.png')
+    v.add_argument('--recipe', **recipe)
+    v.add_argument('--count', type=int, default=12, help='samples (default: %(default)s)')
+    v.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    v = verb('replay', replay, 'replay.png', data=False)
+    v.add_argument('run', help='run directory')
+    v.add_argument('sample', type=int, nargs='+', help='sample numbers, as in the log')
+    return p.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse(argv)
+    try:
+        args.function(args)
+    except (DataError, RunError, ValueError) as e:
+        print(f'prepare.py: {e}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
