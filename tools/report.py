@@ -107,7 +107,7 @@ class Page(FPDF):
         self.numbered = False
 
     def footer(self):
-        if self.numbered:
+        if self.numbered and self.page_no() > 1:                   # the cover has none
             self.set_y(-12)
             self.cell(0, 5, str(self.page_no() - 1), align='C')
 
@@ -146,8 +146,10 @@ def pdf(r, args):
     page.set_title(args.title)
     page.add_page()
     page.ln(60)
-    page.multi_cell(0, 9, args.title, align='C', new_x=XPos.LMARGIN, new_y=YPos.NEXT)
+    page.set_font_size(24)
+    page.multi_cell(0, 12, args.title, align='C', new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     page.ln(6)
+    page.set_font_size(SIZE)
     page.multi_cell(0, 7, '\n'.join(filter(None, (args.author, args.matric, r.machine.get('date')))), align='C', new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     page.numbered = True
     page.add_page()
@@ -173,7 +175,7 @@ def pdf(r, args):
 def _model(page, r):
     n = models.count(r.net)
     page.head('Model')
-    page.say(f'{type(r.net).__name__}: {(type(r.net).__doc__ or "").strip().splitlines()[0]} The network enlarges 128 x 128 to 512 x 512 pixels and has {n:,} parameters; '
+    page.say(f'{type(r.net).__name__}: {sys.modules[type(r.net).__module__].__doc__.strip().splitlines()[0]} The network enlarges 128 x 128 to 512 x 512 pixels and has {n:,} parameters; '
              f'fewer than {models.BUDGET:,} are allowed.')
     parts = [('Network', 'parameters'), *((name, f'{sum(p.numel() for p in child.parameters()):,}') for name, child in r.net.named_children()),
              ('parameters of the network itself', f'{sum(p.numel() for p in r.net.parameters(recurse=False)):,}'),
