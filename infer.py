@@ -7,7 +7,6 @@
 """
 import argparse
 import functools
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -106,18 +105,6 @@ def _read(path):
         raise RunError(f'{path}: {e}') from e
 
 
-def write(path, image):
-    """[3, H, W] uint8 RGB -> 8-bit PNG, whole or not at all."""
-    fresh = path.with_name(f'.{path.name}.part')
-    data = cv2.imencode('.png', image.permute(1, 2, 0).cpu().numpy()[..., ::-1])[1]
-    try:
-        fresh.write_bytes(data)
-        os.replace(fresh, path)
-    except OSError as e:
-        fresh.unlink(missing_ok=True)
-        raise RunError(f'{path} cannot be written: {e.strerror}') from e
-
-
 @torch.no_grad()
 def restore_all(net, names, get, folder, args, autocast):
     """Restore, save, and score the saved files. Returns [PSNR or None]."""
@@ -130,7 +117,7 @@ def restore_all(net, names, get, folder, args, autocast):
                 out = restore.restore(net, lq, args.tta).cpu()
             for (name, _, gt), image in zip(group, out):
                 path = folder if folder.suffix else folder / f'{name}.png'
-                write(path, image)
+                run.write(path, cv2.imencode('.png', image.permute(1, 2, 0).numpy()[..., ::-1])[1].tobytes())
                 scores.append(_score(path, gt, name))
     return scores
 

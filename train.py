@@ -35,7 +35,7 @@ from training.world import PeerLost, World
 # `nimg` images in all, learning rate `lr` at its peak, `ema` horizon in images, `ticks` validations evenly over the run. The U-Net's batch suits CPUs, where more
 # steps do more than larger ones; give a GPU 16 or more.
 PRESETS = {
-    'demo':       dict(network='unet',     net=dict(),          recipe='ai6126_2024', batch=2,  minutes=6.0,     lr=1e-3, loss='l1', ema=800,    ticks=5),
+    'demo':       dict(network='unet',     net=dict(),          recipe='ai6126_2024', batch=2,  minutes=6.5,     lr=1e-3, loss='l1', ema=800,    ticks=5),
     'unet':       dict(network='unet',     net=dict(),          recipe='ai6126_2024', batch=4,  nimg=200_000,    lr=1e-3, loss='l1', ema=800,    ticks=20),
     'srresnet16': dict(network='srresnet', net=dict(blocks=16), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
     'srresnet20': dict(network='srresnet', net=dict(blocks=20), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
@@ -194,7 +194,8 @@ def train(c, world, held):
     forward = world.wrap(torch.compile(net) if c['compile'] else net)
     journal, autocast, each = log.Log(c['out']), autocast_of(c, device), c['batch'] * world.size * c['accumulate']
     if world.main:
-        run.write_json(Path(c['out'], 'machine.json'), machine() | {'processes': world.size, 'threads': torch.get_num_threads()})
+        run.write_json(Path(c['out'], 'machine.json'), machine() | {'processes': world.size, 'threads': torch.get_num_threads(),
+                                                                     'feeding': 'in turns with training' if device.type == 'cpu' else 'beside training'})
         journal.rewind(nimg)
         soup.forget_after(c['out'], nimg)
     say(f'{c["out"]}: {c["preset"]}, {models.count(net):,} parameters, {c["recipe"]}, {len(images):,} images, '

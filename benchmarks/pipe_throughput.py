@@ -6,7 +6,6 @@ Cold means that every image is decoded; the files themselves are in the system's
 """
 import argparse
 import itertools
-import json
 import os
 import sys
 import tempfile

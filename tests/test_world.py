@@ -10,11 +10,10 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import train
 from dali_pipes import faces
-from training import checkpoint, soup, watch
+from training import soup, watch
 from training.lock import Lock
 from training.run import RunError
 

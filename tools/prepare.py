@@ -53,7 +53,7 @@ def split(args):
     if args.train_size:
         train = manifest.Manifest(train.split(args.train_size, args.seed)[1].images) if args.train_size < len(train) else train
     for name, part in ('train.txt', train), ('val.txt', val):
-        write_text(args.out / name, ''.join(os.path.abspath(i.path) + '\n' for i in part.images))
+        run.write(args.out / name, ''.join(os.path.abspath(i.path) + '\n' for i in part.images).encode())
         print(f'{args.out / name}: {len(part):,} images')
 
 
@@ -63,13 +63,11 @@ def degrade_all(args):
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:
         raise DataError(f'{args.data} holds two images named {twice}: both would be written to {twice}.png')
-    for side in 'LQ', 'GT':
-        make(args.out / side)
 
     def one(i):
         name, lq, gt = data[i]
         for side, image in ('LQ', lq), ('GT', gt):
-            write_png(args.out / side / f'{name}.png', image.permute(1, 2, 0).numpy())
+            run.write(args.out / side / f'{name}.png', cv2.imencode('.png', image.permute(1, 2, 0).numpy()[..., ::-1])[1].tobytes())
     with ThreadPoolExecutor() as pool:
         for _ in track(pool.map(one, range(len(data))), 'degrading', total=len(data), disable=not sys.stderr.isatty()):
             pass
@@ -78,7 +76,7 @@ def degrade_all(args):
 
 def annotate(args):
     found = scan(args)
-    write_text(args.out, ''.join(f'{os.path.basename(i.path)} ({i.height},{i.width},3)\n' for i in found.images))
+    run.write(args.out, ''.join(f'{os.path.basename(i.path)} ({i.height},{i.width},3)\n' for i in found.images).encode())
     print(f'{args.out}: {len(found):,} lines')
 
 
@@ -111,7 +109,6 @@ def show(plan, reader, samples, path):
         lines = list(told(plan.recipe, degrade.take(step.params, 0)))
         print(f'sample {n}: {reader.images[used].path}{", mirrored" if step.flip[0] else ""}\n    ' + '\n    '.join(lines))
         rows.append((f'sample {n}', *((t[0] * 255).round().to(torch.uint8) for t in (batch.input, batch.target)), lines))
-    make(path.parent)
     pictures.sheet(path, rows)
     print(f'{path}: {len(rows)} samples')
 
@@ -138,32 +135,6 @@ def _matters(op, p, field):
 
 def _number(v):
     return 'x'.join(_number(x) for x in v) if np.ndim(v) else f'{v:.3g}' if isinstance(v, (float, np.floating)) else str(v)
-
-
-def make(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f'--out {folder} cannot be made: {e.strerror}') from e
-
-
-def write_text(path, text):
-    make(path.parent)
-    fresh = path.with_name(f'.{path.name}.part')
-    try:
-        fresh.write_text(text)
-        os.replace(fresh, path)
-    except OSError as e:
-        raise DataError(f'{path} cannot be written: {e.strerror}') from e
-
-
-def write_png(path, rgb):
-    fresh = path.with_name(f'.{path.name}.part')
-    try:
-        fresh.write_bytes(cv2.imencode('.png', rgb[..., ::-1])[1])
-        os.replace(fresh, path)
-    except OSError as e:
-        raise DataError(f'{path} cannot be written: {e.strerror}') from e
 
 
 def parse(argv=None):

@@ -168,7 +168,7 @@ def pdf(r, args):
     page.head('References')
     for i, text in enumerate(REFERENCES, 1):
         page.say(f'[{i}]  {text}')
-    write(args.out, bytes(page.output()))
+    run.write(args.out, bytes(page.output()))
     print(f'{args.out}: {content} pages, cover and references')
 
 
@@ -300,16 +300,6 @@ def _img(image):
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(held.getvalue()).decode()}">'
 
 
-def write(path, data):
-    fresh = path.with_name(f'.{path.name}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(data)
-        os.replace(fresh, path)
-    except OSError as e:
-        raise RunError(f'--out {path} cannot be written: {e.strerror}') from e
-
-
 def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('runs', nargs='+', help='run directories; a PDF is of one')
@@ -323,7 +313,7 @@ def main(argv=None):
     args = p.parse_args(argv)
     try:
         if args.out.suffix == '.html':
-            write(args.out, page([Run(f) for f in args.runs]).encode())
+            run.write(args.out, page([Run(f) for f in args.runs]).encode())
             print(f'{args.out}: {len(args.runs)} runs')
         elif args.out.suffix == '.pdf' and len(args.runs) == 1:
             pdf(Run(args.runs[0]), args)

@@ -9,7 +9,6 @@ leaderboard's screenshot. Both check every file first: names, number, 8-bit RGB 
 import argparse
 import importlib.metadata
 import io
-import os
 import re
 import subprocess
 import sys
@@ -108,7 +107,7 @@ def smaller(data):
 
 
 def write_zip(out, entries, max_mb=None):
-    """entries: {name in the zip: bytes}. Whole or not at all; raises Refused for a zip beyond max_mb or a full disk."""
+    """entries: {name in the zip: bytes}. Whole or not at all; raises Refused for a zip beyond max_mb, RunError where it cannot be written."""
     held = io.BytesIO()
     with zipfile.ZipFile(held, 'w', zipfile.ZIP_DEFLATED) as z:
         for name, data in entries.items():
@@ -117,13 +116,7 @@ def write_zip(out, entries, max_mb=None):
     if max_mb and len(data) > max_mb * 1e6:
         raise Refused(f'{out} would have {len(data) / 1e6:.1f} MB, more than --max-mb {max_mb:g}: --compress rewrites the PNGs losslessly, which saves a few per cent; '
                       'else raise --max-mb if the challenge allows it')
-    fresh = out.with_name(f'.{out.name}.part')
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(data)
-        os.replace(fresh, out)
-    except OSError as e:
-        raise Refused(f'{out} cannot be written: {e.strerror}') from e
+    run.write(out, data)
     return len(data)
 
 
@@ -245,7 +238,7 @@ def main(argv=None):
     args = parse(argv)
     try:
         args.function(args)
-    except Refused as e:
+    except (Refused, RunError) as e:
         print(f'submit.py: {e}', file=sys.stderr)
         return 2
     return 0

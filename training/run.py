@@ -1,4 +1,5 @@
 """A run directory: config.json says what ran, and the same command resumes it."""
+import contextlib
 import difflib
 import json
 import os
@@ -29,19 +30,26 @@ def prepare(run_dir, config):
         if differs:
             raise RunError(f'{run_dir} was made with other options ({"; ".join(differs)}): give the same ones to resume, or another --out')
         return True
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, config)
-    except OSError as e:
-        raise RunError(f'--out {run_dir} cannot be written: {e.strerror}') from e
+    write_json(path, config)
     return False
 
 
-def write_json(path, content):
-    """Whole or not at all."""
+def write(path, data):
+    """Write bytes to a file, whole or not at all, in a folder made if need be. Raises RunError if that fails."""
+    path = Path(path)
     fresh = path.with_name(f'.new-{path.name}')
-    fresh.write_text(json.dumps(content, indent=2) + '\n')
-    os.replace(fresh, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(data)
+        os.replace(fresh, path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise RunError(f'{path} cannot be written: {e.strerror}') from e
+
+
+def write_json(path, content):
+    write(path, (json.dumps(content, indent=2) + '\n').encode())
 
 
 def stored(run_dir):

@@ -115,13 +115,13 @@ def _fabric(sheet, rng, colour):
         stitch = np.sin(2 * np.pi * (v + 0.6 * np.abs(u - np.floor(u) - 0.5))) * 0.5 + np.cos(2 * np.pi * u) * 0.35
         out = out * (0.86 + 0.24 * stitch)[..., None]
     if kind == 2:
-        out = mix(out, other, step(np.sin(2 * np.pi * warp[1] * rng.uniform(10, 26)), -0.2, 0.2)[..., None])
+        out = mix(out, other, step(np.sin(2 * np.pi * warp[1] * rng.uniform(8, 18)), -0.2, 0.2)[..., None])
     if kind == 3:
         f = rng.uniform(7, 16)
         a, b = step(np.sin(2 * np.pi * warp[0] * f), -0.1, 0.1), step(np.sin(2 * np.pi * warp[1] * f), -0.1, 0.1)
         out = mix(out, other, (0.5 * (a + b))[..., None])
     if kind == 4:
-        f = rng.uniform(16, 34)
+        f = rng.uniform(9, 18)
         row = np.floor(warp[1] * f)
         dot = np.hypot((warp[0] * f + 0.5 * (row % 2)) % 1 - 0.5, warp[1] * f - row - 0.5)
         out = mix(out, other, step(dot, 0.32, 0.20)[..., None])
