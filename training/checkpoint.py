@@ -7,6 +7,7 @@
 A checkpoint is written to a temporary folder, forced to disk and renamed: under its name it is whole or absent. The one writer
 of a run directory clears leftovers; reading deletes nothing, so pictures can be restored from a run that is still going.
 """
+import errno
 import hashlib
 import io
 import json
@@ -45,6 +46,8 @@ def save(run_dir, nimg, tensors, state, keep=2):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder)
+        if shutil.disk_usage(folder).free < sum(map(len, files.values())):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))      # before half of it is written
         fresh.mkdir()
         for name, data in files.items():
             with open(fresh / name, 'wb') as f:
@@ -67,6 +70,13 @@ def save(run_dir, nimg, tensors, state, keep=2):
     for path in found[found.index(final) + keep:]:      # newer ones can only be damaged ones that the run went back from
         _discard(path)
     return final
+
+
+def room(net, keep, checkpoints=2):
+    """Bytes that a run takes on its disk at most: checkpoints (weights, average, two moments) and one being written, `keep` averages and one, the final weights, and
+    a share for pictures and the log."""
+    weights = sum(v.numel() * v.element_size() for v in net.state_dict().values())
+    return weights * (4 * (checkpoints + 1) + keep + 1 + 1) + (64 << 20)
 
 
 def save_weights(path, weights):

@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from .run import RunError
+
 
 class PeerLost(Exception):
     """Another process of the run has ended; the message is for the user."""
@@ -16,9 +18,10 @@ class World:
     """rank, size: this process and how many there are; main: whether it is the one that writes. Context manager.
 
     device: torch.device asked for; with several processes on GPUs each gets the GPU of its local rank.
+    timeout: seconds that a process may keep the others waiting; start: that it may come late. Raises RunError naming the ranks that never came.
     """
 
-    def __init__(self, device, timeout=1800):
+    def __init__(self, device, timeout=1800, start=300):
         self.rank, self.size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
         self.main, self.device, self._control = self.rank == 0, device, None
         self.local, self.beside = int(os.environ.get('LOCAL_RANK', 0)), int(os.environ.get('LOCAL_WORLD_SIZE', 1))
@@ -28,8 +31,25 @@ class World:
             self.device = torch.device('cuda', self.local)
             torch.cuda.set_device(self.device)
         wait = datetime.timedelta(seconds=timeout)
-        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=wait)
+        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', store=self._all_here(start), rank=self.rank, world_size=self.size, timeout=wait)
         self._control = dist.new_group(backend='gloo', timeout=wait)       # words between CPUs, which make no GPU wait
+
+    def _all_here(self, seconds):
+        """The store that the processes of the run find each other by, once all have come."""
+        wait, names = datetime.timedelta(seconds=seconds), [f'here/{rank}' for rank in range(self.size)]
+        try:
+            store, _, _ = next(dist.rendezvous('env://', timeout=wait))
+        except RuntimeError as e:
+            raise RunError(f'rank {self.rank} of {self.size}: {os.environ.get("MASTER_ADDR")}:{os.environ.get("MASTER_PORT")} does not answer within {seconds} s: '
+                           f'is rank 0 running, and may this machine reach it? ({str(e).splitlines()[0][:200]})') from e
+        store.set(names[self.rank], '1')
+        try:
+            store.wait(names, wait)
+        except RuntimeError as e:
+            missing = [rank for rank, name in enumerate(names) if not store.check([name])]
+            raise RunError(f'rank {", ".join(map(str, missing))} of {self.size} did not come within {seconds} s: start as many processes as the run has, '
+                           'on every machine the same torchrun command') from e
+        return store
 
     def wrap(self, net):
         """The network whose gradients are averaged over all processes."""
