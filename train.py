@@ -31,7 +31,7 @@ from training.lock import Lock
 from training.machine import machine
 from training.record import Record
 from training.run import RunError
-from training.world import PeerLost, World
+from training.world import PeerLost, PeerMissing, World
 
 MAX_SKIPPED = 10        # steps in a row with gradients that are not finite, after which a run gives up
 
@@ -198,7 +198,7 @@ def main(argv=None):
             train(c, world, held)
         return 0
     except (RunError, manifest.DataError, checkpoint.CheckpointError, degrade.kernels.KernelError, perceptual.MetricError) as e:
-        if int(os.environ.get('RANK', 0)) == 0:
+        if int(os.environ.get('RANK', 0)) == 0 or isinstance(e, PeerMissing):
             print(f'train.py: {e}', file=sys.stderr)
         return 2
     except PeerLost as e:

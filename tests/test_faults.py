@@ -179,9 +179,9 @@ def test_a_rank_that_never_comes_is_named(tmp_path):
     code = 'import sys, torch; sys.path.insert(0, sys.argv[1]); from training.world import World; World(torch.device("cpu"), start=3)'
     place = dict(os.environ, RANK='0', WORLD_SIZE='3', LOCAL_RANK='0', LOCAL_WORLD_SIZE='3', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     first = subprocess.run([sys.executable, '-c', code, str(ROOT)], env=place, capture_output=True, text=True)
-    assert 'RunError: rank 1, 2 of 3 did not come within 3 s' in first.stderr
+    assert 'PeerMissing: rank 1, 2 of 3 did not come in time' in first.stderr
     other = subprocess.run([sys.executable, '-c', code, str(ROOT)], env=place | {'RANK': '1'}, capture_output=True, text=True)
-    assert re.search(r'RunError: rank 1 of 3: 127.0.0.1:\d+ does not answer within 3 s', other.stderr)
+    assert re.search(r'PeerMissing: rank 1 of 3: rank 0 at 127.0.0.1:\d+ gives no word within 3 s', other.stderr)
 
 
 # ---- memory ----
