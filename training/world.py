@@ -47,11 +47,13 @@ class World:
         start, and everything later lies under that name.
         """
         wait, until = datetime.timedelta(seconds=seconds), time.monotonic() + seconds
+        address, port = os.environ.get('MASTER_ADDR', ''), os.environ.get('MASTER_PORT', '0')
+        ours = self.main and os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True'
         try:
-            store, _, _ = next(dist.rendezvous('env://', timeout=wait))
+            store = dist.TCPStore(address, int(port), is_master=ours, timeout=wait, wait_for_workers=False)
             name = self._called(store, until) if self.main else self._calling(store, wait)
         except RuntimeError as e:
-            raise PeerMissing(f'rank {self.rank} of {self.size}: rank 0 at {os.environ.get("MASTER_ADDR")}:{os.environ.get("MASTER_PORT")} gives no word within {seconds} s: is it running, '
+            raise PeerMissing(f'rank {self.rank} of {self.size}: rank 0 at {address}:{port} gives no word within {seconds} s: is it running, '
                               f'with all the others, and may this machine reach it? ({str(e).splitlines()[0][:200]})') from e
         return dist.PrefixStore(name, store)
 
