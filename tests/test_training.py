@@ -249,6 +249,6 @@ def test_curves(tmp_path):
 
 
 def test_smoothing_of_a_constant_and_a_step():
-    assert np.allclose(pictures._smooth(np.full(500, 0.3)), 0.3)
-    step = pictures._smooth(np.repeat([1.0, 0.0], 500))
+    assert np.allclose(pictures.smooth(np.full(500, 0.3)), 0.3)
+    step = pictures.smooth(np.repeat([1.0, 0.0], 500))
     assert step[499] == pytest.approx(1) and step[519] == pytest.approx((1 - 1 / 20) ** 20, rel=1e-3)

@@ -30,7 +30,7 @@ import models
 from dali_pipes import sources
 from dali_pipes.manifest import DataError
 from tasks import restore
-from training import checkpoint, log, run
+from training import checkpoint, log, pictures, run
 from training.run import RunError
 
 FONTS = 'arial', 'liberationsans-regular', 'arimo-regular'         # file names, in the order of preference
@@ -115,7 +115,10 @@ class Page(FPDF):
         self.multi_cell(0, 5.6, text, new_x=XPos.LMARGIN, new_y=YPos.NEXT)
         self.ln(1.5)
 
-    def head(self, text):
+    def head(self, text, below=20):
+        """A headline, on a new page unless `below` mm fit under it on this one."""
+        if self.get_y() + 10 + below > self.h - MARGIN:
+            self.add_page()
         self.ln(1.5)
         self.set_text_color(31, 111, 180)
         self.multi_cell(0, 7, text, new_x=XPos.LMARGIN, new_y=YPos.NEXT)
@@ -158,7 +161,7 @@ def pdf(r, args):
     _training(page, r)
     _results(page, r, rows)
     if args.real:
-        page.head('Real pictures')
+        page.head('Real pictures', below=100)
         page.say('Inputs without ground truth: input, bicubic enlargement, ours.')
         page.picture(_grid(restored(r, args.real), 2, 130))
     content = page.page_no() - 1
@@ -199,7 +202,7 @@ def _training(page, r):
 
 def _results(page, r, rows):
     p, b = (np.array([row[k] for row in rows]) for k in (0, 1))
-    page.head('Results')
+    page.head('Results', below=120)                # the table and the first pictures
     page.rows([('', 'PSNR, dB', 'worst', 'best'), ('bicubic', f'{b.mean():.3f}', f'{b.min():.2f}', f'{b.max():.2f}'), ('ours', f'{p.mean():.3f}', f'{p.min():.2f}', f'{p.max():.2f}')], (40, 20, 20, 20))
     page.say(f'{len(rows)} validation pairs, scored on 8-bit images. Below the best and the worst ones: input, bicubic, ours, truth.')
     page.picture(_grid([row[3:] for row in rows[::-1][:3]], 1, 190, [f'{row[2]}: {row[0]:.2f} dB, bicubic {row[1]:.2f}' for row in rows[::-1][:3]]), page.epw * 0.9)
@@ -226,14 +229,15 @@ def _grid(rows, columns, side, titles=None):
 def _curves(runs):
     figure = Figure(figsize=(9, 3.4), dpi=180, layout='constrained')
     left, right = figure.subplots(1, 2)
-    for r in runs:
+    for i, r in enumerate(runs):
         x, y = r.series('loss')
-        left.plot(x, y, linewidth=1, label=r.name)
+        left.plot(x, y, linewidth=0.8, alpha=0.25, color=f'C{i}')
+        left.plot(x, pictures.smooth(np.array(y)), linewidth=1.6, color=f'C{i}')
         x, y = r.series('psnr')
-        right.plot(x, y, marker='o', markersize=3, label=r.name)
-    x, y = runs[0].series('bicubic')
-    if y:
-        right.axhline(y[-1], color='#8a8a8a', linestyle='--', label='bicubic')
+        right.plot(x, y, marker='o', markersize=3, color=f'C{i}', label=r.name)
+        x, y = r.series('bicubic')
+        if y:
+            right.axhline(y[-1], color=f'C{i}', linestyle='--', linewidth=1, label=f'bicubic, {r.name}')
     if any(r.series('loss')[1] for r in runs):
         left.set_yscale('log')
     for axes, title in (left, 'training loss'), (right, 'validation PSNR, dB'):

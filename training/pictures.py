@@ -62,7 +62,7 @@ def curves(path, log_rows):
 
     x, y = _series(log_rows, 'loss')
     loss.plot(x, y, color=_BLUE, alpha=0.25, linewidth=0.8)
-    loss.plot(x, _smooth(y), color=_BLUE, linewidth=1.6)
+    loss.plot(x, smooth(y), color=_BLUE, linewidth=1.6)
     if (y > 0).any():
         loss.set_yscale('log')
     loss.set_ylabel('loss')
@@ -117,7 +117,7 @@ def _series(rows, name):
     return np.array([n for n, _ in pairs], dtype=float), np.array([v for _, v in pairs], dtype=float)
 
 
-def _smooth(y, share=0.02):
+def smooth(y, share=0.02):
     """Exponential average over a share of the curve, without the bias of its start."""
     keep = 1 - 1 / max(1.0, share * len(y))
     out, total, weight = np.empty_like(y), 0.0, 0.0
