@@ -44,12 +44,12 @@ def _plausible(images, size):
 def walk(file, sequential=False):
     """Iterator over the images of a tar, an open binary file: (name, offset, length), or (name, offset, bytes) if sequential, when nothing but read() is asked of
     the file. Links, folders, sparse and hidden members are passed over. Raises BadFile for a broken archive, saying how far it reads."""
-    seen, tar, count, last = _Seen(file), None, 0, ''
+    seen, tar, count, last = _Seen(file, sequential), None, 0, ''
     try:
         tar = tarfile.open(fileobj=seen, mode='r|' if sequential else 'r:')
         for member in tar:
             count, last = count + 1, member.name
-            name = posixpath.normpath('/' + member.name)[1:]          # './a.png' is a.png
+            name = posixpath.normpath('/' + member.name.lstrip('/'))[1:]      # './a.png' is a.png
             hidden = any(part.startswith('.') for part in name.split('/'))
             if member.isreg() and not member.issparse() and not hidden and name.lower().endswith(IMAGES):
                 yield name, member.offset_data, tar.extractfile(member).read() if sequential else member.size
@@ -82,17 +82,21 @@ def _fault(seen, tar, count, last):
 class _Seen:
     """A file as tarfile reads it, which remembers its beginning and the last two pieces read: a stream does not give them twice."""
 
-    def __init__(self, file):
+    def __init__(self, file, sequential):
         self._file, self._at, self._pieces = file, 0, [(0, b'')] * 2
-        self.head, self.end = b'', 0             # first 64 bytes, end of the furthest byte read
+        self.head = b''                          # first 64 bytes
+        self.end = 0 if sequential else file.seek(0, 2)          # length; of a stream, as far as it was read
+        if not sequential:
+            file.seek(0)
 
     def read(self, size):
         data = self._file.read(size)
         if self._at < 64:
             self.head = (self.head[:self._at] + data)[:64]
-        self._pieces = [self._pieces[1], (self._at, data)] if data else self._pieces
-        self._at += len(data)
-        self.end = max(self.end, self._at) if data else self.end
+        if data:
+            self._pieces = [self._pieces[1], (self._at, data)]
+            self._at += len(data)
+            self.end = max(self.end, self._at)
         return data
 
     def seek(self, offset):
