@@ -19,7 +19,7 @@ from .order import permutation
 
 SHUFFLE = 1000       # encoded images that the next one is drawn from, per process: 0.4 GB of 512x512 PNG, and several shards of 1 GB mix well enough
 AHEAD   = 64         # drawn images that wait for the training: an object store pauses for a second now and then
-BLOCK   = 8 << 20    # bytes asked for at once; less makes requests the bottleneck, more only takes memory
+BLOCK   = 16 << 20   # bytes asked for at once: with less, one connection waits more than it reads
 
 
 class Shards:
@@ -147,7 +147,7 @@ class Stream:
         if self._thread is None:
             self._queue, self._closing = queue.Queue(AHEAD), threading.Event()
             worker = get_worker_info()           # of a DataLoader's process; None elsewhere
-            self._thread = threading.Thread(target=self._read_ahead, args=(worker.id, worker.num_workers) if worker else (0, 1), daemon=True)
+            self._thread = threading.Thread(target=self._read_ahead, args=(worker.id, worker.num_workers) if worker else (0, 1), daemon=True, name='shards')
             self._thread.start()
         item = self._queue.get()
         if isinstance(item, BaseException):

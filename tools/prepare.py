@@ -147,7 +147,7 @@ def parse(argv=None):
         v = verbs.add_parser(name, help=function.__name__.replace('_', ' '))
         v.set_defaults(function=function)
         if data:
-            v.add_argument('data', help='HQ faces: folder, list of files, or glob')
+            v.add_argument('data', help='HQ faces: folder, list of files, glob, or .tar shards')
             v.add_argument('--size', type=int, default=512, help='training size in pixels (default: %(default)s)')
         if out:
             v.add_argument('--out', type=Path, default=Path(out), help='default: %(default)s')
