@@ -2,7 +2,7 @@
 
     python infer.py                                                  the validation inputs of the newest run
     python infer.py --run runs/mine --input LQ/ --output restored/   a folder (or a file), same names out, 8-bit RGB PNG
-    python infer.py --run runs/mine --input LQ/ --gt GT/             also prints the PSNR of the saved files
+    python infer.py --run runs/mine --input LQ/ --gt GT/             also prints PSNR and SSIM of the saved files
     python infer.py --weights MSRResNet.pth --input face.png         a checkpoint from elsewhere; the network is told by its weights
 """
 import argparse
@@ -18,7 +18,9 @@ from rich.progress import track
 
 import models
 from dali_pipes import files, manifest, sources
+from metrics import perceptual
 from metrics.psnr import psnr
+from metrics.ssim import ssim
 from tasks import restore
 from training import checkpoint, run
 from training.run import RunError
@@ -32,7 +34,8 @@ def parse(argv=None):
     p.add_argument('--weights', help='weights instead of a run: .safetensors, or .pth as BasicSR saves them')
     p.add_argument('--input', help='image or folder of any sizes (default: the run\'s validation inputs)')
     p.add_argument('--output', help='folder to write to, or a file name for a single image (default: RUN/restored)')
-    p.add_argument('--gt', help='folder of ground truth with the same names, or one file: prints PSNR, on the saved 8-bit images')
+    p.add_argument('--gt', help='folder of ground truth with the same names, or one file: prints PSNR and SSIM of the saved 8-bit images')
+    p.add_argument('--lpips', help='weights of torchvision\'s AlexNet or VGG16, a file: with --gt, LPIPS, too (pip install -e .[lpips])')
     p.add_argument('--tta', action='store_true', help='average with the restoration of the mirror image: twice the time, a little more PSNR')
     p.add_argument('--batch', type=int, default=8, help='images of one size restored together (default: %(default)s)')
     p.add_argument('--precision', choices=('bf16', 'fp16', 'fp32'), help='default: as the run was trained')
@@ -107,8 +110,8 @@ def _read(path):
 
 @torch.no_grad()
 def restore_all(net, names, get, folder, args, autocast):
-    """Restore, save, and score the saved files. Returns [PSNR or None]."""
-    scores = []
+    """Restore, save, and score the saved files -> [{metric: value}], empty without a ground truth."""
+    scores, lpips = [], perceptual.lpips(args.lpips, args.device) if args.lpips else None
     with ThreadPoolExecutor(4) as pool:
         items = restore.ahead(pool, lambda i: (names[i], *get(i)), len(names), 2 * args.batch)
         for group in restore.grouped(track(items, 'restoring', total=len(names), disable=not sys.stderr.isatty()), args.batch):
@@ -118,17 +121,17 @@ def restore_all(net, names, get, folder, args, autocast):
             for (name, _, gt), image in zip(group, out):
                 path = folder if folder.suffix else folder / f'{name}.png'
                 run.write(path, cv2.imencode('.png', image.permute(1, 2, 0).numpy()[..., ::-1])[1].tobytes())
-                scores.append(_score(path, gt, name))
+                if gt is not None:
+                    scores.append(_score(path, gt.to(args.device), name, lpips))
     return scores
 
 
-def _score(path, gt, name):
-    if gt is None:
-        return None
-    saved = _read(path)
+def _score(path, gt, name, lpips):
+    saved = _read(path).to(gt.device)
     if saved.shape != gt.shape:
         raise RunError(f'{name}: the restored image is {tuple(saved.shape[1:])}, the ground truth {tuple(gt.shape[1:])} (height, width)')
-    return float(psnr(saved[None], gt[None])[0])
+    metrics = {'PSNR': psnr, 'SSIM': ssim} | ({'LPIPS': lpips} if lpips else {})
+    return {k: float(metric(saved[None], gt[None])[0]) for k, metric in metrics.items()}
 
 
 def main(argv=None):
@@ -148,13 +151,14 @@ def main(argv=None):
         precision = args.precision or (config['precision'] if config else 'fp32')
         half = torch.float16 if precision == 'fp16' else torch.bfloat16
         autocast = functools.partial(torch.autocast, torch.device(args.device).type, half, enabled=precision != 'fp32')
-        scores = [s for s in restore_all(net, names, get, folder, args, autocast) if s is not None]
-    except (RunError, manifest.DataError, checkpoint.CheckpointError) as e:
+        scores = restore_all(net, names, get, folder, args, autocast)
+    except (RunError, manifest.DataError, checkpoint.CheckpointError, perceptual.MetricError) as e:
         print(f'infer.py: {e}', file=sys.stderr)
         return 2
     print(f'{len(names)} images restored to {folder}')
     if scores:
-        print(f'PSNR: {np.mean(scores):.4f} dB over {len(scores)} images')
+        mean = {k: np.mean([s[k] for s in scores]) for k in scores[0]}
+        print(f'PSNR: {mean.pop("PSNR"):.4f} dB' + ''.join(f', {k}: {v:.4f}' for k, v in mean.items()) + f', over {len(scores)} images')
     return 0
 
 

@@ -27,10 +27,10 @@ from training.ema import EMA
 def stepper(preset, device, precision):
     """step(batch): everything a step of train.py does to the network of a preset."""
     torch.manual_seed(0)
-    options = train.PRESETS[preset]
+    options = options.PRESETS[preset]
     net = models.NETWORKS[options['network']](**options['net']).to(device, memory_format=torch.channels_last)
     stepper, ema = optim.Stepper(net, optim.make('adamw', net, options['lr']), precision, clip=1.0), EMA(net, options['ema'])
-    autocast = train.autocast_of({'precision': precision}, device)
+    autocast = options.autocast({'precision': precision}, device)
 
     def step(batch):
         with autocast():
@@ -58,7 +58,7 @@ def measure(preset, images, args, device):
     """One row of the table."""
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats()
-    batch = args.batch or train.PRESETS[preset]['batch']
+    batch = args.batch or options.PRESETS[preset]['batch']
     step, seconds, waits = stepper(preset, device, args.precision), {'resident': [], 'pipe': []}, []
     with dali_pipes.make(args.pipe, images, args.recipe, batch=batch, size=args.size, device=device, threads=args.threads, cache='auto', say=lambda _: None) as pipe:
         for _ in range(max(len(images) // batch, 1) + 1 + (pipe_throughput.IN_FLIGHT if device.type == 'cuda' and args.pipe == 'torch' else 0)):
@@ -99,7 +99,7 @@ def main():
     if device.type == 'cuda':
         torch.cuda.set_device(device)
     torch.set_num_threads(args.threads)
-    args.precision = args.precision or train.default_precision(vars(args))
+    args.precision = args.precision or options.default_precision(vars(args))
     if args.memory:
         torch.cuda.set_per_process_memory_fraction(args.memory * 1e9 / torch.cuda.mem_get_info()[1])
     print(timing.header())

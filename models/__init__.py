@@ -1,8 +1,17 @@
-"""Networks, nothing else: one file each, one paper each; this namespace is the catalogue."""
+"""Networks, nothing else: one file each, one paper each; this namespace is the catalogue, and `python -m models` prints it."""
+import re
+
+from .discriminators import ModifiedVGG, MultiscalePatchGAN, UNetDiscriminatorSN
+from .face_unaf import FaceUNAF
+from .rcan import RCAN
+from .rrdbnet import RRDBNet
 from .srresnet import SRResNet
+from .swinir import SwinIR
 from .unet import UNet
 
-NETWORKS = {'srresnet': SRResNet, 'unet': UNet}      # the names presets and flags use
+# The names presets and flags use.
+NETWORKS = {'srresnet': SRResNet, 'unet': UNet, 'face_unaf': FaceUNAF, 'swinir': SwinIR, 'rcan': RCAN, 'rrdbnet': RRDBNet}
+DISCRIMINATORS = {'modified_vgg': ModifiedVGG, 'unet_sn': UNetDiscriminatorSN, 'patchgan': MultiscalePatchGAN}
 
 BUDGET = 2_276_356      # AI6126: strictly fewer parameters than this, 150 % of SRResNet's 1,517,571
 
@@ -22,10 +31,30 @@ def enforce_param_budget(net, limit=BUDGET):
 
 
 def like(weights):
-    """-> the network of the catalogue, untrained, that a {name: tensor} of weights belongs to; ValueError if none is like it."""
-    if 'conv_first.weight' in weights and 'body.0.conv1.weight' in weights:
-        blocks = len({name.split('.')[1] for name in weights if name.startswith('body.')})
-        return SRResNet(blocks, len(weights['conv_first.weight']), scale=4 if 'upconv2.weight' in weights else 2)
-    if 'stem.weight' in weights and 'position' in weights:
-        return UNet()
+    """-> the restorer of the catalogue, untrained, that a {name: tensor} of weights belongs to; ValueError if none is like it."""
+    def length(prefix):
+        """Modules in a numbered list."""
+        return len({m[1] for name in weights if (m := re.match(re.escape(prefix) + r'\.(\d+)\.', name))})
+
+    def side(name, i=0):
+        return weights[name].shape[i]
+
+    if 'body.0.conv1.weight' in weights and 'conv_first.weight' in weights:
+        width = side('conv_first.weight')
+        return SRResNet(length('body'), width, scale=4 if 'upconv2.weight' in weights else round((side('upconv1.weight') / width) ** 0.5))
+    if 'body.0.rdb1.conv1.weight' in weights:
+        return RRDBNet(length('body'), side('conv_first.weight'), side('body.0.rdb1.conv1.weight'))
+    if 'position' in weights and 'stem.weight' in weights:
+        levels = range(length('down'))
+        shape = dict(width=(side('stem.weight'), *(side(f'down.{n}.weight') for n in levels)), position=side('position', 3),
+                     blocks=([length(f'encoder.{n}') for n in levels], length('middle'), [length(f'decoder.{n}') for n in levels]))
+        return FaceUNAF(**shape) if 'upconv2.weight' in weights else UNet(**shape, steps=2 if 'upconv.weight' in weights else 1)
+    if 'groups.0.blocks.0.attention.table' in weights:
+        offsets, heads = weights['groups.0.blocks.0.attention.table'].shape
+        hidden, width = weights['groups.0.blocks.0.fc1.weight'].shape
+        return SwinIR(width, [length(f'groups.{n}.blocks') for n in range(length('groups'))], heads, window=(round(offsets ** 0.5) + 1) // 2, ratio=hidden / width)
+    if 'conv_trunk.weight' in weights:
+        groups = length('trunk') if 'trunk.0.conv.weight' in weights else 0
+        width, squeezed = side('conv_trunk.weight'), side('trunk.0.blocks.0.squeeze.weight' if groups else 'trunk.0.squeeze.weight')
+        return RCAN(groups, length('trunk.0.blocks' if groups else 'trunk'), width, width // squeezed)
     raise ValueError(f'no network of ours has weights like these ({", ".join(list(weights)[:3])}, ...)')

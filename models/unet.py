@@ -24,19 +24,22 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """The defaults have 1,946,448 parameters.
+    """The defaults have 1,946,448 parameters; with three blocks in the bottleneck and a tail of two steps, 2,268,204.
 
     width:    channels at full, half, quarter, ... resolution; the last is the bottleneck
     blocks:   (per encoder level from full resolution down, in the bottleneck, per decoder level up to full resolution)
     position: side in pixels of the learned position embedding at the bottleneck: 16 for aligned 128 x 128 faces; other inputs
               see it bilinearly resized, so that a pixel knows its place relative to the frame
+    steps:    1: the tail enlarges by 4 at once; 2: by 2 and, after a LeakyReLU, by 2 again
     """
 
-    def __init__(self, width=(32, 64, 96, 128), blocks=((1, 3, 2), 2, (2, 3, 1)), position=16):
+    def __init__(self, width=(32, 64, 96, 128), blocks=((1, 3, 2), 2, (2, 3, 1)), position=16, steps=1):
         super().__init__()
         down, middle, up = blocks
         if not len(down) == len(up) == len(width) - 1:
             raise ValueError(f'UNet: {len(width)} widths need {len(width) - 1} encoder and decoder levels; blocks is {blocks}')
+        if steps not in (1, 2):
+            raise ValueError(f'UNet: steps is {steps}; 1 and 2 are possible')
         pairs = list(zip(width, width[1:]))      # channels of (a level, the level below)
         self.stem = nn.Conv2d(3, width[0], 3, padding=1)
         self.encoder = nn.ModuleList(_blocks(a, n) for (a, b), n in zip(pairs, down))
@@ -45,7 +48,10 @@ class UNet(nn.Module):
         self.middle = _blocks(width[-1], middle)
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1, bias=False) for a, b in reversed(pairs))
         self.decoder = nn.ModuleList(_blocks(a, n) for (a, b), n in zip(reversed(pairs), up))
-        self.tail = nn.Conv2d(width[0], 48, 3, padding=1)
+        if steps == 2:
+            self.upconv = nn.Conv2d(width[0], 4 * width[0], 3, padding=1)
+        self.steps = steps
+        self.tail = nn.Conv2d(width[0], 48 if steps == 1 else 12, 3, padding=1)
         nn.init.normal_(self.tail.weight, std=0.01)      # start at bilinear enlargement: a default tail starts 3-4 dB below
         nn.init.zeros_(self.tail.bias)
 
@@ -65,7 +71,9 @@ class UNet(nn.Module):
 
         for up, blocks in zip(self.up, self.decoder):
             y = blocks(F.pixel_shuffle(up(y), 2) + skips.pop())
-        y = F.pixel_shuffle(self.tail(y), 4)[..., :4 * h, :4 * w]
+        if self.steps == 2:
+            y = F.leaky_relu(F.pixel_shuffle(self.upconv(y), 2), 0.1, inplace=True)
+        y = F.pixel_shuffle(self.tail(y), 4 // self.steps)[..., :4 * h, :4 * w]
         return y.float() + F.interpolate(x.float(), scale_factor=4, mode='bilinear')      # the image itself stays float32
 
 

@@ -18,6 +18,7 @@ class Scores(NamedTuple):
     psnr:    np.ndarray     # [N] dB of the restored images
     ssim:    np.ndarray     # [N]
     bicubic: np.ndarray     # [N] dB of bicubic enlargement of the same inputs
+    lpips:   np.ndarray     # [N], NaN where it was not asked for
     shown:   list           # (input, bicubic, ours, truth) uint8 [3, h, w] of the first few
 
 
@@ -41,9 +42,10 @@ def bicubic(lq, size):
 
 
 @torch.no_grad()
-def validate(net, data, device, world=None, *, batch=8, autocast, show=4, threads=1):
+def validate(net, data, device, world=None, *, batch=8, autocast, show=4, threads=1, lpips=None):
     """Score `net` on a validation set: items (name, LQ uint8, GT uint8). autocast: a callable that returns a context. -> Scores.
 
+    lpips: metrics.perceptual.lpips, or None
     world: training.world.World whose processes share the set, each taking every size-th image; all get the scores, each shows its own pictures
     """
     rows, shown = [], []
@@ -55,7 +57,8 @@ def validate(net, data, device, world=None, *, batch=8, autocast, show=4, thread
             with autocast():
                 ours = restore(net, lq)
             cubic = bicubic(lq, gt.shape[-2:])
-            rows.append(torch.stack([psnr(ours, gt), ssim(ours, gt).to(torch.float64), psnr(cubic, gt)]).cpu())
+            dB = psnr(ours, gt)
+            rows.append(torch.stack([dB, ssim(ours, gt).to(dB.dtype), psnr(cubic, gt), lpips(ours, gt) if lpips else torch.full_like(dB, torch.nan)]).cpu())
             for i in range(min(len(lq), show - len(shown))):
                 shown.append(tuple(t[i].cpu() for t in (lq, cubic, ours, gt)))
     found = torch.cat(rows, 1).T.tolist() if rows else []

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+import models
 from models.srresnet import SRResNet
 from models.unet import UNet
 from training import checkpoint
@@ -296,6 +297,22 @@ def test_foreign_weights(tmp_path, weights, message):
     with pytest.raises(CheckpointError, match=f'w.pth does not fit SRResNet: .*{message}'):
         checkpoint.load_weights(net, tmp_path / 'w.pth')
     assert same(before, dict(net.state_dict()))     # all or nothing
+
+
+def test_every_network_has_a_mark_of_its_own():
+    nets = {network.__name__: network() for network in (models.NETWORKS | models.DISCRIMINATORS).values()}
+    for name, net in nets.items():
+        assert [other for other, mark in checkpoint._MARKS.items() if mark in net.state_dict()] == [name]
+
+
+def test_realesrgan_file(tmp_path):
+    """A .pth as Real-ESRGAN publishes it tells its network and loads."""
+    torch.manual_seed(0)
+    weights = models.RRDBNet(2, 8, 4).state_dict()
+    torch.save({'params_ema': weights}, tmp_path / 'x4plus.pth')
+    net = models.like(checkpoint.read_weights(tmp_path / 'x4plus.pth')[0])
+    checkpoint.load_weights(net, tmp_path / 'x4plus.pth')
+    assert same(dict(net.state_dict()), dict(weights))
 
 
 def test_unet_of_other_depth(tmp_path):

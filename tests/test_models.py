@@ -1,23 +1,42 @@
 """Networks: exact parameter counts and names, any input size, and what they compute where that is known in closed form."""
+import io
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 
 import models
+from models import __main__ as catalogue
+from models import face_unaf, rcan, rrdbnet, swinir
+from models.face_unaf import FaceUNAF
+from models.rcan import RCAN
+from models.rrdbnet import RRDBNet
 from models.srresnet import SRResNet
+from models.swinir import SwinIR
 from models.unet import UNet
 
-SMALL = {'srresnet': dict(blocks=2, width=16), 'unet': dict(width=(8, 12, 16), blocks=((1, 1), 1, (1, 1)), position=4)}
+LEVELS = dict(width=(8, 12, 16), blocks=((1, 1), 1, (1, 2)), position=4)
+SMALL = {'srresnet': partial(SRResNet, blocks=2, width=16), 'unet': partial(UNet, **LEVELS), 'unet-2': partial(UNet, **LEVELS, steps=2),
+         'face_unaf': partial(FaceUNAF, **LEVELS), 'swinir': partial(SwinIR, width=12, depths=(2, 1), heads=2, window=4),
+         'rcan': partial(RCAN, groups=2, blocks=2, width=16, reduction=4), 'rcan-flat': partial(RCAN, groups=0, blocks=2, width=16, reduction=4),
+         'rrdbnet': partial(RRDBNet, blocks=2, width=16, growth=7)}
+LAST = {'srresnet': 'conv_last', 'unet': 'tail', 'unet-2': 'tail', 'face_unaf': 'tail', 'swinir': 'tail', 'rcan': 'conv_last', 'rcan-flat': 'conv_last'}
 
 
-def make(name, seed=0):
+def make(case, seed=0):
     """A small network whose tail is not zero, so that every weight matters."""
     torch.manual_seed(seed)
-    net = models.NETWORKS[name](**SMALL[name])
+    net = SMALL[case]()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(torch.randn_like(p), alpha=0.02)
     return net
+
+
+def test_every_network_is_tested():
+    assert {type(make(case)) for case in SMALL} == set(models.NETWORKS.values())
 
 
 def bilinear(x, scale=4):
@@ -30,8 +49,23 @@ def test_srresnet_count(blocks, params):
     assert models.enforce_param_budget(SRResNet(blocks)) == params
 
 
-def test_unet_count():
-    assert models.count(UNet()) == 1_946_448
+@pytest.mark.parametrize('net, params', [
+    (partial(UNet), 1_946_448), (partial(UNet, steps=2), 1_973_036), (partial(UNet, blocks=((1, 3, 2), 3, (2, 3, 1)), steps=2), 2_268_204),
+    (partial(FaceUNAF), 2_224_787), (partial(FaceUNAF, blocks=((4, 6, 4), 4, (4, 5, 6))), 2_272_227),
+    (partial(SwinIR), 2_251_758), (partial(SwinIR, width=90, depths=(6,) * 4), 2_018_118), (partial(RCAN), 2_270_051), (partial(RCAN, groups=0, blocks=20), 1_824_595)])
+def test_counts_within_the_budget(net, params):
+    assert models.enforce_param_budget(net()) == params
+
+
+@pytest.mark.parametrize('net, params', [
+    (partial(RRDBNet), 16_697_987), (partial(RRDBNet, 16, 16, 7), 636_947), (partial(SwinIR, width=96, depths=(6,) * 4), 2_287_008)])
+def test_other_counts(net, params):
+    assert models.count(net()) == params
+
+
+@pytest.mark.parametrize('width', [48, 80, 112, 128])
+def test_naf_block_count(width):
+    assert models.count(face_unaf.Block(width)) == 7 * width ** 2 + 33 * width
 
 
 def test_budget_is_strict():
@@ -52,8 +86,26 @@ def test_srresnet_has_basicsr_names():
     assert weights['upconv1.weight'].shape == (256, 64, 3, 3) and weights['conv_last.weight'].shape == (3, 64, 3, 3)
 
 
+def test_rrdbnet_has_basicsr_names():
+    body = [f'body.{n}.rdb{i}.conv{j}' for n in range(23) for i in (1, 2, 3) for j in (1, 2, 3, 4, 5)]
+    convs = ['conv_first', *body, 'conv_body', 'conv_up1', 'conv_up2', 'conv_hr', 'conv_last']
+    weights = RRDBNet().state_dict()
+    assert list(weights) == [f'{conv}.{part}' for conv in convs for part in ('weight', 'bias')]
+    assert weights['body.22.rdb3.conv4.weight'].shape == (32, 160, 3, 3) and weights['body.0.rdb1.conv5.weight'].shape == (64, 192, 3, 3)
+
+
+def test_unet_keeps_its_names():
+    """Weights of earlier versions load into the default."""
+    blocks = [f'encoder.{n}.{i}' for n, count in enumerate((1, 3, 2)) for i in range(count)]
+    after = ['middle.0', 'middle.1'], [f'decoder.{n}.{i}' for n, count in enumerate((2, 3, 1)) for i in range(count)]
+    convs = [f'{block}.conv{i}' for block in blocks for i in (1, 2)], [f'{block}.conv{i}' for part in after for block in part for i in (1, 2)]
+    named = {f'{conv}.{part}' for conv in ('stem', *convs[0], *convs[1], 'down.0', 'down.1', 'down.2', 'tail') for part in ('weight', 'bias')}
+    assert set(UNet().state_dict()) == named | {'position', 'up.0.weight', 'up.1.weight', 'up.2.weight'}
+
+
 @pytest.mark.parametrize('net, factor, names', [
     (SRResNet(4), 0.1, ['conv_first', 'body.3.conv1', 'body.3.conv2', 'upconv1', 'upconv2', 'conv_hr']),
+    (RRDBNet(1), 0.1, [f'body.0.rdb2.conv{i}' for i in range(1, 6)]),
     (UNet(), 0.5, ['encoder.1.2.conv1', 'encoder.1.2.conv2', 'middle.1.conv2', 'decoder.0.0.conv1'])])
 def test_kaiming_init(net, factor, names):
     for name in names:
@@ -69,8 +121,14 @@ def test_unet_tail_and_position_init():
     assert net.tail.weight.std().item() == pytest.approx(0.01, rel=0.05) and not net.tail.bias.any()
     assert net.position.shape == (1, 128, 16, 16) and not net.position.any()
     assert all(up.bias is None for up in net.up)
-    x = torch.rand(1, 3, 64, 64)
-    assert (net(x) - bilinear(x)).square().mean().sqrt() < 0.1           # a run starts near bilinear enlargement
+
+
+@pytest.mark.parametrize('net', [UNet, partial(UNet, steps=2), FaceUNAF, partial(SwinIR, depths=(2, 2)), partial(RCAN, groups=0, blocks=4)])
+def test_a_run_starts_near_bilinear(net):
+    torch.manual_seed(0)
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert (net()(x) - bilinear(x)).square().mean().sqrt() < 0.1
 
 
 @pytest.mark.parametrize('scale', [2, 3, 4])
@@ -91,7 +149,161 @@ def test_srresnet_closed_form(scale):
     assert torch.allclose(net(x), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize('name', models.NETWORKS)
+def identity(conv):
+    """Make a convolution pass its first input channels on."""
+    torch.nn.init.zeros_(conv.bias)
+    torch.nn.init.zeros_(conv.weight)
+    middle = conv.kernel_size[0] // 2
+    with torch.no_grad():
+        for c in range(min(conv.weight.shape[:2])):
+            conv.weight[c, c, middle, middle] = 1
+
+
+def test_rrdbnet_closed_form():
+    """With identity kernels a dense block is 1.2 x, a block of three x + 0.2 * 1.2^3 x, and the tail enlarges to the nearest."""
+    net = RRDBNet(2, 8, 4)
+    for conv in (m for m in net.modules() if isinstance(m, torch.nn.Conv2d)):
+        identity(conv)
+    x = torch.rand(1, 3, 5, 6)
+    expected = F.interpolate((1 + (1 + 0.2 * 1.2 ** 3) ** 2) * x, scale_factor=4, mode='nearest')
+    assert torch.allclose(net(x), expected, atol=1e-5)
+
+
+def test_dense_block_sees_all_before():
+    """Against the sum over sources of separate convolutions, without any concatenation."""
+    torch.manual_seed(0)
+    block, x = rrdbnet.RDB(6, 4).double(), torch.randn(1, 6, 5, 7, dtype=torch.float64)
+    found = [x]
+    for conv in (block.conv1, block.conv2, block.conv3, block.conv4, block.conv5):
+        parts = conv.weight.split([y.shape[1] for y in found], 1)
+        y = sum(F.conv2d(y, part, padding=1) for y, part in zip(found, parts)) + conv.bias.view(-1, 1, 1)
+        found.append(torch.where(y > 0, y, 0.2 * y))
+    assert torch.allclose(block(x), x + 0.2 * y)
+
+
+def test_naf_block_closed_form():
+    """Constant channels: both halves 1, times an attention of 2; then both halves 3."""
+    block = face_unaf.Block(6)
+    for conv, value in ((block.widen1, 1), (block.attention, 2), (block.widen2, 3)):
+        torch.nn.init.zeros_(conv.weight)
+        torch.nn.init.constant_(conv.bias, value)
+    for conv in (block.depthwise, block.narrow1, block.narrow2):
+        identity(conv)
+    torch.nn.init.constant_(block.depthwise.weight[:, :, 1, 1], 1)
+    x = torch.randn(2, 6, 5, 4)
+    assert torch.equal(block(x), x)                # beta and gamma start at zero
+    torch.nn.init.normal_(block.beta)
+    torch.nn.init.normal_(block.gamma)
+    assert torch.allclose(block(x), x + 2 * block.beta + 9 * block.gamma, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 4e-6), (torch.bfloat16, 0.004)])
+def test_layer_norm_over_channels(dtype, tolerance):
+    """Statistics in float32 also of bfloat16 pictures: the error is that of rounding the result, even far from zero."""
+    torch.manual_seed(0)
+    norm, x = face_unaf.LayerNorm2d(48, eps=1e-6), (torch.randn(2, 48, 5, 4) + 10).to(dtype)
+    exact = x.double()
+    exact = (exact - exact.mean(1, keepdim=True)) / (exact.var(1, correction=0, keepdim=True) + 1e-6).sqrt()
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=dtype == torch.bfloat16):
+        assert ((norm(x).double() - exact).abs() <= tolerance * exact.abs().clamp(min=1)).all()
+
+
+def test_channel_attention_closed_form():
+    block = rcan.Block(8, 2)
+    x = torch.rand(2, 8, 5, 4)
+    for conv in (block.conv1, block.conv2):
+        identity(conv)
+    torch.nn.init.zeros_(block.excite.weight)
+    torch.nn.init.constant_(block.excite.bias, -1)
+    assert torch.allclose(block(x), x * (1 + torch.sigmoid(torch.tensor(-1.0))))
+    identity(block.squeeze)
+    identity(block.excite)
+    means = x.mean((2, 3), keepdim=True) * (torch.arange(8) < 4).view(-1, 1, 1)          # half of the channels pass the squeeze
+    assert torch.allclose(block(x), x * (1 + torch.sigmoid(means)))
+
+
+@pytest.mark.parametrize('shift', [0, 2])
+@pytest.mark.parametrize('size', [(4, 4), (8, 8), (12, 8)])
+def test_window_attention_by_brute_force(size, shift):
+    """Against attention among all pixels of the picture, masked by which window of the moved grid a pixel lies in: no rolling, no cutting."""
+    torch.manual_seed(0)
+    (h, w), window, heads, width = size, 4, 2, 12
+    block = swinir.Block(width, heads, window, 2, shift).double()
+    torch.nn.init.normal_(block.attention.table)
+    x = torch.randn(2, h, w, width, dtype=torch.float64)
+
+    row, column = (place.flatten() for place in torch.meshgrid(torch.arange(h), torch.arange(w), indexing='ij'))
+    home = (row - shift).div(window, rounding_mode='floor') * 100 + (column - shift).div(window, rounding_mode='floor')
+    dy, dx = row[:, None] - row, column[:, None] - column
+    near = (home[:, None] == home) & (dy.abs() < window) & (dx.abs() < window)
+    place = ((dy + window - 1) * (2 * window - 1) + dx + window - 1).where(near, 0)
+    q, k, v = block.attention.qkv(block.norm1(x)).view(2, h * w, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+    score = (q @ k.mT / (width // heads) ** 0.5 + block.attention.table[place].permute(2, 0, 1)).masked_fill(~near, float('-inf'))
+    y = x + block.attention.project((score.softmax(-1) @ v).transpose(1, 2).reshape(2, h, w, width))
+    y = y + block.fc2(F.gelu(block.fc1(block.norm2(y))))
+
+    assert torch.allclose(block(x, swinir._mask(h, w, window, shift, 'cpu').double()), y)
+
+
+def test_swinir_shifts_every_second_window():
+    assert [[block.shift for block in group.blocks] for group in SwinIR(depths=(3, 2)).groups] == [[0, 4, 0], [0, 4]]
+
+
+def dead(*convs):
+    for conv in convs:
+        torch.nn.init.zeros_(conv.weight)
+        if conv.bias is not None:
+            torch.nn.init.zeros_(conv.bias)
+
+
+@pytest.mark.parametrize('name', ['unet', 'face_unaf'])
+def test_skips_carry_what_the_encoder_found(name):
+    """Where nothing comes up from below, the encoder's level goes straight into the decoder's."""
+    net, x = make(name), torch.rand(1, 3, 8, 12)
+    dead(*net.up)
+    first = net.stem(x)
+    y = net.decoder[-1](net.encoder[0](first))
+    if name == 'unet':
+        y = F.pixel_shuffle(net.tail(y), 4)
+    else:
+        y = F.leaky_relu(F.pixel_shuffle(net.upconv1(net.body(y) + first), 2), 0.1)
+        y = net.tail(F.leaky_relu(F.pixel_shuffle(net.upconv2(y), 2), 0.1))
+    assert torch.allclose(net(x), y + bilinear(x), atol=1e-6)
+
+
+def test_swinir_with_a_dead_body_is_its_tail():
+    net, x = make('swinir'), torch.rand(1, 3, 8, 12)
+    dead(net.conv_after_body)
+    assert torch.allclose(net(x), F.pixel_shuffle(net.tail(net.conv_first(x)), 4) + bilinear(x), atol=1e-6)
+    group, y = net.groups[0], torch.rand(1, 8, 12, 12)
+    dead(group.conv)
+    assert torch.equal(group(y, [swinir._mask(8, 12, 4, shift, 'cpu') for shift in (0, 2)]), y)
+
+
+@pytest.mark.parametrize('name', ['rcan', 'rcan-flat'])
+def test_rcan_with_a_dead_trunk_is_its_tail(name):
+    net, x = make(name), torch.rand(1, 3, 8, 12)
+    if name == 'rcan':
+        dead(*(group.conv for group in net.trunk))
+        assert torch.equal(net.trunk(net.conv_first(x)), net.conv_first(x))
+    dead(net.conv_trunk)
+    y = net.conv_last(F.pixel_shuffle(net.upconv2(F.pixel_shuffle(net.upconv1(net.conv_first(x)), 2)), 2))
+    assert torch.allclose(net(x), y + bilinear(x), atol=1e-6)
+
+
+@pytest.mark.parametrize('name', [name for name in SMALL if name != 'swinir'])
+def test_bfloat16_stays_bfloat16(name):
+    """No parameter added or multiplied in float32 makes everything after it slower; SwinIR's stream is what its first normalisation gives."""
+    net, kinds = make(name), set()
+    for module in net.modules():
+        if isinstance(module, torch.nn.Sequential):
+            module.register_forward_hook(lambda module, args, out: kinds.add(out.dtype))
+    with torch.autocast('cpu', torch.bfloat16):
+        net(torch.rand(1, 3, 8, 8))
+    assert kinds == {torch.bfloat16}
+
+
+@pytest.mark.parametrize('name', SMALL)
 @pytest.mark.parametrize('size', [(8, 8), (63, 17), (5, 17), (16, 40), (1, 1)])
 def test_shapes(name, size):
     x = torch.rand(1, 3, *size)
@@ -100,7 +312,7 @@ def test_shapes(name, size):
     assert y.shape == (1, 3, 4 * size[0], 4 * size[1]) and y.dtype == torch.float32 and y.isfinite().all()
 
 
-@pytest.mark.parametrize('name, tail', [('srresnet', 'conv_last'), ('unet', 'tail')])
+@pytest.mark.parametrize('name, tail', LAST.items())
 @pytest.mark.parametrize('size', [(16, 16), (63, 17)])
 def test_zero_tail_is_bilinear(name, tail, size):
     net = make(name)
@@ -112,18 +324,20 @@ def test_zero_tail_is_bilinear(name, tail, size):
         assert torch.equal(net(x), bilinear(x))    # the image never passes through bfloat16
 
 
-def test_unet_pads_by_replication():
+@pytest.mark.parametrize('name', ['unet', 'unet-2', 'face_unaf', 'swinir'])
+def test_pads_by_replication(name):
     """What lies right of and below the picture is its last column and row, repeated."""
-    net, x = make('unet'), torch.rand(1, 3, 14, 9)
+    net, x = make(name), torch.rand(1, 3, 14, 9)
     padded = torch.cat([x, x[..., -1:].expand(-1, -1, -1, 3)], 3)
     padded = torch.cat([padded, padded[:, :, -1:].expand(-1, -1, 2, -1)], 2)
     out = net(padded)[..., :56, :36]
     assert torch.allclose(net(x), out, atol=1e-6)
 
 
-def test_position_matters_only_when_non_zero():
-    net = make('unet')
-    other = UNet(**{**SMALL['unet'], 'position': 7})
+@pytest.mark.parametrize('name', ['unet', 'face_unaf'])
+def test_position_matters_only_when_non_zero(name):
+    net = make(name)
+    other = type(net)(**{**LEVELS, 'position': 7})
     other.load_state_dict({k: v for k, v in net.state_dict().items() if k != 'position'}, strict=False)
     x = torch.rand(1, 3, 16, 16)
     assert net.position.any() and not torch.allclose(net(x), other(x), atol=1e-4)
@@ -131,9 +345,10 @@ def test_position_matters_only_when_non_zero():
     assert torch.equal(net(x), other(x))
 
 
-def test_position_follows_the_frame():
+@pytest.mark.parametrize('name', ['unet', 'face_unaf'])
+def test_position_follows_the_frame(name):
     """At a size of its own the embedding is added as it is; elsewhere it is enlarged, so a constant one stays constant."""
-    net, seen = make('unet'), {}
+    net, seen = make(name), {}
     net.middle.register_forward_pre_hook(lambda module, args: seen.update(y=args[0]))
 
     def added(x):
@@ -151,19 +366,20 @@ def test_position_follows_the_frame():
     assert torch.allclose(added(x), F.interpolate(net.position, (8, 10), mode='bilinear', align_corners=False), atol=1e-6)
 
 
-@pytest.mark.parametrize('name', models.NETWORKS)
+@pytest.mark.parametrize('name', SMALL)
 def test_bfloat16_is_close(name):
-    """Largest error over largest detail: 0.0041 .. 0.0072 measured over four seeds of both networks; twice that is allowed."""
+    """Largest error over largest detail: 0.0033 .. 0.0081 measured over five seeds of all; twice that is allowed. And the image itself is not rounded."""
     net, x = make(name), torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         full = net(x)
         with torch.autocast('cpu', torch.bfloat16):
             half = net(x)
-    error = (half - full).abs().max() / (full - bilinear(x)).abs().max()
-    assert half.dtype == torch.float32 and 0 < error < 0.0145, error.item()
+    error = (half - full).abs().max() / (full - (bilinear(x) if name in LAST else 0)).abs().max()
+    assert half.dtype == torch.float32 and 0 < error < 0.0162, error.item()
+    assert (half != half.bfloat16()).float().mean() > 0.9
 
 
-@pytest.mark.parametrize('name', models.NETWORKS)
+@pytest.mark.parametrize('name', SMALL)
 def test_channels_last_all_the_way(name):
     net = make(name).to(memory_format=torch.channels_last)
     x = torch.rand(2, 3, 16, 16)
@@ -176,18 +392,70 @@ def test_channels_last_all_the_way(name):
         if isinstance(module, torch.nn.Conv2d) and module.in_channels > 3:
             module.register_forward_pre_hook(look)
     out = net(x.contiguous(memory_format=torch.channels_last))
-    assert strides and all(strides)
+    assert strides and all(strides) and out.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(out, plain, atol=1e-5)
 
 
-@pytest.mark.parametrize('name', models.NETWORKS)
+@pytest.mark.parametrize('name', SMALL)
 def test_every_parameter_learns(name):
     net = make(name)
     net(torch.rand(2, 3, 16, 24)).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
-@pytest.mark.parametrize('make_net', [lambda: SRResNet(scale=5), lambda: UNet(width=(8, 16), blocks=((1, 1), 1, (1, 1)))])
+@pytest.mark.parametrize('make_net', [
+    lambda: SRResNet(scale=5), lambda: UNet(width=(8, 16), blocks=((1, 1), 1, (1, 1))), lambda: UNet(steps=3), lambda: FaceUNAF(width=(8, 16)), lambda: SwinIR(width=80)])
 def test_wrong_arguments(make_net):
     with pytest.raises(ValueError):
         make_net()
+
+
+@pytest.mark.parametrize('net', [*SMALL.values(), SRResNet, UNet, FaceUNAF, SwinIR, RCAN, partial(RCAN, 0, 20), partial(RRDBNet, 16, 16, 7), partial(SRResNet, scale=2),
+                                 partial(SRResNet, scale=3), partial(SwinIR, 12, (1, 2), 3, 5, 17 / 12), partial(RCAN, 0, 2, 20, 3)])
+def test_a_network_is_known_by_its_weights(net):
+    torch.manual_seed(0)
+    net = net()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn_like(p), alpha=0.02)
+    other = models.like(net.state_dict())
+    other.load_state_dict(net.state_dict())
+    x = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        assert type(other) is type(net) and torch.equal(other(x), net(x))
+
+
+def test_foreign_weights_are_refused():
+    for weights in (torch.nn.Linear(2, 2).state_dict(), models.UNetDiscriminatorSN(8).state_dict(), models.ModifiedVGG(2).state_dict()):
+        with pytest.raises(ValueError, match='no network of ours'):
+            models.like(weights)
+
+
+@pytest.mark.parametrize('net, expected', [(SRResNet, 41.55), (UNet, 3.63), (partial(UNet, steps=2), 4.23), (FaceUNAF, 8.91)])
+def test_gmac(net, expected):
+    assert catalogue.gmac(net) == pytest.approx(expected, abs=0.005)
+
+
+def test_gmac_of_attention():
+    """Every pixel: qkv, scores and sums over the 64 pixels of its window (13 channels per head, as 16), projection, perceptron."""
+    per_pixel = 3 * 78 ** 2 + 2 * 64 * 6 * 16 + 78 ** 2 + 4 * 78 ** 2
+
+    def forward(x):
+        return swinir.Block(78, 6, 8, 2, shift=4)(x.permute(0, 2, 3, 1), swinir._mask(16, 16, 8, 4, 'cpu'))
+    assert catalogue.gmac(lambda: forward, channels=78, size=16) == pytest.approx(256 * per_pixel / 1e9)
+
+
+def test_the_catalogue_can_be_read_in_a_file(monkeypatch):
+    monkeypatch.setattr(catalogue, 'SHOWN', [('unet', {}), ('rrdbnet', dict(blocks=16, width=16, growth=7)), ('rrdbnet', dict(blocks=23, width=8)), ('patchgan', {})])
+    file = io.StringIO()
+    Console(file=file, width=220).print(catalogue.table())
+    rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in file.getvalue().splitlines() if '|' in line]
+    assert rows[0] == ['name', 'network', 'parameters', 'budget', 'GMAC', 'paper'] and len(rows) == 6
+    assert rows[2][1:5] == ['UNet()', '1,946,448', 'fits', '3.63'] and 'Ronneberger' in rows[2][5]
+    assert rows[3][1:4] == ['RRDBNet(blocks=16, width=16, growth=7)', '636,947', 'fits'] and 'ESRGAN' in rows[3][5]
+    assert rows[5][1:4] == ['MultiscalePatchGAN()', '5,533,826', '']
+
+
+def test_the_catalogue_shows_everything():
+    assert {name for name, _ in catalogue.SHOWN} == models.NETWORKS.keys() | models.DISCRIMINATORS.keys()
+    assert all(catalogue.paper(network)[-4:].isdigit() for network in (models.NETWORKS | models.DISCRIMINATORS).values())

@@ -7,6 +7,7 @@
 A checkpoint is written to a temporary folder, forced to disk and renamed: under its name it is whole or absent. The one writer
 of a run directory clears leftovers; reading deletes nothing, so pictures can be restored from a run that is still going.
 """
+import errno
 import hashlib
 import io
 import json
@@ -45,6 +46,8 @@ def save(run_dir, nimg, tensors, state, keep=2):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder)
+        if shutil.disk_usage(folder).free < sum(map(len, files.values())):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))      # before half of it is written
         fresh.mkdir()
         for name, data in files.items():
             with open(fresh / name, 'wb') as f:
@@ -67,6 +70,13 @@ def save(run_dir, nimg, tensors, state, keep=2):
     for path in found[found.index(final) + keep:]:      # newer ones can only be damaged ones that the run went back from
         _discard(path)
     return final
+
+
+def room(net, keep, checkpoints=2):
+    """Bytes that a run takes on its disk at most: checkpoints (weights, average, two moments) and one being written, `keep` averages and one, the final weights, and
+    a share for pictures and the log."""
+    weights = sum(v.numel() * v.element_size() for v in net.state_dict().values())
+    return weights * (4 * (checkpoints + 1) + keep + 1 + 1) + (64 << 20)
 
 
 def save_weights(path, weights):
@@ -165,7 +175,9 @@ def _find(path):
 
 
 # What tells one network from another by its parameters' names.
-_MARKS = {'SRResNet': 'body.0.conv1.weight', 'RRDBNet': 'body.0.rdb1.conv1.weight', 'UNet': 'decoder.0.0.conv1.weight'}
+_MARKS = {'SRResNet': 'body.0.conv1.weight', 'RRDBNet': 'body.0.rdb1.conv1.weight', 'UNet': 'decoder.0.0.conv1.weight', 'FaceUNAF': 'decoder.0.0.depthwise.weight',
+          'SwinIR': 'groups.0.blocks.0.attention.table', 'RCAN': 'conv_trunk.weight', 'ModifiedVGG': 'bn0_1.weight', 'UNetDiscriminatorSN': 'conv1.weight_orig',
+          'MultiscalePatchGAN': 'scales.0.conv1.weight_orig'}
 
 
 def _difference(theirs, mine, wrong):

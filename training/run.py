@@ -3,6 +3,7 @@ import contextlib
 import difflib
 import json
 import os
+import shutil
 from pathlib import Path
 
 
@@ -10,7 +11,7 @@ class RunError(Exception):
     """A message for the user: flag or file, value, remedy. Scripts print it and exit with 2."""
 
 
-FORMAT = 2       # of a run directory; 1 had no processes, no optimizer but AdamW, and one validation set
+FORMAT = 3       # of a run directory; 1 had one process, one optimizer and one validation set, 2 kept the counters of a checkpoint elsewhere
 FREE = {'out', 'pipe', 'cache', 'device', 'threads', 'save_minutes', 'strict', 'verify'}      # may differ on resume: they change no sample and no schedule
 
 
@@ -34,13 +35,17 @@ def prepare(run_dir, config):
     return False
 
 
-def write(path, data):
-    """Write bytes to a file, whole or not at all, in a folder made if need be. Raises RunError if that fails."""
+def write(path, data, sync=False):
+    """Write bytes to a file, whole or not at all, in a folder made if need be. Raises RunError if that fails. sync: also survive a loss of power"""
     path = Path(path)
     fresh = path.with_name(f'.new-{path.name}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(data)
+        with open(fresh, 'wb') as f:
+            f.write(data)
+            if sync:
+                f.flush()
+                os.fsync(f.fileno())
         os.replace(fresh, path)
     except OSError as e:
         with contextlib.suppress(OSError):
@@ -50,6 +55,16 @@ def write(path, data):
 
 def write_json(path, content):
     write(path, (json.dumps(content, indent=2) + '\n').encode())
+
+
+def need_space(folder, size):
+    """Raise RunError unless the disk of `folder` (which may not exist yet) has `size` bytes to spare."""
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < size:
+        raise RunError(f'{folder}: its checkpoints, weights and pictures will take about {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free: make room, or give --out on another disk')
 
 
 def stored(run_dir):

@@ -1,10 +1,11 @@
 """The best averages of a run, kept by their score, and the mean of those that improve each other (model soups, Wortsman et al., ICML 2022, greedy)."""
-import os
 import re
 from pathlib import Path
 
 import safetensors.torch
 import torch
+
+from . import run
 
 
 def keep(run_dir, nimg, weights, score, most):
@@ -15,14 +16,7 @@ def keep(run_dir, nimg, weights, score, most):
     ranked = sorted([*((s, n) for s, n, _ in kept(run_dir)), (score, nimg)])
     if (score, nimg) not in ranked[-most:]:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f'{nimg:09d}_{score:.4f}.safetensors'
-    fresh = final.with_name(f'.new-{final.name}')
-    with open(fresh, 'wb') as f:
-        f.write(safetensors.torch.save({k: v.contiguous() for k, v in weights.items()}))
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(fresh, final)
+    run.write(folder / f'{nimg:09d}_{score:.4f}.safetensors', safetensors.torch.save({k: v.contiguous() for k, v in weights.items()}), sync=True)
     for _, _, path in sorted(kept(run_dir))[:-most]:
         path.unlink()
 

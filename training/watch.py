@@ -44,15 +44,18 @@ class Losses:
 
 
 def hints(rows, wait, skipped):
-    """What a user should know -> [str].
+    """What a user should know -> {topic: sentence}.
 
     rows: of the log; wait: share of the time that the network waited for data; skipped: steps left out
     """
-    said, psnr = [], [r['psnr'] for r in rows if 'psnr' in r]
+    said, psnr, loss = {}, [r['psnr'] for r in rows if 'psnr' in r], [r['loss'] for r in rows if 'loss' in r]
     if wait > 0.05:
-        said.append(f'the network waits for data {wait:.0%} of the time: a --cache that holds the images, more --threads or a cheaper --recipe help')
+        said['data'] = f'the network waits for data {wait:.0%} of the time: a --cache that holds the images, more --threads or a cheaper --recipe help'
     if len(psnr) >= 3 and psnr[-1] < max(psnr) - 0.2 and psnr[-1] < psnr[-2]:
-        said.append(f'validation fell from {max(psnr):.2f} to {psnr[-1]:.2f} dB: too few images for so long a run, or too high a --lr')
+        said['validation'] = f'validation fell from {max(psnr):.2f} to {psnr[-1]:.2f} dB: too few images for so long a run, or too high a --lr'
+    means = [sum(loss[i:i + 10]) / 10 for i in range(len(loss) - 9)]
+    if means and means[-1] > 1.3 * min(means):
+        said['rate'] = f'the loss rose from {min(means):.4f} to {means[-1]:.4f}: the learning rate is too high, start afresh with half the --lr'
     if skipped:
-        said.append(f'{skipped} steps had no finite gradient and were left out: a lower --lr or --precision fp32 helps')
+        said['skipped'] = f'{skipped} steps had no finite gradient and were left out: a lower --lr or --precision fp32 helps'
     return said

@@ -2,23 +2,32 @@
 import contextlib
 import datetime
 import os
+import time
+import uuid
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+
+from .run import RunError
 
 
 class PeerLost(Exception):
     """Another process of the run has ended; the message is for the user."""
 
 
+class PeerMissing(RunError):
+    """Another process of the run never came."""
+
+
 class World:
     """rank, size: this process and how many there are; main: whether it is the one that writes. Context manager.
 
     device: torch.device asked for; with several processes on GPUs each gets the GPU of its local rank.
+    timeout: seconds that a process may keep the others waiting; start: that it may come late. Raises PeerMissing naming the ranks that never came.
     """
 
-    def __init__(self, device, timeout=1800):
+    def __init__(self, device, timeout=1800, start=300):
         self.rank, self.size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
         self.main, self.device, self._control = self.rank == 0, device, None
         self.local, self.beside = int(os.environ.get('LOCAL_RANK', 0)), int(os.environ.get('LOCAL_WORLD_SIZE', 1))
@@ -28,8 +37,47 @@ class World:
             self.device = torch.device('cuda', self.local)
             torch.cuda.set_device(self.device)
         wait = datetime.timedelta(seconds=timeout)
-        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=wait)
+        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', store=self._all_here(start), rank=self.rank, world_size=self.size, timeout=wait)
         self._control = dist.new_group(backend='gloo', timeout=wait)       # words between CPUs, which make no GPU wait
+
+    def _all_here(self, seconds):
+        """The store that the processes of the run find each other by, once all have come.
+
+        torchrun's store outlives the processes that it restarts, and with it what they left there. So rank 0 answers words that nobody said before with a name for this
+        start, and everything later lies under that name.
+        """
+        wait, until = datetime.timedelta(seconds=seconds), time.monotonic() + seconds
+        try:
+            store, _, _ = next(dist.rendezvous('env://', timeout=wait))
+            name = self._called(store, until) if self.main else self._calling(store, wait)
+        except RuntimeError as e:
+            raise PeerMissing(f'rank {self.rank} of {self.size}: rank 0 at {os.environ.get("MASTER_ADDR")}:{os.environ.get("MASTER_PORT")} gives no word within {seconds} s: is it running, '
+                              f'with all the others, and may this machine reach it? ({str(e).splitlines()[0][:200]})') from e
+        return dist.PrefixStore(name, store)
+
+    def _called(self, store, until):
+        name, missing = uuid.uuid4().hex, set(range(1, self.size))
+        while missing:
+            for rank in sorted(missing):
+                if store.check([f'hello/{rank}']):
+                    store.set(f'answer/{store.get(f"hello/{rank}").decode()}', name)
+                if store.check([f'{name}/here/{rank}']):
+                    missing.remove(rank)
+            if missing and time.monotonic() > until:
+                raise PeerMissing(f'rank {", ".join(map(str, sorted(missing)))} of {self.size} did not come in time: start as many processes as the run has, '
+                                  'on every machine with the same torchrun command')
+            time.sleep(0.02)
+        store.set(f'{name}/go', '')
+        return name
+
+    def _calling(self, store, wait):
+        word = uuid.uuid4().hex
+        store.set(f'hello/{self.rank}', word)
+        store.wait([f'answer/{word}'], wait)
+        name = store.get(f'answer/{word}').decode()
+        store.set(f'{name}/here/{self.rank}', '')
+        store.wait([f'{name}/go'], wait)
+        return name
 
     def wrap(self, net):
         """The network whose gradients are averaged over all processes."""

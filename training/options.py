@@ -1,0 +1,147 @@
+"""What a run is made with: presets, flags that override them, and what of both makes sense together."""
+import argparse
+import functools
+import importlib.util
+import os
+from pathlib import Path
+
+import torch
+
+import dali_pipes
+from dali_pipes import cache, degrade
+from tasks import restore
+from training import optim, run, schedule
+from training.run import RunError
+
+# `nimg` images in all, learning rate `lr` at its peak, `ema` horizon in images, `ticks` validations evenly over the run. The U-Net's batch suits CPUs, where more
+# steps do more than larger ones; give a GPU 16 or more.
+PRESETS = {
+    'demo':       dict(network='unet',     net=dict(),          recipe='ai6126_2024', batch=2,  minutes=6.5,     lr=1e-3, loss='l1', ema=800,    ticks=5),
+    'unet':       dict(network='unet',     net=dict(),          recipe='ai6126_2024', batch=4,  nimg=200_000,    lr=1e-3, loss='l1', ema=800,    ticks=20),
+    'srresnet16': dict(network='srresnet', net=dict(blocks=16), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
+    'srresnet20': dict(network='srresnet', net=dict(blocks=20), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
+    'srresnet24': dict(network='srresnet', net=dict(blocks=24), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
+    'srresnet26': dict(network='srresnet', net=dict(blocks=26), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
+}
+
+
+def numbers(text):
+    return [float(part) for part in text.split(',')]
+
+
+def parse(description, argv=None):
+    """Flags of train.py -> Namespace; None where a flag was not given."""
+    p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a = functools.partial(p.add_argument, default=None)
+    switch = functools.partial(a, action=argparse.BooleanOptionalAction)
+    a('--preset',       help=f'starting point that the other flags override: {", ".join(PRESETS)} (default: demo; unet if --data is given)')
+    a('--data',         help='HQ faces: folder, list of files, glob, or .tar shards (faces-{000..099}.tar, also at s3:// or https://); PNG or JPEG (default: synthetic faces)')
+    a('--val',          nargs='+', help='validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, HQ faces as for --data (degraded the same way every time, '
+                             'and left out of training), or how many of --data to hold out: a number, or a share below 1 (default: 0.01)')
+    a('--recipe',       help=f'degradation: {", ".join(degrade.RECIPES)} (default: the preset\'s)')
+    a('--pipe',         help=f'{", ".join(dali_pipes.PIPES)} (default: dali; torch where DALI is not installed)')
+    a('--out',          help='run directory (default: runs/PRESET)')
+    a('--batch',        type=int, help='images at a time per process')
+    a('--accumulate',   type=int, help='batches whose gradients make one step (default: 1)')
+    a('--nimg',         type=int, help='length of the run in images')
+    a('--minutes',      type=float, help='length of the run as wall time instead, validation included; the schedule is fitted to it')
+    a('--optimizer',    help=f'{", ".join(optim.OPTIMIZERS)} (default: adamw)')
+    a('--lr',           type=float, help='peak learning rate')
+    a('--weight-decay', type=float, help='default: 0')
+    a('--schedule',     help=f'{", ".join(schedule.SCHEDULES)} (default: cosine)')
+    a('--warmup',       type=float, help='share of the run with a rising learning rate (default: 0.03)')
+    a('--milestones',   type=numbers, help='multistep: shares of the run after which the rate is halved (default: 0.5,0.75)')
+    a('--periods',      type=numbers, help='restarts: relative lengths of the cosines (default: 1,1)')
+    a('--weights',      type=numbers, help='restarts: relative rates they begin with (default: 1)')
+    a('--tail',         type=float, help='share of the run at its end that is another cosine, from 2 %% of --lr (default: 0)')
+    a('--clip',         type=float, help='largest norm of the gradients (default: 1)')
+    a('--loss',         help=f'{", ".join(restore.LOSSES)}')
+    a('--ema',          type=float, help='horizon of the weight average in images')
+    a('--ticks',        type=int, help='validations, checkpoints and pictures, evenly over the run')
+    a('--lpips',        help='weights of torchvision\'s AlexNet or VGG16, a file: validation tells LPIPS, too (pip install -e .[lpips])')
+    a('--keep',         type=int, help='best weight averages that are kept, and averaged at the end if that helps (default: 3)')
+    a('--seed',         type=int, help='of the weights, the order, the flips and the degradations (default: 0)')
+    a('--size',         type=int, help='side of the HQ images in pixels (default: 512)')
+    switch('--lq-from-usm', help='degrade the sharpened face, where the recipe has it so (default: yes)')
+    switch('--target-usm', help='train on the sharpened face; validation keeps the plain one (default: no)')
+    a('--pair-pool',    type=int, help='ai6126_2024_parity: size of the emulated queue of training pairs (default: 0, off)')
+    a('--precision',    help='bf16, fp16 or fp32 (default: bf16 where the hardware computes it)')
+    switch('--compile', help='torch.compile: slower to start, faster on a GPU (default: no)')
+    switch('--deterministic', help='on a GPU, too, the same bits every time; slower (default: no)')
+    a('--device',       help='cuda, cuda:1, cpu (default: cuda if there is one)')
+    a('--threads',      type=int, help='CPU threads (default: all cores); bit-identical resume needs the same number')
+    a('--cache',        help=f'decoded images are kept: {", ".join(cache.MODES)} (default: auto: on the GPU, else in host memory, if they take less than '
+                             f'{100 * cache.SHARE:.0f} %% of what is free; file: in $FACES_CACHE, for later runs, too)')
+    a('--save-minutes', type=float, help='minutes between checkpoints, beside one at every tick (default: 5)')
+    a('--strict',       action='store_true', help='refuse a data set with bad files instead of skipping them')
+    a('--verify',       action='store_true', help='decode every file once before training')
+    a('--dry-run',      action='store_true', help='print the options and exit')
+    return p.parse_args(argv)
+
+
+def configure(args):
+    """Flags and preset -> the options that define the run, as in config.json."""
+    preset = run.choose(args.preset or ('unet' if args.data else 'demo'), PRESETS, 'preset')
+    given = {k: v for k, v in vars(args).items() if v is not None and k != 'dry_run'}
+    c = dict(format=run.FORMAT, pipe=_default_pipe, out=f'runs/{preset}', seed=0, size=512, data=None, val=None, lpips=None, lq_from_usm=True, target_usm=False, pair_pool=0,
+             accumulate=1, optimizer='adamw', weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0,
+             keep=3, precision=default_precision, compile=False, deterministic=False, device='cuda' if torch.cuda.is_available() else 'cpu', threads=os.cpu_count(),
+             cache='auto', save_minutes=5.0)
+    c |= PRESETS[preset] | given | {'preset': preset}
+    if 'nimg' in given or 'minutes' in given:                # one of the two is the length
+        c |= {k: given.get(k) for k in ('nimg', 'minutes')}
+        if all(k in given for k in ('nimg', 'minutes')):
+            raise RunError('--nimg and --minutes are two lengths of one run: give one')
+    c |= {'nimg': c.get('nimg'), 'minutes': c.get('minutes')}
+    c |= {k: v for k, v in run.stored(c['out']).items() if k in ('threads', 'precision') and k not in given}      # bits depend on them
+    c = {k: v(c) if callable(v) else v for k, v in c.items()}
+    for k, names in dict(pipe=dali_pipes.PIPES, recipe=degrade.RECIPES, cache=cache.MODES, loss=restore.LOSSES, optimizer=optim.OPTIMIZERS, schedule=schedule.SCHEDULES,
+                         precision=('bf16', 'fp16', 'fp32')).items():
+        run.choose(c[k], names, k)
+    for k in ('batch', 'accumulate', 'nimg', 'minutes', 'lr', 'clip', 'ema', 'ticks', 'keep', 'size', 'threads', 'save_minutes'):
+        if c[k] is not None and not c[k] > 0:
+            raise RunError(f'--{k.replace("_", "-")} {c[k]}: must be positive')
+    if c['device'] != 'cpu' and not (c['device'].split(':')[0] == 'cuda' and torch.cuda.is_available()):
+        raise RunError(f'--device {c["device"]}: ' + ('there is no CUDA GPU that torch can use; give --device cpu' if c['device'].startswith('cuda') else 'give cuda or cpu'))
+    if c['pipe'] == 'dali' and not _has_dali():
+        raise RunError('--pipe dali needs NVIDIA DALI: pip install -e .[cuda13], or [cuda12] for drivers 525-579; --pipe torch does without')
+    if c['size'] % 4 or c['seed'] < 0:
+        raise RunError(f'--size {c["size"]} must be a multiple of the scale 4 and --seed {c["seed"]} not negative')
+    try:
+        rate(0.5, c)
+    except ValueError as e:
+        raise RunError(f'--warmup, --tail or --periods: {e}') from e
+    return c
+
+
+def _default_pipe(c):
+    if _has_dali():
+        return 'dali'
+    print('DALI is not installed: --pipe torch (pip install -e .[cuda13] brings it)')
+    return 'torch'
+
+
+def _has_dali():
+    try:
+        return importlib.util.find_spec('nvidia.dali') is not None
+    except (ModuleNotFoundError, ValueError):                # no package nvidia at all
+        return False
+
+
+def default_precision(c):
+    """bf16 where c['device'] computes it in hardware, else fp32."""
+    if torch.device(c['device']).type == 'cuda':
+        return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
+    info = Path('/proc/cpuinfo')
+    flags = info.read_text() if info.exists() else ''
+    return 'bf16' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'fp32'
+
+
+def rate(progress, c):
+    """Learning rate of a run's options at a share of it."""
+    return schedule.lr(progress, c['lr'], c['schedule'], **{k: c[k] for k in ('warmup', 'milestones', 'periods', 'weights', 'tail')})
+
+
+def autocast(c, device):
+    """Callable that returns the context of a run's forward passes; float32 stays float32."""
+    return functools.partial(torch.autocast, device.type, torch.float16 if c['precision'] == 'fp16' else torch.bfloat16, enabled=c['precision'] != 'fp32')

@@ -1,0 +1,58 @@
+"""What a run writes about itself for people to look at: log, TensorBoard, pictures, curves, hints."""
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from . import log, pictures, watch
+
+ROWS = 200       # losses noted over a run
+
+
+class Record:
+    """Written by one process; a run that resumes at `nimg` forgets what was noted beyond it.
+
+    out: run directory; say: takes hints, each once; beside: whether data should come beside the training, so that waiting for it is worth a hint
+    """
+
+    def __init__(self, out, nimg, say, beside=True):
+        self.out, self._say, self._beside, self._hinted, self._rows = Path(out), say, beside, set(), None
+        self.log, self._board = log.Log(out), SummaryWriter(self.out / 'tensorboard', purge_step=nimg + 1)
+        self.log.rewind(nimg)
+
+    def step(self, nimg, share, loss, lr):
+        """Note the smoothed loss and the learning rate, now and then. share: of the run that is done."""
+        row = int(ROWS * share)
+        self._rows = row if self._rows is None else self._rows
+        if row > self._rows and loss is not None:
+            self._rows = row
+            self.log.append(dict(nimg=nimg, loss=loss, lr=lr))
+            self._scalars(nimg, {'train/loss': loss, 'train/lr': lr})
+
+    def validation(self, nimg, scores, skipped, **figures):
+        """scores: {name: restore.Scores}, the first of which the run is judged by; skipped: steps left out; figures: rate, wait, ... for the log."""
+        first = next(iter(scores.values()))
+        means = {name: {k: float(getattr(s, k).mean()) for k in ('psnr', 'ssim', 'bicubic', 'lpips') if not np.isnan(getattr(s, k)).any()} for name, s in scores.items()}
+        self.log.append(dict(nimg=nimg) | {k if scores[name] is first else f'{name}/{k}': v for name, m in means.items() for k, v in m.items()} | figures)
+        self._scalars(nimg, {f'{name}/{k}': v for name, m in means.items() for k, v in m.items()} | {f'speed/{k}': v for k, v in figures.items()})
+        for name, s in scores.items():
+            path = self.out / 'samples' / (f'{nimg:09d}.png' if s is first else f'{name}-{nimg:09d}.png')
+            pictures.strip(path, s.shown, [(None, b, o, None) for b, o in zip(s.bicubic, s.psnr)])
+            self._board.add_image(name, np.asarray(Image.open(path)), nimg, dataformats='HWC')
+        rows = self.log.read()
+        pictures.curves(self.out / 'curves.png', rows)
+        self._board.flush()
+        for topic, hint in watch.hints(rows, figures['wait'] if self._beside else 0.0, skipped).items():
+            if topic not in self._hinted:
+                self._hinted.add(topic)
+                self._say(f'hint: {hint}')
+
+    def _scalars(self, nimg, values):
+        for name, value in values.items():
+            if value is not None:
+                self._board.add_scalar(name, value, nimg)
+
+    def close(self):
+        self.log.close()
+        self._board.close()
