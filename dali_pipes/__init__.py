@@ -8,7 +8,7 @@ import os
 
 import torch
 
-from . import cache as caches, degrade
+from . import cache as caches, degrade, stream
 from .batch import Options, Plan
 from .degrade import workers
 from .pipe import Pipe
@@ -35,9 +35,10 @@ def make(name, images, recipe, *,
     """A pipe: endless iterator of Batch and context manager; close() ends its threads and processes.
 
     name: 'dali' (DALI decodes and flips), 'torch' (DataLoader and OpenCV) or 'reference' (one image at a time through the float64 definition; slow)
-    images: list of manifest.Image; recipe: degrade.Recipe or its name
+    images: list of manifest.Image, or stream.Shards; recipe: degrade.Recipe or its name
     On a GPU the CUDA kernels degrade, one batch ahead of the one that is asked for.
-    Raises ValueError for unknown names, ImportError where the library of a pipe is missing, KernelError where the kernels cannot run, DataError for a cache.
+    Raises ValueError for unknown names, ImportError where the library of a pipe is missing, KernelError where the kernels cannot run, DataError for a cache that cannot
+    be, or for fewer shards than processes.
     """
     if name not in PIPES:
         near = difflib.get_close_matches(name, PIPES, 1)
@@ -48,7 +49,8 @@ def make(name, images, recipe, *,
     if device.type == 'cuda':
         device = torch.device('cuda', torch.cuda.current_device() if device.index is None else device.index)
     recipe = degrade.recipe(recipe) if isinstance(recipe, str) else recipe
-    plan = Plan(len(images), recipe, batch=batch, size=size, scale=scale, seed=seed, flip=flip, lq_from_usm=lq_from_usm, target_usm=target_usm)
+    streamed = isinstance(images, stream.Shards)
+    plan = Plan(None if streamed else len(images), recipe, batch=batch, size=size, scale=scale, seed=seed, flip=flip, lq_from_usm=lq_from_usm, target_usm=target_usm)
     if name == 'dali':
         from .pipe_dali import DaliLoader as Loader      # imports DALI
     elif name == 'torch':
@@ -58,6 +60,9 @@ def make(name, images, recipe, *,
     impl = 'ref' if name == 'reference' else 'cuda' if device.type == 'cuda' else 'torch'
     if impl == 'cuda':
         degrade.kernels.need_gpu(torch.empty(0, device=device))          # better now than after the data set is read
-    kept = caches.make(cache, images, size, device, say) if name != 'reference' else None
-    options = Options(Reader(images, size, say), kept, workers.make(threads), start, rank, world, device, threads)
-    return Pipe(Loader(plan, options), plan, device, impl, options.pool, kept)
+    if streamed:
+        kept, reader = stream.no_cache(cache, say), stream.Stream(images, size, seed=seed, start=start, rank=rank, world=world, say=say)
+    else:
+        kept, reader = caches.make(cache, images, size, device, say) if name != 'reference' else None, Reader(images, size, say)
+    options = Options(reader, kept, workers.make(threads), start, rank, world, device, threads)
+    return Pipe(Loader(plan, options), plan, device, impl, options.pool, reader, kept)

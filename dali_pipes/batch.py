@@ -18,7 +18,7 @@ class Batch(NamedTuple):
 class Step(NamedTuple):
     """Everything that is random about a batch; a pure function of its sample numbers."""
     sample: np.ndarray       # [B] int64
-    index:  np.ndarray       # [B] int64 image numbers in the manifest
+    index:  np.ndarray       # [B] int64 image numbers in the manifest; -1 of a stream, which gives what comes next
     flip:   np.ndarray       # [B] bool
     params: tuple            # degrade.sample
 
@@ -26,7 +26,7 @@ class Step(NamedTuple):
 class Plan:
     """Sample numbers -> Step, and Step + pixels -> Batch, the same for every pipe.
 
-    count: images in the manifest; recipe: degrade.Recipe; size: side of the target in pixels; scale: target / input
+    count: images in the manifest, None of a stream; recipe: degrade.Recipe; size: side of the target in pixels; scale: target / input
     flip: probability of a horizontal flip; lq_from_usm: degrade the sharpened target where the recipe says so; target_usm: train on it
     """
 
@@ -39,7 +39,8 @@ class Plan:
 
     def __call__(self, samples):
         draw = Draw(self.seed, samples, self._known, tied=self.recipe.tied, batch=self.batch, pool=self.recipe.pool)
-        return Step(samples, order.index(samples, self.count, self.seed), draw.uniform('flip') < self.flip,
+        index = np.full(len(samples), -1) if self.count is None else order.index(samples, self.count, self.seed)
+        return Step(samples, index, draw.uniform('flip') < self.flip,
                     degrade.sample(self.recipe, draw, (self.size, self.size), self.scale))
 
     def finish(self, x, step, impl='torch', pool=None):
@@ -53,7 +54,7 @@ class Plan:
 
 class Options(NamedTuple):
     """What a pipe needs beside its plan."""
-    reader: Any              # Reader of the manifest's images
+    reader: Any              # Reader of the manifest's images, or Stream of shards
     cache:  Any              # cache.Memory or cache.Mapped of their pixels, or None
     pool:   Any              # executor of threads
     start:  int              # first sample number

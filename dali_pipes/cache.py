@@ -102,7 +102,7 @@ class Mapped:
 
     def __init__(self, images, size, folder, device, say):
         self.device, self._say, self._bytes = device, say, size * size * 3
-        self._files = [_identity(i.path) for i in images]
+        self._files = [_identity(i) for i in images]
         name = hashlib.blake2b('\0'.join([f'{self.version}/{size}', *(i.path for i in images)]).encode('utf-8', 'surrogateescape'), digest_size=8).hexdigest()
         self.folder, self._full = os.path.join(os.path.expanduser(folder), f'decoded-{name}'), False
         try:
@@ -160,12 +160,12 @@ class Mapped:
             self._file = None
 
 
-def _identity(path):
+def _identity(image):
     try:
-        st = os.stat(path)
+        st = os.stat(image.where[0])             # of the shard, where it lies in one
     except OSError:                              # gone since it was checked: whoever reads it will say so
-        return f'{path}\0gone\n'.encode('utf-8', 'surrogateescape')
-    return f'{os.path.realpath(path)}\0{st.st_size}\0{st.st_mtime_ns}\n'.encode('utf-8', 'surrogateescape')
+        return f'{image.path}\0gone\n'.encode('utf-8', 'surrogateescape')
+    return f'{os.path.realpath(image.path)}\0{st.st_size}\0{st.st_mtime_ns}\n'.encode('utf-8', 'surrogateescape')
 
 
 def _sized(path, length):

@@ -3,6 +3,7 @@
 `check` walks a file's structure (all CRCs of a PNG, all markers of a JPEG) at disk speed; `sound` also decodes it; `decode`
 defines the pixels for every pipe. What `sound` accepts, DALI's CPU decoder and OpenCV decode to the same bytes.
 """
+import os
 import re
 import struct
 import zlib
@@ -38,9 +39,19 @@ class _Header(NamedTuple):
     idat: list             # (start, stop) of each piece of the zlib stream; empty for JPEG
 
 
-def read_bytes(path):
+def read_bytes(path, offset=0, length=None):
+    """Bytes of a file, or of the part of it that a shard's member is. Raises OSError, BadFile where the file is too short for that."""
     with open(path, 'rb') as f:
-        return f.read()
+        f.seek(offset)
+        data = f.read(length)
+    if length is not None and len(data) < length:
+        raise BadFile(f'truncated: its shard ends {length - len(data):,} bytes too early')
+    return data
+
+
+def shown(path):
+    """A path for a message: a file name need not be valid text, a message must be."""
+    return os.fsencode(path).decode('utf-8', 'replace')
 
 
 def check(data):
@@ -107,10 +118,11 @@ def _walk(data):
         return 'jpeg', _walk_jpeg(data)
     if PNG.startswith(head) or JPEG.startswith(head):
         raise BadFile(f'truncated: only {len(head)} bytes')
-    raise BadFile(f'not a PNG or JPEG image: {_looks_like(head)}')
+    raise BadFile(f'not a PNG or JPEG image: {looks_like(head)}')
 
 
-def _looks_like(head):
+def looks_like(head):
+    """What a file that begins like this seems to be, for a message."""
     for start, name in _OTHERS:
         if head.startswith(start):
             return f'it looks like {name}'

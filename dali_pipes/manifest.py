@@ -1,18 +1,18 @@
 """Every image file of a data set, good or named as bad before training; what was found is kept for the next start.
 
-A data set is a folder, a text list, a glob pattern, or a folder of pairs; `files` judges each file of it.
+A data set is a folder, a text list, a glob or brace pattern, tar shards, or a folder of pairs; `files` judges each file of it.
 """
 import glob
 import hashlib
-import json
 import os
 import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
-from .files import JPEG, PNG, BadFile, big_enough, check, read_bytes, sound
+from . import kept, shards
+from .files import JPEG, PNG, BadFile, big_enough, check, read_bytes, shown, sound
+from .kept import cache_folder
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
 
@@ -22,12 +22,18 @@ class DataError(Exception):
 
 
 class Image(NamedTuple):
-    path:   str
+    path:   str            # of a shard's member: shard/member
     width:  int            # pixels as decoded, i.e. after the EXIF orientation
     height: int
     kind:   str            # 'png', 'jpeg': by content, whatever the file is called
     colour: str            # 'rgb', 'gray', 'palette', 'rgba', 'gray+alpha' as stored; decoded always to RGB
     sound:  bool = False   # its pixels were decoded by scan(verify=True)
+    part:   tuple = None   # (shard, offset, length) of a shard's member
+
+    @property
+    def where(self):
+        """What `files.read_bytes` is to be given."""
+        return self.part or (self.path,)
 
 
 class Bad(NamedTuple):
@@ -71,37 +77,33 @@ class Manifest:
                 Manifest([m for i, m in enumerate(self.images) if i in chosen]))
 
 
-def cache_folder():
-    """Path of $FACES_CACHE, or ~/.cache/faces; whoever writes there makes it."""
-    return Path(os.path.expanduser(os.environ.get('FACES_CACHE') or '~/.cache/faces'))
-
-
 def scan(source, *, size=512, verify=False, strict=False, cache_dir=None, progress=None, say=print):
     """Read and check every file of a data set once -> Manifest.
 
-    source:    folder (searched recursively for .png .jpg .jpeg; hidden files ignored), text list (one path per line, relative to
-               the list's folder; # comments), glob pattern, or one image
+    source:    folder (searched recursively for .png .jpg .jpeg .tar; hidden files ignored), text list (one path per line, relative to
+               the list's folder; # comments), glob pattern, brace pattern (faces-{000..012}.tar), or one file. A .tar stands for the
+               images in it, as a folder would; a path may also lead into one: faces-000.tar/17.png
     size:      images with a shorter side are bad
     verify:    also decode every file (`sound`)
     strict:    raise DataError for any bad file, instead of a warning
     cache_dir: results kept by real path, length and mtime; default cache_folder()
     progress:  called as progress(done, total) over the files that must be read
-    Raises DataError: nothing there, nothing usable, or strict.
+    Raises DataError: nothing there, nothing usable, a broken tar, or strict.
     """
     source = os.fspath(source)
     store = _Store(source, cache_dir, say)
     images, bad, stats = [], [], {}
-    for name, path in _files(source):
+    for _, path, part in _opened(_files(source), cache_dir, say):
         real = os.path.realpath(path)
         if real not in stats:                    # else a second name of the same file
-            stats[real] = path, _stat(real)
-    todo = [real for real, (_, st) in stats.items() if isinstance(st, os.stat_result) and not store.knows(real, st, verify)]
+            stats[real] = path, part, _stat(part[0] if part else real)
+    todo = [real for real, (_, _, st) in stats.items() if isinstance(st, os.stat_result) and not store.knows(real, st, verify)]
     fresh = _inspect_all(todo, stats, verify, progress)
     store.update(fresh, stats)
-    for real, (path, st) in stats.items():
+    for real, (path, part, st) in stats.items():
         entry = fresh.get(real) or store.entries.get(real) if isinstance(st, os.stat_result) else st
         try:
-            images.append(_image(path, entry, size))
+            images.append(_image(path, part, entry, size))
         except BadFile as e:
             bad.append(Bad(path, str(e)))
     _report(source, images, bad, strict, say)
@@ -140,13 +142,13 @@ def scan_pairs(folder, scale=4, *, verify=False, cache_dir=None, progress=None, 
     return [Pair(lq[s], gt[s]) for s in lq]
 
 
-def _image(path, entry, size):
+def _image(path, part, entry, size):
     if isinstance(entry, str):
         raise BadFile(entry)
     if entry.reason:
         raise BadFile(entry.reason)
     big_enough(entry.width, entry.height, size)
-    return Image(path, entry.width, entry.height, entry.kind, entry.colour, entry.sound)
+    return Image(path, entry.width, entry.height, entry.kind, entry.colour, entry.sound, part)
 
 
 def _stat(path):
@@ -159,22 +161,51 @@ def _stat(path):
 
 
 def _files(source):
-    """[(name, path)] of a source in natural order of the names, which do not depend on where the data set lies."""
+    """[(name, path)] of a source; the names, which decide the order, do not depend on where the data set lies."""
     if os.path.isdir(source):
-        found, remedy = _walk_folder(source), 'put .png or .jpg files there'
+        found, remedy = _walk_folder(source), 'put .png, .jpg or plain .tar files there'
     elif os.path.exists(source):
         found, remedy = _read_list(source), 'write one image path per line'
-    elif glob.has_magic(source):
-        found = [(p, p) for p in glob.glob(source, recursive=True) if not os.path.isdir(p)]
+    elif '://' in source:
+        raise DataError(f'{shown(source)}: an address can only be streamed, as --data of train.py; copy its files to a disk for anything else')
+    elif glob.has_magic(source) or shards.braces(source) != [source]:
+        found = [(p, p) for one in shards.braces(source) for p in (glob.glob(one, recursive=True) if glob.has_magic(one) else [one]) if not os.path.isdir(p)]
         remedy = 'quote the pattern and check its folder'
+    elif shards.parted(source)[1]:
+        found, remedy = [(os.path.basename(source), source)], ''
     else:
-        raise DataError(f'{shown(source)}: no such file or folder; give a folder, a text list, a glob pattern or an image')
+        raise DataError(f'{shown(source)}: no such file or folder; give a folder, a text list, a glob pattern, a tar or an image')
     if not found:
         raise DataError(f'{shown(source)}: no image files found; {remedy}')
-    return sorted(found, key=lambda f: (_natural(f[0]), f))
+    return found
 
 
-def _natural(name):
+def _opened(found, cache_dir, say):
+    """[(name, path)] -> [(name, path, part)] in natural order of the names, each shard replaced by the images in it."""
+    opened, known = [], {}
+
+    def inside(shard):
+        try:
+            if shard not in known:
+                known[shard] = shards.index(shard, cache_dir, say)
+            return known[shard]
+        except OSError as e:
+            raise DataError(f'{shown(shard)}: cannot be read ({e.strerror})') from None
+        except BadFile as e:
+            raise DataError(f'{shown(shard)}: {e}') from None
+    for name, path in found:
+        shard, member = shards.parted(path)
+        if shard and not member:
+            opened += [(f'{name}/{m}', f'{path}/{m}', (path, *at)) for m, at in inside(path).items()]
+        else:                                    # a member that is not there has no part, and cannot be read as a file
+            opened.append((name, path, (shard, *inside(shard)[member]) if shard and member in inside(shard) else None))
+    if not opened:
+        raise DataError(f'{some([shown(path) for _, path in found], 3)}: no .png or .jpg in there')
+    return sorted(opened, key=lambda f: (natural(f[0]), f[:2]))
+
+
+def natural(name):
+    """Key to sort names by, numbers in them by their value."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r'(\d+)', name))]      # 2.png before 10.png
 
 
@@ -185,7 +216,7 @@ def _walk_folder(root):
         folders[:] = [] if real in visited else [f for f in folders if not f.startswith('.')]     # a link may lead back up
         names = [] if real in visited else names
         visited.add(real)
-        paths = [os.path.join(folder, n) for n in names if not n.startswith('.') and n.lower().endswith(SUFFIXES)]
+        paths = [os.path.join(folder, n) for n in names if not n.startswith('.') and n.lower().endswith((*SUFFIXES, '.tar'))]
         found += [(os.path.relpath(p, root), p) for p in paths]
     if refused:
         raise DataError(f'{shown(refused[0].filename)}: cannot be listed ({refused[0].strerror}); make it readable or move it')
@@ -193,6 +224,8 @@ def _walk_folder(root):
 
 
 def _read_list(path):
+    if shards.parted(path)[0]:
+        return [(os.path.basename(path), path)]
     try:
         with open(path, 'rb') as f:
             data = f.read(8)
@@ -202,7 +235,7 @@ def _read_list(path):
     except OSError as e:
         raise DataError(f'{shown(path)}: cannot be read ({e.strerror})') from None
     if b'\0' in data:
-        raise DataError(f'{shown(path)}: neither an image nor a text list; give a .png, a .jpg or a list of paths')
+        raise DataError(f'{shown(path)}: neither an image nor a text list; give a .png, a .jpg, a .tar or a list of paths')
     lines = [os.fsdecode(line.strip()) for line in data.removeprefix(b'\xef\xbb\xbf').splitlines()]
     return [(line, os.path.join(os.path.dirname(path), line)) for line in lines if line and not line.startswith('#')]
 
@@ -211,7 +244,7 @@ def _inspect_all(todo, stats, verify, progress):
     """{real path: _Entry, or str for a failing read}; CRC, inflate and decoding leave Python free, so threads serve."""
     fresh, pool = {}, ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
     try:
-        for real, entry in zip(todo, pool.map(lambda real: _inspect(real, stats[real][1], verify), todo)):
+        for real, entry in zip(todo, pool.map(lambda real: _inspect(real, *stats[real][1:], verify), todo)):
             fresh[real] = entry
             if progress:
                 progress(len(fresh), len(todo))
@@ -220,9 +253,9 @@ def _inspect_all(todo, stats, verify, progress):
     return fresh
 
 
-def _inspect(path, st, verify):
+def _inspect(real, part, st, verify):
     try:
-        data = read_bytes(path)
+        data = read_bytes(*part or (real,))
         kind, width, height, colour = check(data)
         if verify:
             sound(data)
@@ -250,16 +283,11 @@ def some(names, most, separator=', '):
     return separator.join(names[:most] + ([f'and {len(names) - most:,} more'] if len(names) > most else []))
 
 
-def shown(path):
-    """A path for a message: a file name need not be valid text, a message must be."""
-    return os.fsencode(path).decode('utf-8', 'replace')
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What was found, kept for the next start.
 
 class _Entry(NamedTuple):
-    length: int            # bytes
+    length: int            # bytes; of the shard, where it lies in one
     mtime:  int            # ns
     reason: str            # '' for a good file
     sound:  bool
@@ -278,14 +306,10 @@ class _Store:
         key = hashlib.blake2b(os.fsencode(os.path.realpath(source)), digest_size=8).hexdigest()
         folder = os.path.expanduser(folder or cache_folder())
         self.path, self.say, self.entries = os.path.join(folder, f'manifest-{key}.json'), say, {}
-        try:
-            content = json.loads(read_bytes(self.path))
-        except (OSError, ValueError):            # none yet, or damaged: everything is read again
-            return
-        if isinstance(content, dict) and content.get('version') == self.version and isinstance(content.get('files'), dict):
+        found = kept.load(self.path, self.version).get('files')
+        if isinstance(found, dict):
             types = [int, int, str, bool, str, int, int, str]
-            valid = {p: e for p, e in content['files'].items() if isinstance(e, list) and list(map(type, e)) == types}
-            self.entries = {p: _Entry(*e) for p, e in valid.items()}
+            self.entries = {p: _Entry(*e) for p, e in found.items() if isinstance(e, list) and list(map(type, e)) == types}
 
     def knows(self, real, st, verify):
         """Whether this very file was judged before, as thoroughly as now asked."""
@@ -294,17 +318,8 @@ class _Store:
 
     def update(self, fresh, present):
         """Take in new results, forget files that are gone, write if anything changed."""
-        kept = {p: e for p, e in self.entries.items() if p in present and p not in fresh}
-        entries = kept | {p: e for p, e in fresh.items() if isinstance(e, _Entry)}
-        if entries == self.entries:
-            return
-        self.entries, temporary = entries, f'{self.path}.{os.getpid()}.tmp'
-        try:
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            with open(temporary, 'w') as f:
-                json.dump({'version': self.version, 'files': entries}, f)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, self.path)
-        except OSError as e:
-            self.say(f'{shown(self.path)}: cannot keep the scan ({e.strerror}); set FACES_CACHE to a writable folder')
+        old = {p: e for p, e in self.entries.items() if p in present and p not in fresh}
+        entries = old | {p: e for p, e in fresh.items() if isinstance(e, _Entry)}
+        if entries != self.entries:
+            self.entries = entries
+            kept.save(self.path, self.version, {'files': entries}, self.say)

@@ -6,11 +6,11 @@ class Pipe:
     """Endless iterator of Batch and context manager; close() ends its threads and processes.
 
     loader: has load() -> (Step, [B, 3, H, W] uint8 decoded and flipped, on the device) and close()
-    plan:   Plan; impl: of degrade.degrade; pool: threads that degrade the images of a CPU batch; it and the cache are ended by close()
+    plan:   Plan; impl: of degrade.degrade; pool: threads that degrade the images of a CPU batch; it, the reader and the cache are ended by close()
     """
 
-    def __init__(self, loader, plan, device, impl, pool, cache=None):
-        self._loader, self._plan, self._impl, self._pool, self._cache = loader, plan, impl, pool, cache
+    def __init__(self, loader, plan, device, impl, pool, reader, cache=None):
+        self._loader, self._plan, self._impl, self._pool, self._reader, self._cache = loader, plan, impl, pool, reader, cache
         self._stream = torch.cuda.Stream(device) if device.type == 'cuda' else None
         self._ahead = None                       # (batch, event that it is done) on its way on the stream
         if self._stream:
@@ -49,6 +49,7 @@ class Pipe:
             self._stream.synchronize()           # what it fills must not be given to others yet
         self._ahead = None
         self._loader.close()
+        self._reader.close()
         self._pool.shutdown(cancel_futures=True)
         if self._cache:
             self._cache.close()

@@ -22,7 +22,7 @@ class DaliLoader:
     def __init__(self, plan, options):
         self._plan, self._options, self._cache = plan, options, options.cache
         self._gpu = options.device.type == 'cuda'
-        self._uniform = all((i.width, i.height) == (plan.size, plan.size) for i in options.reader.images)
+        self._uniform = options.reader.uniform
         self._samples = order.shard(options.start, plan.batch, options.rank, options.world)
         self._planned, self._fed = deque(), 0            # [step, places to decode, images they are] not yet returned; how many of them DALI has seen
         self._error, self._copied = None, None
@@ -39,7 +39,7 @@ class DaliLoader:
 
         @pipeline_def(batch_size=self._plan.batch, num_threads=self._options.threads, device_id=self._options.device.index or 0 if self._gpu else None, **ahead)
         def graph():
-            if not self._uniform:                        # sizes differ: fitted and flipped below
+            if not self._uniform:                        # sizes differ, or are not known: fitted and flipped below
                 data = fn.external_source(source=lambda: self._next_files()[0], batch=True, dtype=types.UINT8)
                 return fn.decoders.image(data, device='cpu', output_type=types.RGB)
             data, flip = fn.external_source(source=self._next_files, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT32])
@@ -68,7 +68,7 @@ class DaliLoader:
             else:                                        # the cache has filled meanwhile; DALI must be given something
                 entry[1] = np.arange(1)
             step, places, _ = entry
-            found = list(self._options.pool.map(self._options.reader.read, step.index[places].tolist()))
+            found = self._options.reader.encoded(step.index[places].tolist(), self._options.pool)
             entry[2] = np.array([used for _, used in found])
         except Exception as e:                           # DALI would wrap it in a message of its own
             self._error = e

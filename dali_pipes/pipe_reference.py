@@ -14,10 +14,8 @@ class ReferenceLoader:
 
     def load(self):
         step = self._plan(next(self._samples))
-        images = []
-        for index, flip in zip(step.index, step.flip):
-            image, _ = self._options.reader.image(int(index))
-            images.append(image[:, ::-1] if flip else image)
+        found = self._options.reader.decoded(step.index.tolist())
+        images = [image[:, ::-1] if flip else image for (image, _), flip in zip(found, step.flip)]
         return step, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self._options.device)
 
     def close(self):

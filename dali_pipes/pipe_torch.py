@@ -24,7 +24,7 @@ class Decoded(Dataset):
     def __getitems__(self, wanted):
         samples, decode = (np.array(column) for column in zip(*wanted))
         step, places = self.plan(samples), np.flatnonzero(decode)
-        found = list((self.pool.map if self.pool else map)(self.reader.image, step.index[places].tolist()))
+        found = self.reader.decoded(step.index[places].tolist(), self.pool)
         images = np.stack([image for image, _ in found]) if found else np.empty((0, 0, 0, 3), np.uint8)
         return step, places, np.array([used for _, used in found]), images
 
@@ -55,7 +55,7 @@ class TorchLoader:
         gpu = options.device.type == 'cuda'
         data = Decoded(plan, options.reader)
         data.pool = None if gpu else options.pool
-        processes, ahead = _workers(options.threads, plan.batch * plan.size ** 2 * 3) if gpu else (0, None)
+        processes, ahead = _workers(min(options.threads, len(options.reader)), plan.batch * plan.size ** 2 * 3) if gpu else (0, None)
         loader = DataLoader(data, batch_sampler=self._wanted(), num_workers=processes, collate_fn=_as_tensor, pin_memory=gpu, prefetch_factor=ahead,
                             multiprocessing_context='spawn' if gpu else None, worker_init_fn=_one_thread if gpu else None)
         self._decoded = iter(loader)

@@ -1,8 +1,8 @@
 """Reading while training: a file that turns out bad is replaced by the next good one, the same in every pipe."""
 import threading
 
-from .files import BadFile, big_enough, check, decode, fit, read_bytes, sound
-from .manifest import DataError, shown, some
+from .files import BadFile, big_enough, check, decode, fit, read_bytes, shown, sound
+from .manifest import DataError, some
 
 
 class Reader:
@@ -17,6 +17,7 @@ class Reader:
         self.images, self.size, self.say = list(images), size, say
         self._good, self._bad, self._said, self._lock = set(), {}, set(), threading.Lock()
         larger = sum((i.width, i.height) != (size, size) for i in self.images)
+        self.uniform = not larger                # all of exactly the training size
         if larger:
             say(f'{larger:,} of {len(self):,} images are larger than {size}x{size}: area-resized, then centre-cropped')
 
@@ -28,6 +29,17 @@ class Reader:
 
     def __setstate__(self, state):
         self.__dict__.update(state, _lock=threading.Lock(), say=print)
+
+    def encoded(self, indices, pool=None):
+        """[(bytes of the file, index of the image they are)], by the threads of a pool."""
+        return list((pool.map if pool else map)(self.read, indices))
+
+    def decoded(self, indices, pool=None):
+        """[([size, size, 3] uint8 RGB, index used)], by the threads of a pool."""
+        return list((pool.map if pool else map)(self.image, indices))
+
+    def close(self):
+        """Nothing is left open between two reads."""
 
     def read(self, index):
         """(bytes of the file, index of the image they are); reports a replacement once. Raises DataError when no file is left."""
@@ -55,7 +67,7 @@ class Reader:
             return None
         image = self.images[index]
         try:
-            data = read_bytes(image.path)
+            data = read_bytes(*image.where)
             if index not in self._good:
                 big_enough(*check(data)[1:3], self.size)
                 if not image.sound:

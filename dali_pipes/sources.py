@@ -3,13 +3,13 @@ import functools
 import hashlib
 import os
 
-from . import degrade, faces, manifest, validation
+from . import degrade, faces, manifest, stream, validation
 
 TRAIN_FACES, VAL_FACES, VAL_SEED = 112, 12, 1_000_000        # synthetic faces to train and to validate on, drawn from different seeds
 
 
 def load(c, say=print, bar=lambda title: None):
-    """(images to train on, {name: validation set}) of a run's options.
+    """(images to train on, {name: validation set}) of a run's options; the images are a list of manifest.Image, or stream.Shards where data is an address.
 
     c:   dict with data, val, size, recipe, lq_from_usm, seed, strict, verify, as in config.json; val is a list of `path`, `name=path`, or a number or share to hold out
     bar: function of a title -> progress callable (done, total) or None
@@ -21,6 +21,8 @@ def load(c, say=print, bar=lambda title: None):
     if c['data'] is None:
         train, held = (scan(str(_draw(c['size'], *which, bar))) for which in (('train', TRAIN_FACES, 0), ('val', VAL_FACES, VAL_SEED)))
         named = named or [('val', None)]
+    elif stream.is_url(c['data']):
+        train = _stream(c, named, say)
     else:
         train, held = scan(c['data']), None
         named = named or [('val', '0.01')]
@@ -30,20 +32,36 @@ def load(c, say=print, bar=lambda title: None):
             raise manifest.DataError(f'--val {name}: two validation sets of that name; give NAME=PATH')
         if path is None:
             sets[name] = degraded(held.images)
-        elif path.replace('.', '', 1).isdigit():
+        elif _is_count(path):
             train, held = train.split(float(path) if '.' in path else int(path), c['seed'])
             sets[name] = degraded(held.images)
         elif manifest.is_paired(path):
             sets[name] = validation.Pairs(manifest.scan_pairs(path, say=say))
         else:
             held = scan(path)
+            sets[name] = degraded(held.images)
+            if isinstance(train, stream.Shards):
+                continue
             train, count = train.without(held.paths), len(train)
             if len(train) < count:
                 say(f'{count - len(train):,} images of --val {path} are left out of training')
             if not len(train):
                 raise manifest.DataError(f'--data {c["data"]} holds nothing but the images of --val {path}')
-            sets[name] = degraded(held.images)
-    return train.images, sets
+    return train if isinstance(train, stream.Shards) else train.images, sets
+
+
+def _stream(c, named, say):
+    """Shards of an address, once it is clear that nothing is asked of them that needs all images."""
+    if not named or any(_is_count(path) for _, path in named):
+        raise manifest.DataError(f'--data {c["data"]} is a stream, of which no share can be held out: give --val a folder of pairs or of faces that are not in it')
+    if c.get('verify') or c.get('strict'):
+        say('--verify and --strict do nothing for a stream: its images are judged as they pass')
+    return stream.find(c['data'])
+
+
+def _is_count(path):
+    """Whether a --val is a number or a share."""
+    return path.replace('.', '', 1).isdigit()
 
 
 def _named(val):
@@ -51,7 +69,7 @@ def _named(val):
     name, equals, path = val.partition('=')
     if equals and not os.path.exists(val):
         return name, path
-    return ('val' if val.replace('.', '', 1).isdigit() else os.path.basename(os.path.normpath(val))), val
+    return ('val' if _is_count(val) else os.path.basename(os.path.normpath(val))), val
 
 
 def _draw(size, name, count, seed, bar):
@@ -61,6 +79,12 @@ def _draw(size, name, count, seed, bar):
 
 
 def fingerprint(images):
-    """Which files are trained on, by name and order: a resumed run must see the same."""
-    names = '\n'.join(os.path.basename(i.path) for i in images)
-    return f'{len(images)} images, {hashlib.blake2b(names.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()}'
+    """Which files (of a stream: shards) are trained on, by name and order: a resumed run must see the same."""
+    paths = images.urls if isinstance(images, stream.Shards) else [i.path for i in images]
+    names = '\n'.join(map(os.path.basename, paths))
+    return f'{len(images)} {kind(images)}, {hashlib.blake2b(names.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()}'
+
+
+def kind(images):
+    """What len(images) counts."""
+    return 'shards' if isinstance(images, stream.Shards) else 'images'

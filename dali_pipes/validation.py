@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from .batch import Plan
-from .files import BadFile, decode
+from .files import BadFile, decode, read_bytes
 from .manifest import DataError
 from .reader import Reader
 
@@ -25,7 +25,7 @@ class Pairs:
         return _stem(self._pairs[i].lq.path)
 
     def __getitem__(self, i):
-        return self.name(i), *(_read(image.path) for image in self._pairs[i])
+        return self.name(i), *(_read(image) for image in self._pairs[i])
 
 
 class Degraded:
@@ -52,9 +52,8 @@ def _stem(path):
     return Path(path).stem
 
 
-def _read(path):
+def _read(image):
     try:
-        with open(path, 'rb') as f:
-            return torch.from_numpy(decode(f.read())).permute(2, 0, 1)
+        return torch.from_numpy(decode(read_bytes(*image.where))).permute(2, 0, 1)
     except (OSError, BadFile) as e:
-        raise DataError(f'{path} cannot be read any more: {e}') from e
+        raise DataError(f'{image.path} cannot be read any more: {e}') from e

@@ -54,7 +54,7 @@ def test_folder(tmp_path):
     os.symlink('.', tmp_path / 'loop')
     found = scan(folder, size=64)
     assert [os.path.relpath(p, folder) for p in found.paths] == ['2.png', '10.png', 'UP.PNG', 'a/x.png', 'b/1.JPG']
-    assert not found.bad and len(found) == 5 and found.images[0][1:] == (64, 64, 'png', 'rgb', False)
+    assert not found.bad and len(found) == 5 and found.images[0][1:] == (64, 64, 'png', 'rgb', False, None)
 
 
 def test_the_order_does_not_depend_on_the_place(tmp_path):

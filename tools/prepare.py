@@ -20,7 +20,7 @@ from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dali_pipes import degrade, manifest, sources, validation
+from dali_pipes import degrade, manifest, sources, stream, validation
 from dali_pipes.batch import Plan
 from dali_pipes.degrade import blur, noise, resize
 from dali_pipes.manifest import DataError
@@ -93,6 +93,8 @@ def replay(args):
     images, _ = sources.load(c, say=lambda _: None)
     if c.get('images') != sources.fingerprint(images):
         raise RunError(f'{args.run} was trained on {c.get("images")}; what its --data holds now is {sources.fingerprint(images)}')
+    if isinstance(images, stream.Shards):
+        raise RunError(f'{args.run} was trained on a stream: which image a sample was is not known any more')
     plan = Plan(len(images), degrade.recipe(c['recipe'])._replace(pool=c['pair_pool']), batch=c['batch'], size=c['size'], seed=c['seed'],
                 lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'])
     show(plan, Reader(images, c['size']), args.sample, args.out)
@@ -145,7 +147,7 @@ def parse(argv=None):
         v = verbs.add_parser(name, help=function.__name__.replace('_', ' '))
         v.set_defaults(function=function)
         if data:
-            v.add_argument('data', help='HQ faces: folder, list of files, or glob')
+            v.add_argument('data', help='HQ faces: folder, list of files, glob, or .tar shards')
             v.add_argument('--size', type=int, default=512, help='training size in pixels (default: %(default)s)')
         if out:
             v.add_argument('--out', type=Path, default=Path(out), help='default: %(default)s')

@@ -35,7 +35,7 @@ def parse(description, argv=None):
     a = functools.partial(p.add_argument, default=None)
     switch = functools.partial(a, action=argparse.BooleanOptionalAction)
     a('--preset',       help=f'starting point that the other flags override: {", ".join(PRESETS)} (default: demo; unet if --data is given)')
-    a('--data',         help='HQ faces: folder, list of files, or glob; PNG or JPEG (default: synthetic faces)')
+    a('--data',         help='HQ faces: folder, list of files, glob, or .tar shards (faces-{000..099}.tar, also at s3:// or https://); PNG or JPEG (default: synthetic faces)')
     a('--val',          nargs='+', help='validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, HQ faces as for --data (degraded the same way every time, '
                              'and left out of training), or how many of --data to hold out: a number, or a share below 1 (default: 0.01)')
     a('--recipe',       help=f'degradation: {", ".join(degrade.RECIPES)} (default: the preset\'s)')
