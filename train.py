@@ -18,14 +18,16 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import dali_pipes
 import models
+import options
 from dali_pipes import degrade, manifest, sources
 from metrics import perceptual
 from tasks import restore
-from training import checkpoint, log, memory, optim, options, run, soup, stop, watch
+from training import checkpoint, log, memory, optim, run, soup, stop, watch
 from training.ema import EMA
 from training.lock import Lock
 from training.machine import machine
@@ -64,9 +66,8 @@ def train(c, world, held):
         resumed = run.prepare(c['out'], c | {'images': sources.fingerprint(images)})
 
     # Network, optimizer, average; then everything again from the newest checkpoint, if there is one.
-    net = models.NETWORKS[c['network']](**c['net']).to(device, memory_format=torch.channels_last)
+    net, stepper = player(c, device)
     ema = EMA(net, c['ema'])
-    stepper = optim.Stepper(net, optim.make(c['optimizer'], net, c['lr'], c['weight_decay']), c['precision'], c['clip'])
     at, newest = At(), checkpoint.latest(c['out']) if resumed else None
     if newest:
         tensors, state = checkpoint.load(newest, map_location=device)
@@ -156,6 +157,25 @@ def train(c, world, held):
         record.close()
 
 
+def player(c, device):
+    """(network, what trains it) of a run."""
+    net = models.NETWORKS[c['network']](**c['net']).to(device, memory_format=torch.channels_last)
+    return net, optim.Stepper(net, optim.make(c['optimizer'], net, c['lr'], c['weight_decay']), c['precision'], c['clip'])
+
+
+def trial(c, device, batch):
+    """Two steps on black images, for their memory: the optimizer's state comes with the first; a batch is made ahead of the one in training."""
+    net, stepper = player(c, device)
+    plan = dali_pipes.Plan(1, degrade.recipe(c['recipe']), batch=batch, size=c['size'], lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'])
+    black = torch.zeros(batch, 3, c['size'], c['size'], dtype=torch.uint8, device=device)
+    for _ in range(2):
+        ahead, now = (plan.finish(black, plan(np.arange(batch)), 'cuda' if device.type == 'cuda' else 'torch') for _ in range(2))
+        with options.autocast(c, device)():
+            loss = sum(restore.losses(net, now, c['loss']).values())
+        stepper.backward(loss)
+        stepper.step(0.0)
+
+
 def finish(c, ema, last, data, device, length):
     """weights.safetensors: the last average, or the mean of the best ones if that is better on the even images of the validation set; the odd ones tell.
 
@@ -218,7 +238,7 @@ def main(argv=None):
         return 2
     if full:
         gc.collect()
-        print(f'train.py: {memory.advice(c, world.device)}', file=sys.stderr)
+        print(f'train.py: {memory.advice(c, world.device, lambda batch: memory.peak(world.device, lambda: trial(c, world.device, batch)))}', file=sys.stderr)
     return 2
 
 

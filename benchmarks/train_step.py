@@ -16,27 +16,25 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dali_pipes
-import models
+import options
 import train
 from benchmarks import pipe_throughput, timing
 from tasks import restore
-from training import optim
 from training.ema import EMA
 
 
 def stepper(preset, device, precision):
     """step(batch): everything a step of train.py does to the network of a preset."""
     torch.manual_seed(0)
-    options = options.PRESETS[preset]
-    net = models.NETWORKS[options['network']](**options['net']).to(device, memory_format=torch.channels_last)
-    stepper, ema = optim.Stepper(net, optim.make('adamw', net, options['lr']), precision, clip=1.0), EMA(net, options['ema'])
-    autocast = options.autocast({'precision': precision}, device)
+    c = options.PRESETS[preset] | dict(optimizer='adamw', weight_decay=0.0, clip=1.0, precision=precision)
+    net, stepper = train.player(c, device)
+    ema, autocast = EMA(net, c['ema']), options.autocast(c, device)
 
     def step(batch):
         with autocast():
-            loss = sum(restore.losses(net, batch, options['loss']).values())
+            loss = sum(restore.losses(net, batch, c['loss']).values())
         stepper.backward(loss)
-        stepper.step(options['lr'])
+        stepper.step(c['lr'])
         ema.update(net, len(batch.input))
     return step
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 from safetensors.torch import load_file
 
+import options
 import train
 from dali_pipes import faces
 from training import checkpoint, memory, run
@@ -192,3 +194,18 @@ def test_largest_batch_that_fits():
     for free in (500, 555, 556, 1000, 2000, 12345):
         most = memory.fitting(peak, free)
         assert most == max(n for n in range(200) if n == 0 or peak(n) <= 0.9 * free), free
+
+
+@pytest.mark.parametrize('free, batch, said', [(1000, 12, '--batch 4 --accumulate 6 fits and makes the same steps (5 is the most at a time)'), (1000, 7, '--batch 1 --accumulate 14'),
+                                               (500, 4, 'not even one image fits'), (10 ** 6, 4, 'should fit')])
+def test_out_of_memory_names_a_batch_that_fits(free, batch, said, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (free, 2 * free))
+    monkeypatch.setattr(torch.cuda, 'empty_cache', lambda: None)
+    assert said in memory.advice(dict(batch=batch, accumulate=2), None, lambda batch: 400 + 100 * batch)
+
+
+def test_the_trial_is_a_step_of_the_run(data, tmp_path):
+    """What the memory is measured on runs, for a plain and a sharpened target."""
+    for more in {}, {'target_usm': True}:
+        c = options.configure(options.parse('', flags(data, tmp_path))) | more
+        train.trial(c, torch.device('cpu'), 2)

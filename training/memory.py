@@ -1,14 +1,5 @@
 """GPU memory: what a run takes of it, and which batch would fit where it did not suffice."""
-import numpy as np
 import torch
-
-import models
-from dali_pipes import degrade
-from dali_pipes.batch import Plan
-from tasks import restore
-
-from . import options
-from .optim import Stepper, make
 
 SHARE = 0.9      # of the free memory that a batch may take: what is allocated in pieces leaves gaps
 
@@ -28,11 +19,11 @@ def fitting(peak, free):
     return max(0, int((SHARE * free - one) // each) + 1)
 
 
-def advice(c, device):
-    """What to say when the memory did not suffice, and the rest of the process has let go of its own."""
+def advice(c, device, peak):
+    """What to say when the memory did not suffice, and the rest of the process has let go of its own. peak: as of `fitting`"""
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    most = min(fitting(lambda batch: _peak(c, device, batch), free), c['batch'])
+    most = min(fitting(peak, free), c['batch'])
     said = f'the GPU ran out of memory with --batch {c["batch"]}: {free / 1e9:.1f} of its {total / 1e9:.1f} GB are free without this run'
     if not most:
         return f'{said}, in which not even one image fits: take a smaller --preset or --size, or end what else runs there (nvidia-smi)'
@@ -44,20 +35,9 @@ def advice(c, device):
     return f'{said}; --batch {c["batch"] // parts} --accumulate {parts * c["accumulate"]} fits and makes the same steps ({most} is the most at a time)'
 
 
-def _peak(c, device, batch):
-    """Bytes that two steps of the run take at most with this batch; one image's data is as good as another's, so zeros."""
+def peak(device, work):
+    """Bytes that work() takes at most of a GPU."""
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    net = models.NETWORKS[c['network']](**c['net']).to(device, memory_format=torch.channels_last)
-    stepper = Stepper(net, make(c['optimizer'], net, c['lr'], c['weight_decay']), c['precision'], c['clip'])
-    plan = Plan(1, degrade.recipe(c['recipe']), batch=batch, size=c['size'], lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'])
-    pixels = torch.zeros(batch, 3, c['size'], c['size'], dtype=torch.uint8, device=device)
-    for i in range(2):                           # the optimizer's state comes with the first; a batch is made ahead of the one in training
-        ahead = plan.finish(pixels, plan(np.arange(batch)), 'cuda')
-        now = plan.finish(pixels, plan(np.arange(batch)), 'cuda')
-        with options.autocast(c, device)():
-            loss = restore.losses(net, now, c['loss'])['pixel']
-        stepper.backward(loss)
-        stepper.step(0.0)
-    del ahead
+    work()
     return torch.cuda.max_memory_allocated(device) - before
