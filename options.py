@@ -2,13 +2,16 @@
 import argparse
 import functools
 import importlib.util
+import json
 import os
 from pathlib import Path
 
 import torch
 
 import dali_pipes
+import models
 from dali_pipes import cache, degrade
+from losses import adversarial, features
 from tasks import restore
 from training import optim, run, schedule
 from training.run import RunError
@@ -35,6 +38,8 @@ def parse(description, argv=None):
     a = functools.partial(p.add_argument, default=None)
     switch = functools.partial(a, action=argparse.BooleanOptionalAction)
     a('--preset',       help=f'starting point that the other flags override: {", ".join(PRESETS)} (default: demo; unet if --data is given)')
+    a('--network',      help=f'{", ".join(models.NETWORKS)} (default: the preset\'s); python -m models lists them with their parameters')
+    a('--net',          type=json.loads, help='its arguments as JSON, e.g. \'{"steps": 2}\'')
     a('--data',         help='HQ faces: folder, list of files, glob, or .tar shards (faces-{000..099}.tar, also at s3:// or https://); PNG or JPEG (default: synthetic faces)')
     a('--val',          nargs='+', help='validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, HQ faces as for --data (degraded the same way every time, '
                              'and left out of training), or how many of --data to hold out: a number, or a share below 1 (default: 0.01)')
@@ -56,6 +61,21 @@ def parse(description, argv=None):
     a('--tail',         type=float, help='share of the run at its end that is another cosine, from 2 %% of --lr (default: 0)')
     a('--clip',         type=float, help='largest norm of the gradients (default: 1)')
     a('--loss',         help=f'{", ".join(restore.LOSSES)}')
+    a('--last-loss',    help='another pixel loss for the end of the run, e.g. psnr')
+    a('--last-share',   type=float, help='share of the run that has it (default: 0.2)')
+    a('--start',        help='run, checkpoint or weights to begin with instead of chance')
+    a('--crop',         type=int, help='train on random squares of this side in pixels of the HQ image (default: whole images; 128 in GAN presets)')
+    a('--gan',          help=f'adversarial loss: {", ".join(adversarial.KINDS)} (default: none)')
+    a('--gan-weight',   type=float, help='of the adversarial loss')
+    a('--gan-from',     type=int, help='images that the discriminator learns from before the restorer listens to it (default: 0)')
+    a('--judge',        help=f'discriminator: {", ".join(models.DISCRIMINATORS)}')
+    a('--judge-net',    type=json.loads, help='its arguments as JSON, e.g. \'{"width": 32}\'')
+    a('--judge-lr',     type=float, help='its learning rate (default: --lr)')
+    a('--r1',           type=float, help='weight of the penalty on its gradients at real images (default: 0)')
+    a('--pixel-weight', type=float, help='of the pixel loss (default: 1)')
+    a('--vgg',          help='weights of torchvision\'s VGG19, a file: adds a perceptual loss')
+    a('--perceptual-weight', type=float, help='of that loss (default: 1)')
+    a('--features',     help=f'layers that it compares: {", ".join(features.WEIGHTS)} (default: esrgan)')
     a('--ema',          type=float, help='horizon of the weight average in images')
     a('--ticks',        type=int, help='validations, checkpoints and pictures, evenly over the run')
     a('--lpips',        help='weights of torchvision\'s AlexNet or VGG16, a file: validation tells LPIPS, too (pip install -e .[lpips])')
@@ -86,7 +106,8 @@ def configure(args):
     c = dict(format=run.FORMAT, pipe=_default_pipe, out=f'runs/{preset}', seed=0, size=512, data=None, val=None, lpips=None, lq_from_usm=True, target_usm=False, pair_pool=0,
              accumulate=1, optimizer='adamw', weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0,
              keep=3, precision=default_precision, compile=False, deterministic=False, device='cuda' if torch.cuda.is_available() else 'cpu', threads=os.cpu_count(),
-             cache='auto', save_minutes=5.0)
+             cache='auto', save_minutes=5.0, last_loss=None, last_share=0.2, start=None, crop=None, pixel_weight=1.0, vgg=None, perceptual_weight=1.0, features='esrgan',
+             gan=None, gan_weight=0.1, gan_from=0, judge=None, judge_net={}, judge_lr=None, r1=0.0)
     c |= PRESETS[preset] | given | {'preset': preset}
     if 'nimg' in given or 'minutes' in given:                # one of the two is the length
         c |= {k: given.get(k) for k in ('nimg', 'minutes')}

@@ -25,6 +25,7 @@ import dali_pipes
 import models
 import options
 from dali_pipes import degrade, manifest, sources
+from losses import features
 from metrics import perceptual
 from tasks import restore
 from training import checkpoint, log, memory, optim, run, soup, stop, watch
@@ -66,18 +67,23 @@ def train(c, world, held):
         resumed = run.prepare(c['out'], c | {'images': sources.fingerprint(images)})
 
     # Network, optimizer, average; then everything again from the newest checkpoint, if there is one.
-    net, stepper = player(c, device)
+    newest = checkpoint.latest(c['out']) if resumed else None
+    players, at = cast(c, device), At()
+    net = players['net'].net
+    if c['start'] and not newest:
+        say(f'starts from {checkpoint.load_weights(net, c["start"])}')
     ema = EMA(net, c['ema'])
-    at, newest = At(), checkpoint.latest(c['out']) if resumed else None
     if newest:
         tensors, state = checkpoint.load(newest, map_location=device)
-        net.load_state_dict(tensors['net'])
+        for name, p in players.items():
+            p.net.load_state_dict(tensors[name])
+            p.stepper.load_state_dict(state['steppers'][name])
         ema.load_state_dict({'n': state['ema_n'], 'net': tensors['ema']})
-        stepper.load_state_dict(state['stepper'])
         at = At(**state['at'])
     elif world.main:
-        run.need_space(c['out'], checkpoint.room(net, c['keep']))
-    forward = world.wrap(torch.compile(net) if c['compile'] else net)
+        run.need_space(c['out'], checkpoint.room([p.net for p in players.values()], c['keep']))
+    players = {name: p._replace(forward=world.wrap(torch.compile(p.net) if c['compile'] else p.net)) for name, p in players.items()}
+    criterion = restore.Criterion(c, features.VGG19(c['vgg']).to(device) if c['vgg'] else None)
     autocast, each, first = options.autocast(c, device), c['batch'] * world.size * c['accumulate'], next(iter(sets))
     record, lpips = Record(c['out'], at.nimg, say, beside=device.type != 'cpu') if world.main else None, perceptual.lpips(c['lpips'], device) if c['lpips'] else None
     if world.main:
@@ -91,7 +97,8 @@ def train(c, world, held):
 
     def save():
         if world.main:
-            checkpoint.save(c['out'], at.nimg, {'net': net.state_dict(), 'ema': ema.net.state_dict()}, dict(stepper=stepper.state_dict(), ema_n=ema.n, at=asdict(at)))
+            checkpoint.save(c['out'], at.nimg, {name: p.net.state_dict() for name, p in players.items()} | {'ema': ema.net.state_dict()},
+                            dict(steppers={name: p.stepper.state_dict() for name, p in players.items()}, ema_n=ema.n, at=asdict(at)))
         world.barrier()
 
     def validate():
@@ -99,14 +106,14 @@ def train(c, world, held):
         scores = {name: restore.validate(ema.net, data, device, world, batch=c['batch'], autocast=autocast, threads=c['threads'], lpips=lpips) for name, data in sets.items()}
         if world.main:
             soup.keep(c['out'], at.nimg, ema.net.state_dict(), scores[first].psnr[::2].mean(), c['keep'])
-            record.validation(at.nimg, scores, stepper.skipped(), seconds=round(at.seconds, 1), **bar.figures())
+            record.validation(at.nimg, scores, sum(p.stepper.skipped() for p in players.values()), seconds=round(at.seconds, 1), **bar.figures())
         return scores
 
     stopping, scores, saved, spent = stop.Stop(), None, time.monotonic(), 0.0
-    losses = watch.Losses(each, MAX_SKIPPED, record.log.append if world.main else lambda row: None)
+    seen = watch.Losses(each, MAX_SKIPPED, record.log.append if world.main else lambda row: None)
     recipe = degrade.recipe(c['recipe'])._replace(pool=c['pair_pool'])
     with (dali_pipes.make(c['pipe'], images, recipe, batch=c['batch'], size=c['size'], seed=c['seed'], start=at.nimg, rank=world.rank, world=world.size, say=say,
-                          lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'], device=device, threads=torch.get_num_threads() if world.size > 1 else c['threads'],
+                          lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'], crop=c['crop'], device=device, threads=torch.get_num_threads() if world.size > 1 else c['threads'],
                           cache=c['cache']) as pipe,
           log.Progress(c['nimg'], at.nimg, quiet=not world.main) as bar):
         while True:
@@ -126,26 +133,23 @@ def train(c, world, held):
                 break
 
             # One step.
-            waited, lr, loss = 0.0, options.rate(at.share(c), c), 0.0
+            waited, lr, losses = 0.0, options.rate(at.share(c), c), []
             for part in range(c['accumulate']):
                 asked = time.monotonic()
                 batch = next(pipe)
                 waited += time.monotonic() - asked
-                with world.last(forward, part == c['accumulate'] - 1):
-                    with autocast():
-                        total = sum(restore.losses(forward, batch, c['loss']).values()) / c['accumulate']
-                    stepper.backward(total)
-                loss = loss + total.detach()
-            bad = stepper.step(lr)
+                with world.last([p.forward for p in players.values()], part == c['accumulate'] - 1):
+                    losses.append(restore.backward(players, batch, criterion, at.nimg, at.share(c), autocast, c['accumulate']))
+            bad = sum(p.stepper.step(lr * p.rate) for p in players.values())
             ema.update(net, each)
             at.nimg += each
-            losses.add(at.nimg, loss, bad)
-            if device.type == 'cpu' or len(losses) == 50:                            # reading a loss makes a GPU wait
-                losses.look()
+            seen.add(at.nimg, {k: sum(found[k] for found in losses) / len(losses) for k in losses[0]}, bad)
+            if device.type == 'cpu' or len(seen) == 50:                              # reading a loss makes a GPU wait
+                seen.look()
             spent = time.monotonic() - start
-            bar.update(at.nimg, waited, at.share(c), loss=losses.mean or float('nan'), lr=lr, **memory.used(device))
+            bar.update(at.nimg, waited, at.share(c), **seen.means, lr=lr, **memory.used(device))
             if world.main:
-                record.step(at.nimg, at.share(c), losses.mean, lr)
+                record.step(at.nimg, at.share(c), seen.means, lr)
         if stopped:
             save()
             say(f'\nstopped by {stopping.asked or "another process"} at {at.nimg:,} images and saved: the same command goes on from here')
@@ -157,23 +161,27 @@ def train(c, world, held):
         record.close()
 
 
-def player(c, device):
-    """(network, what trains it) of a run."""
-    net = models.NETWORKS[c['network']](**c['net']).to(device, memory_format=torch.channels_last)
-    return net, optim.Stepper(net, optim.make(c['optimizer'], net, c['lr'], c['weight_decay']), c['precision'], c['clip'])
+def cast(c, device):
+    """{'net': the restorer, 'judge': its discriminator, if the run has one} as restore.Player."""
+    def player(net, lr):
+        net = net.to(device, memory_format=torch.channels_last)
+        return restore.Player(net, net, optim.Stepper(net, optim.make(c['optimizer'], net, lr, c['weight_decay']), c['precision'], c['clip']), lr / c['lr'])
+    players = {'net': player(models.NETWORKS[c['network']](**c['net']), c['lr'])}
+    if c['gan']:
+        players['judge'] = player(models.DISCRIMINATORS[c['judge']](**c['judge_net']), c['judge_lr'] or c['lr'])
+    return players
 
 
 def trial(c, device, batch):
-    """Two steps on black images, for their memory: the optimizer's state comes with the first; a batch is made ahead of the one in training."""
-    net, stepper = player(c, device)
-    plan = dali_pipes.Plan(1, degrade.recipe(c['recipe']), batch=batch, size=c['size'], lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'])
+    """Two steps on black images, for their memory: the optimizers' states come with the first; a batch is made ahead of the one in training."""
+    players, criterion = cast(c, device), restore.Criterion(c, features.VGG19(c['vgg']).to(device) if c['vgg'] else None)
+    plan = dali_pipes.Plan(1, degrade.recipe(c['recipe']), batch=batch, size=c['size'], lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'], crop=c['crop'])
     black = torch.zeros(batch, 3, c['size'], c['size'], dtype=torch.uint8, device=device)
     for _ in range(2):
         ahead, now = (plan.finish(black, plan(np.arange(batch)), 'cuda' if device.type == 'cuda' else 'torch') for _ in range(2))
-        with options.autocast(c, device)():
-            loss = sum(restore.losses(net, now, c['loss']).values())
-        stepper.backward(loss)
-        stepper.step(0.0)
+        restore.backward(players, now, criterion, c['gan_from'], 0.0, options.autocast(c, device))
+        for p in players.values():
+            p.stepper.step(0.0)
 
 
 def finish(c, ema, last, data, device, length):
@@ -188,7 +196,7 @@ def finish(c, ema, last, data, device, length):
         found['scores'] = restore.validate(probe, data, device, batch=c['batch'], autocast=autocast, threads=c['threads'])
         return found['scores'].psnr[::2].mean()
     weights, best, parts = ema.net.state_dict(), last, ['the last average']
-    if len(data) > 1 and len(soup.kept(c['out'])) > 1:
+    if len(data) > 1 and len(soup.kept(c['out'])) > 1 and not c['gan']:          # a GAN's best PSNR is where it began
         cooked, nimgs, value = soup.cook(c['out'], score)
         if value > last.psnr[::2].mean():
             weights, parts = cooked, [f'{n:,} images' for n in nimgs]

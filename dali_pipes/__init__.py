@@ -28,6 +28,7 @@ def make(name, images, recipe, *,
          flip        = 0.5,            # probability of a horizontal flip
          lq_from_usm = True,           # degrade the sharpened target, where the recipe has it so
          target_usm  = False,          # train on the sharpened target
+         crop        = None,           # side of random squares of the degraded pairs, in pixels of the target; None = whole images
          device      = 'cpu',
          threads     = None,           # CPU threads for decoding and degrading; None = all cores
          cache       = 'off',          # where decoded images are kept: cache.MODES
@@ -50,7 +51,7 @@ def make(name, images, recipe, *,
         device = torch.device('cuda', torch.cuda.current_device() if device.index is None else device.index)
     recipe = degrade.recipe(recipe) if isinstance(recipe, str) else recipe
     streamed = isinstance(images, stream.Shards)
-    plan = Plan(None if streamed else len(images), recipe, batch=batch, size=size, scale=scale, seed=seed, flip=flip, lq_from_usm=lq_from_usm, target_usm=target_usm)
+    plan = Plan(None if streamed else len(images), recipe, batch=batch, size=size, scale=scale, seed=seed, flip=flip, lq_from_usm=lq_from_usm, target_usm=target_usm, crop=crop)
     if name == 'dali':
         from .pipe_dali import DaliLoader as Loader      # imports DALI
     elif name == 'torch':

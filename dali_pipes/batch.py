@@ -13,6 +13,7 @@ class Batch(NamedTuple):
     input:  torch.Tensor     # [B, 3, h, w] float32 in [0, 1], RGB, channels-last; multiples of 1/255
     target: torch.Tensor     # [B, 3, H, W] float32 in [0, 1], RGB, channels-last; H = scale h
     sample: torch.Tensor     # [B] int64 sample numbers
+    plain:  torch.Tensor     # as target, never sharpened: what a discriminator takes for real; the same tensor where they are equal
 
 
 class Step(NamedTuple):
@@ -21,6 +22,7 @@ class Step(NamedTuple):
     index:  np.ndarray       # [B] int64 image numbers in the manifest; -1 of a stream, which gives what comes next
     flip:   np.ndarray       # [B] bool
     params: tuple            # degrade.sample
+    corner: np.ndarray       # [B, 2] int64 top and left of the crop, in pixels of the input; 0 without one
 
 
 class Plan:
@@ -28,28 +30,34 @@ class Plan:
 
     count: images in the manifest, None of a stream; recipe: degrade.Recipe; size: side of the target in pixels; scale: target / input
     flip: probability of a horizontal flip; lq_from_usm: degrade the sharpened target where the recipe says so; target_usm: train on it
+    crop: side in pixels of random squares cut out of the degraded pairs, a multiple of scale; None: whole images
     """
 
-    def __init__(self, count, recipe, *, batch, size, scale=4, seed=0, flip=0.5, lq_from_usm=True, target_usm=False):
+    def __init__(self, count, recipe, *, batch, size, scale=4, seed=0, flip=0.5, lq_from_usm=True, target_usm=False, crop=None):
         self.count, self.batch, self.size, self.scale, self.seed, self.flip = count, batch, size, scale, seed, flip
         self.sharp_first = target_usm            # sharpened once, for both
         self.recipe = recipe if lq_from_usm and not target_usm else degrade.without_usm(recipe)
         self.sharp_input = lq_from_usm and any(s.op is degrade.usm for s in recipe.stages)
+        self.crop = crop or size
+        if self.crop % scale or not 0 < self.crop <= size:
+            raise ValueError(f'crop {crop}: needs a multiple of {scale} up to {size}')
         self._known = []
 
     def __call__(self, samples):
         draw = Draw(self.seed, samples, self._known, tied=self.recipe.tied, batch=self.batch, pool=self.recipe.pool)
         index = np.full(len(samples), -1) if self.count is None else order.index(samples, self.count, self.seed)
-        return Step(samples, index, draw.uniform('flip') < self.flip,
-                    degrade.sample(self.recipe, draw, (self.size, self.size), self.scale))
+        room = (self.size - self.crop) // self.scale
+        corner = np.stack([draw.integers('crop/' + name, 0, room) for name in ('top', 'left')], 1) if room else np.zeros((len(samples), 2), np.int64)
+        return Step(samples, index, draw.uniform('flip') < self.flip, degrade.sample(self.recipe, draw, (self.size, self.size), self.scale), corner)
 
     def finish(self, x, step, impl='torch', pool=None):
         """x: [B, 3, H, W] uint8, decoded and flipped, on the device the batch is wanted on -> Batch."""
         sharp = degrade.sharpen(x, impl, pool=pool) if self.sharp_first else None
         source = sharp if self.sharp_first and self.sharp_input else x
         lq = degrade.degrade(source, self.recipe, step.params, impl, pool=pool)
-        target = sharp if self.sharp_first else degrade.canvas.unit(x)
-        return Batch(lq, target, torch.from_numpy(step.sample))
+        plain = cropped(degrade.canvas.unit(x), step.corner * self.scale, self.crop)
+        target = cropped(sharp, step.corner * self.scale, self.crop) if self.sharp_first else plain
+        return Batch(cropped(lq, step.corner, self.crop // self.scale), target, torch.from_numpy(step.sample), plain)
 
 
 class Options(NamedTuple):
@@ -62,6 +70,13 @@ class Options(NamedTuple):
     world:  int
     device: torch.device
     threads: int             # CPU threads for decoding and degrading
+
+
+def cropped(x, corner, side):
+    """Squares of x [B, C, H, W] at corner [B, 2] top, left; x itself if they are all of it."""
+    if x.shape[-2:] == (side, side):
+        return x
+    return torch.stack([image[:, top:top + side, left:left + side] for image, (top, left) in zip(x, corner.tolist())]).contiguous(memory_format=torch.channels_last)
 
 
 def flipped(x, flip):

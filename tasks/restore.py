@@ -1,17 +1,95 @@
-"""Face restoration: one network, a pixel loss, and the challenge's validation (PSNR and SSIM of rounded 8-bit images, no crop)."""
+"""Face restoration: a network, and for GANs a discriminator; what they are trained on; and the challenge's validation (PSNR and SSIM of rounded 8-bit images, no crop)."""
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from losses import pixel
+from losses import adversarial, features, pixel
 from metrics.psnr import psnr, to_uint8
 from metrics.ssim import ssim
 
 LOSSES = {'l1': pixel.l1, 'charbonnier': pixel.charbonnier, 'mse': pixel.mse, 'psnr': pixel.psnr}
+
+
+class Player(NamedTuple):
+    """A network and what trains it."""
+    net:     nn.Module
+    forward: Any            # the network as it is called: compiled, averaging its gradients over processes, or itself
+    stepper: Any            # training.optim.Stepper
+    rate:    float = 1.0    # its learning rate in shares of the run's
+
+
+class Criterion:
+    """What the networks of a run are trained on: a pixel loss, features that should agree (Johnson et al., ECCV 2016), a discriminator (Goodfellow et al., 2014).
+
+    c: options of the run: loss, pixel_weight, last_loss and last_share of the run that it takes instead; perceptual_weight and features; gan, gan_weight, and gan_from,
+       the images that the discriminator sees before the restorer listens to it; r1
+    extract: module that gives feature maps of [B, 3, H, W] in [0, 1], or None
+    """
+
+    def __init__(self, c, extract=None):
+        self.c, self.extract = c, extract
+
+    def restorer(self, output, batch, judge, nimg, share):
+        """{name: weighted scalar}, which the restorer makes small. judge: the discriminator, or None; nimg, share: images seen, share of the run done."""
+        c = self.c
+        kind = c['last_loss'] if c['last_loss'] and share >= 1 - c['last_share'] else c['loss']
+        found = {'pixel': c['pixel_weight'] * LOSSES[kind](output, batch.target)}
+        if self.extract is not None:
+            found['perceptual'] = c['perceptual_weight'] * features.perceptual(self.extract, output, batch.target, features.WEIGHTS[c['features']])
+        if judge is not None and nimg >= c['gan_from']:
+            with frozen(judge):
+                real = judge(batch.plain) if c['gan'] == 'ragan' else None       # needs no gradient, and has none
+                found['gan'] = c['gan_weight'] * adversarial.g_loss(c['gan'], judge(output), real)
+        return found
+
+    def judge(self, forward, output, batch):
+        """({name: scalar}, which the discriminator makes small; share of its logits that are right)"""
+        images = batch.plain.requires_grad_(bool(self.c['r1']))
+        real, fake = forward(images), forward(output.detach())
+        found = {'judge': adversarial.d_loss(self.c['gan'], real, fake)}
+        if self.c['r1']:
+            found['r1'] = self.c['r1'] * adversarial.r1(images, real)
+        return found, adversarial.accuracy(real, fake, self.c['gan'])
+
+
+class frozen:
+    """Context in which a network gets no gradients of its own; what comes in still does."""
+
+    def __init__(self, net):
+        self.parameters = list(net.parameters())
+
+    def __enter__(self):
+        for p in self.parameters:
+            p.requires_grad_(False)
+
+    def __exit__(self, *_):
+        for p in self.parameters:
+            p.requires_grad_(True)
+
+
+def backward(players, batch, criterion, nimg, share, autocast, parts=1):
+    """Gradients of one batch for all players, divided by `parts` of a step -> {name: scalar on the device}, 'loss' the restorer's.
+
+    Both gradients are those of the networks before the step: the discriminator learns from the pictures that the restorer is corrected on.
+    """
+    restorer, judge = players['net'], players.get('judge')
+    with autocast():
+        output = restorer.forward(batch.input)
+        found = criterion.restorer(output, batch, judge and judge.net, nimg, share)
+        total = sum(found.values())
+    restorer.stepper.backward(total / parts)
+    found = {'loss': total} | (found if len(found) > 1 else {})
+    if judge:
+        with autocast():
+            more, right = criterion.judge(judge.forward, output, batch)
+        judge.stepper.backward(sum(more.values()) / parts)
+        found |= more | {'right': right}
+    return {k: v.detach() for k, v in found.items()}
 
 
 class Scores(NamedTuple):
@@ -20,11 +98,6 @@ class Scores(NamedTuple):
     bicubic: np.ndarray     # [N] dB of bicubic enlargement of the same inputs
     lpips:   np.ndarray     # [N], NaN where it was not asked for
     shown:   list           # (input, bicubic, ours, truth) uint8 [3, h, w] of the first few
-
-
-def losses(net, batch, kind):
-    """{'pixel': scalar} of a Batch."""
-    return {'pixel': LOSSES[kind](net(batch.input), batch.target)}
 
 
 def restore(net, lq, tta=False):

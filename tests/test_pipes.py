@@ -102,6 +102,26 @@ def test_resume_is_start(name, images):
     assert_same([b for pair in zip(*ranks) for b in pair], whole)
 
 
+@pytest.mark.parametrize('name', ['reference', *FAST])
+def test_crops_are_cut_out_of_the_whole_pairs(name, images):
+    """Everywhere in the image, each pair at one place, input and targets alike; a pure function of the sample."""
+    whole, crops = (batches(name, images, 'bicubic', 4, target_usm=True, crop=crop) for crop in (None, SIZE // 4))
+    corners = []
+    for a, b in zip(whole, crops):
+        assert b.target.is_contiguous(memory_format=torch.channels_last) and torch.equal(a.sample, b.sample)
+        for i in range(len(a.sample)):
+            found = [(y, x) for y in range(SIZE // 4 - SIZE // 16 + 1) for x in range(SIZE // 4 - SIZE // 16 + 1) if torch.equal(a.input[i, :, y:y + SIZE // 16, x:x + SIZE // 16], b.input[i])]
+            assert len(found) == 1
+            (y, x), = found
+            for ours, theirs in (a.target, b.target), (a.plain, b.plain):
+                assert torch.equal(ours[i, :, 4 * y:4 * y + SIZE // 4, 4 * x:4 * x + SIZE // 4], theirs[i])
+            corners.append((y, x))
+    assert len(set(corners)) > len(corners) // 2
+    assert not torch.equal(whole[0].target, whole[0].plain)
+    with pytest.raises(ValueError, match='crop 30: needs a multiple of 4'):
+        batches(name, images, 'bicubic', 1, crop=30)
+
+
 @pytest.mark.parametrize('recipe', ['ai6126_2024', 'bicubic'])
 def test_usm_switches(recipe, images):
     def one(**options):

@@ -72,11 +72,11 @@ def save(run_dir, nimg, tensors, state, keep=2):
     return final
 
 
-def room(net, keep, checkpoints=2):
-    """Bytes that a run takes on its disk at most: checkpoints (weights, average, two moments) and one being written, `keep` averages and one, the final weights, and
-    a share for pictures and the log."""
-    weights = sum(v.numel() * v.element_size() for v in net.state_dict().values())
-    return weights * (4 * (checkpoints + 1) + keep + 1 + 1) + (64 << 20)
+def room(nets, keep, checkpoints=2):
+    """Bytes that a run takes on its disk at most: checkpoints (weights and two moments of each network, the average of the first) and one being written, `keep`
+    averages and one, the final weights, and a share for pictures and the log."""
+    first, *others = (sum(v.numel() * v.element_size() for v in net.state_dict().values()) for net in nets)
+    return (4 * first + 3 * sum(others)) * (checkpoints + 1) + first * (keep + 2) + (64 << 20)
 
 
 def save_weights(path, weights):

@@ -21,14 +21,14 @@ class Record:
         self.log, self._board = log.Log(out), SummaryWriter(self.out / 'tensorboard', purge_step=nimg + 1)
         self.log.rewind(nimg)
 
-    def step(self, nimg, share, loss, lr):
-        """Note the smoothed loss and the learning rate, now and then. share: of the run that is done."""
+    def step(self, nimg, share, losses, lr):
+        """Note the smoothed losses {name: float} and the learning rate, now and then. share: of the run that is done."""
         row = int(ROWS * share)
         self._rows = row if self._rows is None else self._rows
-        if row > self._rows and loss is not None:
+        if row > self._rows and losses:
             self._rows = row
-            self.log.append(dict(nimg=nimg, loss=loss, lr=lr))
-            self._scalars(nimg, {'train/loss': loss, 'train/lr': lr})
+            self.log.append(dict(nimg=nimg) | losses | dict(lr=lr))
+            self._scalars(nimg, {f'train/{k}': v for k, v in losses.items()} | {'train/lr': lr})
 
     def validation(self, nimg, scores, skipped, **figures):
         """scores: {name: restore.Scores}, the first of which the run is judged by; skipped: steps left out; figures: rate, wait, ... for the log."""

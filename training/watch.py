@@ -14,33 +14,35 @@ class Losses:
 
     def __init__(self, each, most, note):
         self._each, self._most, self._note, self._seen, self._row = each, most, note, [], 0
-        self.mean = None                         # smoothed, a float; None until a finite one was seen
+        self.means = {}                          # {name: float} smoothed; empty until a finite one was seen
 
     def __len__(self):
         return len(self._seen)
 
-    def add(self, nimg, loss, bad):
-        """nimg: images after the step; loss, bad: scalars on the device, bad = 1 where the step was left out."""
-        self._seen.append((nimg, loss, bad))
+    def add(self, nimg, found, bad):
+        """nimg: images after the step; found: {name: scalar on the device}, with 'loss'; bad: scalar there, not 0 where the step was left out."""
+        self._seen.append((nimg, found, bad))
 
     def look(self):
-        """Read them -> the mean, smoothed with those before."""
-        values = torch.stack([torch.stack([loss.float(), bad.float()]) for _, loss, bad in self._seen]).tolist()
-        finite = []
-        for (nimg, *_), (loss, bad) in zip(self._seen, values):
+        """Read them -> the means, smoothed with those before."""
+        values = iter(torch.stack([v.float() for _, found, bad in self._seen for v in (*found.values(), bad)]).tolist())
+        sums = {}
+        for nimg, found, _ in self._seen:
+            found, bad = {name: next(values) for name in found}, next(values)
             self._row = self._row + 1 if bad else 0
             if bad:
-                self._note({'skipped': str(loss), 'nimg': nimg - self._each, 'samples': [nimg - self._each, nimg - 1]})
+                self._note({'skipped': str(found['loss']), 'nimg': nimg - self._each, 'samples': [nimg - self._each, nimg - 1]})
             else:
-                finite.append(loss)
+                for name, value in found.items():
+                    sums.setdefault(name, []).append(value)
             if self._row == self._most:
-                raise RunError(f'{self._most} steps in a row had no finite gradient; the last loss is {loss} at image {nimg:,} (samples {nimg - self._each:,} to {nimg - 1:,}). '
+                raise RunError(f'{self._most} steps in a row had no finite gradient; the last loss is {found["loss"]} at image {nimg:,} (samples {nimg - self._each:,} to {nimg - 1:,}). '
                                'Checkpoints are kept; start afresh with a lower --lr or --precision fp32, and another --out')
         self._seen = []
-        if finite:
-            mean = sum(finite) / len(finite)
-            self.mean = mean if self.mean is None else (self.mean + mean) / 2
-        return self.mean
+        for name, seen in sums.items():
+            mean = sum(seen) / len(seen)
+            self.means[name] = (self.means.get(name, mean) + mean) / 2
+        return self.means
 
 
 def hints(rows, wait, skipped):
@@ -54,7 +56,7 @@ def hints(rows, wait, skipped):
     if len(psnr) >= 3 and psnr[-1] < max(psnr) - 0.2 and psnr[-1] < psnr[-2]:
         said['validation'] = f'validation fell from {max(psnr):.2f} to {psnr[-1]:.2f} dB: too few images for so long a run, or too high a --lr'
     means = [sum(loss[i:i + 10]) / 10 for i in range(len(loss) - 9)]
-    if means and means[-1] > 1.3 * min(means):
+    if means and 0 < 1.3 * min(means) < means[-1]:          # a logarithm may be negative, and says nothing so
         said['rate'] = f'the loss rose from {min(means):.4f} to {means[-1]:.4f}: the learning rate is too high, start afresh with half the --lr'
     if skipped:
         said['skipped'] = f'{skipped} steps had no finite gradient and were left out: a lower --lr or --precision fp32 helps'

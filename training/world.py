@@ -112,9 +112,13 @@ class World:
         if self.main:
             self.barrier()
 
-    def last(self, net, yes):
-        """Context of a forward and backward pass: gradients are averaged over the processes only in the last of a step."""
-        return net.no_sync() if self.size > 1 and not yes else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def last(self, nets, yes):
+        """Context of forward and backward passes of wrapped networks: gradients are averaged over the processes only in the last of a step."""
+        with contextlib.ExitStack() as stack:
+            for net in nets if self.size > 1 and not yes else ():
+                stack.enter_context(net.no_sync())
+            yield
 
     def barrier(self):
         """Wait for all."""
