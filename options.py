@@ -16,16 +16,33 @@ from tasks import restore
 from training import optim, run, schedule
 from training.run import RunError
 
-# `nimg` images in all, learning rate `lr` at its peak, `ema` horizon in images, `ticks` validations evenly over the run. The U-Net's batch suits CPUs, where more
-# steps do more than larger ones; give a GPU 16 or more.
+# `nimg` images in all or `minutes`, learning rate `lr` at its peak, `ema` horizon in images, `ticks` validations evenly over the run. The U-Net's batch suits CPUs,
+# where more steps do more than larger ones; give a GPU 16 or more. What a row does not say stands in DEFAULTS.
+RRDB = dict(network='rrdbnet', net=dict(blocks=16, width=16, growth=7), recipe='ai6126_2022', batch=16, optimizer='adam', schedule='multistep', ema=16_000, ticks=60)
 PRESETS = {
-    'demo':       dict(network='unet',     net=dict(),          recipe='ai6126_2024', batch=2,  minutes=6.5,     lr=1e-3, loss='l1', ema=800,    ticks=5),
-    'unet':       dict(network='unet',     net=dict(),          recipe='ai6126_2024', batch=4,  nimg=200_000,    lr=1e-3, loss='l1', ema=800,    ticks=20),
-    'srresnet16': dict(network='srresnet', net=dict(blocks=16), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
-    'srresnet20': dict(network='srresnet', net=dict(blocks=20), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
-    'srresnet24': dict(network='srresnet', net=dict(blocks=24), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
-    'srresnet26': dict(network='srresnet', net=dict(blocks=26), recipe='ai6126_2024', batch=8,  nimg=2_400_000,  lr=2e-4, loss='l1', ema=8_000,  ticks=60),
+    'demo':           dict(network='unet',      net={},                                batch=2,  minutes=6.5,    lr=1e-3, ema=800,    ticks=5),
+    'unet':           dict(network='unet',      net={},                                batch=4,  nimg=200_000,   lr=1e-3, ema=800,    ticks=20),
+    'flagship':       dict(network='unet',      net=dict(blocks=((1, 3, 2), 3, (2, 3, 1)), steps=2), batch=4, nimg=400_000, lr=1e-3, ema=800, ticks=20),
+    'srresnet16':     dict(network='srresnet',  net=dict(blocks=16),                   batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60),
+    'srresnet20':     dict(network='srresnet',  net=dict(blocks=20),                   batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60),
+    'srresnet24':     dict(network='srresnet',  net=dict(blocks=24),                   batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60),
+    'srresnet26':     dict(network='srresnet',  net=dict(blocks=26),                   batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60),
+    'rcan':           dict(network='rcan',      net={},                                batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60),
+    'swinir78':       dict(network='swinir',    net={},                                batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60, loss='charbonnier'),
+    'face_unaf':      dict(network='face_unaf', net={},                                batch=16, nimg=2_400_000, lr=1e-3, ema=16_000, ticks=60, loss='charbonnier',
+                           last_loss='psnr', weight_decay=1e-4),
+    'rrdb_small':     dict(RRDB, nimg=4_800_000, lr=2e-4, milestones=[1 / 6, 1 / 3, 2 / 3]),
+    'esrgan_small':   dict(RRDB, nimg=6_400_000, lr=1e-4, milestones=[1 / 8, 1 / 4, 1 / 2, 3 / 4], crop=128, pixel_weight=1e-2, gan='ragan', gan_weight=5e-3,
+                           judge='modified_vgg', judge_net=dict(width=16)),
+    'realesrgan_gan': dict(network='srresnet',  net=dict(blocks=24),                   batch=8,  nimg=1_600_000, lr=1e-4, ema=8_000,  ticks=60, schedule='constant', crop=256,
+                           target_usm=True, features='realesrgan', gan='vanilla', gan_weight=0.1, judge='unet_sn', judge_net=dict(width=24)),
 }
+DEFAULTS = dict(
+    recipe='ai6126_2024', seed=0, size=512, data=None, val=None, lq_from_usm=True, target_usm=False, pair_pool=0, crop=None, start=None, accumulate=1,
+    loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, perceptual_weight=1.0, features='esrgan',
+    gan=None, gan_weight=0.1, gan_from=0, judge=None, judge_net={}, judge_lr=None, r1=0.0,
+    optimizer='adamw', weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0, keep=3,
+    lpips=None, compile=False, deterministic=False, cache='auto', save_minutes=5.0)
 
 
 def numbers(text):
@@ -103,11 +120,8 @@ def configure(args):
     """Flags and preset -> the options that define the run, as in config.json."""
     preset = run.choose(args.preset or ('unet' if args.data else 'demo'), PRESETS, 'preset')
     given = {k: v for k, v in vars(args).items() if v is not None and k != 'dry_run'}
-    c = dict(format=run.FORMAT, pipe=_default_pipe, out=f'runs/{preset}', seed=0, size=512, data=None, val=None, lpips=None, lq_from_usm=True, target_usm=False, pair_pool=0,
-             accumulate=1, optimizer='adamw', weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0,
-             keep=3, precision=default_precision, compile=False, deterministic=False, device='cuda' if torch.cuda.is_available() else 'cpu', threads=os.cpu_count(),
-             cache='auto', save_minutes=5.0, last_loss=None, last_share=0.2, start=None, crop=None, pixel_weight=1.0, vgg=None, perceptual_weight=1.0, features='esrgan',
-             gan=None, gan_weight=0.1, gan_from=0, judge=None, judge_net={}, judge_lr=None, r1=0.0)
+    c = DEFAULTS | dict(format=run.FORMAT, pipe=_default_pipe, out=f'runs/{preset}', precision=default_precision, threads=os.cpu_count(),
+                        device='cuda' if torch.cuda.is_available() else 'cpu')
     c |= PRESETS[preset] | given | {'preset': preset}
     if 'nimg' in given or 'minutes' in given:                # one of the two is the length
         c |= {k: given.get(k) for k in ('nimg', 'minutes')}
@@ -116,10 +130,18 @@ def configure(args):
     c |= {'nimg': c.get('nimg'), 'minutes': c.get('minutes')}
     c |= {k: v for k, v in run.stored(c['out']).items() if k in ('threads', 'precision') and k not in given}      # bits depend on them
     c = {k: v(c) if callable(v) else v for k, v in c.items()}
-    for k, names in dict(pipe=dali_pipes.PIPES, recipe=degrade.RECIPES, cache=cache.MODES, loss=restore.LOSSES, optimizer=optim.OPTIMIZERS, schedule=schedule.SCHEDULES,
-                         precision=('bf16', 'fp16', 'fp32')).items():
-        run.choose(c[k], names, k)
-    for k in ('batch', 'accumulate', 'nimg', 'minutes', 'lr', 'clip', 'ema', 'ticks', 'keep', 'size', 'threads', 'save_minutes'):
+    _check(c)
+    return c
+
+
+def _check(c):
+    """Raise RunError for what cannot be run, naming flag, value and remedy."""
+    names = dict(pipe=dali_pipes.PIPES, recipe=degrade.RECIPES, cache=cache.MODES, loss=restore.LOSSES, last_loss=restore.LOSSES, optimizer=optim.OPTIMIZERS,
+                 schedule=schedule.SCHEDULES, precision=('bf16', 'fp16', 'fp32'), network=models.NETWORKS, gan=adversarial.KINDS, judge=models.DISCRIMINATORS, features=features.WEIGHTS)
+    for k, known in names.items():
+        if c[k] is not None:
+            run.choose(c[k], known, k)
+    for k in ('batch', 'accumulate', 'nimg', 'minutes', 'lr', 'clip', 'ema', 'ticks', 'keep', 'size', 'threads', 'save_minutes', 'crop', 'judge_lr'):
         if c[k] is not None and not c[k] > 0:
             raise RunError(f'--{k.replace("_", "-")} {c[k]}: must be positive')
     if c['device'] != 'cpu' and not (c['device'].split(':')[0] == 'cuda' and torch.cuda.is_available()):
@@ -128,11 +150,21 @@ def configure(args):
         raise RunError('--pipe dali needs NVIDIA DALI: pip install -e .[cuda13], or [cuda12] for drivers 525-579; --pipe torch does without')
     if c['size'] % 4 or c['seed'] < 0:
         raise RunError(f'--size {c["size"]} must be a multiple of the scale 4 and --seed {c["seed"]} not negative')
+    if c['crop'] and (c['crop'] % 4 or c['crop'] > c['size']):
+        raise RunError(f'--crop {c["crop"]} must be a multiple of the scale 4, up to --size {c["size"]}')
+    if c['gan'] and not c['judge']:
+        raise RunError(f'--gan {c["gan"]} needs a discriminator: --judge {" or ".join(models.DISCRIMINATORS)}')
+    if c['gan'] and c['judge'] == 'modified_vgg' and (c['crop'] or c['size']) != 128:
+        raise RunError('--judge modified_vgg judges 128x128 pixels: give --crop 128, or another --judge')
+    for network, arguments, flag in (models.NETWORKS[c['network']], c['net'], 'net'), (models.DISCRIMINATORS.get(c['judge']), c['judge_net'], 'judge-net'):
+        try:
+            network and network(**arguments)
+        except (TypeError, ValueError, IndexError) as e:
+            raise RunError(f'--{flag} {json.dumps(arguments)}: {network.__name__} cannot be built so ({e})') from e
     try:
         rate(0.5, c)
     except ValueError as e:
         raise RunError(f'--warmup, --tail or --periods: {e}') from e
-    return c
 
 
 def _default_pipe(c):

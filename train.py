@@ -83,7 +83,7 @@ def train(c, world, held):
     elif world.main:
         run.need_space(c['out'], checkpoint.room([p.net for p in players.values()], c['keep']))
     players = {name: p._replace(forward=world.wrap(torch.compile(p.net) if c['compile'] else p.net)) for name, p in players.items()}
-    criterion = restore.Criterion(c, features.VGG19(c['vgg']).to(device) if c['vgg'] else None)
+    criterion = restore.Criterion(c, extractor(c, device))
     autocast, each, first = options.autocast(c, device), c['batch'] * world.size * c['accumulate'], next(iter(sets))
     record, lpips = Record(c['out'], at.nimg, say, beside=device.type != 'cpu') if world.main else None, perceptual.lpips(c['lpips'], device) if c['lpips'] else None
     if world.main:
@@ -172,9 +172,17 @@ def cast(c, device):
     return players
 
 
+def extractor(c, device):
+    """The network whose features a run compares, or None."""
+    try:
+        return features.VGG19(c['vgg']).to(device) if c['vgg'] else None
+    except ValueError as e:
+        raise RunError(f'--vgg {c["vgg"]}: {e}') from e
+
+
 def trial(c, device, batch):
     """Two steps on black images, for their memory: the optimizers' states come with the first; a batch is made ahead of the one in training."""
-    players, criterion = cast(c, device), restore.Criterion(c, features.VGG19(c['vgg']).to(device) if c['vgg'] else None)
+    players, criterion = cast(c, device), restore.Criterion(c, extractor(c, device))
     plan = dali_pipes.Plan(1, degrade.recipe(c['recipe']), batch=batch, size=c['size'], lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'], crop=c['crop'])
     black = torch.zeros(batch, 3, c['size'], c['size'], dtype=torch.uint8, device=device)
     for _ in range(2):
