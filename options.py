@@ -11,7 +11,7 @@ import torch
 import dali_pipes
 import models
 from dali_pipes import cache, degrade
-from losses import adversarial, features
+from losses import adversarial
 from tasks import restore
 from training import optim, run, schedule
 from training.run import RunError
@@ -33,14 +33,14 @@ PRESETS = {
                            last_loss='psnr', weight_decay=1e-4),
     'rrdb_small':     dict(RRDB, nimg=4_800_000, lr=2e-4, milestones=[1 / 6, 1 / 3, 2 / 3]),
     'esrgan_small':   dict(RRDB, nimg=6_400_000, lr=1e-4, milestones=[1 / 8, 1 / 4, 1 / 2, 3 / 4], crop=128, pixel_weight=1e-2, gan='ragan', gan_weight=5e-3,
-                           judge='modified_vgg', judge_net=dict(width=16)),
+                           discriminator='modified_vgg', discriminator_net=dict(width=16)),
     'realesrgan_gan': dict(network='srresnet',  net=dict(blocks=24),                   batch=8,  nimg=1_600_000, lr=1e-4, ema=8_000,  ticks=60, schedule='constant', crop=256,
-                           target_usm=True, features='realesrgan', gan='vanilla', gan_weight=0.1, judge='unet_sn', judge_net=dict(width=24)),
+                           target_usm=True, features='realesrgan', gan='vanilla', gan_weight=0.1, discriminator='unet_sn', discriminator_net=dict(width=24)),
 }
 DEFAULTS = dict(
     recipe='ai6126_2024', seed=0, size=512, data=None, val=None, lq_from_usm=True, target_usm=False, pair_pool=0, crop=None, start=None, accumulate=1,
     loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, perceptual_weight=1.0, features='esrgan',
-    gan=None, gan_weight=0.1, gan_from=0, judge=None, judge_net={}, judge_lr=None, r1=0.0,
+    gan=None, gan_weight=0.1, gan_from=0, discriminator=None, discriminator_net={}, discriminator_lr=None, r1=0.0,
     optimizer='adamw', weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0, keep=3,
     lpips=None, compile=False, deterministic=False, cache='auto', save_minutes=5.0)
 
@@ -84,15 +84,15 @@ def parse(description, argv=None):
     a('--crop',         type=int, help='train on random squares of this side in pixels of the HQ image (default: whole images; 128 in GAN presets)')
     a('--gan',          help=f'adversarial loss: {", ".join(adversarial.KINDS)} (default: none)')
     a('--gan-weight',   type=float, help='of the adversarial loss')
-    a('--gan-from',     type=int, help='images that the discriminator learns from before the restorer listens to it (default: 0)')
-    a('--judge',        help=f'discriminator: {", ".join(models.DISCRIMINATORS)}')
-    a('--judge-net',    type=json.loads, help='its arguments as JSON, e.g. \'{"width": 32}\'')
-    a('--judge-lr',     type=float, help='its learning rate (default: --lr)')
+    a('--gan-from',     type=int, help='images that the discriminator learns from before the generator listens to it (default: 0)')
+    a('--discriminator',        help=f'discriminator: {", ".join(models.DISCRIMINATORS)}')
+    a('--discriminator-net',    type=json.loads, help='its arguments as JSON, e.g. \'{"width": 32}\'')
+    a('--discriminator-lr',     type=float, help='its learning rate (default: --lr)')
     a('--r1',           type=float, help='weight of the penalty on its gradients at real images (default: 0)')
     a('--pixel-weight', type=float, help='of the pixel loss (default: 1)')
     a('--vgg',          help='weights of torchvision\'s VGG19, a file: adds a perceptual loss')
     a('--perceptual-weight', type=float, help='of that loss (default: 1)')
-    a('--features',     help=f'layers that it compares: {", ".join(features.WEIGHTS)} (default: esrgan)')
+    a('--features',     help=f'layers that it compares: {", ".join(restore.FEATURES)} (default: esrgan)')
     a('--ema',          type=float, help='horizon of the weight average in images')
     a('--ticks',        type=int, help='validations, checkpoints and pictures, evenly over the run')
     a('--lpips',        help='weights of torchvision\'s AlexNet or VGG16, a file: validation tells LPIPS, too (pip install -e .[lpips])')
@@ -137,11 +137,11 @@ def configure(args):
 def _check(c):
     """Raise RunError for what cannot be run, naming flag, value and remedy."""
     names = dict(pipe=dali_pipes.PIPES, recipe=degrade.RECIPES, cache=cache.MODES, loss=restore.LOSSES, last_loss=restore.LOSSES, optimizer=optim.OPTIMIZERS,
-                 schedule=schedule.SCHEDULES, precision=('bf16', 'fp16', 'fp32'), network=models.NETWORKS, gan=adversarial.KINDS, judge=models.DISCRIMINATORS, features=features.WEIGHTS)
+                 schedule=schedule.SCHEDULES, precision=('bf16', 'fp16', 'fp32'), network=models.NETWORKS, gan=adversarial.KINDS, discriminator=models.DISCRIMINATORS, features=restore.FEATURES)
     for k, known in names.items():
         if c[k] is not None:
             run.choose(c[k], known, k)
-    for k in ('batch', 'accumulate', 'nimg', 'minutes', 'lr', 'clip', 'ema', 'ticks', 'keep', 'size', 'threads', 'save_minutes', 'crop', 'judge_lr'):
+    for k in ('batch', 'accumulate', 'nimg', 'minutes', 'lr', 'clip', 'ema', 'ticks', 'keep', 'size', 'threads', 'save_minutes', 'crop', 'discriminator_lr'):
         if c[k] is not None and not c[k] > 0:
             raise RunError(f'--{k.replace("_", "-")} {c[k]}: must be positive')
     if c['device'] != 'cpu' and not (c['device'].split(':')[0] == 'cuda' and torch.cuda.is_available()):
@@ -152,11 +152,11 @@ def _check(c):
         raise RunError(f'--size {c["size"]} must be a multiple of the scale 4 and --seed {c["seed"]} not negative')
     if c['crop'] and (c['crop'] % 4 or c['crop'] > c['size']):
         raise RunError(f'--crop {c["crop"]} must be a multiple of the scale 4, up to --size {c["size"]}')
-    if c['gan'] and not c['judge']:
-        raise RunError(f'--gan {c["gan"]} needs a discriminator: --judge {" or ".join(models.DISCRIMINATORS)}')
-    if c['gan'] and c['judge'] == 'modified_vgg' and (c['crop'] or c['size']) != 128:
-        raise RunError('--judge modified_vgg judges 128x128 pixels: give --crop 128, or another --judge')
-    for network, arguments, flag in (models.NETWORKS[c['network']], c['net'], 'net'), (models.DISCRIMINATORS.get(c['judge']), c['judge_net'], 'judge-net'):
+    if c['gan'] and not c['discriminator']:
+        raise RunError(f'--gan {c["gan"]} needs a discriminator: --discriminator {" or ".join(models.DISCRIMINATORS)}')
+    if c['gan'] and c['discriminator'] == 'modified_vgg' and (c['crop'] or c['size']) != 128:
+        raise RunError('--discriminator modified_vgg takes 128x128 pixels: give --crop 128, or another --discriminator')
+    for network, arguments, flag in (models.NETWORKS[c['network']], c['net'], 'net'), (models.DISCRIMINATORS.get(c['discriminator']), c['discriminator_net'], 'discriminator-net'):
         try:
             network and network(**arguments)
         except (TypeError, ValueError, IndexError) as e:

@@ -1,4 +1,4 @@
-"""Train a face restorer: HQ faces in, degraded on the fly, x4.
+"""Train a face generator: HQ faces in, degraded on the fly, x4.
 
     python train.py                                                  the demo: synthetic faces, a few minutes on two cores
     python train.py --data faces/ --preset srresnet16                your own 512x512 faces, 1 % of them held out for validation
@@ -163,22 +163,22 @@ def train(c, world, held):
 
 
 def cast(c, device):
-    """{'net': the restorer, 'judge': its discriminator, if the run has one} as restore.Player."""
+    """{'net': the generator, 'discriminator': its discriminator, if the run has one} as restore.Player."""
     def player(net, lr):
         net = net.to(device, memory_format=torch.channels_last)
         return restore.Player(net, net, optim.Stepper(net, optim.make(c['optimizer'], net, lr, c['weight_decay']), c['precision'], c['clip']), lr / c['lr'])
     players = {'net': player(models.NETWORKS[c['network']](**c['net']), c['lr'])}
     if c['gan']:
-        players['judge'] = player(models.DISCRIMINATORS[c['judge']](**c['judge_net']), c['judge_lr'] or c['lr'])
+        players['discriminator'] = player(models.DISCRIMINATORS[c['discriminator']](**c['discriminator_net']), c['discriminator_lr'] or c['lr'])
     return players
 
 
 def extractor(c, device):
     """The network whose features a run compares, or None."""
     try:
-        return features.VGG19(c['vgg']).to(device) if c['vgg'] else None
+        return features.vgg19(c['vgg'], restore.FEATURES[c['features']]).to(device) if c['vgg'] else None
     except ValueError as e:
-        raise RunError(f'--vgg {c["vgg"]}: {e}') from e
+        raise RunError(f'--vgg: {e}') from e
 
 
 def trial(c, device, batch):

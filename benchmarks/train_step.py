@@ -26,16 +26,15 @@ from training.ema import EMA
 def stepper(preset, device, precision):
     """step(batch): everything a step of train.py does to the network of a preset."""
     torch.manual_seed(0)
-    c = options.PRESETS[preset] | dict(optimizer='adamw', weight_decay=0.0, clip=1.0, precision=precision)
-    net, stepper = train.player(c, device)
-    ema, autocast = EMA(net, c['ema']), options.autocast(c, device)
+    c = options.DEFAULTS | options.PRESETS[preset] | dict(precision=precision)
+    players, criterion = train.cast(c, device), restore.Criterion(c)
+    ema, autocast = EMA(players['net'].net, c['ema']), options.autocast(c, device)
 
     def step(batch):
-        with autocast():
-            loss = sum(restore.losses(net, batch, c['loss']).values())
-        stepper.backward(loss)
-        stepper.step(c['lr'])
-        ema.update(net, len(batch.input))
+        restore.backward(players, batch, criterion, c['gan_from'], 0.0, autocast)
+        for p in players.values():
+            p.stepper.step(c['lr'])
+        ema.update(players['net'].net, len(batch.input))
     return step
 
 

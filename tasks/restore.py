@@ -13,6 +13,7 @@ from metrics.psnr import psnr, to_uint8
 from metrics.ssim import ssim
 
 LOSSES = {'l1': pixel.l1, 'charbonnier': pixel.charbonnier, 'mse': pixel.mse, 'psnr': pixel.psnr}
+FEATURES = {'esrgan': features.ESRGAN, 'realesrgan': features.REAL_ESRGAN}       # weights by layer of VGG19
 
 
 class Player(NamedTuple):
@@ -27,31 +28,31 @@ class Criterion:
     """What the networks of a run are trained on: a pixel loss, features that should agree (Johnson et al., ECCV 2016), a discriminator (Goodfellow et al., 2014).
 
     c: options of the run: loss, pixel_weight, last_loss and last_share of the run that it takes instead; perceptual_weight and features; gan, gan_weight, and gan_from,
-       the images that the discriminator sees before the restorer listens to it; r1
+       the images that the discriminator sees before the generator listens to it; r1
     extract: module that gives feature maps of [B, 3, H, W] in [0, 1], or None
     """
 
     def __init__(self, c, extract=None):
         self.c, self.extract = c, extract
 
-    def restorer(self, output, batch, judge, nimg, share):
-        """{name: weighted scalar}, which the restorer makes small. judge: the discriminator, or None; nimg, share: images seen, share of the run done."""
+    def generator(self, output, batch, discriminator, nimg, share):
+        """{name: weighted scalar}, which the generator makes small. discriminator: the discriminator, or None; nimg, share: images seen, share of the run done."""
         c = self.c
         kind = c['last_loss'] if c['last_loss'] and share >= 1 - c['last_share'] else c['loss']
         found = {'pixel': c['pixel_weight'] * LOSSES[kind](output, batch.target)}
         if self.extract is not None:
-            found['perceptual'] = c['perceptual_weight'] * features.perceptual(self.extract, output, batch.target, features.WEIGHTS[c['features']])
-        if judge is not None and nimg >= c['gan_from']:
-            with frozen(judge):
-                real = judge(batch.plain) if c['gan'] == 'ragan' else None       # needs no gradient, and has none
-                found['gan'] = c['gan_weight'] * adversarial.g_loss(c['gan'], judge(output), real)
+            found['perceptual'] = c['perceptual_weight'] * features.perceptual(self.extract, output, batch.target, FEATURES[c['features']].values())
+        if discriminator is not None and nimg >= c['gan_from']:
+            with frozen(discriminator):
+                real = discriminator(batch.plain) if c['gan'] == 'ragan' else None       # needs no gradient, and has none
+                found['gan'] = c['gan_weight'] * adversarial.g_loss(c['gan'], discriminator(output), real)
         return found
 
-    def judge(self, forward, output, batch):
+    def discriminator(self, forward, output, batch):
         """({name: scalar}, which the discriminator makes small; share of its logits that are right)"""
         images = batch.plain.requires_grad_(bool(self.c['r1']))
         real, fake = forward(images), forward(output.detach())
-        found = {'judge': adversarial.d_loss(self.c['gan'], real, fake)}
+        found = {'d': adversarial.d_loss(self.c['gan'], real, fake)}
         if self.c['r1']:
             found['r1'] = self.c['r1'] * adversarial.r1(images, real)
         return found, adversarial.accuracy(real, fake, self.c['gan'])
@@ -73,22 +74,22 @@ class frozen:
 
 
 def backward(players, batch, criterion, nimg, share, autocast, parts=1):
-    """Gradients of one batch for all players, divided by `parts` of a step -> {name: scalar on the device}, 'loss' the restorer's.
+    """Gradients of one batch for all players, divided by `parts` of a step -> {name: scalar on the device}, 'loss' the generator's.
 
-    Both gradients are those of the networks before the step: the discriminator learns from the pictures that the restorer is corrected on.
+    Both gradients are those of the networks before the step: the discriminator learns from the pictures that the generator is corrected on.
     """
-    restorer, judge = players['net'], players.get('judge')
+    generator, discriminator = players['net'], players.get('discriminator')
     with autocast():
-        output = restorer.forward(batch.input)
-        found = criterion.restorer(output, batch, judge and judge.net, nimg, share)
+        output = generator.forward(batch.input)
+        found = criterion.generator(output, batch, discriminator and discriminator.net, nimg, share)
         total = sum(found.values())
-    restorer.stepper.backward(total / parts)
+    generator.stepper.backward(total / parts)
     found = {'loss': total} | (found if len(found) > 1 else {})
-    if judge:
+    if discriminator:
         with autocast():
-            more, right = criterion.judge(judge.forward, output, batch)
-        judge.stepper.backward(sum(more.values()) / parts)
-        found |= more | {'right': right}
+            more, right = criterion.discriminator(discriminator.forward, output, batch)
+        discriminator.stepper.backward(sum(more.values()) / parts)
+        found |= more | {'d_accuracy': right}
     return {k: v.detach() for k, v in found.items()}
 
 

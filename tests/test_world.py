@@ -34,7 +34,7 @@ with World(torch.device('cpu')) as world:
     images = manifest.scan(sys.argv[2], size=64, say=lambda _: None).images
     with dali_pipes.make('torch', images, 'gfpgan', batch=int(sys.argv[3]), size=64, start=12, rank=world.rank, world=world.size) as pipe:
         batch = next(pipe)
-    restore.losses(forward, batch, 'l1')['pixel'].backward()
+    restore.LOSSES['l1'](forward(batch.input), batch.target).backward()
     samples = sorted(world.gather(batch.sample.tolist()))
     if world.main:
         torch.save({'samples': samples, 'gradients': {k: p.grad for k, p in net.named_parameters()}}, sys.argv[4])
@@ -161,11 +161,11 @@ def test_losses_are_smoothed_and_give_up():
     notes = []
     losses = watch.Losses(4, 3, notes.append)
     for i, (loss, bad) in enumerate([(1.0, 0), (3.0, 0), (float('nan'), 1)]):
-        losses.add(4 * i + 4, torch.tensor(loss), torch.tensor(float(bad)))
-    assert losses.look() == 2.0 and len(losses) == 0
+        losses.add(4 * i + 4, {'loss': torch.tensor(loss), 'gan': torch.tensor(2 * loss)}, torch.tensor(float(bad)))
+    assert losses.look() == {'loss': 2.0, 'gan': 4.0} and len(losses) == 0
     assert notes == [{'skipped': 'nan', 'nimg': 8, 'samples': [8, 11]}]
-    losses.add(16, torch.tensor(float('inf')), torch.tensor(1.0))
-    losses.add(20, torch.tensor(float('inf')), torch.tensor(1.0))
+    losses.add(16, {'loss': torch.tensor(float('inf'))}, torch.tensor(1.0))
+    losses.add(20, {'loss': torch.tensor(float('inf'))}, torch.tensor(1.0))
     with pytest.raises(RunError, match=r'3 steps in a row had no finite gradient; the last loss is inf at image 20 \(samples 16 to 19\)'):
         losses.look()
 

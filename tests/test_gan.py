@@ -1,0 +1,138 @@
+"""Two players: who gets which gradients, when, and that a run of them resumes to the bit."""
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import models
+import options
+import train
+from dali_pipes.batch import Batch
+from losses import adversarial, pixel
+from tasks import restore
+from training import checkpoint
+
+from test_train import ROOT, SIZE, cache, data, flags      # noqa: F401, the fixtures
+
+GAN = dict(network='rrdbnet', net='{"blocks": 1, "width": 8, "growth": 4}', gan='ragan', discriminator='unet_sn', discriminator_net='{"width": 8}', crop=32, pixel_weight=0.01)
+
+
+def batch(n=2):
+    g = torch.Generator().manual_seed(0)
+    lq, hq, plain = torch.rand(n, 3, 8, 8, generator=g), torch.rand(n, 3, 32, 32, generator=g), torch.rand(n, 3, 32, 32, generator=g)
+    return Batch(lq, hq, torch.arange(n), plain)
+
+
+class Recorder:
+    """A stepper that only lets losses go backward."""
+
+    def backward(self, loss):
+        loss.backward()
+
+
+@pytest.fixture
+def players():
+    torch.manual_seed(0)
+    nets = {'net': models.RRDBNet(1, 8, 4), 'discriminator': models.UNetDiscriminatorSN(8)}
+    return {name: restore.Player(net, net, Recorder()) for name, net in nets.items()}
+
+
+def gradients(net):
+    return [None if p.grad is None else p.grad.clone() for p in net.parameters()]
+
+
+def play(players, nimg=0, share=0.0, **more):
+    c = options.DEFAULTS | dict(gan='ragan', gan_weight=0.1) | more
+    for p in players.values():
+        p.net.zero_grad()
+    return restore.backward(players, batch(), restore.Criterion(c), nimg, share, lambda: torch.autocast('cpu', enabled=False))
+
+
+@pytest.mark.parametrize('kind', adversarial.KINDS)
+def test_each_player_gets_its_own_gradients(kind, players):
+    players['discriminator'].net.eval()          # its singular vectors stay what they are
+    found = play(players, gan=kind)
+    generator, discriminator = (gradients(p.net) for p in players.values())
+    net, d, b = players['net'].net, players['discriminator'].net, batch()
+    assert all(g is not None for g in generator + discriminator) and all(p.requires_grad for p in d.parameters())
+    assert set(found) == {'loss', 'pixel', 'gan', 'd', 'd_accuracy'} and not any(v.requires_grad for v in found.values())
+    assert found['loss'] == found['pixel'] + found['gan'] and 0 <= found['d_accuracy'] <= 1
+    net.zero_grad()
+    y = net(b.input)
+    (pixel.l1(y, b.target) + 0.1 * adversarial.g_loss(kind, d(y), d(b.plain))).backward()
+    error = sum((p.grad - g).norm() for p, g in zip(net.parameters(), generator)) / sum(g.norm() for g in generator)
+    assert error < 1e-6
+    d.zero_grad()
+    adversarial.d_loss(kind, d(b.plain), d(y.detach())).backward()
+    error = sum((p.grad - g).norm() for p, g in zip(d.parameters(), discriminator)) / sum(g.norm() for g in discriminator)
+    assert error < 1e-6
+
+
+def test_the_generator_listens_from_an_image_on(players):
+    assert 'gan' not in play(players, nimg=99, gan_from=100) and 'gan' in play(players, nimg=100, gan_from=100)
+
+
+def test_the_last_loss_takes_over(players):
+    del players['discriminator']
+    first, last = (play(players, share=share, gan=None, last_loss='psnr', last_share=0.25)['loss'] for share in (0.74, 0.75))
+    y, b = players['net'].net(batch().input), batch()
+    assert first == pixel.l1(y, b.target) and last == pixel.psnr(y, b.target)
+
+
+def test_r1_reaches_the_discriminator_only(players):
+    plain, penalised = ({k: v for k, v in play(players, r1=r1).items()} for r1 in (0.0, 10.0))
+    assert penalised['r1'] > 0 and 'r1' not in plain
+
+
+def test_parts_of_a_step_add_up(players):
+    """Twice the same batch in halves is the batch."""
+    c, cast = options.DEFAULTS, lambda: torch.autocast('cpu', enabled=False)
+    del players['discriminator']
+    for parts in 1, 2:
+        players['net'].net.zero_grad()
+        for _ in range(parts):
+            restore.backward(players, batch(), restore.Criterion(c), 0, 0.0, cast, parts)
+        found = [p.grad.clone() for p in players['net'].net.parameters()]
+        assert parts == 1 or all(torch.allclose(a, b, atol=1e-7) for a, b in zip(found, whole))
+        whole = found
+
+
+def test_a_run_starts_from_another_and_resumes_to_the_bit(data, tmp_path):
+    assert train.main(flags(data, tmp_path / 'psnr', nimg=8, ticks=1, network=GAN['network'], net=GAN['net'])) == 0
+    whole, killed = (flags(data, tmp_path / name, start=tmp_path / 'psnr', nimg=160, ticks=8, **GAN) for name in ('whole', 'killed'))
+    assert train.main(whole) == 0
+    rows = [json.loads(line) for line in (tmp_path / 'whole/log.jsonl').read_text().splitlines()]
+    assert any({'loss', 'pixel', 'gan', 'd', 'd_accuracy'} <= r.keys() for r in rows)
+    assert json.loads((tmp_path / 'whole/result.json').read_text())['made_of'] == ['the last average']
+    process = subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *killed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not checkpoint.latest(tmp_path / 'killed') and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert train.main(killed) == 0
+    for name in 'net', 'ema', 'discriminator':
+        a, b = (load_file(checkpoint.latest(tmp_path / run) / f'{name}.safetensors') for run in ('whole', 'killed'))
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), name
+
+
+@pytest.mark.parametrize('more, said', [
+    (dict(discriminator='unet_ns'), "did you mean 'unet_sn'"), (dict(gan='wgan'), 'unknown gan'), (dict(discriminator='modified_vgg'), '--crop 128'),
+    (dict(discriminator_net='{"widht": 8}'), 'widht'), (dict(crop=30), '--crop 30'), (dict(net='{"blocks": []}', network='unet'), '--net'), (dict(start='nowhere'), 'nowhere'),
+    (dict(vgg='none.pth'), 'none.pth'),
+])
+def test_bad_options(more, said, data, tmp_path, capsys):
+    assert train.main(flags(data, tmp_path / 'out', **(GAN | more))) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('preset', options.PRESETS)
+def test_presets_can_be_built(preset):
+    c = options.configure(options.parse('', ['--preset', preset, '--pipe', 'torch', '--device', 'cpu', '--out', 'nowhere']))
+    players = train.cast(c, torch.device('cpu'))
+    assert ('discriminator' in players) == bool(c['gan']) == preset.endswith(('gan', 'esrgan_small'))
+    models.enforce_param_budget(players['net'].net)
