@@ -214,7 +214,7 @@ def finish(c, ema, last, data, device, length):
     checkpoint.save_weights(Path(c['out'], 'weights.safetensors'), weights)
     result = dict(psnr=best.psnr.mean(), ssim=best.ssim.mean(), bicubic=best.bicubic.mean(), made_of=parts)
     if len(data) > 1:
-        result |= dict(odd_half=best.psnr[1::2].mean(), odd_half_last_average=last.psnr[1::2].mean())
+        result |= dict(even_half=best.psnr[::2].mean(), odd_half=best.psnr[1::2].mean(), odd_half_last_average=last.psnr[1::2].mean())
     run.write_json(Path(c['out'], 'result.json'), result)
     print(f'PSNR {best.psnr.mean():.3f} dB, SSIM {best.ssim.mean():.4f}, bicubic {best.bicubic.mean():.3f} dB (gain {best.psnr.mean() - best.bicubic.mean():+.3f}; '
           f'worst image {(best.psnr - best.bicubic).min():+.3f}), {len(data)} pairs, {length}')

@@ -29,11 +29,12 @@ class UNet(nn.Module):
     width:    channels at full, half, quarter, ... resolution; the last is the bottleneck
     blocks:   (per encoder level from full resolution down, in the bottleneck, per decoder level up to full resolution)
     position: side in pixels of the learned position embedding at the bottleneck: 16 for aligned 128 x 128 faces; other inputs
-              see it bilinearly resized, so that a pixel knows its place relative to the frame
+              see it bilinearly resized, so that a pixel knows its place relative to the frame; 0: none
+    symmetric: the embedding is its own mirror image, so that only half of it is learned
     steps:    1: the tail enlarges by 4 at once; 2: by 2 and, after a LeakyReLU, by 2 again
     """
 
-    def __init__(self, width=(32, 64, 96, 128), blocks=((1, 3, 2), 2, (2, 3, 1)), position=16, steps=1):
+    def __init__(self, width=(32, 64, 96, 128), blocks=((1, 3, 2), 2, (2, 3, 1)), position=16, steps=1, symmetric=False):
         super().__init__()
         down, middle, up = blocks
         if not len(down) == len(up) == len(width) - 1:
@@ -44,7 +45,7 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(3, width[0], 3, padding=1)
         self.encoder = nn.ModuleList(_blocks(a, n) for (a, b), n in zip(pairs, down))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
-        self.position = nn.Parameter(torch.zeros(1, width[-1], position, position))
+        self.position = nn.Parameter(torch.zeros(1, width[-1], position, position // 2 if symmetric else position)) if position else None
         self.middle = _blocks(width[-1], middle)
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1, bias=False) for a, b in reversed(pairs))
         self.decoder = nn.ModuleList(_blocks(a, n) for (a, b), n in zip(reversed(pairs), up))
@@ -64,10 +65,9 @@ class UNet(nn.Module):
             skips.append(blocks(y))
             y = down(skips[-1])
 
-        position = self.position
-        if y.shape[-2:] != position.shape[-2:]:
-            position = F.interpolate(position, y.shape[-2:], mode='bilinear')
-        y = self.middle(y + position.to(y.dtype))      # without the cast a bfloat16 stream would become float32 here
+        if self.position is not None:
+            y = y + self._position(y.shape[-2:]).to(y.dtype)      # without the cast a bfloat16 stream would become float32 here
+        y = self.middle(y)
 
         for up, blocks in zip(self.up, self.decoder):
             y = blocks(F.pixel_shuffle(up(y), 2) + skips.pop())
@@ -75,6 +75,11 @@ class UNet(nn.Module):
             y = F.leaky_relu(F.pixel_shuffle(self.upconv(y), 2), 0.1, inplace=True)
         y = F.pixel_shuffle(self.tail(y), 4 // self.steps)[..., :4 * h, :4 * w]
         return y.float() + F.interpolate(x.float(), scale_factor=4, mode='bilinear')      # the image itself stays float32
+
+    def _position(self, size):
+        half = self.position.shape[3] < self.position.shape[2]
+        whole = torch.cat([self.position, self.position.flip(3)], 3) if half else self.position
+        return whole if whole.shape[-2:] == size else F.interpolate(whole, size, mode='bilinear')
 
 
 def _blocks(width, n):

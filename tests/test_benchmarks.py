@@ -4,10 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
-from benchmarks import degrade_throughput, gpu_suite, pipe_throughput, timing, train_step
+import models
+import options
+from benchmarks import ablate, degrade_throughput, gpu_suite, pipe_throughput, timing, train_step
+from dali_pipes import faces
 from dali_pipes.degrade import noise
 
 
@@ -61,6 +65,31 @@ def test_train_step_runs(small, monkeypatch, tmp_path):
     train_step.main()
     row, = json.loads((tmp_path / 'step.json').read_text())['rows']
     assert row['preset'] == 'unet' and row['stall'] > 0.5 and 0 <= row['waiting'] < 1
+
+
+def test_ablate_compares_and_goes_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('FACES_CACHE', str(tmp_path / 'cache'))
+    for i in range(8):
+        (tmp_path / 'hq').mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / 'hq' / f'{i}.png'), faces.face(i, 64).image[..., ::-1])
+    argv = ['--data', str(tmp_path / 'hq'), '--val', '4', '--recipe', 'gfpgan', '--nimg', '16', '--out', str(tmp_path / 'out'), '--variants', 'unet-symm*', '--seeds', '0,1',
+            '--', '--size', '64', '--pipe', 'torch', '--ticks', '2']
+    assert ablate.main(argv) == 0
+    rows = json.loads((tmp_path / 'out/table.json').read_text())
+    assert rows.keys() == {'unet-symmetric'} and all(r['seeds'] == 2 and r['images'] == 16 for r in rows.values())
+    halves = [json.loads((tmp_path / f'out/unet-symmetric-{seed}/result.json').read_text()) for seed in (0, 1)]
+    assert rows['unet-symmetric']['odd'] == pytest.approx(sum(h['odd_half'] for h in halves) / 2) and rows['unet-symmetric']['spread'] == pytest.approx(abs(halves[0]['odd_half'] - halves[1]['odd_half']) / 2)
+    before = (tmp_path / 'out/unet-symmetric-1/log.jsonl').stat().st_mtime_ns
+    capsys.readouterr()
+    assert ablate.main(argv) == 0 and '| unet-symmetric |' in capsys.readouterr().out
+    assert (tmp_path / 'out/unet-symmetric-1/log.jsonl').stat().st_mtime_ns == before and (tmp_path / 'out/curves.png').exists()
+
+
+def test_ablate_variants_fit_the_budget(capsys):
+    for name, flags in ablate.VARIANTS.items():
+        c = options.configure(options.parse('', [*flags, '--pipe', 'torch', '--device', 'cpu', '--out', 'nowhere']))
+        models.enforce_param_budget(models.NETWORKS[c['network']](**c['net']))
+    assert ablate.main(['--data', 'x', '--val', 'y', '--variants', 'unnet']) == 2 and "did you mean 'unet'" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')

@@ -366,6 +366,20 @@ def test_position_follows_the_frame(name):
     assert torch.allclose(added(x), F.interpolate(net.position, (8, 10), mode='bilinear', align_corners=False), atol=1e-6)
 
 
+def test_a_symmetric_position_is_its_mirror_image():
+    """Half the numbers; a whole embedding of both halves makes the same network."""
+    torch.manual_seed(0)
+    half, whole, none = (UNet(**LEVELS | more) for more in (dict(symmetric=True), {}, dict(position=0)))
+    torch.nn.init.normal_(half.position)
+    weights = half.state_dict()
+    whole.load_state_dict(weights | {'position': torch.cat([weights['position'], weights['position'].flip(3)], 3)})
+    none.load_state_dict({k: v for k, v in weights.items() if k != 'position'})
+    x = torch.rand(1, 3, 16, 24)
+    assert torch.equal(half(x), whole(x)) and not torch.allclose(half(x), none(x), atol=1e-4)
+    counts = [sum(p.numel() for p in net.parameters()) for net in (none, half, whole)]
+    assert counts[1] - counts[0] == counts[2] - counts[1] == 16 * 4 * 4 // 2
+
+
 @pytest.mark.parametrize('name', SMALL)
 def test_bfloat16_is_close(name):
     """Largest error over largest detail: 0.0033 .. 0.0081 measured over five seeds of all; twice that is allowed. And the image itself is not rounded."""
@@ -411,7 +425,8 @@ def test_wrong_arguments(make_net):
 
 
 @pytest.mark.parametrize('net', [*SMALL.values(), SRResNet, UNet, FaceUNAF, SwinIR, RCAN, partial(RCAN, 0, 20), partial(RRDBNet, 16, 16, 7), partial(SRResNet, scale=2),
-                                 partial(SRResNet, scale=3), partial(SwinIR, 12, (1, 2), 3, 5, 17 / 12), partial(RCAN, 0, 2, 20, 3)])
+                                 partial(SRResNet, scale=3), partial(SwinIR, 12, (1, 2), 3, 5, 17 / 12), partial(RCAN, 0, 2, 20, 3), partial(UNet, position=0),
+                                 partial(UNet, symmetric=True)])
 def test_a_network_is_known_by_its_weights(net):
     torch.manual_seed(0)
     net = net()

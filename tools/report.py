@@ -55,6 +55,7 @@ class Run:
         self.name, self.rows = self.folder.resolve().name, log.Log(folder).read()
         self.result, self.machine = (self._json(n) for n in ('result.json', 'machine.json'))
         self.net = models.NETWORKS[self.config['network']](**self.config['net'])
+        self.discriminator = models.DISCRIMINATORS[self.config['discriminator']](**self.config['discriminator_net']) if self.config.get('gan') else None
 
     def _json(self, name):
         path = self.folder / name
@@ -182,7 +183,8 @@ def _model(page, r):
              f'fewer than {models.BUDGET:,} are allowed.')
     parts = [('Network', 'parameters'), *((name, f'{sum(p.numel() for p in child.parameters()):,}') for name, child in r.net.named_children()),
              ('parameters of the network itself', f'{sum(p.numel() for p in r.net.parameters(recurse=False)):,}'),
-             ('Generator, trained', f'{n:,}'), ('Discriminator', 'none'), ('Frozen networks', 'none')]
+             ('Generator, trained', f'{n:,}'), ('Discriminator', f'{models.count(r.discriminator):,}' if r.discriminator else 'none'),
+             ('Frozen networks', 'VGG19, 20,024,384' if r.config.get('vgg') else 'none')]
     page.rows(parts, (70, 30))
 
 
@@ -191,13 +193,21 @@ def _training(page, r):
     page.head('Losses and training')
     loss = {'l1': 'the mean absolute difference', 'charbonnier': "Charbonnier's loss", 'mse': 'the mean squared difference', 'psnr': 'the logarithm of the squared error, picture by picture'}
     page.say(f'The loss is {loss[c["loss"]]} between output and {"sharpened" if c["target_usm"] else "plain"} ground truth. Inputs are made on the fly by the recipe {c["recipe"]}, '
-             'every degradation drawn for each sample on its own [1].')
+             'every degradation drawn for each sample on its own [1].' + _adversarial(c))
     length = f'{r.rows[-1]["nimg"]:,} images, {r.seconds / 60:.1f} minutes' if r.rows else 'not begun'
     page.rows([('optimizer', f'{c["optimizer"]}, learning rate {c["lr"]:g}, {c["schedule"]} schedule, warm-up {c["warmup"]:.0%}'),
                ('batch', f'{c["batch"]} x {c["accumulate"]} x {r.machine.get("processes", 1)} images, {c["precision"]}'), ('length', length),
                ('data', c.get('images', '')), ('weights', f'average over {c["ema"]:,.0f} images; final: {", ".join(r.result.get("made_of", ["the last average"]))}'),
                ('machine', '; '.join(f'{v}' if k == 'device' else f'{k} {v}' for k, v in r.machine.items()) or 'not recorded')], (25, 75))
-    page.picture(_curves([r]), page.epw * 0.86)
+    page.picture(curves([r]), page.epw * 0.86)
+
+
+def _adversarial(c):
+    if not c.get('gan'):
+        return ''
+    kind = {'vanilla': 'non-saturating', 'lsgan': 'least-squares', 'hinge': 'hinge', 'ragan': 'relativistic average'}[c['gan']]
+    return (f' It has a weight of {c["pixel_weight"]:g}; a {kind} adversarial loss has {c["gan_weight"]:g}'
+            + (f', a perceptual one on VGG19 {c["perceptual_weight"]:g}' if c['vgg'] else '') + f'. The discriminator is {c["discriminator"]}; training started from given weights.' * bool(c['start']))
 
 
 def _results(page, r, rows):
@@ -226,7 +236,7 @@ def _grid(rows, columns, side, titles=None):
     return _image(figure)
 
 
-def _curves(runs):
+def curves(runs):
     figure = Figure(figsize=(9, 3.4), dpi=180, layout='constrained')
     left, right = figure.subplots(1, 2)
     for i, r in enumerate(runs):
@@ -286,7 +296,7 @@ def page(runs):
         bicubic, ssim = (r.series('bicubic')[1] or [float('nan')])[-1], r.result.get('ssim') or (r.series('ssim')[1] or [float('nan')])[-1]
         body.append(f'<tr{" class=best" if i == best else ""}><td>{e(r.name)}<td>{e(type(r.net).__name__)}<td class=n>{models.count(r.net):,}<td class=n>{r.rows[-1]["nimg"] if r.rows else 0:,}'
                     f'<td class=n>{r.seconds / 60:.1f}<td class=n>{s:.3f}<td class=n>{ssim:.4f}<td class=n>{s - bicubic:+.3f}</tr>')
-    body.append('</table><h2>Curves</h2>' + _img(_curves(runs)))
+    body.append('</table><h2>Curves</h2>' + _img(curves(runs)))
     if differ:
         body.append('<h2>Options that differ</h2><table><tr><th>option' + ''.join(f'<th>{e(r.name)}' for r in runs) + '</tr>'
                     + ''.join(f'<tr><td>{e(k)}' + ''.join(f'<td>{e(r.config.get(k))}' for r in runs) + '</tr>' for k in differ) + '</table>')
