@@ -5,8 +5,8 @@
     hinge     distance to a margin of 1 and -1 (Lim and Ye, Geometric GAN, 2017)
     ragan     relativistic average (Jolicoeur-Martineau, ICLR 2019; ESRGAN, 2018): a real picture is to look more real than fake ones do on average
 
-Logits are a tensor of any shape, or a list with an entry per scale: a tensor, or a list of feature maps that ends with the logits. Losses are float32 means over the logits
-of a scale, then over the scales.
+Logits are a tensor of any shape, or a list with an entry per scale: a tensor, or a list of feature maps that ends with the logits. Losses are float32 means
+over the logits of a scale, then over the scales.
 """
 import torch
 import torch.nn.functional as F
@@ -47,8 +47,8 @@ def g_loss(kind, fake, real=None):
 def r1(real_images, logits):
     """Half the squared norm of a discriminator's gradient at real pictures, mean over them -> scalar float32 that can be differentiated again.
 
-    Mescheder et al., Which Training Methods for GANs do actually converge?, ICML 2018, eq. 9 without its weight. Of several logits for a picture the mean counts, first over a
-    scale, then over scales, so that a weight suits maps of any size. The discriminator must judge every picture alone: no batch normalisation in training.
+    Mescheder et al., Which Training Methods for GANs do actually converge?, ICML 2018, eq. 9 without its weight. Of several logits for a picture the mean counts,
+    first over a scale, then over scales, so that a weight suits maps of any size. The discriminator must judge every picture alone: no batch normalisation in training.
 
     real_images: [B, 3, H, W] that required a gradient when the discriminator saw them; ValueError if not
     """
