@@ -44,7 +44,7 @@ class At:
     nimg:    int   = 0       # images seen
     seconds: float = 0.0     # time spent
     tick:    int   = 0       # validations done
-    checks:  float = 0.0     # seconds that the last validation took
+    checks:  float = 0.0     # seconds that the fastest validation took: others may have been disturbed
 
     def share(self, c):
         """Share of the run that is done; the last validations, one for every average kept, fit into --minutes."""
@@ -117,7 +117,8 @@ def train(c, world, held):
             if due:
                 at.tick = int(share * c['ticks'])
                 scores = validate()
-                at.checks = time.monotonic() - start
+                took = time.monotonic() - start
+                at.checks = min(took, at.checks or took)
                 bar.update(at.nimg, psnr=scores[first].psnr.mean())
             if due or saving and at.nimg:
                 save()
