@@ -21,7 +21,7 @@ class Attention(nn.Module):
 
     def forward(self, x, mask):
         """x: [B * masks, N, C] windows of N pixels, those of a picture in a row; mask: [masks, 1, N, N], -inf between pixels that may not meet -> as x"""
-        groups, (_, pixels, width) = len(mask), x.shape
+        groups, (_, pixels, width) = mask.shape[0], x.shape
         size = width // self.heads
         bias = self.table[self.offset].permute(2, 0, 1) + mask                      # [masks, heads, N, N]
         qkv = self.qkv(x).view(-1, groups, pixels, 3, self.heads, size).permute(3, 0, 1, 4, 2, 5).flatten(2, 3)

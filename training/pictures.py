@@ -13,15 +13,16 @@ _GAP, _BAND, _FONT = 4, 26, 16      # pixels
 _INK, _BLUE, _GREY = '#222222', '#1f6fb4', '#8a8a8a'
 
 
-def strip(path, rows, psnr=None):
+def strip(path, rows, psnr=None, names=_NAMES):
     """Write a PNG with one line of labelled pictures per row.
 
     rows: tuples of (input, bicubic, ours, truth) or, where there is no truth, of the first three: [3, h, w] uint8 tensors;
           smaller ones are enlarged without interpolation to the height of the last
     psnr: tuples alike of dB, None where a picture has none
+    names: labels of the pictures of a row
     """
     font = ImageFont.truetype(Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf', _FONT)
-    lines = [_line(row, values, font) for row, values in zip(rows, psnr or [()] * len(rows))]
+    lines = [_line(row, values, names, font) for row, values in zip(rows, psnr or [()] * len(rows))]
     width = max(line.width for line in lines)
     sheet = Image.new('RGB', (width, sum(line.height for line in lines) + _GAP * (len(lines) - 1)), 'white')
     y = 0
@@ -87,6 +88,11 @@ def curves(path, log_rows):
     for axes in (loss, rate, quality):
         axes.spines[['top', 'right']].set_visible(False)
         axes.grid(alpha=0.25, linewidth=0.6)
+    save(path, figure)
+
+
+def save(path, figure):
+    """Write a matplotlib figure as PNG."""
     _replace(path, lambda fresh: figure.savefig(fresh, format='png'))
 
 
@@ -94,7 +100,7 @@ def _note(axes, text, point, color):
     axes.annotate(text, point, xytext=(0, 5), textcoords='offset points', ha='right', color=color)
 
 
-def _line(row, values, font):
+def _line(row, values, names, font):
     """One row of pictures under their labels -> PIL image."""
     height = row[-1].shape[-2]
     images = []
@@ -103,7 +109,7 @@ def _line(row, values, font):
         images.append(image.resize((round(image.width * height / image.height), height), Image.Resampling.NEAREST))
     line = Image.new('RGB', (sum(i.width for i in images) + _GAP * (len(images) - 1), height + _BAND), 'white')
     draw, x = ImageDraw.Draw(line), 0
-    for image, name, dB in zip(images, _NAMES, tuple(values) + (None,) * len(images)):
+    for image, name, dB in zip(images, names, tuple(values) + (None,) * len(images)):
         label = name if dB is None else f'{name}  {dB:.2f} dB'
         draw.text((x + image.width // 2, _BAND // 2), label, fill=_INK, font=font, anchor='mm')
         line.paste(image, (x, _BAND))
