@@ -120,7 +120,8 @@ class BiSeNet(nn.Module):
         if wrong:
             name = min(wrong)
             found, wanted = (tuple(side[name].shape) if name in side else 'nothing' for side in (weights, own))
-            raise ValueError(f'{path}: not the weights of a ResNet-18 of width {len(own["bn1.weight"])} ({name} and {len(wrong) - 1} others: {found} there, {wanted} here)')
+            raise ValueError(f'{path}: not the weights of a ResNet-18 of width {len(own["bn1.weight"])}; '
+                             f'{len(wrong)} tensors do not fit, as {name}: {found} there, {wanted} here')
         self.trunk.load_state_dict({**own, **weights})
 
 
