@@ -106,7 +106,7 @@ def scan(source, *, size=512, verify=False, strict=False, cache_dir=None, progre
             images.append(_image(path, part, entry, size))
         except BadFile as e:
             bad.append(Bad(path, str(e)))
-    _report(source, images, bad, strict, say)
+    report(source, images, bad, strict, say)
     return Manifest(images, bad)
 
 
@@ -266,7 +266,8 @@ def _inspect(real, part, st, verify):
     return _Entry(st.st_size, st.st_mtime_ns, '', verify, kind, width, height, colour)
 
 
-def _report(source, images, bad, strict, say):
+def report(source, images, bad, strict, say):
+    """Say how many files of a source are bad, and which; DataError if none is good or `strict`."""
     if not bad:
         return
     where, total, named = shown(source), len(images) + len(bad), [f'{shown(b.path)} ({b.reason})' for b in bad]

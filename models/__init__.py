@@ -1,8 +1,10 @@
 """Networks, nothing else: one file each, one paper each; this namespace is the catalogue, and `python -m models` prints it."""
 import re
 
+from .bisenet import BiSeNet
 from .discriminators import ModifiedVGG, MultiscalePatchGAN, UNetDiscriminatorSN
 from .face_unaf import FaceUNAF
+from .parse_unet import ParseUNet
 from .rcan import RCAN
 from .rrdbnet import RRDBNet
 from .srresnet import SRResNet
@@ -12,6 +14,7 @@ from .unet import UNet
 # The names presets and flags use.
 NETWORKS = {'srresnet': SRResNet, 'unet': UNet, 'face_unaf': FaceUNAF, 'swinir': SwinIR, 'rcan': RCAN, 'rrdbnet': RRDBNet}
 DISCRIMINATORS = {'modified_vgg': ModifiedVGG, 'unet_sn': UNetDiscriminatorSN, 'patchgan': MultiscalePatchGAN}
+PARSERS = {'parse_unet': ParseUNet, 'bisenet': BiSeNet}
 
 BUDGET = 2_276_356      # AI6126: strictly fewer parameters than this, 150 % of SRResNet's 1,517,571
 

@@ -10,7 +10,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import BUDGET, DISCRIMINATORS, NETWORKS, count
+from models import BUDGET, DISCRIMINATORS, NETWORKS, PARSERS, count
 
 SHOWN = [('srresnet', dict(blocks=16)), ('srresnet', dict(blocks=20)), ('srresnet', dict(blocks=24)), ('srresnet', dict(blocks=26)),
          ('unet', {}), ('unet', dict(steps=2)), ('unet', dict(blocks=((1, 3, 2), 3, (2, 3, 1)), steps=2)),
@@ -19,7 +19,9 @@ SHOWN = [('srresnet', dict(blocks=16)), ('srresnet', dict(blocks=20)), ('srresne
          ('rcan', {}), ('rcan', dict(groups=0, blocks=20)),
          ('rrdbnet', {}), ('rrdbnet', dict(blocks=16, width=16, growth=7)),
          ('modified_vgg', {}), ('modified_vgg', dict(width=16)),
-         ('unet_sn', {}), ('unet_sn', dict(width=32)), ('unet_sn', dict(width=24)), ('patchgan', {})]
+         ('unet_sn', {}), ('unet_sn', dict(width=32)), ('unet_sn', dict(width=24)), ('patchgan', {}),
+         ('parse_unet', {}), ('parse_unet', dict(stride=2)), ('parse_unet', dict(aux=True, position=32)),
+         ('bisenet', {}), ('bisenet', dict(aux=True)), ('bisenet', dict(width=24)), ('bisenet', dict(width=20))]
 
 
 def gmac(make, channels=3, size=128):
@@ -41,11 +43,11 @@ def table():
         rows.add_column(title, justify='right')
     rows.add_column('paper')
     for name, arguments in SHOWN:
-        network = (NETWORKS | DISCRIMINATORS)[name]
+        network = (NETWORKS | DISCRIMINATORS | PARSERS)[name]
         n = count(network(**arguments))
-        fits = '' if name in DISCRIMINATORS else 'fits' if n < BUDGET else 'over'
+        fits = '' if name not in NETWORKS else 'fits' if n < BUDGET else 'over'
         rows.add_row(name, f'{network.__name__}({", ".join(f"{k}={v}" for k, v in arguments.items())})', f'{n:,}', fits,
-                     f'{gmac(lambda: network(**arguments), 6 if name == "patchgan" else 3):.2f}', paper(network))
+                     f'{gmac(lambda: network(**arguments).eval(), 6 if name == "patchgan" else 3):.2f}', paper(network))
     return rows
 
 

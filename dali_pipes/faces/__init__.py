@@ -19,14 +19,11 @@ from . import beard, eyes, hair, hat, mouth, scene, shape, skin
 from .canvas import Sheet
 
 VERSION = 3      # of the drawing code: raise it with every change of what is drawn, and old folders are drawn again
-CLASSES = ('background', 'skin', 'nose', 'eye_g', 'l_eye', 'r_eye', 'l_brow', 'r_brow', 'l_ear', 'r_ear', 'mouth', 'u_lip',
-           'l_lip',
-           'hair', 'hat', 'ear_r', 'neck_l', 'neck', 'cloth')      # CelebAMask-HQ; left is the person's left
 
 
 class Face(NamedTuple):
     image: np.ndarray        # [size, size, 3] uint8 RGB
-    mask: np.ndarray         # [size, size] uint8, index into CLASSES
+    mask: np.ndarray         # [size, size] uint8, index into masks.CLASSES
     landmarks: np.ndarray    # [68, 2] float32 (x, y) pixels, iBUG order
 
 
