@@ -1,9 +1,10 @@
-"""Restore images with a trained network.
+"""Restore images with a trained network, or name the parts of faces with a parser.
 
     python infer.py                                                  the validation inputs of the newest run
     python infer.py --run runs/mine --input LQ/ --output restored/   a folder (or a file), same names out, 8-bit RGB PNG
     python infer.py --run runs/mine --input LQ/ --gt GT/             also prints PSNR and SSIM of the saved files
     python infer.py --weights MSRResNet.pth --input face.png         a checkpoint from elsewhere; the network is told by its weights
+    python infer.py --run runs/parser --input faces/ --output masks/ masks as palette PNG, and in masks-colour/ over the pictures
 """
 import argparse
 import functools
@@ -17,11 +18,14 @@ import torch
 from rich.progress import track
 
 import models
-from dali_pipes import files, manifest, sources
+import options
+from dali_pipes import files, manifest, masks, sources
 from metrics import perceptual
+from metrics.miou import Confusion
 from metrics.psnr import psnr
 from metrics.ssim import ssim
-from tasks import restore
+from tasks import parse as parsing, restore
+from tasks.players import ahead, grouped
 from training import checkpoint, run
 from training.run import RunError
 
@@ -58,7 +62,7 @@ def load(args):
         if not (home / 'config.json').is_file():
             raise RunError(f'--run {home} is no run directory: it has no config.json')
         config = run.stored(home)
-        net = models.NETWORKS[config['network']](**config['net'])
+        net = options.network(config)
     read = checkpoint.load_weights(net, path)
     print(f'{read}: {models.count(net):,} parameters')
     return net.to(args.device, memory_format=torch.channels_last).eval(), config, home / 'restored'
@@ -74,7 +78,8 @@ def inputs(args, config):
         return [val.name(i) for i in range(len(val))], lambda i: val[i][1:]
     paths = _images(args.input, '--input')
     truths = _truths(args.gt, paths) if args.gt else [None] * len(paths)
-    return [p.stem for p in paths], lambda i: (_read(paths[i]), _read(truths[i]) if truths[i] else None)
+    read_truth = _read_mask if _parses(config) else _read
+    return [p.stem for p in paths], lambda i: (_read(paths[i]), read_truth(truths[i]) if truths[i] else None)
 
 
 def _images(source, flag):
@@ -108,21 +113,58 @@ def _read(path):
         raise RunError(f'{path}: {e}') from e
 
 
+def _read_mask(path):
+    try:
+        return torch.from_numpy(masks.decode(path.read_bytes()))
+    except (OSError, files.BadFile) as e:
+        raise RunError(f'{path}: {e}') from e
+
+
+def _parses(config):
+    return config is not None and config['task'] == 'parse'
+
+
+def _in_groups(names, get, batch, doing):
+    """Groups of (name, image, truth or None) of one size, read ahead, under a progress bar."""
+    with ThreadPoolExecutor(4) as pool:
+        items = ahead(pool, lambda i: (names[i], *get(i)), len(names), 2 * batch)
+        yield from grouped(track(items, doing, total=len(names), disable=not sys.stderr.isatty()), batch)
+
+
+@torch.no_grad()
+def parse_all(net, names, get, folder, args, autocast):
+    """Write masks to `folder` and pictures under them to `folder`-colour -> metrics.miou.Scores, None without a ground truth."""
+    confusion, colour = Confusion(len(masks.CLASSES)), folder.with_name(folder.name + '-colour')
+    for group in _in_groups(names, get, args.batch, 'parsing'):
+        with autocast():
+            found = parsing.parse(net, torch.stack([image for _, image, _ in group]).to(args.device), args.tta).cpu()
+        for (name, image, truth), ids in zip(group, found):
+            run.write(folder / f'{name}.png', masks.png(ids.numpy()))
+            run.write(colour / f'{name}.png', _png(parsing.overlay(image, ids)))
+            if truth is not None:
+                if truth.shape != ids.shape:
+                    raise RunError(f'{name}: the mask is {tuple(ids.shape)}, the ground truth {tuple(truth.shape)} (height, width)')
+                confusion.update(ids, truth)
+    return confusion.compute() if confusion.counts.any() else None
+
+
+def _png(image):
+    return cv2.imencode('.png', image.permute(1, 2, 0).numpy()[..., ::-1])[1].tobytes()
+
+
 @torch.no_grad()
 def restore_all(net, names, get, folder, args, autocast):
     """Restore, save, and score the saved files -> [{metric: value}], empty without a ground truth."""
     scores, lpips = [], perceptual.lpips(args.lpips, args.device) if args.lpips else None
-    with ThreadPoolExecutor(4) as pool:
-        items = restore.ahead(pool, lambda i: (names[i], *get(i)), len(names), 2 * args.batch)
-        for group in restore.grouped(track(items, 'restoring', total=len(names), disable=not sys.stderr.isatty()), args.batch):
-            lq = torch.stack([lq for _, lq, _ in group]).to(args.device)
-            with autocast():
-                out = restore.restore(net, lq, args.tta).cpu()
-            for (name, _, gt), image in zip(group, out):
-                path = folder if folder.suffix else folder / f'{name}.png'
-                run.write(path, cv2.imencode('.png', image.permute(1, 2, 0).numpy()[..., ::-1])[1].tobytes())
-                if gt is not None:
-                    scores.append(_score(path, gt.to(args.device), name, lpips))
+    for group in _in_groups(names, get, args.batch, 'restoring'):
+        lq = torch.stack([lq for _, lq, _ in group]).to(args.device)
+        with autocast():
+            out = restore.restore(net, lq, args.tta).cpu()
+        for (name, _, gt), image in zip(group, out):
+            path = folder if folder.suffix else folder / f'{name}.png'
+            run.write(path, _png(image))
+            if gt is not None:
+                scores.append(_score(path, gt.to(args.device), name, lpips))
     return scores
 
 
@@ -151,6 +193,14 @@ def main(argv=None):
         precision = args.precision or (config['precision'] if config else 'fp32')
         half = torch.float16 if precision == 'fp16' else torch.bfloat16
         autocast = functools.partial(torch.autocast, torch.device(args.device).type, half, enabled=precision != 'fp32')
+        if _parses(config):
+            if folder.suffix:
+                raise RunError(f'--output {folder}: a folder is wanted, for masks, and {folder.stem}-colour beside it')
+            found = parse_all(net, names, get, folder, args, autocast)
+            print(f'{len(names)} masks written to {folder}, pictures to {folder}-colour')
+            if found:
+                print(f'mIoU: {found.miou:.4f} %, mean F1: {found.f1:.4f} %, pixel accuracy: {found.accuracy:.4f} %')
+            return 0
         scores = restore_all(net, names, get, folder, args, autocast)
     except (RunError, manifest.DataError, checkpoint.CheckpointError, perceptual.MetricError) as e:
         print(f'infer.py: {e}', file=sys.stderr)

@@ -12,13 +12,16 @@ import dali_pipes
 import models
 from dali_pipes import cache, degrade
 from losses import adversarial
-from tasks import restore
+from tasks import parse as parsing, restore
 from training import optim, run, schedule
 from training.run import RunError
+
+TASKS, FEATURES = {'restore': restore, 'parse': parsing}, restore.FEATURES
 
 # `nimg` images in all or `minutes`, learning rate `lr` at its peak, `ema` horizon in images, `ticks` validations evenly over the run. The U-Net's batch suits CPUs,
 # where more steps do more than larger ones; give a GPU 16 or more. What a row does not say stands in DEFAULTS.
 RRDB = dict(network='rrdbnet', net=dict(blocks=16, width=16, growth=7), recipe='ai6126_2022', batch=16, optimizer='adam', schedule='multistep', ema=16_000, ticks=60)
+PARSE = dict(task='parse', recipe=None, loss='lovasz', weight_decay=1e-2, ema=2_000, ticks=20)
 PRESETS = {
     'demo':           dict(network='unet',      net={},                                batch=2,  minutes=6.5,    lr=1e-3, ema=800,    ticks=5),
     'unet':           dict(network='unet',      net={},                                batch=4,  nimg=200_000,   lr=1e-3, ema=800,    ticks=20),
@@ -36,9 +39,12 @@ PRESETS = {
                            discriminator='modified_vgg', discriminator_net=dict(width=16)),
     'realesrgan_gan': dict(network='srresnet',  net=dict(blocks=24),                   batch=8,  nimg=1_600_000, lr=1e-4, ema=8_000,  ticks=60, schedule='constant', crop=256,
                            target_usm=True, features='realesrgan', gan='vanilla', gan_weight=0.1, discriminator='unet_sn', discriminator_net=dict(width=24)),
+    'parse_unet':     dict(PARSE, network='parse_unet', net=dict(stride=2, aux=True, position=16), batch=8, nimg=400_000, lr=1e-3),
+    'parse_prior':    dict(PARSE, network='parse_unet', net=dict(stride=2, aux=True, position=16), batch=8, nimg=400_000, lr=1e-3, recipe='ai6126_2024'),
+    'bisenet':        dict(PARSE, network='bisenet',    net={},                                    batch=16, nimg=1_280_000, lr=1e-2, optimizer='sgd', loss='ohem'),
 }
 DEFAULTS = dict(
-    recipe='ai6126_2024', seed=0, size=512, data=None, val=None, lq_from_usm=True, target_usm=False, pair_pool=0, crop=None, start=None, accumulate=1,
+    task='restore', repair=True, recipe='ai6126_2024', seed=0, size=512, data=None, val=None, lq_from_usm=True, target_usm=False, pair_pool=0, crop=None, start=None, accumulate=1,
     loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, perceptual_weight=1.0, features='esrgan',
     gan=None, gan_weight=0.1, gan_from=0, discriminator=None, discriminator_net={}, discriminator_lr=None, r1=0.0,
     optimizer='adamw', weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0, keep=3,
@@ -55,7 +61,7 @@ def parse(description, argv=None):
     a = functools.partial(p.add_argument, default=None)
     switch = functools.partial(a, action=argparse.BooleanOptionalAction)
     a('--preset',       help=f'starting point that the other flags override: {", ".join(PRESETS)} (default: demo; unet if --data is given)')
-    a('--network',      help=f'{", ".join(models.NETWORKS)} (default: the preset\'s); python -m models lists them with their parameters')
+    a('--network',      help=f'{", ".join([*models.NETWORKS, *models.PARSERS])} (default: the preset\'s); python -m models lists them with their parameters')
     a('--net',          type=json.loads, help='its arguments as JSON, e.g. \'{"steps": 2}\'')
     a('--data',         help='HQ faces: folder, list of files, glob, or .tar shards (faces-{000..099}.tar, also at s3:// or https://); PNG or JPEG (default: synthetic faces)')
     a('--val',          nargs='+', help='validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, HQ faces as for --data (degraded the same way every time, '
@@ -77,7 +83,7 @@ def parse(description, argv=None):
     a('--weights',      type=numbers, help='restarts: relative rates they begin with (default: 1)')
     a('--tail',         type=float, help='share of the run at its end that is another cosine, from 2 %% of --lr (default: 0)')
     a('--clip',         type=float, help='largest norm of the gradients (default: 1)')
-    a('--loss',         help=f'{", ".join(restore.LOSSES)}')
+    a('--loss',         help=f'{", ".join(restore.LOSSES)}; of a parser {", ".join(parsing.LOSSES)}')
     a('--last-loss',    help='another pixel loss for the end of the run, e.g. psnr')
     a('--last-share',   type=float, help='share of the run that has it (default: 0.2)')
     a('--start',        help='run, checkpoint or weights to begin with instead of chance')
@@ -100,6 +106,7 @@ def parse(description, argv=None):
     a('--seed',         type=int, help='of the weights, the order, the flips and the degradations (default: 0)')
     a('--size',         type=int, help='side of the HQ images in pixels (default: 512)')
     switch('--lq-from-usm', help='degrade the sharpened face, where the recipe has it so (default: yes)')
+    switch('--repair', help='of a parser: masks with left and right exchanged are put right for training (default: yes)')
     switch('--target-usm', help='train on the sharpened face; validation keeps the plain one (default: no)')
     a('--pair-pool',    type=int, help='ai6126_2024_parity: size of the emulated queue of training pairs (default: 0, off)')
     a('--precision',    help='bf16, fp16 or fp32 (default: bf16 where the hardware computes it)')
@@ -136,8 +143,9 @@ def configure(args):
 
 def _check(c):
     """Raise RunError for what cannot be run, naming flag, value and remedy."""
-    names = dict(pipe=dali_pipes.PIPES, recipe=degrade.RECIPES, cache=cache.MODES, loss=restore.LOSSES, last_loss=restore.LOSSES, optimizer=optim.OPTIMIZERS,
-                 schedule=schedule.SCHEDULES, precision=('bf16', 'fp16', 'fp32'), network=models.NETWORKS, gan=adversarial.KINDS, discriminator=models.DISCRIMINATORS, features=restore.FEATURES)
+    task = TASKS[c['task']]
+    names = dict(pipe=dali_pipes.PIPES, recipe=degrade.RECIPES, cache=cache.MODES, loss=task.LOSSES, last_loss=task.LOSSES, optimizer=optim.OPTIMIZERS,
+                 schedule=schedule.SCHEDULES, precision=('bf16', 'fp16', 'fp32'), network=task.NETWORKS, gan=adversarial.KINDS, discriminator=models.DISCRIMINATORS, features=FEATURES)
     for k, known in names.items():
         if c[k] is not None:
             run.choose(c[k], known, k)
@@ -152,11 +160,13 @@ def _check(c):
         raise RunError(f'--size {c["size"]} must be a multiple of the scale 4 and --seed {c["seed"]} not negative')
     if c['crop'] and (c['crop'] % 4 or c['crop'] > c['size']):
         raise RunError(f'--crop {c["crop"]} must be a multiple of the scale 4, up to --size {c["size"]}')
+    if c['task'] == 'parse' and (c['gan'] or c['vgg'] or c['lpips'] or c['crop'] or c['last_loss']):
+        raise RunError(f'--preset {c["preset"]} trains a parser: --gan, --vgg, --lpips, --crop and --last-loss are for restorers')
     if c['gan'] and not c['discriminator']:
         raise RunError(f'--gan {c["gan"]} needs a discriminator: --discriminator {" or ".join(models.DISCRIMINATORS)}')
     if c['gan'] and c['discriminator'] == 'modified_vgg' and (c['crop'] or c['size']) != 128:
         raise RunError('--discriminator modified_vgg takes 128x128 pixels: give --crop 128, or another --discriminator')
-    for network, arguments, flag in (models.NETWORKS[c['network']], c['net'], 'net'), (models.DISCRIMINATORS.get(c['discriminator']), c['discriminator_net'], 'discriminator-net'):
+    for network, arguments, flag in (task.NETWORKS[c['network']], c['net'], 'net'), (models.DISCRIMINATORS.get(c['discriminator']), c['discriminator_net'], 'discriminator-net'):
         try:
             network and network(**arguments)
         except (TypeError, ValueError, IndexError) as e:
@@ -188,6 +198,11 @@ def default_precision(c):
     info = Path('/proc/cpuinfo')
     flags = info.read_text() if info.exists() else ''
     return 'bf16' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'fp32'
+
+
+def network(c):
+    """The untrained network of a run."""
+    return TASKS[c['task']].NETWORKS[c['network']](**c['net'])
 
 
 def rate(progress, c):

@@ -18,17 +18,15 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-import dali_pipes
 import models
 import options
+import stage
 from dali_pipes import degrade, manifest, sources
-from losses import features
 from metrics import perceptual
-from tasks import restore
-from training import checkpoint, log, memory, optim, run, soup, stop, watch
+from tasks.players import backward
+from training import checkpoint, log, memory, run, soup, stop, watch
 from training.ema import EMA
 from training.lock import Lock
 from training.machine import machine
@@ -54,7 +52,7 @@ class At:
 
 def train(c, world, held):
     """held: ExitStack that lets go of the run directory when the process is done with it."""
-    device, say = world.device, print if world.main else lambda *_, **__: None
+    device, say, task = world.device, print if world.main else lambda *_, **__: None, options.TASKS[c['task']]
     torch.set_num_threads(max(c['threads'] // world.beside, 1))
     torch.manual_seed(c['seed'])
     torch.use_deterministic_algorithms(c['deterministic'])
@@ -68,7 +66,7 @@ def train(c, world, held):
 
     # Network, optimizer, average; then everything again from the newest checkpoint, if there is one.
     newest = checkpoint.latest(c['out']) if resumed else None
-    players, at = cast(c, device), At()
+    players, at = stage.cast(c, device), At()
     net = players['net'].net
     if c['start'] and not newest:
         say(f'starts from {checkpoint.load_weights(net, c["start"])}')
@@ -83,9 +81,9 @@ def train(c, world, held):
     elif world.main:
         run.need_space(c['out'], checkpoint.room([p.net for p in players.values()], c['keep']))
     players = {name: p._replace(forward=world.wrap(torch.compile(p.net) if c['compile'] else p.net)) for name, p in players.items()}
-    criterion = restore.Criterion(c, extractor(c, device))
-    autocast, each, first = options.autocast(c, device), c['batch'] * world.size * c['accumulate'], next(iter(sets))
-    record, lpips = Record(c['out'], at.nimg, say, beside=device.type != 'cpu') if world.main else None, perceptual.lpips(c['lpips'], device) if c['lpips'] else None
+    criterion = task.Criterion(c, stage.extractor(c, device))
+    autocast, each, first = options.autostage.cast(c, device), c['batch'] * world.size * c['accumulate'], next(iter(sets))
+    record, more = Record(c['out'], at.nimg, task.METRIC, say, beside=device.type != 'cpu') if world.main else None, {'lpips': perceptual.lpips(c['lpips'], device)} if c['lpips'] else {}
     if world.main:
         soup.forget_after(c['out'], at.nimg)
         run.write_json(Path(c['out'], 'machine.json'), machine() | {'processes': world.size, 'threads': torch.get_num_threads(),
@@ -103,18 +101,16 @@ def train(c, world, held):
 
     def validate():
         """{name: Scores} of the average."""
-        scores = {name: restore.validate(ema.net, data, device, world, batch=c['batch'], autocast=autocast, threads=c['threads'], lpips=lpips) for name, data in sets.items()}
+        scores = {name: task.validate(ema.net, data, device, world, batch=c['batch'], autocast=autocast, threads=c['threads'], **more) for name, data in sets.items()}
         if world.main:
-            soup.keep(c['out'], at.nimg, ema.net.state_dict(), scores[first].psnr[::2].mean(), c['keep'])
+            soup.keep(c['out'], at.nimg, ema.net.state_dict(), scores[first].value(slice(0, None, 2)), c['keep'])
             record.validation(at.nimg, scores, sum(p.stepper.skipped() for p in players.values()), seconds=round(at.seconds, 1), **bar.figures())
         return scores
 
     stopping, scores, saved, spent = stop.Stop(), None, time.monotonic(), 0.0
     seen = watch.Losses(each, MAX_SKIPPED, record.log.append if world.main else lambda row: None)
-    recipe = degrade.recipe(c['recipe'])._replace(pool=c['pair_pool'])
-    with (dali_pipes.make(c['pipe'], images, recipe, batch=c['batch'], size=c['size'], seed=c['seed'], start=at.nimg, rank=world.rank, world=world.size, say=say,
-                          lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'], crop=c['crop'], device=device, threads=torch.get_num_threads() if world.size > 1 else c['threads'],
-                          cache=c['cache']) as pipe,
+    where = dict(rank=world.rank, world=world.size, device=device, threads=torch.get_num_threads() if world.size > 1 else c['threads'])
+    with (stage.feed(c, images, start=at.nimg, say=say, **where) as pipe,
           log.Progress(c['nimg'], at.nimg, quiet=not world.main) as bar):
         while True:
             # What every process must decide alike.
@@ -126,7 +122,7 @@ def train(c, world, held):
                 scores = validate()
                 took = time.monotonic() - start
                 at.checks = min(took, at.checks or took)
-                bar.update(at.nimg, psnr=scores[first].psnr.mean())
+                bar.update(at.nimg, **{task.METRIC.key: scores[first].value()})
             if due or saving and at.nimg:
                 save()
                 saved = time.monotonic()
@@ -140,7 +136,7 @@ def train(c, world, held):
                 batch = next(pipe)
                 waited += time.monotonic() - asked
                 with world.last([p.forward for p in players.values()], part == c['accumulate'] - 1):
-                    losses.append(restore.backward(players, batch, criterion, at.nimg, at.share(c), autocast, c['accumulate']))
+                    losses.append(backward(players, batch, criterion, at.nimg, at.share(c), autocast, c['accumulate']))
             bad = sum(p.stepper.step(lr * p.rate) for p in players.values())
             ema.update(net, each)
             at.nimg += each
@@ -162,66 +158,34 @@ def train(c, world, held):
         record.close()
 
 
-def cast(c, device):
-    """{'net': the generator, 'discriminator': its discriminator, if the run has one} as restore.Player."""
-    def player(net, lr):
-        net = net.to(device, memory_format=torch.channels_last)
-        return restore.Player(net, net, optim.Stepper(net, optim.make(c['optimizer'], net, lr, c['weight_decay']), c['precision'], c['clip']), lr / c['lr'])
-    players = {'net': player(models.NETWORKS[c['network']](**c['net']), c['lr'])}
-    if c['gan']:
-        players['discriminator'] = player(models.DISCRIMINATORS[c['discriminator']](**c['discriminator_net']), c['discriminator_lr'] or c['lr'])
-    return players
-
-
-def extractor(c, device):
-    """The network whose features a run compares, or None."""
-    try:
-        return features.vgg19(c['vgg'], restore.FEATURES[c['features']]).to(device) if c['vgg'] else None
-    except ValueError as e:
-        raise RunError(f'--vgg: {e}') from e
-
-
-def trial(c, device, batch):
-    """Two steps on black images, for their memory: the optimizers' states come with the first; a batch is made ahead of the one in training."""
-    players, criterion = cast(c, device), restore.Criterion(c, extractor(c, device))
-    plan = dali_pipes.Plan(1, degrade.recipe(c['recipe']), batch=batch, size=c['size'], lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'], crop=c['crop'])
-    black = torch.zeros(batch, 3, c['size'], c['size'], dtype=torch.uint8, device=device)
-    for _ in range(2):
-        ahead, now = (plan.finish(black, plan(np.arange(batch)), 'cuda' if device.type == 'cuda' else 'torch') for _ in range(2))
-        restore.backward(players, now, criterion, c['gan_from'], 0.0, options.autocast(c, device))
-        for p in players.values():
-            p.stepper.step(0.0)
-
-
 def finish(c, ema, last, data, device, length):
     """weights.safetensors: the last average, or the mean of the best ones if that is better on the even images of the validation set; the odd ones tell.
 
     last: Scores of the last average on `data`, the first validation set
     """
-    probe, found, autocast = copy.deepcopy(ema.net), {}, options.autocast(c, device)
+    task, probe, found, even, odd = options.TASKS[c['task']], copy.deepcopy(ema.net), {}, slice(0, None, 2), slice(1, None, 2)
 
     def score(weights):
         probe.load_state_dict(weights)
-        found['scores'] = restore.validate(probe, data, device, batch=c['batch'], autocast=autocast, threads=c['threads'])
-        return found['scores'].psnr[::2].mean()
-    weights, best, parts = ema.net.state_dict(), last, ['the last average']
+        found['scores'] = task.validate(probe, data, device, batch=c['batch'], autocast=options.autostage.cast(c, device), threads=c['threads'])
+        return found['scores'].value(even)
+    weights, best, parts, metric = ema.net.state_dict(), last, ['the last average'], task.METRIC
     if len(data) > 1 and len(soup.kept(c['out'])) > 1 and not c['gan']:          # a GAN's best PSNR is where it began
         cooked, nimgs, value = soup.cook(c['out'], score)
-        if value > last.psnr[::2].mean():
+        if value > last.value(even):
             weights, parts = cooked, [f'{n:,} images' for n in nimgs]
             score(cooked)
             best = found['scores']
     checkpoint.save_weights(Path(c['out'], 'weights.safetensors'), weights)
-    result = dict(psnr=best.psnr.mean(), ssim=best.ssim.mean(), bicubic=best.bicubic.mean(), made_of=parts)
+    result = best.row() | dict(made_of=parts)
     if len(data) > 1:
-        result |= dict(even_half=best.psnr[::2].mean(), odd_half=best.psnr[1::2].mean(), odd_half_last_average=last.psnr[1::2].mean())
+        result |= dict(even_half=best.value(even), odd_half=best.value(odd), odd_half_last_average=last.value(odd))
     run.write_json(Path(c['out'], 'result.json'), result)
-    print(f'PSNR {best.psnr.mean():.3f} dB, SSIM {best.ssim.mean():.4f}, bicubic {best.bicubic.mean():.3f} dB (gain {best.psnr.mean() - best.bicubic.mean():+.3f}; '
-          f'worst image {(best.psnr - best.bicubic).min():+.3f}), {len(data)} pairs, {length}')
+    print(f'{best.sentence()}, {length}')
     if parts[0] != 'the last average':
-        print(f'weights: mean of the averages at {", ".join(parts)}, chosen on the even images; on the odd ones {best.psnr[1::2].mean():.3f} dB, '
-              f'the last average {last.psnr[1::2].mean():.3f} dB')
-    print(f'restore with: python infer.py --run {c["out"]} --input FOLDER')
+        print(f'weights: mean of the averages at {", ".join(parts)}, chosen on the even images; on the odd ones {best.value(odd):.3f} {metric.unit}, '
+              f'the last average {last.value(odd):.3f} {metric.unit}')
+    print(f'use it with: python infer.py --run {c["out"]} --input FOLDER')
 
 
 def main(argv=None):
@@ -255,7 +219,7 @@ def main(argv=None):
         return 2
     if full:
         gc.collect()
-        print(f'train.py: {memory.advice(c, world.device, lambda batch: memory.peak(world.device, lambda: trial(c, world.device, batch)))}', file=sys.stderr)
+        print(f'train.py: {memory.advice(c, world.device, lambda batch: memory.peak(world.device, lambda: stage.trial(c, world.device, batch)))}', file=sys.stderr)
     return 2
 
 

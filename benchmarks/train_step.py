@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dali_pipes
 import options
-import train
+import stage
 from benchmarks import pipe_throughput, timing
 from tasks import restore
+from tasks.players import backward
 from training.ema import EMA
 
 
@@ -27,11 +28,11 @@ def stepper(preset, device, precision):
     """step(batch): everything a step of train.py does to the network of a preset."""
     torch.manual_seed(0)
     c = options.DEFAULTS | options.PRESETS[preset] | dict(precision=precision)
-    players, criterion = train.cast(c, device), restore.Criterion(c)
+    players, criterion = stage.cast(c, device), restore.Criterion(c)
     ema, autocast = EMA(players['net'].net, c['ema']), options.autocast(c, device)
 
     def step(batch):
-        restore.backward(players, batch, criterion, c['gan_from'], 0.0, autocast)
+        backward(players, batch, criterion, c['gan_from'], 0.0, autocast)
         for p in players.values():
             p.stepper.step(c['lr'])
         ema.update(players['net'].net, len(batch.input))

@@ -1,4 +1,4 @@
-"""From files to batches on the device: `make` returns one of three pipes that yield the same batches.
+"""From files to batches on the device: `make` and, for parsers, `make_parse` return one of three pipes that yield the same batches.
 
     with make('dali', images, recipe, batch=8) as pipe:
         for batch in pipe: ...                   # endless; batch.input, batch.target, batch.sample
@@ -11,6 +11,8 @@ import torch
 from . import cache as caches, degrade, stream
 from .batch import Options, Plan
 from .degrade import workers
+from .masks.plan import ParsePlan
+from .masks.reader import PairReader
 from .pipe import Pipe
 from .reader import Reader
 
@@ -41,29 +43,69 @@ def make(name, images, recipe, *,
     Raises ValueError for unknown names, ImportError where the library of a pipe is missing, KernelError where the kernels cannot run, DataError for a cache that cannot
     be, or for fewer shards than processes.
     """
-    if name not in PIPES:
-        near = difflib.get_close_matches(name, PIPES, 1)
-        raise ValueError(f'unknown pipe {name!r}' + (f', did you mean {near[0]!r}?' if near else '') + f' (there are: {", ".join(PIPES)})')
-    if cache not in caches.MODES:
-        raise ValueError(f'unknown cache {cache!r} (there are: {", ".join(caches.MODES)})')
-    device, threads = torch.device(device), threads or os.cpu_count()
-    if device.type == 'cuda':
-        device = torch.device('cuda', torch.cuda.current_device() if device.index is None else device.index)
+    device, threads = _checked(name, cache, device), threads or os.cpu_count()
     recipe = degrade.recipe(recipe) if isinstance(recipe, str) else recipe
     streamed = isinstance(images, stream.Shards)
     plan = Plan(None if streamed else len(images), recipe, batch=batch, size=size, scale=scale, seed=seed, flip=flip, lq_from_usm=lq_from_usm, target_usm=target_usm, crop=crop)
-    if name == 'dali':
-        from .pipe_dali import DaliLoader as Loader      # imports DALI
-    elif name == 'torch':
-        from .pipe_torch import TorchLoader as Loader
-    else:
-        from .pipe_reference import ReferenceLoader as Loader
-    impl = 'ref' if name == 'reference' else 'cuda' if device.type == 'cuda' else 'torch'
-    if impl == 'cuda':
-        degrade.kernels.need_gpu(torch.empty(0, device=device))          # better now than after the data set is read
+    Loader, impl = _loader(name), _impl(name, device)
     if streamed:
         kept, reader = stream.no_cache(cache, say), stream.Stream(images, size, seed=seed, start=start, rank=rank, world=world, say=say)
     else:
         kept, reader = caches.make(cache, images, size, device, say) if name != 'reference' else None, Reader(images, size, say)
     options = Options(reader, kept, workers.make(threads), start, rank, world, device, threads)
     return Pipe(Loader(plan, options), plan, device, impl, options.pool, reader, kept)
+
+
+def make_parse(name, pairs, *,
+               batch   = 8,
+               size    = 512,
+               recipe  = None,               # degrade.Recipe or its name: what the parser is to see through; None for the faces as they are
+               scale   = 4,                  # of the recipe
+               seed    = 0,                  # of order, augmentations and degradations
+               start   = 0,
+               rank    = 0,
+               world   = 1,
+               device  = 'cpu',
+               threads = None,
+               cache   = 'off',
+               say     = print):
+    """The same of pictures and masks: input [B, 3, H, W] and target [B, H, W] uint8 ids, both moved alike (augment), the input tinted, and degraded by a recipe.
+
+    pairs: list of masks.pairs.Pair, as masks.pairs.scan_pairs finds them; everything else and what is raised as in `make`
+    """
+    device, threads = _checked(name, cache, device), threads or os.cpu_count()
+    recipe = degrade.recipe(recipe) if isinstance(recipe, str) else recipe
+    plan = ParsePlan(len(pairs), batch=batch, size=size, seed=seed, recipe=recipe, scale=scale)
+    Loader, impl = _loader(name, masks=True), _impl(name, device)
+    kept, reader = caches.make(cache, pairs, size, device, say, channels=4) if name != 'reference' else None, PairReader(pairs, size, say)
+    options = Options(reader, kept, workers.make(threads), start, rank, world, device, threads)
+    return Pipe(Loader(plan, options), plan, device, impl, options.pool, reader, kept)
+
+
+def _checked(name, cache, device):
+    """The device, with its number, once the names are known to be good."""
+    if name not in PIPES:
+        near = difflib.get_close_matches(name, PIPES, 1)
+        raise ValueError(f'unknown pipe {name!r}' + (f', did you mean {near[0]!r}?' if near else '') + f' (there are: {", ".join(PIPES)})')
+    if cache not in caches.MODES:
+        raise ValueError(f'unknown cache {cache!r} (there are: {", ".join(caches.MODES)})')
+    device = torch.device(device)
+    return torch.device('cuda', torch.cuda.current_device() if device.index is None else device.index) if device.type == 'cuda' else device
+
+
+def _loader(name, masks=False):
+    if name == 'dali':
+        from .pipe_dali import DaliLoader, DaliPairs         # imports DALI
+        return DaliPairs if masks else DaliLoader
+    if name == 'torch':
+        from .pipe_torch import TorchLoader
+        return TorchLoader
+    from .pipe_reference import ReferenceLoader
+    return ReferenceLoader
+
+
+def _impl(name, device):
+    impl = 'ref' if name == 'reference' else 'cuda' if device.type == 'cuda' else 'torch'
+    if impl == 'cuda':
+        degrade.kernels.need_gpu(torch.empty(0, device=device))          # better now than after the data set is read
+    return impl

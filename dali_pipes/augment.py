@@ -88,11 +88,11 @@ def run_ref(image, mask, p, i):
 
 def run_torch(image, mask, p):
     """image [B, 3, H, W] uint8, mask [B, H, W] uint8, of one device -> [B, 3, H, W] float32 in [0, 1], channels-last, [B, H, W] uint8."""
-    image, mask = move(image, mask, p)
-    return tint(image, p), mask
+    image, mask = _move(image, mask, p)
+    return _tint(image, p), mask
 
 
-def move(image, mask, p):
+def _move(image, mask, p):
     """The geometry of `run_torch`."""
     h, w = mask.shape[1:]
     m = there(p.matrix, mask.device)
@@ -110,7 +110,7 @@ def move(image, mask, p):
     return torch.where(flip[:, None, None, None], out.flip(3), out), torch.where(flip[:, None, None], swapped, ids)
 
 
-def tint(image, p):
+def _tint(image, p):
     """The colours of `run_torch`: image [B, 3, H, W] float32 in [0, 1]."""
     m = there(p.colour.astype(np.float32), image.device)
     out = torch.baddbmm(m[:, :, 3:], m[:, :, :3], image.flatten(2)).clamp_(0, 1)

@@ -11,9 +11,9 @@ from .draw import Draw
 
 class Batch(NamedTuple):
     input:  torch.Tensor     # [B, 3, h, w] float32 in [0, 1], RGB, channels-last; multiples of 1/255
-    target: torch.Tensor     # [B, 3, H, W] float32 in [0, 1], RGB, channels-last; H = scale h
+    target: torch.Tensor     # [B, 3, H, W] float32 in [0, 1], RGB, channels-last; H = scale h; of a parser [B, H, W] uint8 ids
     sample: torch.Tensor     # [B] int64 sample numbers
-    plain:  torch.Tensor     # as target, never sharpened: what a discriminator takes for real; the same tensor where they are equal
+    plain:  torch.Tensor     # as target, never sharpened: what a discriminator takes for real; the same tensor where they are equal; None of a parser
 
 
 class Step(NamedTuple):
@@ -32,6 +32,8 @@ class Plan:
     flip: probability of a horizontal flip; lq_from_usm: degrade the sharpened target where the recipe says so; target_usm: train on it
     crop: side in pixels of random squares cut out of the degraded pairs, a multiple of scale; None: whole images
     """
+
+    channels = 3             # of decoded images
 
     def __init__(self, count, recipe, *, batch, size, scale=4, seed=0, flip=0.5, lq_from_usm=True, target_usm=False, crop=None):
         self.count, self.batch, self.size, self.scale, self.seed, self.flip = count, batch, size, scale, seed, flip

@@ -25,7 +25,7 @@ class Pipe:
         batch, done = self._ahead or self._start()
         here = torch.cuda.current_stream(batch.target.device)
         here.wait_event(done)                    # the GPU waits, the CPU does not
-        for tensor in (batch.input, batch.target, batch.plain):
+        for tensor in filter(torch.is_tensor, (batch.input, batch.target, batch.plain)):
             tensor.record_stream(here)           # its memory is free for others once `here` is done with it
         self._ahead = self._start()
         return batch

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from . import order
-from .batch import assembled, flipped
+from .batch import assembled, flipped, there
 from .files import fit
 
 LOOKAHEAD = 64       # batches that are looked through for the next one with an image that is not in the cache
@@ -107,3 +107,26 @@ class DaliLoader:
 
     def close(self):
         self._pipe = None
+
+
+class DaliPairs(DaliLoader):
+    """The same of pictures and masks: DALI decodes the pictures, our threads the masks, when DALI asks for their pictures."""
+
+    def __init__(self, plan, options):
+        self._ids = deque()                              # of the batches that DALI has been given
+        super().__init__(plan, options)
+
+    def _next_files(self):
+        files = super()._next_files()
+        try:
+            used = self._planned[self._fed - 1][2]
+            self._ids.append(np.stack(list(self._options.pool.map(self._options.reader.ids, used.tolist()))))
+        except Exception as e:
+            self._error = e
+            raise
+        return files
+
+    def _decode(self, flip):
+        """[k, H, W, 4] uint8, of pictures and masks."""
+        images = super()._decode(flip)
+        return torch.cat([images, there(self._ids.popleft(), images.device)[..., None]], 3)

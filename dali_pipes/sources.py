@@ -4,6 +4,7 @@ import hashlib
 import os
 
 from . import degrade, faces, manifest, stream, validation
+from .masks import pairs
 
 TRAIN_FACES, VAL_FACES, VAL_SEED = 112, 12, 1_000_000        # synthetic faces to train and to validate on, drawn from different seeds
 
@@ -13,8 +14,11 @@ def load(c, say=print, bar=lambda title: None):
 
     c:   dict with data, val, size, recipe, lq_from_usm, seed, strict, verify, as in config.json; val is a list of `path`, `name=path`, or a number or share to hold out
     bar: function of a title -> progress callable (done, total) or None
+    With task 'parse' the images are a list of masks.pairs.Pair, and so is what --val names; repair puts exchanged sides of those to train on right.
     Raises DataError for anything unusable.
     """
+    if c.get('task') == 'parse':
+        return _load_pairs(c, say, bar)
     scan = functools.partial(manifest.scan, size=c['size'], verify=bool(c.get('verify')), strict=bool(c.get('strict')), progress=bar('checking files'), say=say)
     degraded = functools.partial(validation.Degraded, recipe=degrade.recipe(c['recipe']), size=c['size'], lq_from_usm=c['lq_from_usm'])
     named = [_named(v) for v in ([c['val']] if isinstance(c['val'], str) else c['val'] or ())]
@@ -48,6 +52,28 @@ def load(c, say=print, bar=lambda title: None):
             if not len(train):
                 raise manifest.DataError(f'--data {c["data"]} holds nothing but the images of --val {path}')
     return train if isinstance(train, stream.Shards) else train.images, sets
+
+
+def _load_pairs(c, say, bar):
+    scan = functools.partial(pairs.scan_pairs, size=c['size'], repair=c['repair'], verify=bool(c.get('verify')), strict=bool(c.get('strict')), progress=bar('checking files'), say=say)
+    named = [_named(v) for v in ([c['val']] if isinstance(c['val'], str) else c['val'] or ())] or [('val', None if c['data'] is None else '0.1')]
+    if c['data'] is None:
+        train, drawn = (scan(str(_draw(c['size'], *which, bar).parent)) for which in (('train', TRAIN_FACES, 0), ('val', VAL_FACES, VAL_SEED)))
+    else:
+        train, drawn = scan(c['data']), None
+    sets = {}
+    for name, path in named:
+        if path is None:
+            held = drawn
+        elif _is_count(path):
+            train, held = train.split(float(path) if '.' in path else int(path), c['seed'])
+        else:
+            held = scan(path)
+            train = train.without(held.paths)
+            if not len(train):
+                raise manifest.DataError(f'--data {c["data"]} holds nothing but the faces of --val {path}')
+        sets[name] = validation.Parsed([pair._replace(swap=False) for pair in held.images], c['recipe'] and degrade.recipe(c['recipe']), size=c['size'])
+    return train.images, sets
 
 
 def _stream(c, named, say):

@@ -4,9 +4,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from . import degrade
 from .batch import Plan
+from .draw import Draw
 from .files import BadFile, decode, read_bytes
 from .manifest import DataError
+from .masks.plan import degraded
+from .masks.reader import PairReader
 from .reader import Reader
 
 SEED = 2 ** 62 + 1        # apart from every training seed: the same validation set whatever --seed is
@@ -46,6 +50,28 @@ class Degraded:
         x = torch.from_numpy(image).permute(2, 0, 1)[None]
         batch = self._plan.finish(x, self._plan(np.array([i])))
         return self.name(i), (batch.input[0] * 255).round().to(torch.uint8), x[0]
+
+
+class Parsed:
+    """[(name, picture [3, size, size], ids [size, size])] uint8 of masks.pairs.Pair; with a recipe the picture is degraded as `Degraded` does it, and enlarged again."""
+
+    def __init__(self, pairs, recipe=None, *, size=512, scale=4):
+        self._reader, self._recipe, self._sides, self._scale = PairReader(pairs, size, say=lambda _: None), recipe, (size, size), scale
+
+    def __len__(self):
+        return len(self._reader)
+
+    def name(self, i):
+        return _stem(self._reader.images[i].path)
+
+    def __getitem__(self, i):
+        pixels, _ = self._reader.image(i)
+        pixels = torch.from_numpy(pixels).permute(2, 0, 1)
+        image, ids = pixels[:3], pixels[3]
+        if self._recipe:
+            params = degrade.sample(self._recipe, Draw(SEED, np.array([i])), self._sides, self._scale)
+            image = (255 * degraded(image[None], self._recipe, params)[0]).round().to(torch.uint8)
+        return self.name(i), image, ids
 
 
 def _stem(path):

@@ -1,27 +1,23 @@
 """Face restoration: a network, and for GANs a discriminator; what they are trained on; and the challenge's validation (PSNR and SSIM of rounded 8-bit images, no crop)."""
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+import models
 from losses import adversarial, features, pixel
 from metrics.psnr import psnr, to_uint8
 from metrics.ssim import ssim
 
+from .players import Metric, ahead, frozen, grouped
+
+METRIC = Metric('psnr', 'PSNR', 'dB', 0.2)
+NETWORKS = models.NETWORKS
+
 LOSSES = {'l1': pixel.l1, 'charbonnier': pixel.charbonnier, 'mse': pixel.mse, 'psnr': pixel.psnr}
 FEATURES = {'esrgan': features.ESRGAN, 'realesrgan': features.REAL_ESRGAN}       # weights by layer of VGG19
-
-
-class Player(NamedTuple):
-    """A network and what trains it."""
-    net:     nn.Module
-    forward: Any            # the network as it is called: compiled, averaging its gradients over processes, or itself
-    stepper: Any            # training.optim.Stepper
-    rate:    float = 1.0    # its learning rate in shares of the run's
 
 
 class Criterion:
@@ -35,8 +31,8 @@ class Criterion:
     def __init__(self, c, extract=None):
         self.c, self.extract = c, extract
 
-    def generator(self, output, batch, discriminator, nimg, share):
-        """{name: weighted scalar}, which the generator makes small. discriminator: the discriminator, or None; nimg, share: images seen, share of the run done."""
+    def net(self, output, batch, discriminator, nimg, share):
+        """{name: weighted scalar}, which the network makes small. discriminator: a module, or None; nimg, share: images seen, share of the run done."""
         c = self.c
         kind = c['last_loss'] if c['last_loss'] and share >= 1 - c['last_share'] else c['loss']
         found = {'pixel': c['pixel_weight'] * LOSSES[kind](output, batch.target)}
@@ -58,47 +54,29 @@ class Criterion:
         return found, adversarial.accuracy(real, fake, self.c['gan'])
 
 
-class frozen:
-    """Context in which a network gets no gradients of its own; what comes in still does."""
-
-    def __init__(self, net):
-        self.parameters = list(net.parameters())
-
-    def __enter__(self):
-        for p in self.parameters:
-            p.requires_grad_(False)
-
-    def __exit__(self, *_):
-        for p in self.parameters:
-            p.requires_grad_(True)
-
-
-def backward(players, batch, criterion, nimg, share, autocast, parts=1):
-    """Gradients of one batch for all players, divided by `parts` of a step -> {name: scalar on the device}, 'loss' the generator's.
-
-    Both gradients are those of the networks before the step: the discriminator learns from the pictures that the generator is corrected on.
-    """
-    generator, discriminator = players['net'], players.get('discriminator')
-    with autocast():
-        output = generator.forward(batch.input)
-        found = criterion.generator(output, batch, discriminator and discriminator.net, nimg, share)
-        total = sum(found.values())
-    generator.stepper.backward(total / parts)
-    found = {'loss': total} | (found if len(found) > 1 else {})
-    if discriminator:
-        with autocast():
-            more, right = criterion.discriminator(discriminator.forward, output, batch)
-        discriminator.stepper.backward(sum(more.values()) / parts)
-        found |= more | {'d_accuracy': right}
-    return {k: v.detach() for k, v in found.items()}
-
-
 class Scores(NamedTuple):
     psnr:    np.ndarray     # [N] dB of the restored images
     ssim:    np.ndarray     # [N]
     bicubic: np.ndarray     # [N] dB of bicubic enlargement of the same inputs
     lpips:   np.ndarray     # [N], NaN where it was not asked for
     shown:   list           # (input, bicubic, ours, truth) uint8 [3, h, w] of the first few
+
+    def value(self, part=slice(None)):
+        """What a run is judged by, over a part of the images."""
+        return float(self.psnr[part].mean())
+
+    def row(self):
+        """{name: mean} of everything that is known."""
+        return {k: float(getattr(self, k).mean()) for k in ('psnr', 'ssim', 'bicubic', 'lpips') if not np.isnan(getattr(self, k)).any()}
+
+    def pictures(self):
+        """(rows, figures, names) of pictures.strip."""
+        return self.shown, [(None, b, o, None) for b, o in zip(self.bicubic, self.psnr)], ('input', 'bicubic', 'ours', 'truth')
+
+    def sentence(self):
+        gain = self.psnr - self.bicubic
+        return (f'PSNR {self.psnr.mean():.3f} dB, SSIM {self.ssim.mean():.4f}, bicubic {self.bicubic.mean():.3f} dB (gain {gain.mean():+.3f}; worst image {gain.min():+.3f}), '
+                f'{len(self.psnr)} pairs')
 
 
 def restore(net, lq, tta=False):
@@ -139,26 +117,3 @@ def validate(net, data, device, world=None, *, batch=8, autocast, show=4, thread
     if size > 1:
         found = [row for _, row in sorted(world.gather(list(zip(mine, found))))]
     return Scores(*np.array(found).T, shown)
-
-
-def ahead(pool, get, count, depth):
-    """get(0), get(1), ... in order, computed by the pool up to `depth` ahead: a folder of any size in bounded memory."""
-    waiting = deque()
-    for i in range(count):
-        waiting.append(pool.submit(get, i))
-        if len(waiting) > depth:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def grouped(items, most):
-    """Runs of up to `most` items of equal sizes."""
-    group = []
-    for item in items:
-        if group and (len(group) == most or any(a.shape != b.shape for a, b in zip(group[0][1:], item[1:]))):
-            yield group
-            group = []
-        group.append(item)
-    if group:
-        yield group

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import options
+import stage
 import train
 from dali_pipes import faces
 from training import checkpoint, memory, run
@@ -208,4 +209,4 @@ def test_the_trial_is_a_step_of_the_run(data, tmp_path):
     """What the memory is measured on runs, for a plain and a sharpened target."""
     for more in {}, {'target_usm': True}:
         c = options.configure(options.parse('', flags(data, tmp_path))) | more
-        train.trial(c, torch.device('cpu'), 2)
+        stage.trial(c, torch.device('cpu'), 2)

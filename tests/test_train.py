@@ -18,6 +18,7 @@ import infer
 import models
 import train
 from dali_pipes import faces
+from tasks import restore
 from training import checkpoint
 from training.lock import Lock
 from training.record import Record
@@ -90,7 +91,7 @@ def test_tensorboard_shows_the_log(run):
 
 def test_tensorboard_forgets_what_a_resumed_run_makes_again(tmp_path):
     for start, steps in (0, (10, 20, 30)), (20, (25, 35)):
-        record = Record(tmp_path, start, print)
+        record = Record(tmp_path, start, restore.METRIC, print)
         for nimg in (start, *steps):
             record.step(nimg, nimg / 100, {'loss': nimg / 10}, 1e-3)
         record.close()

@@ -13,6 +13,7 @@ import torch
 
 import train
 from dali_pipes import faces
+from tasks import restore
 from training import soup, watch
 from training.lock import Lock
 from training.run import RunError
@@ -172,8 +173,8 @@ def test_losses_are_smoothed_and_give_up():
 
 def test_hints():
     rows = [{'psnr': p} for p in (26.0, 26.5, 26.4, 26.1)]
-    assert watch.hints(rows[:3], 0.04, 0) == {}
-    assert {k: h.split(':')[0] for k, h in watch.hints(rows, 0.2, 2).items()} == {
+    assert watch.hints(rows[:3], 0.04, 0, restore.METRIC) == {}
+    assert {k: h.split(':')[0] for k, h in watch.hints(rows, 0.2, 2, restore.METRIC).items()} == {
         'data': 'the network waits for data 20% of the time', 'validation': 'validation fell from 26.50 to 26.10 dB', 'skipped': '2 steps had no finite gradient and were left out'}
     falling, rising = ([{'loss': x} for x in losses] for losses in ([0.1 - 0.001 * i for i in range(30)], [0.1] * 15 + [0.14] * 15))
-    assert watch.hints(falling, 0, 0) == {} and watch.hints(rising, 0, 0)['rate'].startswith('the loss rose from 0.1000 to 0.1400: the learning rate is too high')
+    assert watch.hints(falling, 0, 0, restore.METRIC) == {} and watch.hints(rising, 0, 0, restore.METRIC)['rate'].startswith('the loss rose from 0.1000 to 0.1400: the learning rate is too high')

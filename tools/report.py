@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import infer
 import models
+import options
 from dali_pipes import sources
 from dali_pipes.manifest import DataError
 from tasks import restore
@@ -54,7 +55,7 @@ class Run:
             raise RunError(f'{folder} is no run directory: it has no config.json')
         self.name, self.rows = self.folder.resolve().name, log.Log(folder).read()
         self.result, self.machine = (self._json(n) for n in ('result.json', 'machine.json'))
-        self.net = models.NETWORKS[self.config['network']](**self.config['net'])
+        self.net = options.network(self.config)
         self.discriminator = models.DISCRIMINATORS[self.config['discriminator']](**self.config['discriminator_net']) if self.config.get('gan') else None
 
     def _json(self, name):

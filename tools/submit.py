@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import models
+import options
 from dali_pipes import files
 from metrics.psnr import psnr
 from metrics.ssim import ssim
@@ -80,7 +81,7 @@ def check_network(path, limit):
     """Number of parameters of a run's or a weight file's network. Raises Refused unless it is below the limit."""
     try:
         config = run.stored(path) if Path(path).is_dir() else None
-        net = models.NETWORKS[config['network']](**config['net']) if config else models.like(checkpoint.read_weights(path)[0])
+        net = options.network(config) if config else models.like(checkpoint.read_weights(path)[0])
         return models.enforce_param_budget(net, limit)
     except (ValueError, KeyError, RunError, checkpoint.CheckpointError) as e:
         raise Refused(f'{path}: {e}') from e

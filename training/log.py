@@ -133,7 +133,7 @@ class Progress:
         if now[3] is not None:
             parts.append(f'{100 * now[3]:.1f} %')
         parts += [f'{f["rate"]:.1f} img/s', f'data {100 * f["wait"]:.1f} %']
-        form = {'lr': 'lr {:.1e}', 'psnr': 'PSNR {:.2f}', 'gpu': 'GPU {:.1f} GB'}
+        form = {'lr': 'lr {:.1e}', 'psnr': 'PSNR {:.2f}', 'miou': 'mIoU {:.2f}', 'gpu': 'GPU {:.1f} GB'}
         parts += [form.get(name, name + ' {:.4f}').format(float(value)) for name, value in self._values.items()]
         if f['left'] is not None:
             s = round(f['left'])

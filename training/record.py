@@ -13,11 +13,11 @@ ROWS = 200       # losses noted over a run
 class Record:
     """Written by one process; a run that resumes at `nimg` forgets what was noted beyond it.
 
-    out: run directory; say: takes hints, each once; beside: whether data should come beside the training, so that waiting for it is worth a hint
+    out: run directory; metric: what the run is judged by, with key, name, unit and fall; say: takes hints, each once; beside: whether data should come beside the training, so that waiting for it is worth a hint
     """
 
-    def __init__(self, out, nimg, say, beside=True):
-        self.out, self._say, self._beside, self._hinted, self._rows = Path(out), say, beside, set(), None
+    def __init__(self, out, nimg, metric, say, beside=True):
+        self.out, self._metric, self._say, self._beside, self._hinted, self._rows = Path(out), say, beside, set(), None
         self.log, self._board = log.Log(out), SummaryWriter(self.out / 'tensorboard', purge_step=nimg + 1)
         self.log.rewind(nimg)
 
@@ -31,19 +31,19 @@ class Record:
             self._scalars(nimg, {f'train/{k}': v for k, v in losses.items()} | {'train/lr': lr})
 
     def validation(self, nimg, scores, skipped, **figures):
-        """scores: {name: restore.Scores}, the first of which the run is judged by; skipped: steps left out; figures: rate, wait, ... for the log."""
+        """scores: {name: Scores of the task}, the first of which the run is judged by; skipped: steps left out; figures: rate, wait, ... for the log."""
         first = next(iter(scores.values()))
-        means = {name: {k: float(getattr(s, k).mean()) for k in ('psnr', 'ssim', 'bicubic', 'lpips') if not np.isnan(getattr(s, k)).any()} for name, s in scores.items()}
-        self.log.append(dict(nimg=nimg) | {k if scores[name] is first else f'{name}/{k}': v for name, m in means.items() for k, v in m.items()} | figures)
-        self._scalars(nimg, {f'{name}/{k}': v for name, m in means.items() for k, v in m.items()} | {f'speed/{k}': v for k, v in figures.items()})
+        found = {name: s.row() for name, s in scores.items()}
+        self.log.append(dict(nimg=nimg) | {k if scores[name] is first else f'{name}/{k}': v for name, row in found.items() for k, v in row.items()} | figures)
+        self._scalars(nimg, {f'{name}/{k}': v for name, row in found.items() for k, v in row.items()} | {f'speed/{k}': v for k, v in figures.items()})
         for name, s in scores.items():
             path = self.out / 'samples' / (f'{nimg:09d}.png' if s is first else f'{name}-{nimg:09d}.png')
-            pictures.strip(path, s.shown, [(None, b, o, None) for b, o in zip(s.bicubic, s.psnr)])
+            pictures.strip(path, *s.pictures())
             self._board.add_image(name, np.asarray(Image.open(path)), nimg, dataformats='HWC')
         rows = self.log.read()
-        pictures.curves(self.out / 'curves.png', rows)
+        pictures.curves(self.out / 'curves.png', rows, self._metric.key, f'{self._metric.name}, {self._metric.unit}')
         self._board.flush()
-        for topic, hint in watch.hints(rows, figures['wait'] if self._beside else 0.0, skipped).items():
+        for topic, hint in watch.hints(rows, figures['wait'] if self._beside else 0.0, skipped, self._metric).items():
             if topic not in self._hinted:
                 self._hinted.add(topic)
                 self._say(f'hint: {hint}')

@@ -45,16 +45,16 @@ class Losses:
         return self.means
 
 
-def hints(rows, wait, skipped):
+def hints(rows, wait, skipped, metric):
     """What a user should know -> {topic: sentence}.
 
-    rows: of the log; wait: share of the time that the network waited for data; skipped: steps left out
+    rows: of the log; wait: share of the time that the network waited for data; skipped: steps left out; metric: what the run is judged by, with key, unit and fall
     """
-    said, psnr, loss = {}, [r['psnr'] for r in rows if 'psnr' in r], [r['loss'] for r in rows if 'loss' in r]
+    said, quality, loss = {}, [r[metric.key] for r in rows if metric.key in r], [r['loss'] for r in rows if 'loss' in r]
     if wait > 0.05:
         said['data'] = f'the network waits for data {wait:.0%} of the time: a --cache that holds the images, more --threads or a cheaper --recipe help'
-    if len(psnr) >= 3 and psnr[-1] < max(psnr) - 0.2 and psnr[-1] < psnr[-2]:
-        said['validation'] = f'validation fell from {max(psnr):.2f} to {psnr[-1]:.2f} dB: too few images for so long a run, or too high a --lr'
+    if len(quality) >= 3 and quality[-1] < max(quality) - metric.fall and quality[-1] < quality[-2]:
+        said['validation'] = f'validation fell from {max(quality):.2f} to {quality[-1]:.2f} {metric.unit}: too few images for so long a run, or too high a --lr'
     means = [sum(loss[i:i + 10]) / 10 for i in range(len(loss) - 9)]
     if means and 0 < 1.3 * min(means) < means[-1]:          # a logarithm may be negative, and says nothing so
         said['rate'] = f'the loss rose from {min(means):.4f} to {means[-1]:.4f}: the learning rate is too high, start afresh with half the --lr'

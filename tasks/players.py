@@ -1,0 +1,81 @@
+"""What every task has: networks that are trained, the gradients of one batch for them, and a validation set read ahead of the network."""
+from collections import deque
+from typing import Any, NamedTuple
+
+from torch import nn
+
+
+class Metric(NamedTuple):
+    """What a task is judged by: higher is better."""
+    key:  str        # in logs
+    name: str        # on curves and in sentences
+    unit: str
+    fall: float      # below the best that is worth a hint
+
+
+class Player(NamedTuple):
+    """A network and what trains it."""
+    net:     nn.Module
+    forward: Any            # the network as it is called: compiled, averaging its gradients over processes, or itself
+    stepper: Any            # training.optim.Stepper
+    rate:    float = 1.0    # its learning rate in shares of the run's
+
+
+class frozen:
+    """Context in which a network gets no gradients of its own; what comes in still does."""
+
+    def __init__(self, net):
+        self.parameters = list(net.parameters())
+
+    def __enter__(self):
+        for p in self.parameters:
+            p.requires_grad_(False)
+
+    def __exit__(self, *_):
+        for p in self.parameters:
+            p.requires_grad_(True)
+
+
+def backward(players, batch, criterion, nimg, share, autocast, parts=1):
+    """Gradients of one batch for all players, {'net': Player[, 'discriminator': Player]}, divided by `parts` of a step -> {name: scalar on the device}, 'loss' that of 'net'.
+
+    Both gradients are those of the networks before the step: a discriminator learns from the pictures that its generator is corrected on.
+    """
+    player, discriminator = players['net'], players.get('discriminator')
+    with autocast():
+        output = player.forward(batch.input)
+        found = criterion.net(output, batch, discriminator and discriminator.net, nimg, share)
+        total = sum(found.values())
+    player.stepper.backward(total / parts)
+    found = {'loss': total} | (found if len(found) > 1 else {})
+    if discriminator:
+        with autocast():
+            more, right = criterion.discriminator(discriminator.forward, output, batch)
+        discriminator.stepper.backward(sum(more.values()) / parts)
+        found |= more | {'d_accuracy': right}
+    return {k: v.detach() for k, v in found.items()}
+
+
+def ahead(pool, get, count, depth):
+    """get(0), get(1), ... in order, computed by the pool up to `depth` ahead: a folder of any size in bounded memory."""
+    waiting = deque()
+    for i in range(count):
+        waiting.append(pool.submit(get, i))
+        if len(waiting) > depth:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def grouped(items, most):
+    """Runs of up to `most` items (name, tensors, or None where one is missing) of equal sizes."""
+    group = []
+    for item in items:
+        shapes = [x if x is None else x.shape for x in item[1:]]
+        if group and (len(group) == most or shapes != last):
+            yield group
+            group = []
+        group.append(item)
+        last = shapes
+    if group:
+        yield group

@@ -1,0 +1,152 @@
+"""The parsing task from end to end: its criterion and scores, a run that resumes, masks written by infer.py."""
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import infer
+import models
+import options
+import stage
+import train
+from dali_pipes import faces, masks
+from dali_pipes.batch import Batch
+from losses import segmentation
+from metrics.miou import Confusion
+from tasks import parse
+
+from test_train import ROOT, SIZE, cache      # noqa: F401, a fixture
+
+NET = '{"width": [8, 12, 16], "blocks": [1, 1, 1], "stride": 2, "aux": true, "position": 8}'
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('parse')
+    faces.write(folder / 'train', 12, first_seed=0, size=SIZE, workers=1)
+    faces.write(folder / 'val', 5, first_seed=100, size=SIZE, workers=1)
+    return folder
+
+
+def flags(folder, out, **more):
+    chosen = dict(data=folder / 'train', val=folder / 'val', out=out, preset='parse_unet', net=NET, size=SIZE, batch=2, nimg=48, ticks=3, threads=2, pipe='torch') | more
+    return [x for k, v in chosen.items() for x in ('--' + k.replace('_', '-'), str(v))]
+
+
+@pytest.fixture(scope='module')
+def run(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp('runs') / 'parser'
+    assert train.main(flags(data, out)) == 0
+    return out
+
+
+def logits(*shape):
+    return torch.randn(2, 19, *shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize('kind, weights', [('ce', (1, 0, 0)), ('lovasz', (1, 2, 0)), ('mixed', (0.5, 0.3, 1))])
+def test_the_criterion_is_the_sum_it_says(kind, weights):
+    y, target = logits(16, 16), torch.randint(0, 19, (2, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    batch, criterion = Batch(None, target, None, None), parse.Criterion({'loss': kind})
+    terms = segmentation.cross_entropy(y, target, segmentation.MILD), segmentation.lovasz_softmax(y, target, every=2), segmentation.dice(y, target)
+    expected = sum(w * t for w, t in zip(weights, terms))
+    found = sum(criterion.net(y, batch, None, 0, 0.0).values())
+    assert found == pytest.approx(float(expected), rel=1e-6)
+    assert sum(criterion.net((y, y, y), batch, None, 0, 0.0).values()) == pytest.approx(float((1 + 2 * parse.AUX) * expected), rel=1e-6)
+
+
+def test_scores_are_those_of_the_whole_set():
+    g = torch.Generator().manual_seed(0)
+    ours, truth = (torch.randint(0, 19, (6, 8, 8), generator=g) for _ in range(2))
+    counts, whole = [], Confusion(19)
+    for a, b in zip(ours, truth):
+        one = Confusion(19)
+        one.update(a, b)
+        counts.append(one.counts.numpy())
+        whole.update(a, b)
+    scores, expected = parse.Scores(np.array(counts), []), whole.compute()
+    assert scores.value() == expected.miou and scores.row()['f1'] == expected.f1 and f'mIoU {expected.miou:.2f} %' in scores.sentence()
+    half = Confusion(19)
+    half.update(ours[::2], truth[::2])
+    assert scores.value(slice(0, None, 2)) == half.compute().miou
+
+
+def test_mirrored_passes_agree_on_a_symmetric_face():
+    """A network that knows the side of a pixel only; the mirror pass must exchange it back, or left and right cancel out."""
+    class Sides(torch.nn.Module):
+        def forward(self, x):
+            y = torch.zeros(len(x), 19, *x.shape[2:])
+            half = x.shape[3] // 2
+            y[:, masks.CLASSES.index('r_eye'), :, :half] = 5          # the person's right is on the left
+            y[:, masks.CLASSES.index('l_eye'), :, half:] = 5
+            return y
+    image = torch.zeros(1, 3, 4, 8, dtype=torch.uint8)
+    plain, averaged = (parse.parse(Sides(), image, tta) for tta in (False, True))
+    assert torch.equal(plain, averaged) and plain[0, 0].tolist() == 4 * [5] + 4 * [4]
+
+
+def test_overlay_keeps_the_background():
+    image, ids = torch.full((3, 2, 2), 101, dtype=torch.uint8), torch.tensor([[0, 1], [13, 0]])
+    out = parse.overlay(image, ids)
+    assert out[:, 0, 0].tolist() == [101] * 3 and out[:, 0, 1].tolist() == [(101 + int(v)) // 2 for v in masks.COLOURS[1]]
+
+
+def test_run_directory(run):
+    rows = [json.loads(line) for line in (run / 'log.jsonl').read_text().splitlines()]
+    scored = [r for r in rows if 'miou' in r]
+    assert [r['nimg'] for r in scored] == [16, 32, 48] and all(0 <= r['miou'] <= 100 and 'iou/skin' in r for r in scored)
+    assert any({'loss', 'ce', 'lovasz'} <= r.keys() for r in rows)
+    result = json.loads((run / 'result.json').read_text())
+    assert {'miou', 'f1', 'accuracy', 'odd_half', 'even_half'} <= result.keys()
+    assert cv2.imread(str(run / 'samples/000000048.png')).shape[1] == 3 * SIZE + 8 and (run / 'curves.png').exists()
+
+
+def test_infer_writes_masks_and_prints_the_validation_score(run, data, tmp_path, capsys):
+    expected = json.loads((run / 'result.json').read_text())['miou']
+    argv = ['--run', str(run), '--input', str(data / 'val/images'), '--gt', str(data / 'val/masks'), '--output', str(tmp_path / 'out')]
+    assert infer.main(argv) == 0
+    assert float(capsys.readouterr().out.split('mIoU: ')[1].split()[0]) == pytest.approx(expected, abs=0.3)          # other batches, other roundings
+    with Image.open(tmp_path / 'out/00000.png') as mask:
+        assert mask.mode == 'P' and mask.size == (SIZE, SIZE) and np.array(mask).max() < 19
+    assert len(list((tmp_path / 'out-colour').iterdir())) == 5
+    assert infer.main([*argv, '--tta']) == 0 and infer.main(['--run', str(run), '--output', str(tmp_path / 'val')]) == 0
+
+
+@pytest.mark.parametrize('more', [dict(recipe='gfpgan'), dict(loss='ohem', preset='bisenet', net='{"width": 16}', pipe='dali'), dict(loss='mixed', val='3')])
+def test_other_ways_to_train_a_parser(more, data, tmp_path):
+    if more.get('pipe') == 'dali':
+        pytest.importorskip('nvidia.dali')
+    assert train.main(flags(data, tmp_path / 'run', nimg=8, ticks=1, **more)) == 0
+
+
+def test_a_stopped_run_goes_on_to_the_bit(run, data, tmp_path, monkeypatch):
+    """Stopped in the middle by a signal's flag, then resumed."""
+    from safetensors.torch import load_file
+
+    from training import checkpoint, stop
+    asked = iter([None] * 9)
+    monkeypatch.setattr(stop.Stop, 'asked', property(lambda self: next(asked, 'SIGTERM'), lambda self, value: None), raising=False)
+    assert train.main(flags(data, tmp_path / 'run')) == 0 and not (tmp_path / 'run/result.json').exists()
+    monkeypatch.undo()
+    assert train.main(flags(data, tmp_path / 'run')) == 0
+    for name in 'net', 'ema':
+        a, b = (load_file(checkpoint.latest(out) / f'{name}.safetensors') for out in (run, tmp_path / 'run'))
+        assert all(torch.equal(a[k], b[k]) for k in a), name
+
+
+@pytest.mark.parametrize('more, said', [(dict(gan='ragan'), 'trains a parser'), (dict(loss='l1'), 'unknown loss'), (dict(network='unet'), 'unknown network'), (dict(data='nowhere'), 'nowhere')])
+def test_bad_options(more, said, data, tmp_path, capsys):
+    assert train.main(flags(data, tmp_path / 'out', **more)) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_trial_is_a_step_of_the_run(data, tmp_path):
+    stage.trial(options.configure(options.parse('', flags(data, tmp_path))), torch.device('cpu'), 2)
+
+
+def test_the_preset_has_the_parameters_it_says():
+    net = options.network(options.DEFAULTS | options.PRESETS['parse_unet'])
+    assert models.count(net) == models.count(models.ParseUNet(stride=2, aux=True, position=16))
