@@ -153,12 +153,14 @@ def ahead(pool, get, count, depth):
 
 
 def grouped(items, most):
-    """Runs of up to `most` items of equal sizes."""
+    """Runs of up to `most` items (name, tensors, or None where one is missing) of equal sizes."""
     group = []
     for item in items:
-        if group and (len(group) == most or any(a.shape != b.shape for a, b in zip(group[0][1:], item[1:]))):
+        shapes = [x if x is None else x.shape for x in item[1:]]
+        if group and (len(group) == most or shapes != last):
             yield group
             group = []
         group.append(item)
+        last = shapes
     if group:
         yield group
