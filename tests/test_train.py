@@ -146,6 +146,18 @@ def test_infer_takes_any_size_and_tta(size, run, tmp_path):
     assert cv2.imread(str(tmp_path / 'out.png')).shape == (4 * size[0], 4 * size[1], 3)
 
 
+def test_infer_takes_a_folder_without_truth(run, tmp_path):
+    """Of several sizes; each file gets what it gets alone."""
+    rng = np.random.default_rng(1)
+    for i, size in enumerate([(16, 16), (16, 16), (24, 16), (16, 16)]):
+        _png(tmp_path / 'in' / f'{i}.png', rng.integers(0, 256, (*size, 3), np.uint8))
+    assert infer.main(['--run', str(run), '--input', str(tmp_path / 'in'), '--output', str(tmp_path / 'out')]) == 0
+    for i in range(4):
+        assert infer.main(['--run', str(run), '--input', str(tmp_path / f'in/{i}.png'), '--output', str(tmp_path / 'alone.png')]) == 0
+        one, other = (cv2.imread(str(p)).astype(int) for p in (tmp_path / f'out/{i}.png', tmp_path / 'alone.png'))
+        assert one.shape == other.shape and abs(one - other).max() <= 1, i
+
+
 def test_infer_with_a_public_checkpoint(tmp_path):
     net = models.SRResNet(blocks=3, width=8)
     torch.save({'params_ema': net.state_dict()}, tmp_path / 'net.pth')
