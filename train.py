@@ -82,7 +82,7 @@ def train(c, world, held):
         run.need_space(c['out'], checkpoint.room([p.net for p in players.values()], c['keep']))
     players = {name: p._replace(forward=world.wrap(torch.compile(p.net) if c['compile'] else p.net)) for name, p in players.items()}
     criterion = task.Criterion(c, stage.extractor(c, device))
-    autocast, each, first = options.autostage.cast(c, device), c['batch'] * world.size * c['accumulate'], next(iter(sets))
+    autocast, each, first = options.autocast(c, device), c['batch'] * world.size * c['accumulate'], next(iter(sets))
     record, more = Record(c['out'], at.nimg, task.METRIC, say, beside=device.type != 'cpu') if world.main else None, {'lpips': perceptual.lpips(c['lpips'], device)} if c['lpips'] else {}
     if world.main:
         soup.forget_after(c['out'], at.nimg)
@@ -167,7 +167,7 @@ def finish(c, ema, last, data, device, length):
 
     def score(weights):
         probe.load_state_dict(weights)
-        found['scores'] = task.validate(probe, data, device, batch=c['batch'], autocast=options.autostage.cast(c, device), threads=c['threads'])
+        found['scores'] = task.validate(probe, data, device, batch=c['batch'], autocast=options.autocast(c, device), threads=c['threads'])
         return found['scores'].value(even)
     weights, best, parts, metric = ema.net.state_dict(), last, ['the last average'], task.METRIC
     if len(data) > 1 and len(soup.kept(c['out'])) > 1 and not c['gan']:          # a GAN's best PSNR is where it began

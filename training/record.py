@@ -17,7 +17,7 @@ class Record:
     """
 
     def __init__(self, out, nimg, metric, say, beside=True):
-        self.out, self._metric, self._say, self._beside, self._hinted, self._rows = Path(out), say, beside, set(), None
+        self.out, self._metric, self._say, self._beside, self._hinted, self._rows = Path(out), metric, say, beside, set(), None
         self.log, self._board = log.Log(out), SummaryWriter(self.out / 'tensorboard', purge_step=nimg + 1)
         self.log.rewind(nimg)
 
