@@ -121,7 +121,7 @@ def _read_mask(path):
 
 
 def _parses(config):
-    return config is not None and config['task'] == 'parse'
+    return config is not None and config.get('task') == 'parse'
 
 
 def _in_groups(names, get, batch, doing):

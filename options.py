@@ -44,7 +44,7 @@ PRESETS = {
     'bisenet':        dict(PARSE, network='bisenet',    net={},                                    batch=16, nimg=1_280_000, lr=1e-2, optimizer='sgd', loss='ohem'),
 }
 DEFAULTS = dict(
-    task='restore', repair=True, recipe='ai6126_2024', seed=0, size=512, data=None, val=None, lq_from_usm=True, target_usm=False, pair_pool=0, crop=None, start=None, accumulate=1,
+    task='restore', repair=True, recipe='ai6126_2024', seed=0, size=512, data=None, val=None, lq_from_usm=True, target_usm=False, pair_pool=0, crop=None, start=None, trunk=None, accumulate=1,
     loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, perceptual_weight=1.0, features='esrgan',
     gan=None, gan_weight=0.1, gan_from=0, discriminator=None, discriminator_net={}, discriminator_lr=None, r1=0.0,
     optimizer='adamw', weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0, keep=3,
@@ -87,6 +87,7 @@ def parse(description, argv=None):
     a('--last-loss',    help='another pixel loss for the end of the run, e.g. psnr')
     a('--last-share',   type=float, help='share of the run that has it (default: 0.2)')
     a('--start',        help='run, checkpoint or weights to begin with instead of chance')
+    a('--trunk',        help='weights of torchvision\'s ResNet-18, a file: what bisenet begins with')
     a('--crop',         type=int, help='train on random squares of this side in pixels of the HQ image (default: whole images; 128 in GAN presets)')
     a('--gan',          help=f'adversarial loss: {", ".join(adversarial.KINDS)} (default: none)')
     a('--gan-weight',   type=float, help='of the adversarial loss')
@@ -162,6 +163,8 @@ def _check(c):
         raise RunError(f'--crop {c["crop"]} must be a multiple of the scale 4, up to --size {c["size"]}')
     if c['task'] == 'parse' and (c['gan'] or c['vgg'] or c['lpips'] or c['crop'] or c['last_loss']):
         raise RunError(f'--preset {c["preset"]} trains a parser: --gan, --vgg, --lpips, --crop and --last-loss are for restorers')
+    if c['trunk'] and c['network'] != 'bisenet':
+        raise RunError(f'--trunk {c["trunk"]} is for --preset bisenet, not for {c["network"]}')
     if c['gan'] and not c['discriminator']:
         raise RunError(f'--gan {c["gan"]} needs a discriminator: --discriminator {" or ".join(models.DISCRIMINATORS)}')
     if c['gan'] and c['discriminator'] == 'modified_vgg' and (c['crop'] or c['size']) != 128:
@@ -201,8 +204,8 @@ def default_precision(c):
 
 
 def network(c):
-    """The untrained network of a run."""
-    return TASKS[c['task']].NETWORKS[c['network']](**c['net'])
+    """The untrained network of a run, also of one made before there were tasks."""
+    return TASKS[c.get('task', 'restore')].NETWORKS[c['network']](**c['net'])
 
 
 def rate(progress, c):

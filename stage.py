@@ -8,7 +8,7 @@ import options
 from dali_pipes import degrade
 from losses import features
 from tasks.players import Player, backward
-from training import optim
+from training import checkpoint, optim
 from training.run import RunError
 
 
@@ -30,6 +30,17 @@ def cast(c, device):
     if c['gan']:
         players['discriminator'] = player(models.DISCRIMINATORS[c['discriminator']](**c['discriminator_net']), c['discriminator_lr'] or c['lr'])
     return players
+
+
+def begin(c, net, say):
+    """Fill a network with what its run starts from."""
+    if c['start']:
+        say(f'starts from {checkpoint.load_weights(net, c["start"])}')
+    if c['trunk']:
+        try:
+            net.load_trunk(c['trunk'])
+        except (ValueError, OSError) as e:
+            raise RunError(f'--trunk: {e}') from e
 
 
 def extractor(c, device):

@@ -68,8 +68,8 @@ def train(c, world, held):
     newest = checkpoint.latest(c['out']) if resumed else None
     players, at = stage.cast(c, device), At()
     net = players['net'].net
-    if c['start'] and not newest:
-        say(f'starts from {checkpoint.load_weights(net, c["start"])}')
+    if not newest:
+        stage.begin(c, net, say)
     ema = EMA(net, c['ema'])
     if newest:
         tensors, state = checkpoint.load(newest, map_location=device)

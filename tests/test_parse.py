@@ -3,6 +3,7 @@ import json
 
 import cv2
 import numpy as np
+import pypdf
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from dali_pipes.batch import Batch
 from losses import segmentation
 from metrics.miou import Confusion
 from tasks import parse
+from tools import report, submit
 
 from test_train import ROOT, SIZE, cache      # noqa: F401, a fixture
 
@@ -115,6 +117,26 @@ def test_infer_writes_masks_and_prints_the_validation_score(run, data, tmp_path,
     assert infer.main([*argv, '--tta']) == 0 and infer.main(['--run', str(run), '--output', str(tmp_path / 'val')]) == 0
 
 
+def test_submission_of_masks(run, data, tmp_path, capsys):
+    assert infer.main(['--run', str(run), '--input', str(data / 'val/images'), '--output', str(tmp_path / 'out')]) == 0
+    argv = ['challenge', str(tmp_path / 'out'), '--masks', '--names', str(data / 'val/images'), '--gt', str(data / 'val/masks'), '--run', str(run), '--size', str(SIZE),
+            '--out', str(tmp_path / 'masks.zip')]
+    assert submit.main(argv) == 0
+    said = capsys.readouterr().out
+    assert '5 masks of 64x64' in said and 'mIoU' in said and 'parameters' in said
+    first = tmp_path / 'out/00000.png'
+    for spoilt, reason in (np.full((SIZE, SIZE), 19, np.uint8), 'id 19 in it'), (np.zeros((SIZE, SIZE, 3), np.uint8), 'mode RGB'), (np.zeros((SIZE, 8), np.uint8), '8x64'):
+        cv2.imwrite(str(first), spoilt)
+        assert submit.main(argv) == 2 and reason in capsys.readouterr().err
+
+
+def test_report_and_page(run, tmp_path):
+    assert report.main([str(run), '--out', str(tmp_path / 'report.pdf')]) == 0 and report.main([str(run), '--out', str(tmp_path / 'page.html')]) == 0
+    text = '\n'.join(page.extract_text() for page in pypdf.PdfReader(tmp_path / 'report.pdf').pages)
+    assert all(word in text for word in ('Face Parsing', 'mIoU', 'Lovász', 'l_eye'))
+    assert all(word in (tmp_path / 'page.html').read_text() for word in ('mIoU, %', 'mean F1', 'data:image'))
+
+
 @pytest.mark.parametrize('more', [dict(recipe='gfpgan'), dict(loss='ohem', preset='bisenet', net='{"width": 16}', pipe='dali'), dict(loss='mixed', val='3')])
 def test_other_ways_to_train_a_parser(more, data, tmp_path):
     if more.get('pipe') == 'dali':
@@ -137,7 +159,8 @@ def test_a_stopped_run_goes_on_to_the_bit(run, data, tmp_path, monkeypatch):
         assert all(torch.equal(a[k], b[k]) for k in a), name
 
 
-@pytest.mark.parametrize('more, said', [(dict(gan='ragan'), 'trains a parser'), (dict(loss='l1'), 'unknown loss'), (dict(network='unet'), 'unknown network'), (dict(data='nowhere'), 'nowhere')])
+@pytest.mark.parametrize('more, said', [(dict(gan='ragan'), 'trains a parser'), (dict(loss='l1'), 'unknown loss'), (dict(network='unet'), 'unknown network'), (dict(data='nowhere'), 'nowhere'),
+                                        (dict(trunk='x.pth'), 'is for --preset bisenet'), (dict(preset='bisenet', net='{}', trunk='none.pth'), 'none.pth')])
 def test_bad_options(more, said, data, tmp_path, capsys):
     assert train.main(flags(data, tmp_path / 'out', **more)) == 2
     assert said in capsys.readouterr().err

@@ -113,6 +113,6 @@ def test_handin(home, capsys):
         text = z.read('U1234567A/Readme.txt').decode()
     assert {f'U1234567A/{n}' for n in ('report.pdf', 'leaderboard.png.missing.txt', 'Readme.txt', 'results/00004.png', 'code/train.py', 'code/dali_pipes/degrade/blur.cu', 'logs/log.jsonl',
                                        'checkpoint/weights.safetensors')} <= names
-    assert all(w in text for w in ('U1234567A', 'CodaLab user: me', 'torch 2', '--preset srresnet16 --recipe bicubic --nimg 99', 'results (5 files)'))
+    assert all(w in text for w in ('U1234567A', 'CodaLab user: me', 'torch 2', '--preset srresnet16', "--net '{\"blocks\": 2, \"width\": 8}'", '--recipe bicubic', '--nimg 99', '--batch 2', 'results (5 files)'))
     for wrong, said in (['--matric', '123'], 'matriculation'), (['--report', 'none.pdf'], 'none.pdf does not exist'):
         assert run(home, *more, *wrong, verb='handin') == 2 and said in capsys.readouterr().err

@@ -7,7 +7,6 @@ The text is set in Arial where it is installed, else in a font of the same width
 """
 import argparse
 import base64
-import functools
 import html
 import io
 import json
@@ -28,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import infer
 import models
 import options
-from dali_pipes import sources
+from dali_pipes import masks, sources
 from dali_pipes.manifest import DataError
 from tasks import restore
 from training import checkpoint, log, pictures, run
@@ -55,8 +54,12 @@ class Run:
             raise RunError(f'{folder} is no run directory: it has no config.json')
         self.name, self.rows = self.folder.resolve().name, log.Log(folder).read()
         self.result, self.machine = (self._json(n) for n in ('result.json', 'machine.json'))
-        self.net = options.network(self.config)
+        self.net, self.task = options.network(self.config), options.TASKS[self.config.get('task', 'restore')]
         self.discriminator = models.DISCRIMINATORS[self.config['discriminator']](**self.config['discriminator_net']) if self.config.get('gan') else None
+
+    @property
+    def parses(self):
+        return self.config.get('task') == 'parse'
 
     def _json(self, name):
         path = self.folder / name
@@ -73,15 +76,16 @@ class Run:
 
 @torch.no_grad()
 def judged(r, device='cpu'):
-    """[(PSNR, bicubic's PSNR, name, input, bicubic, ours, truth)] of the first validation set, worst first, by the run's final weights."""
+    """(Scores, [(title, *pictures)], worst first) of the first validation set, by the run's final weights."""
     checkpoint.load_weights(r.net, r.folder)
     net = r.net.to(device, memory_format=torch.channels_last).eval()
     _, sets = sources.load(r.config, say=lambda _: None)
     data = next(iter(sets.values()))
-    half = r.config['precision'] != 'fp32'
-    autocast = functools.partial(torch.autocast, torch.device(device).type, torch.float16 if r.config['precision'] == 'fp16' else torch.bfloat16, enabled=half)
-    scores = restore.validate(net, data, device, autocast=autocast, show=len(data), threads=os.cpu_count())
-    return sorted(((float(p), float(b), data.name(i), *scores.shown[i]) for i, (p, b) in enumerate(zip(scores.psnr, scores.bicubic))), key=lambda row: row[0])
+    scores = r.task.validate(net, data, device, autocast=options.autocast(r.config, torch.device(device)), show=len(data), threads=os.cpu_count())
+    values = [scores.value(slice(i, i + 1)) for i in range(len(data))]
+    shown, figures, _ = scores.pictures()
+    titles = [f'{data.name(i)}: {v:.2f} {r.task.METRIC.unit}' + (f', bicubic {figures[i][1]:.2f}' if figures else '') for i, v in enumerate(values)]
+    return scores, [(titles[i], *shown[i]) for i in np.argsort(values)]
 
 
 @torch.no_grad()
@@ -147,22 +151,22 @@ class Page(FPDF):
 
 
 def pdf(r, args):
-    page = Page(font_file(args.font))
-    page.set_title(args.title)
+    page, title = Page(font_file(args.font)), args.title or ('Face Parsing' if r.parses else 'Blind Face Super-Resolution')
+    page.set_title(title)
     page.add_page()
     page.ln(60)
     page.set_font_size(24)
-    page.multi_cell(0, 12, args.title, align='C', new_x=XPos.LMARGIN, new_y=YPos.NEXT)
+    page.multi_cell(0, 12, title, align='C', new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     page.ln(6)
     page.set_font_size(SIZE)
     page.multi_cell(0, 7, '\n'.join(filter(None, (args.author, args.matric, r.machine.get('date')))), align='C', new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     page.numbered = True
     page.add_page()
-    rows = judged(r, args.device)
+    scores, rows = judged(r, args.device)
     _model(page, r)
     _training(page, r)
-    _results(page, r, rows)
-    if args.real:
+    _results(page, scores, rows)
+    if args.real and not r.parses:
         page.head('Real pictures', below=100)
         page.say('Inputs without ground truth: input, bicubic enlargement, ours.')
         page.picture(_grid(restored(r, args.real), 2, 130))
@@ -180,8 +184,9 @@ def pdf(r, args):
 def _model(page, r):
     n = models.count(r.net)
     page.head('Model')
-    page.say(f'{type(r.net).__name__}: {sys.modules[type(r.net).__module__].__doc__.strip().splitlines()[0]} The network enlarges 128 x 128 to 512 x 512 pixels and has {n:,} parameters; '
-             f'fewer than {models.BUDGET:,} are allowed.')
+    page.say(f'{type(r.net).__name__}: {sys.modules[type(r.net).__module__].__doc__.strip().splitlines()[0]} The network '
+             + (f'names one of 19 parts for each pixel and has {n:,} parameters.' if r.parses else
+                f'enlarges 128 x 128 to 512 x 512 pixels and has {n:,} parameters; fewer than {models.BUDGET:,} are allowed.'))
     parts = [('Network', 'parameters'), *((name, f'{sum(p.numel() for p in child.parameters()):,}') for name, child in r.net.named_children()),
              ('parameters of the network itself', f'{sum(p.numel() for p in r.net.parameters(recurse=False)):,}'),
              ('Generator, trained', f'{n:,}'), ('Discriminator', f'{models.count(r.discriminator):,}' if r.discriminator else 'none'),
@@ -192,15 +197,27 @@ def _model(page, r):
 def _training(page, r):
     c = r.config
     page.head('Losses and training')
-    loss = {'l1': 'the mean absolute difference', 'charbonnier': "Charbonnier's loss", 'mse': 'the mean squared difference', 'psnr': 'the logarithm of the squared error, picture by picture'}
-    page.say(f'The loss is {loss[c["loss"]]} between output and {"sharpened" if c["target_usm"] else "plain"} ground truth. Inputs are made on the fly by the recipe {c["recipe"]}, '
-             'every degradation drawn for each sample on its own [1].' + _adversarial(c))
+    page.say(_parsing(c) if r.parses else _restoring(c) + _adversarial(c))
     length = f'{r.rows[-1]["nimg"]:,} images, {r.seconds / 60:.1f} minutes' if r.rows else 'not begun'
     page.rows([('optimizer', f'{c["optimizer"]}, learning rate {c["lr"]:g}, {c["schedule"]} schedule, warm-up {c["warmup"]:.0%}'),
                ('batch', f'{c["batch"]} x {c["accumulate"]} x {r.machine.get("processes", 1)} images, {c["precision"]}'), ('length', length),
                ('data', c.get('images', '')), ('weights', f'average over {c["ema"]:,.0f} images; final: {", ".join(r.result.get("made_of", ["the last average"]))}'),
                ('machine', '; '.join(f'{v}' if k == 'device' else f'{k} {v}' for k, v in r.machine.items()) or 'not recorded')], (25, 75))
     page.picture(curves([r]), page.epw * 0.86)
+
+
+def _restoring(c):
+    loss = {'l1': 'the mean absolute difference', 'charbonnier': "Charbonnier's loss", 'mse': 'the mean squared difference', 'psnr': 'the logarithm of the squared error, picture by picture'}
+    last = f', in the last {c["last_share"]:.0%} of the run {loss[c["last_loss"]]},' if c.get('last_loss') else ''
+    return (f'The loss is {loss[c["loss"]]}{last} between output and {"sharpened" if c["target_usm"] else "plain"} ground truth. Inputs are made on the fly by the recipe {c["recipe"]}, '
+            'every degradation drawn for each sample on its own [1].')
+
+
+def _parsing(c):
+    loss = {'ce': 'cross entropy', 'lovasz': 'cross entropy and twice the Lovász-softmax loss', 'mixed': 'half the cross entropy, 0.3 of the Lovász-softmax loss and the Dice loss',
+            'ohem': 'cross entropy of the hardest pixels'}
+    seen = f' Pictures are degraded by the recipe {c["recipe"]} and enlarged again.' if c['recipe'] else ''
+    return f'The loss is {loss[c["loss"]]}. Faces and masks are mirrored (left and right exchanged), turned, enlarged and tinted by parameters drawn for each sample.{seen}'
 
 
 def _adversarial(c):
@@ -211,13 +228,18 @@ def _adversarial(c):
             + (f', a perceptual one on VGG19 {c["perceptual_weight"]:g}' if c['vgg'] else '') + f'. The discriminator is {c["discriminator"]}; training started from given weights.' * bool(c['start']))
 
 
-def _results(page, r, rows):
-    p, b = (np.array([row[k] for row in rows]) for k in (0, 1))
+def _results(page, scores, rows):
     page.head('Results', below=120)                # the table and the first pictures
-    page.rows([('', 'PSNR, dB', 'worst', 'best'), ('bicubic', f'{b.mean():.3f}', f'{b.min():.2f}', f'{b.max():.2f}'), ('ours', f'{p.mean():.3f}', f'{p.min():.2f}', f'{p.max():.2f}')], (40, 20, 20, 20))
-    page.say(f'{len(rows)} validation pairs, scored on 8-bit images. Below the best and the worst ones: input, bicubic, ours, truth.')
-    page.picture(_grid([row[3:] for row in rows[::-1][:3]], 1, 190, [f'{row[2]}: {row[0]:.2f} dB, bicubic {row[1]:.2f}' for row in rows[::-1][:3]]), page.epw * 0.9)
-    page.picture(_grid([row[3:] for row in rows[:3]], 1, 190, [f'{row[2]}: {row[0]:.2f} dB, bicubic {row[1]:.2f}' for row in rows[:3]]), page.epw * 0.9)
+    if hasattr(scores, 'counts'):
+        found = scores.over()
+        page.rows([('mIoU, %', 'mean F1, %', 'pixel accuracy, %'), (f'{found.miou:.2f}', f'{found.f1:.2f}', f'{found.accuracy:.2f}')], (33, 33, 34))
+        page.say('IoU, %: ' + ', '.join(f'{name} {v:.1f}' for name, v in zip(masks.CLASSES, found.iou)) + '.')
+    else:
+        of = lambda name, v: (name, f'{v.mean():.3f}', f'{v.min():.2f}', f'{v.max():.2f}')
+        page.rows([('', 'PSNR, dB', 'worst', 'best'), of('bicubic', scores.bicubic), of('ours', scores.psnr)], (40, 20, 20, 20))
+    page.say(f'{len(rows)} validation images, scored on 8-bit images. Below the best and the worst ones: {", ".join(scores.pictures()[2])}.')
+    for some in rows[::-1][:3], rows[:3]:
+        page.picture(_grid([pictures for _, *pictures in some], 1, 190, [title for title, *_ in some]), page.epw * 0.9)
 
 
 def _grid(rows, columns, side, titles=None):
@@ -244,14 +266,14 @@ def curves(runs):
         x, y = r.series('loss')
         left.plot(x, y, linewidth=0.8, alpha=0.25, color=f'C{i}')
         left.plot(x, pictures.smooth(np.array(y)), linewidth=1.6, color=f'C{i}')
-        x, y = r.series('psnr')
+        x, y = r.series(r.task.METRIC.key)
         right.plot(x, y, marker='o', markersize=3, color=f'C{i}', label=r.name)
         x, y = r.series('bicubic')
         if y:
             right.axhline(y[-1], color=f'C{i}', linestyle='--', linewidth=1, label=f'bicubic, {r.name}')
     if any(r.series('loss')[1] for r in runs):
         left.set_yscale('log')
-    for axes, title in (left, 'training loss'), (right, 'validation PSNR, dB'):
+    for axes, title in (left, 'training loss'), (right, f'validation {runs[0].task.METRIC.name}, {runs[0].task.METRIC.unit}'):
         axes.set_title(title, fontsize=10)
         axes.set_xlabel('images')
         axes.grid(alpha=0.25)
@@ -289,14 +311,18 @@ def page(runs):
     """Text of an HTML page that needs no other file."""
     keys = sorted({k for r in runs for k in r.config if k not in ('out', 'format')})
     differ = [k for k in keys if len({json.dumps(r.config.get(k)) for r in runs}) > 1]
-    scores = [r.result.get('psnr') or (r.series('psnr')[1] or [float('nan')])[-1] for r in runs]
+    if len({r.task for r in runs}) > 1:
+        raise RunError('the runs are of several tasks, which nothing compares: give those of one')
+    metric = runs[0].task.METRIC
+    last = lambda r, key: r.result.get(key) or (r.series(key)[1] or [float('nan')])[-1]
+    scores = [last(r, metric.key) for r in runs]
     best = int(np.nanargmax(scores)) if not np.isnan(scores).all() else -1
     e = lambda v: html.escape(str(v))
-    body = ['<h1>Runs</h1><table><tr><th>run<th>network<th>parameters<th>images<th>minutes<th>PSNR, dB<th>SSIM<th>over bicubic</tr>']
+    more = {'mean F1': 'f1', 'pixel accuracy': 'accuracy'} if runs[0].parses else {'SSIM': 'ssim', 'bicubic': 'bicubic'}
+    body = [f'<h1>Runs</h1><table><tr><th>run<th>network<th>parameters<th>images<th>minutes<th>{metric.name}, {metric.unit}' + ''.join(f'<th>{name}' for name in more) + '</tr>']
     for i, (r, s) in enumerate(zip(runs, scores)):
-        bicubic, ssim = (r.series('bicubic')[1] or [float('nan')])[-1], r.result.get('ssim') or (r.series('ssim')[1] or [float('nan')])[-1]
         body.append(f'<tr{" class=best" if i == best else ""}><td>{e(r.name)}<td>{e(type(r.net).__name__)}<td class=n>{models.count(r.net):,}<td class=n>{r.rows[-1]["nimg"] if r.rows else 0:,}'
-                    f'<td class=n>{r.seconds / 60:.1f}<td class=n>{s:.3f}<td class=n>{ssim:.4f}<td class=n>{s - bicubic:+.3f}</tr>')
+                    f'<td class=n>{r.seconds / 60:.1f}<td class=n>{s:.3f}' + ''.join(f'<td class=n>{last(r, key):.4f}' for key in more.values()) + '</tr>')
     body.append('</table><h2>Curves</h2>' + _img(curves(runs)))
     if differ:
         body.append('<h2>Options that differ</h2><table><tr><th>option' + ''.join(f'<th>{e(r.name)}' for r in runs) + '</tr>'
@@ -305,7 +331,7 @@ def page(runs):
         strips = sorted((r.folder / 'samples').glob('[0-9]*.png'))
         if strips:
             with Image.open(strips[-1]) as image:
-                body.append(f'<h2>{e(r.name)}: input, bicubic, ours, truth</h2>' + _img(image.convert('RGB')))
+                body.append(f'<h2>{e(r.name)}: input, {"ours, truth" if r.parses else "bicubic, ours, truth"}</h2>' + _img(image.convert('RGB')))
     return f'<!doctype html><meta charset=utf-8><title>Runs</title><style>{STYLE}</style>' + ''.join(body)
 
 
@@ -319,7 +345,7 @@ def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('runs', nargs='+', help='run directories; a PDF is of one')
     p.add_argument('--out', type=Path, default=Path('report.pdf'), help='.pdf or .html (default: %(default)s)')
-    p.add_argument('--title', default='Blind Face Super-Resolution', help='default: %(default)s')
+    p.add_argument('--title', help='default: Blind Face Super-Resolution, or Face Parsing')
     p.add_argument('--author', help='on the cover')
     p.add_argument('--matric', help='on the cover')
     p.add_argument('--real', help='folder of real low-quality faces to restore and show')

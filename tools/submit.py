@@ -5,10 +5,12 @@
 
 `challenge`: a zip of one folder with the restored images, under the names of the inputs. `handin`: MATRIC.zip with report, results, code, logs, weights, Readme.txt and the
 leaderboard's screenshot. Both check every file first: names, number, 8-bit RGB PNG, size, and the network's parameters. Exit code 2 with the reason if something is wrong.
+With --masks the files are masks of a parser, PNGs of ids 0 to 18.
 """
 import argparse
 import importlib.metadata
 import io
+import json
 import re
 import subprocess
 import sys
@@ -25,7 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 import models
 import options
-from dali_pipes import files
+from dali_pipes import files, masks
+from metrics.miou import Confusion
 from metrics.psnr import psnr
 from metrics.ssim import ssim
 from training import checkpoint, run
@@ -38,8 +41,8 @@ class Refused(Exception):
     """What is wrong with a submission, and what to do."""
 
 
-def check(folder, names, size, count=None):
-    """Paths of the restored images in the order of their names. Raises Refused.
+def check(folder, names, size, count=None, of_masks=False):
+    """Paths of the restored images, or masks, in the order of their names. Raises Refused.
 
     names: stems that are wanted; size: side in pixels of every image; count: how many there must be (default: as many as names)
     """
@@ -60,8 +63,17 @@ def check(folder, names, size, count=None):
     if extra:
         raise Refused(f'{folder} holds {len(extra)} files too many, e.g. {extra[0]}: remove them')
     for path in inside:
-        _check_image(path, size)
+        (_check_mask if of_masks else _check_image)(path, size)
     return inside
+
+
+def _check_mask(path, size):
+    try:
+        height, width = masks.decode(path.read_bytes()).shape
+    except (OSError, files.BadFile) as e:
+        raise Refused(f'{path}: {e}') from e
+    if (width, height) != (size, size):
+        raise Refused(f'{path} is {width}x{height}, not {size}x{size}')
 
 
 def _check_image(path, size):
@@ -90,10 +102,7 @@ def check_network(path, limit):
 def score(paths, gt):
     """(mean PSNR, mean SSIM) of restored files against ground truth of the same names."""
     rows = []
-    for path in paths:
-        truth = next((p for p in gt.iterdir() if p.stem == path.stem), None)
-        if truth is None:
-            raise Refused(f'--gt {gt} has no {path.stem}')
+    for path, truth in _with_truth(paths, gt):
         a, b = (torch.from_numpy(files.decode(p.read_bytes())).permute(2, 0, 1)[None] for p in (path, truth))
         if a.shape != b.shape:
             raise Refused(f'{path} is {a.shape[3]}x{a.shape[2]}, its ground truth {b.shape[3]}x{b.shape[2]}')
@@ -101,8 +110,30 @@ def score(paths, gt):
     return np.mean(rows, 0)
 
 
-def smaller(data):
+def score_masks(paths, gt):
+    """metrics.miou.Scores of mask files against ground truth of the same names."""
+    confusion = Confusion(len(masks.CLASSES))
+    for path, truth in _with_truth(paths, gt):
+        try:
+            confusion.update(*(torch.from_numpy(masks.decode(p.read_bytes())) for p in (path, truth)))
+        except (ValueError, files.BadFile) as e:
+            raise Refused(f'{path} and its ground truth {truth}: {e}') from e
+    return confusion.compute()
+
+
+def _with_truth(paths, gt):
+    known = {p.stem: p for p in gt.iterdir()} if gt.is_dir() else {}
+    for path in paths:
+        if path.stem not in known:
+            raise Refused(f'--gt {gt} has no {path.stem}')
+        yield path, known[path.stem]
+
+
+def smaller(data, of_masks=False):
     """A PNG's pixels at the highest compression, if that is smaller."""
+    if of_masks:
+        best = masks.png(masks.decode(data))
+        return best if len(best) < len(data) else data
     best = cv2.imencode('.png', files.decode(data)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS])[1].tobytes()
     return best if len(best) < len(data) and (files.decode(best) == files.decode(data)).all() else data
 
@@ -126,21 +157,25 @@ def checked(args):
     names = [p.stem for p in sorted(args.names.iterdir()) if p.suffix.lower() in ('.png', '.jpg', '.jpeg')] if args.names.is_dir() else None
     if not names:
         raise Refused(f'--names {args.names} is no folder with images: give the inputs that were restored')
-    paths = check(args.results, names, args.size, args.count)
-    said = f'{len(paths)} images of {args.size}x{args.size}'
+    paths = check(args.results, names, args.size, args.count, args.masks)
+    said = f'{len(paths)} {"masks" if args.masks else "images"} of {args.size}x{args.size}'
     home = args.run or next((p for p in (args.results.parent,) if (p / 'config.json').is_file()), None)
     if home:
-        said += f', a network of {check_network(home, args.limit):,} parameters (fewer than {args.limit:,})'
+        limit = args.limit or (None if args.masks else models.BUDGET)            # the parsing challenge has none
+        said += f', a network of {check_network(home, limit or 1 << 62):,} parameters' + (f' (fewer than {limit:,})' if limit else '')
     else:
         print('the network was not checked: name its run or weights with --run')
-    if args.gt:
+    if args.gt and args.masks:
+        found = score_masks(paths, args.gt)
+        said += f', mIoU {found.miou:.4f} %, mean F1 {found.f1:.4f} %'
+    elif args.gt:
         said += ', PSNR {:.4f} dB, SSIM {:.4f}'.format(*score(paths, args.gt))
     return paths, said, home
 
 
 def challenge(args):
     paths, said, _ = checked(args)
-    entries = {f'{args.folder}/{p.name}': smaller(p.read_bytes()) if args.compress else p.read_bytes() for p in paths}
+    entries = {f'{args.folder}/{p.name}': smaller(p.read_bytes(), args.masks) if args.compress else p.read_bytes() for p in paths}
     size = write_zip(args.out, entries, args.max_mb)
     print(f'{args.out}: {said}, {size / 1e6:.1f} MB')
 
@@ -185,8 +220,7 @@ def readme(args, config, names, said):
     setup = ConfigParser()
     setup.read(ROOT / 'setup.cfg')
     libraries = [re.match(r'[\w.-]+', line)[0] for line in setup['options']['install_requires'].split('\n') if line and not line.startswith('#')]
-    kept = {k: v for k, v in config.items() if k in ('preset', 'recipe', 'nimg', 'minutes', 'batch', 'seed')}
-    flags = ' '.join(f'--{k} {v}' for k, v in kept.items() if v is not None)
+    flags = ' '.join(_flags(config))
     folders = {}
     for name in names:
         part = name.split('/')[1]
@@ -199,6 +233,20 @@ def readme(args, config, names, said):
         *(f'  {name} {_version(name)}' for name in libraries), '', 'How to run (in the folder code)', '  make train                   environment and demo',
         f'  python train.py {flags} --data FACES --val PAIRS --out RUN', '  python infer.py --run RUN --input LQ --output results',
         f'  python infer.py --weights ../checkpoint/{checkpoint.FINISHED} --input LQ --output results', ''])
+
+
+def _flags(config):
+    """What to give train.py beside --data, --val and --out to make this run again."""
+    preset = json.loads(json.dumps(options.DEFAULTS | options.PRESETS[config['preset']]))
+    yield f'--preset {config["preset"]}'
+    for k, v in config.items():
+        if k in ('preset', 'data', 'val', 'out', 'task', 'format', 'images', 'threads', 'device', 'pipe', 'cache', 'save_minutes') or v is None or v == preset.get(k):
+            continue
+        flag = k.replace('_', '-')
+        if isinstance(v, bool):
+            yield f'--{"" if v else "no-"}{flag}'
+        else:
+            yield f'--{flag} ' + (f"'{json.dumps(v)}'" if isinstance(v, dict) else ','.join(map(str, v)) if isinstance(v, list) else str(v))
 
 
 def _version(name):
@@ -217,10 +265,11 @@ def parse(argv=None):
         v.add_argument('results', type=Path, help='folder of restored images, as infer.py writes it')
         v.add_argument('--names', type=Path, required=True, help='folder of the inputs, whose names are wanted')
         v.add_argument('--run', type=Path, help='run directory, or weights, of the network (default: the folder that RESULTS lies in)')
-        v.add_argument('--gt', type=Path, help='folder of ground truth: prints PSNR and SSIM')
+        v.add_argument('--gt', type=Path, help='folder of ground truth: prints PSNR and SSIM, of masks mIoU and F1')
         v.add_argument('--size', type=int, default=512, help='side of the images in pixels (default: %(default)s)')
         v.add_argument('--count', type=int, help='images the challenge wants (default: as many as --names holds)')
-        v.add_argument('--limit', type=int, default=models.BUDGET, help='parameters the network must stay below (default: %(default)s)')
+        v.add_argument('--limit', type=int, help=f'parameters the network must stay below (default: {models.BUDGET}; none with --masks)')
+        v.add_argument('--masks', action='store_true', help='the files are masks of a parser')
         if name == 'challenge':
             v.add_argument('--out', type=Path, default=Path('submission.zip'), help='default: %(default)s')
             v.add_argument('--folder', default='results', help='the one folder in the zip (default: %(default)s)')
