@@ -45,7 +45,7 @@ PRESETS = {
 }
 DEFAULTS = dict(
     task='restore', repair=True, recipe='ai6126_2024', seed=0, size=512, data=None, val=None, lq_from_usm=True, target_usm=False, pair_pool=0, crop=None, start=None, trunk=None, accumulate=1,
-    loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, perceptual_weight=1.0, features='esrgan',
+    loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, parser=None, perceptual_weight=1.0, features='esrgan',
     gan=None, gan_weight=0.1, gan_from=0, discriminator=None, discriminator_net={}, discriminator_lr=None, r1=0.0,
     optimizer='adamw', weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0, keep=3,
     lpips=None, compile=False, deterministic=False, cache='auto', save_minutes=5.0)
@@ -98,6 +98,7 @@ def parse(description, argv=None):
     a('--r1',           type=float, help='weight of the penalty on its gradients at real images (default: 0)')
     a('--pixel-weight', type=float, help='of the pixel loss (default: 1)')
     a('--vgg',          help='weights of torchvision\'s VGG19, a file: adds a perceptual loss')
+    a('--parser',       help='run of parse_unet whose encoder takes the place of VGG19')
     a('--perceptual-weight', type=float, help='of that loss (default: 1)')
     a('--features',     help=f'layers that it compares: {", ".join(restore.FEATURES)} (default: esrgan)')
     a('--ema',          type=float, help='horizon of the weight average in images')
@@ -161,8 +162,8 @@ def _check(c):
         raise RunError(f'--size {c["size"]} must be a multiple of the scale 4 and --seed {c["seed"]} not negative')
     if c['crop'] and (c['crop'] % 4 or c['crop'] > c['size']):
         raise RunError(f'--crop {c["crop"]} must be a multiple of the scale 4, up to --size {c["size"]}')
-    if c['task'] == 'parse' and (c['gan'] or c['vgg'] or c['lpips'] or c['crop'] or c['last_loss']):
-        raise RunError(f'--preset {c["preset"]} trains a parser: --gan, --vgg, --lpips, --crop and --last-loss are for restorers')
+    if c['task'] == 'parse' and (c['gan'] or c['vgg'] or c['parser'] or c['lpips'] or c['crop'] or c['last_loss']):
+        raise RunError(f'--preset {c["preset"]} trains a parser: --gan, --vgg, --parser, --lpips, --crop and --last-loss are for restorers')
     if c['trunk'] and c['network'] != 'bisenet':
         raise RunError(f'--trunk {c["trunk"]} is for --preset bisenet, not for {c["network"]}')
     if c['gan'] and not c['discriminator']:

@@ -8,7 +8,7 @@ import options
 from dali_pipes import degrade
 from losses import features
 from tasks.players import Player, backward
-from training import checkpoint, optim
+from training import checkpoint, optim, run
 from training.run import RunError
 
 
@@ -43,23 +43,45 @@ def begin(c, net, say):
             raise RunError(f'--trunk: {e}') from e
 
 
-def extractor(c, device):
-    """The network whose features a run compares, or None."""
+class Encoder(torch.nn.Module):
+    """The feature maps of a parser's encoder, a perceptual loss that owes nothing to ImageNet."""
+
+    def __init__(self, parser):
+        super().__init__()
+        self.parser = parser
+
+    def forward(self, x):
+        return self.parser.encode(x)
+
+
+def criterion(c, device):
+    """What a run's networks are trained on. Raises RunError for features that cannot be had."""
+    task, extract, weights = options.TASKS[c['task']], None, ()
     try:
-        return features.vgg19(c['vgg'], options.FEATURES[c['features']]).to(device) if c['vgg'] else None
+        if c['vgg']:
+            weights = options.FEATURES[c['features']].values()
+            extract = features.vgg19(c['vgg'], options.FEATURES[c['features']])
+        elif c['parser']:
+            of = run.stored(c['parser'])
+            if of.get('network') != 'parse_unet':
+                raise ValueError(f'{c["parser"]} is no run of parse_unet')
+            parser = options.network(of)
+            checkpoint.load_weights(parser, c['parser'])
+            extract, weights = Encoder(parser).requires_grad_(False).eval(), [1 / len(parser.encoder)] * len(parser.encoder)
     except ValueError as e:
-        raise RunError(f'--vgg: {e}') from e
+        raise RunError(f'--{"vgg" if c["vgg"] else "parser"}: {e}') from e
+    return task.Criterion(c, extract and extract.to(device), weights)
 
 
 def trial(c, device, batch):
     """Two steps on black images, for their memory: the optimizers' states come with the first; a batch is made ahead of the one in training."""
-    players, criterion = cast(c, device), options.TASKS[c['task']].Criterion(c, extractor(c, device))
+    players, goal = cast(c, device), criterion(c, device)
     recipe, shared = c['recipe'] and degrade.recipe(c['recipe']), dict(batch=batch, size=c['size'])
     plan = (dali_pipes.ParsePlan(1, recipe=recipe, **shared) if c['task'] == 'parse' else
             dali_pipes.Plan(1, recipe, lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'], crop=c['crop'], **shared))
     black = torch.zeros(batch, plan.channels, c['size'], c['size'], dtype=torch.uint8, device=device)
     for _ in range(2):
         ahead, now = (plan.finish(black, plan(np.arange(batch)), 'cuda' if device.type == 'cuda' else 'torch') for _ in range(2))
-        backward(players, now, criterion, c['gan_from'], 0.0, options.autocast(c, device))
+        backward(players, now, goal, c['gan_from'], 0.0, options.autocast(c, device))
         for p in players.values():
             p.stepper.step(0.0)

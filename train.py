@@ -81,14 +81,14 @@ def train(c, world, held):
     elif world.main:
         run.need_space(c['out'], checkpoint.room([p.net for p in players.values()], c['keep']))
     players = {name: p._replace(forward=world.wrap(torch.compile(p.net) if c['compile'] else p.net)) for name, p in players.items()}
-    criterion = task.Criterion(c, stage.extractor(c, device))
+    criterion = stage.criterion(c, device)
     autocast, each, first = options.autocast(c, device), c['batch'] * world.size * c['accumulate'], next(iter(sets))
     record, more = Record(c['out'], at.nimg, task.METRIC, say, beside=device.type != 'cpu') if world.main else None, {'lpips': perceptual.lpips(c['lpips'], device)} if c['lpips'] else {}
     if world.main:
         soup.forget_after(c['out'], at.nimg)
         run.write_json(Path(c['out'], 'machine.json'), machine() | {'processes': world.size, 'threads': torch.get_num_threads(),
                                                                      'feeding': 'in turns with training' if device.type == 'cpu' else 'beside training'})
-    say(f'{c["out"]}: {c["preset"]}, {models.count(net):,} parameters, {c["recipe"]}, {len(images):,} {sources.kind(images)}, '
+    say(f'{c["out"]}: {c["preset"]}, {models.count(net):,} parameters, {c["recipe"] or "no degradation"}, {len(images):,} {sources.kind(images)}, '
         f'{", ".join(f"{len(v):,} validation pairs ({k})" for k, v in sets.items())}, {c["precision"]} on {device}' + (f' x {world.size}' if world.size > 1 else '')
         + f', {c["pipe"]} pipe, ' + (f'feeding and training take turns on {torch.get_num_threads()} threads' if device.type == 'cpu' else f'{c["threads"]} threads feed')
         + (f', resumed at {at.nimg:,} images' if newest else ''))

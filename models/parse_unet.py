@@ -54,11 +54,7 @@ class ParseUNet(nn.Module):
         trains a tuple of three of them, the one that counts first."""
         size, multiple = x.shape[-2:], self.stride * 2 ** len(self.decoder)
         x = F.pad(x, (0, -size[1] % multiple, 0, -size[0] % multiple), mode='replicate')
-        y, skips = self.stem((x - self.mean) / self.std), []
-
-        for level, blocks in enumerate(self.encoder):
-            y = blocks(F.max_pool2d(y, 2) if level else y)
-            skips.append(y)
+        skips = self.encode(x)
         y = skips.pop()
         if self.position is not None:
             y = y + _resized(self.position, y.shape[-2:]).to(y.dtype)      # without the cast a bfloat16 stream would become float32 here
@@ -72,6 +68,14 @@ class ParseUNet(nn.Module):
             logits += [head(c) for head, c in zip(self.aux, coarse)]
         logits = tuple(_resized(y.float(), x.shape[-2:])[..., :size[0], :size[1]] for y in logits)
         return logits if len(logits) > 1 else logits[0]
+
+    def encode(self, x):
+        """x: [B, 3, H, W] in [0, 1], sides multiples of stride 2^(levels - 1) -> [feature maps], one per level from the top down"""
+        y, maps = self.stem((x - self.mean) / self.std), []
+        for level, blocks in enumerate(self.encoder):
+            y = blocks(F.max_pool2d(y, 2) if level else y)
+            maps.append(y)
+        return maps
 
 
 def _conv(width_in, width, side, stride=1):

@@ -22,7 +22,7 @@ SWAP = torch.from_numpy(masks.SWAP[:len(masks.CLASSES)].astype(np.int64))
 class Criterion:
     """What a parser is trained on. c: options of the run, with loss"""
 
-    def __init__(self, c, extract=None):
+    def __init__(self, c, extract=None, weights=()):
         self.c = c
 
     def net(self, output, batch, discriminator, nimg, share):

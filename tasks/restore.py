@@ -25,11 +25,11 @@ class Criterion:
 
     c: options of the run: loss, pixel_weight, last_loss and last_share of the run that it takes instead; perceptual_weight and features; gan, gan_weight, and gan_from,
        the images that the discriminator sees before the generator listens to it; r1
-    extract: module that gives feature maps of [B, 3, H, W] in [0, 1], or None
+    extract: module that gives feature maps of [B, 3, H, W] in [0, 1], or None; weights: of each of its maps
     """
 
-    def __init__(self, c, extract=None):
-        self.c, self.extract = c, extract
+    def __init__(self, c, extract=None, weights=()):
+        self.c, self.extract, self.weights = c, extract, weights
 
     def net(self, output, batch, discriminator, nimg, share):
         """{name: weighted scalar}, which the network makes small. discriminator: a module, or None; nimg, share: images seen, share of the run done."""
@@ -37,7 +37,7 @@ class Criterion:
         kind = c['last_loss'] if c['last_loss'] and share >= 1 - c['last_share'] else c['loss']
         found = {'pixel': c['pixel_weight'] * LOSSES[kind](output, batch.target)}
         if self.extract is not None:
-            found['perceptual'] = c['perceptual_weight'] * features.perceptual(self.extract, output, batch.target, FEATURES[c['features']].values())
+            found['perceptual'] = c['perceptual_weight'] * features.perceptual(self.extract, output, batch.target, self.weights)
         if discriminator is not None and nimg >= c['gan_from']:
             with frozen(discriminator):
                 real = discriminator(batch.plain) if c['gan'] == 'ragan' else None       # needs no gradient, and has none

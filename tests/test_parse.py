@@ -166,6 +166,20 @@ def test_bad_options(more, said, data, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_a_restorer_trains_on_the_features_of_a_parser(run, data, tmp_path):
+    argv = [a for k, v in dict(data=data / 'train/images', val=3, out=tmp_path / 'run', preset='unet', recipe='gfpgan', size=SIZE, batch=2, nimg=8, ticks=1, pipe='torch', parser=run,
+                               perceptual_weight=0.5).items() for a in ('--' + k.replace('_', '-'), str(v))]
+    assert train.main(argv) == 0
+    c = options.configure(options.parse('', argv))
+    goal, x = stage.criterion(c, torch.device('cpu')), torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    parser = goal.extract.parser
+    found = goal.net(x, Batch(None, x.flip(2), None, None), None, 0, 0.0)
+    with torch.no_grad():
+        expected = 0.5 * sum((a - b).abs().mean() for a, b in zip(parser.encode(x), parser.encode(x.flip(2)))) / 3
+    assert float(found['perceptual']) == pytest.approx(float(expected), rel=1e-5) and not any(p.requires_grad for p in parser.parameters())
+    assert train.main([*argv, '--parser', str(data), '--out', str(tmp_path / 'other')]) == 2
+
+
 def test_the_trial_is_a_step_of_the_run(data, tmp_path):
     stage.trial(options.configure(options.parse('', flags(data, tmp_path))), torch.device('cpu'), 2)
 

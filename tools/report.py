@@ -190,7 +190,7 @@ def _model(page, r):
     parts = [('Network', 'parameters'), *((name, f'{sum(p.numel() for p in child.parameters()):,}') for name, child in r.net.named_children()),
              ('parameters of the network itself', f'{sum(p.numel() for p in r.net.parameters(recurse=False)):,}'),
              ('Generator, trained', f'{n:,}'), ('Discriminator', f'{models.count(r.discriminator):,}' if r.discriminator else 'none'),
-             ('Frozen networks', 'VGG19, 20,024,384' if r.config.get('vgg') else 'none')]
+             ('Frozen networks', 'VGG19, 20,024,384' if r.config.get('vgg') else 'a parser' if r.config.get('parser') else 'none')]
     page.rows(parts, (70, 30))
 
 
