@@ -38,11 +38,12 @@ def test_published_mfpsnet():
 
 
 def scrambled(net, seed=0):
-    """In eval mode, with statistics and weights that are not those of the start."""
+    """In eval mode, every normalisation with weights and statistics of its own."""
     torch.manual_seed(seed)
-    with torch.no_grad():
-        for p in (*net.parameters(), *(b for b in net.buffers() if b.dtype == torch.float32)):
-            p.add_(torch.rand_like(p), alpha=0.02)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values, low, high in (module.running_mean, -0.2, 0.2), (module.bias, -0.2, 0.2), (module.running_var, 1, 2), (module.weight, 0.8, 1.2):
+                torch.nn.init.uniform_(values, low, high)
     return net.eval()
 
 
@@ -201,6 +202,7 @@ def test_every_weight_of_mfpsnet_learns():
 
 
 def test_mfpsnet_in_bfloat16_and_channels_last():
+    """Largest error over largest detail: 0.014 .. 0.020 measured over two seeds; twice that is allowed."""
     net, x, maps = scrambled(MFPSNet(priors=SOME)), torch.rand(1, 3, 16, 16), priors(SOME)
     with torch.no_grad():
         plain = net(x, maps)
@@ -210,4 +212,4 @@ def test_mfpsnet_in_bfloat16_and_channels_last():
         last = net(x, {**priors(SOME), 'dict': maps})
     for a, b, c in zip(plain, half, last):
         detail = (a - a.mean((2, 3), keepdim=True)).abs().max()
-        assert b.dtype == torch.float32 and 0 < (a - b).abs().max() < 0.05 * detail and torch.allclose(a, c, atol=1e-4)
+        assert b.dtype == torch.float32 and 0 < (a - b).abs().max() < 0.04 * detail and torch.allclose(a, c, atol=1e-4)

@@ -384,14 +384,17 @@ def test_a_symmetric_position_is_its_mirror_image():
 
 @pytest.mark.parametrize('name', SMALL)
 def test_bfloat16_is_close(name):
-    """Largest error over largest detail: 0.0033 .. 0.0081 measured over five seeds of all; twice that is allowed. And the image itself is not rounded."""
+    """Largest error over largest detail: 0.0033 .. 0.0081 measured over five seeds of all; twice that is allowed.
+
+    FRSNet, whose rounding passes many layers that nothing normalises here, 0.015 .. 0.033. And the image itself is not rounded.
+    """
     net, x = make(name), torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         full = net(x)
         with torch.autocast('cpu', torch.bfloat16):
             half = net(x)
     error = (half - full).abs().max() / (full - (bilinear(x) if name in LAST else 0)).abs().max()
-    assert half.dtype == torch.float32 and 0 < error < 0.0162, error.item()
+    assert half.dtype == torch.float32 and 0 < error < (0.066 if name == 'frsnet' else 0.0162), error.item()
     assert (half != half.bfloat16()).float().mean() > 0.9
 
 

@@ -196,6 +196,7 @@ def test_channels_last_all_the_way(start):
 
 @pytest.mark.parametrize('start', STARTS)
 def test_bfloat16_is_close(start):
+    """Largest error over largest value: 0.0074 .. 0.0165 measured over five seeds of both; twice that is allowed."""
     net, x = make(start), picture(start)
     with torch.no_grad():
         full = net(x)
@@ -203,7 +204,7 @@ def test_bfloat16_is_close(start):
             half = net(x)
     assert half.dtype == torch.bfloat16
     error = (half - full).abs().max() / full.abs().max()
-    assert 0 < error < 0.05, error.item()
+    assert 0 < error < 0.033, error.item()
 
 
 # ---- decoding ----
