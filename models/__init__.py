@@ -4,15 +4,20 @@ import re
 from .bisenet import BiSeNet
 from .discriminators import ModifiedVGG, MultiscalePatchGAN, UNetDiscriminatorSN
 from .face_unaf import FaceUNAF
+from .frsnet import FRSNet
+from .mfpsnet import MFPSNet
 from .parse_unet import ParseUNet
 from .rcan import RCAN
 from .rrdbnet import RRDBNet
 from .srresnet import SRResNet
+from .supernet import AutoPrior, AutoSR
 from .swinir import SwinIR
 from .unet import UNet
 
 # The names presets and flags use.
-NETWORKS = {'srresnet': SRResNet, 'unet': UNet, 'face_unaf': FaceUNAF, 'swinir': SwinIR, 'rcan': RCAN, 'rrdbnet': RRDBNet}
+NETWORKS = {'srresnet': SRResNet, 'unet': UNet, 'face_unaf': FaceUNAF, 'swinir': SwinIR, 'rcan': RCAN, 'rrdbnet': RRDBNet, 'frsnet': FRSNet}
+# Those that want facial priors beside the picture.
+GUIDED = {'mfpsnet': MFPSNet}
 DISCRIMINATORS = {'modified_vgg': ModifiedVGG, 'unet_sn': UNetDiscriminatorSN, 'patchgan': MultiscalePatchGAN}
 PARSERS = {'parse_unet': ParseUNet, 'bisenet': BiSeNet}
 
@@ -60,4 +65,7 @@ def like(weights):
         groups = length('trunk') if 'trunk.0.conv.weight' in weights else 0
         width, squeezed = side('conv_trunk.weight'), side('trunk.0.blocks.0.squeeze.weight' if groups else 'trunk.0.squeeze.weight')
         return RCAN(groups, length('trunk.0.blocks' if groups else 'trunk'), width, width // squeezed)
+    if 'sr.path' in weights:
+        architecture = {part: weights[f'sr.{part}'].int().tolist() for part in ('path', 'cell')}      # an average of weights has them as float32
+        return FRSNet(architecture, side('conv_first.weight'), side('rdb_first.0.conv1.weight'), scale=2 ** (length('up') - 3), spare=length('sr.head.spare') > 0)
     raise ValueError(f'no network of ours has weights like these ({", ".join(list(weights)[:3])}, ...)')

@@ -10,7 +10,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import BUDGET, DISCRIMINATORS, NETWORKS, PARSERS, count
+from models import BUDGET, DISCRIMINATORS, GUIDED, NETWORKS, PARSERS, count
 
 SHOWN = [('srresnet', dict(blocks=16)), ('srresnet', dict(blocks=20)), ('srresnet', dict(blocks=24)), ('srresnet', dict(blocks=26)),
          ('unet', {}), ('unet', dict(steps=2)), ('unet', dict(blocks=((1, 3, 2), 3, (2, 3, 1)), steps=2)),
@@ -18,6 +18,7 @@ SHOWN = [('srresnet', dict(blocks=16)), ('srresnet', dict(blocks=20)), ('srresne
          ('swinir', {}), ('swinir', dict(width=90, depths=(6, 6, 6, 6))),
          ('rcan', {}), ('rcan', dict(groups=0, blocks=20)),
          ('rrdbnet', {}), ('rrdbnet', dict(blocks=16, width=16, growth=7)),
+         ('frsnet', {}), ('frsnet', dict(scale=1, spare=True)), ('mfpsnet', {}), ('mfpsnet', dict(spare=True)),
          ('modified_vgg', {}), ('modified_vgg', dict(width=16)),
          ('unet_sn', {}), ('unet_sn', dict(width=32)), ('unet_sn', dict(width=24)), ('patchgan', {}),
          ('parse_unet', {}), ('parse_unet', dict(stride=2)), ('parse_unet', dict(aux=True, position=32)),
@@ -32,6 +33,12 @@ def gmac(make, channels=3, size=128):
     return counter.get_total_flops() / 2e9
 
 
+def alone(net):
+    """-> the network as a function of a picture alone; priors, if it wants some, have no content"""
+    priors = getattr(net, 'priors', None)
+    return net if priors is None else lambda x: net(x, {name: x.new_empty(len(x), channels, *x.shape[2:]) for name, channels in priors.items()})
+
+
 def paper(network):
     """-> the first sources its docstring names, or its file's"""
     return re.search(r'\(([^()]* (?:et al\.|and )[^()]*)\)', (network.__doc__ or '') + sys.modules[network.__module__].__doc__)[1]
@@ -43,11 +50,11 @@ def table():
         rows.add_column(title, justify='right')
     rows.add_column('paper')
     for name, arguments in SHOWN:
-        network = (NETWORKS | DISCRIMINATORS | PARSERS)[name]
+        network = (NETWORKS | GUIDED | DISCRIMINATORS | PARSERS)[name]
         n = count(network(**arguments))
         fits = '' if name not in NETWORKS else 'fits' if n < BUDGET else 'over'
         rows.add_row(name, f'{network.__name__}({", ".join(f"{k}={v}" for k, v in arguments.items())})', f'{n:,}', fits,
-                     f'{gmac(lambda: network(**arguments).eval(), 6 if name == "patchgan" else 3):.2f}', paper(network))
+                     f'{gmac(lambda: alone(network(**arguments).eval()), 6 if name == "patchgan" else 3):.2f}', paper(network))
     return rows
 
 

@@ -11,6 +11,7 @@ import models
 from models import __main__ as catalogue
 from models import face_unaf, rcan, rrdbnet, swinir
 from models.face_unaf import FaceUNAF
+from models.frsnet import FRSNet
 from models.rcan import RCAN
 from models.rrdbnet import RRDBNet
 from models.srresnet import SRResNet
@@ -21,18 +22,19 @@ LEVELS = dict(width=(8, 12, 16), blocks=((1, 1), 1, (1, 2)), position=4)
 SMALL = {'srresnet': partial(SRResNet, blocks=2, width=16), 'unet': partial(UNet, **LEVELS), 'unet-2': partial(UNet, **LEVELS, steps=2),
          'face_unaf': partial(FaceUNAF, **LEVELS), 'swinir': partial(SwinIR, width=12, depths=(2, 1), heads=2, window=4),
          'rcan': partial(RCAN, groups=2, blocks=2, width=16, reduction=4), 'rcan-flat': partial(RCAN, groups=0, blocks=2, width=16, reduction=4),
-         'rrdbnet': partial(RRDBNet, blocks=2, width=16, growth=7)}
+         'rrdbnet': partial(RRDBNet, blocks=2, width=16, growth=7), 'frsnet': partial(FRSNet, width=32, growth=8)}
+OTHER = {'path': [3, 2, 3], 'cell': [[1, 1], [2, 0], [3, 2], [8, 3]]}
 LAST = {'srresnet': 'conv_last', 'unet': 'tail', 'unet-2': 'tail', 'face_unaf': 'tail', 'swinir': 'tail', 'rcan': 'conv_last', 'rcan-flat': 'conv_last'}
 
 
 def make(case, seed=0):
-    """A small network whose tail is not zero, so that every weight matters."""
+    """A small network whose tail is not zero, so that every weight matters; in eval mode, where also one pixel of one picture can be normalised."""
     torch.manual_seed(seed)
     net = SMALL[case]()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(torch.randn_like(p), alpha=0.02)
-    return net
+    return net.eval()
 
 
 def test_every_network_is_tested():
@@ -382,14 +384,17 @@ def test_a_symmetric_position_is_its_mirror_image():
 
 @pytest.mark.parametrize('name', SMALL)
 def test_bfloat16_is_close(name):
-    """Largest error over largest detail: 0.0033 .. 0.0081 measured over five seeds of all; twice that is allowed. And the image itself is not rounded."""
+    """Largest error over largest detail: 0.0033 .. 0.0081 measured over five seeds of all; twice that is allowed.
+
+    FRSNet, whose rounding passes many layers that nothing normalises here, 0.015 .. 0.033. And the image itself is not rounded.
+    """
     net, x = make(name), torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         full = net(x)
         with torch.autocast('cpu', torch.bfloat16):
             half = net(x)
     error = (half - full).abs().max() / (full - (bilinear(x) if name in LAST else 0)).abs().max()
-    assert half.dtype == torch.float32 and 0 < error < 0.0162, error.item()
+    assert half.dtype == torch.float32 and 0 < error < (0.066 if name == 'frsnet' else 0.0162), error.item()
     assert (half != half.bfloat16()).float().mean() > 0.9
 
 
@@ -418,7 +423,8 @@ def test_every_parameter_learns(name):
 
 
 @pytest.mark.parametrize('make_net', [
-    lambda: SRResNet(scale=5), lambda: UNet(width=(8, 16), blocks=((1, 1), 1, (1, 1))), lambda: UNet(steps=3), lambda: FaceUNAF(width=(8, 16)), lambda: SwinIR(width=80)])
+    lambda: SRResNet(scale=5), lambda: UNet(width=(8, 16), blocks=((1, 1), 1, (1, 1))), lambda: UNet(steps=3), lambda: FaceUNAF(width=(8, 16)), lambda: SwinIR(width=80),
+    lambda: FRSNet(scale=3), lambda: FRSNet(width=60)])
 def test_wrong_arguments(make_net):
     with pytest.raises(ValueError):
         make_net()
@@ -426,7 +432,7 @@ def test_wrong_arguments(make_net):
 
 @pytest.mark.parametrize('net', [*SMALL.values(), SRResNet, UNet, FaceUNAF, SwinIR, RCAN, partial(RCAN, 0, 20), partial(RRDBNet, 16, 16, 7), partial(SRResNet, scale=2),
                                  partial(SRResNet, scale=3), partial(SwinIR, 12, (1, 2), 3, 5, 17 / 12), partial(RCAN, 0, 2, 20, 3), partial(UNet, position=0),
-                                 partial(UNet, symmetric=True)])
+                                 partial(UNet, symmetric=True), FRSNet, partial(FRSNet, OTHER, 16, 4, 2, spare=True)])
 def test_a_network_is_known_by_its_weights(net):
     torch.manual_seed(0)
     net = net()
@@ -472,5 +478,5 @@ def test_the_catalogue_can_be_read_in_a_file(monkeypatch):
 
 
 def test_the_catalogue_shows_everything():
-    assert {name for name, _ in catalogue.SHOWN} == models.NETWORKS.keys() | models.DISCRIMINATORS.keys() | models.PARSERS.keys()
-    assert all(catalogue.paper(network)[-4:].isdigit() for network in (models.NETWORKS | models.DISCRIMINATORS | models.PARSERS).values())
+    assert {name for name, _ in catalogue.SHOWN} == models.NETWORKS.keys() | models.GUIDED.keys() | models.DISCRIMINATORS.keys() | models.PARSERS.keys()
+    assert all(catalogue.paper(network)[-4:].isdigit() for network in (models.NETWORKS | models.GUIDED | models.DISCRIMINATORS | models.PARSERS).values())
