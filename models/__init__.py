@@ -3,6 +3,7 @@ import re
 
 from .discriminators import ModifiedVGG, MultiscalePatchGAN, UNetDiscriminatorSN
 from .face_unaf import FaceUNAF
+from .hifacegan import HiFaceGAN
 from .rcan import RCAN
 from .rrdbnet import RRDBNet
 from .srresnet import SRResNet
@@ -12,6 +13,7 @@ from .unet import UNet
 # The names presets and flags use.
 NETWORKS = {'srresnet': SRResNet, 'unet': UNet, 'face_unaf': FaceUNAF, 'swinir': SwinIR, 'rcan': RCAN, 'rrdbnet': RRDBNet}
 DISCRIMINATORS = {'modified_vgg': ModifiedVGG, 'unet_sn': UNetDiscriminatorSN, 'patchgan': MultiscalePatchGAN}
+RENOVATORS = {'hifacegan': HiFaceGAN}      # same size in and out, pictures in [-1, 1]
 
 BUDGET = 2_276_356      # AI6126: strictly fewer parameters than this, 150 % of SRResNet's 1,517,571
 

@@ -10,7 +10,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import BUDGET, DISCRIMINATORS, NETWORKS, count
+from models import BUDGET, DISCRIMINATORS, NETWORKS, RENOVATORS, count
 
 SHOWN = [('srresnet', dict(blocks=16)), ('srresnet', dict(blocks=20)), ('srresnet', dict(blocks=24)), ('srresnet', dict(blocks=26)),
          ('unet', {}), ('unet', dict(steps=2)), ('unet', dict(blocks=((1, 3, 2), 3, (2, 3, 1)), steps=2)),
@@ -18,6 +18,7 @@ SHOWN = [('srresnet', dict(blocks=16)), ('srresnet', dict(blocks=20)), ('srresne
          ('swinir', {}), ('swinir', dict(width=90, depths=(6, 6, 6, 6))),
          ('rcan', {}), ('rcan', dict(groups=0, blocks=20)),
          ('rrdbnet', {}), ('rrdbnet', dict(blocks=16, width=16, growth=7)),
+         *(('hifacegan', dict(width=n)) for n in (64, 32, 16, 8)), ('hifacegan', dict(suppression='pac')),
          ('modified_vgg', {}), ('modified_vgg', dict(width=16)),
          ('unet_sn', {}), ('unet_sn', dict(width=32)), ('unet_sn', dict(width=24)), ('patchgan', {})]
 
@@ -41,9 +42,10 @@ def table():
         rows.add_column(title, justify='right')
     rows.add_column('paper')
     for name, arguments in SHOWN:
-        network = (NETWORKS | DISCRIMINATORS)[name]
-        n = count(network(**arguments))
-        fits = '' if name in DISCRIMINATORS else 'fits' if n < BUDGET else 'over'
+        network = (NETWORKS | RENOVATORS | DISCRIMINATORS)[name]
+        with torch.device('meta'):      # shapes only
+            n = count(network(**arguments))
+        fits = '' if name not in NETWORKS else 'fits' if n < BUDGET else 'over'
         rows.add_row(name, f'{network.__name__}({", ".join(f"{k}={v}" for k, v in arguments.items())})', f'{n:,}', fits,
                      f'{gmac(lambda: network(**arguments), 6 if name == "patchgan" else 3):.2f}', paper(network))
     return rows

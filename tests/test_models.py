@@ -472,5 +472,5 @@ def test_the_catalogue_can_be_read_in_a_file(monkeypatch):
 
 
 def test_the_catalogue_shows_everything():
-    assert {name for name, _ in catalogue.SHOWN} == models.NETWORKS.keys() | models.DISCRIMINATORS.keys()
-    assert all(catalogue.paper(network)[-4:].isdigit() for network in (models.NETWORKS | models.DISCRIMINATORS).values())
+    assert {name for name, _ in catalogue.SHOWN} == models.NETWORKS.keys() | models.RENOVATORS.keys() | models.DISCRIMINATORS.keys()
+    assert all(catalogue.paper(network)[-4:].isdigit() for network in (models.NETWORKS | models.RENOVATORS | models.DISCRIMINATORS).values())
