@@ -10,7 +10,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import BUDGET, DISCRIMINATORS, GUIDED, NETWORKS, PARSERS, count
+from models import BUDGET, CATALOGUE, NETWORKS, count
 
 SHOWN = [('srresnet', dict(blocks=16)), ('srresnet', dict(blocks=20)), ('srresnet', dict(blocks=24)), ('srresnet', dict(blocks=26)),
          ('unet', {}), ('unet', dict(steps=2)), ('unet', dict(blocks=((1, 3, 2), 3, (2, 3, 1)), steps=2)),
@@ -19,6 +19,7 @@ SHOWN = [('srresnet', dict(blocks=16)), ('srresnet', dict(blocks=20)), ('srresne
          ('rcan', {}), ('rcan', dict(groups=0, blocks=20)),
          ('rrdbnet', {}), ('rrdbnet', dict(blocks=16, width=16, growth=7)),
          ('frsnet', {}), ('frsnet', dict(scale=1, spare=True)), ('mfpsnet', {}), ('mfpsnet', dict(spare=True)),
+         *(('hifacegan', dict(width=n)) for n in (64, 32, 16, 8)), ('hifacegan', dict(suppression='pac')),
          ('modified_vgg', {}), ('modified_vgg', dict(width=16)),
          ('unet_sn', {}), ('unet_sn', dict(width=32)), ('unet_sn', dict(width=24)), ('patchgan', {}),
          ('parse_unet', {}), ('parse_unet', dict(stride=2)), ('parse_unet', dict(aux=True, position=32)),
@@ -50,8 +51,9 @@ def table():
         rows.add_column(title, justify='right')
     rows.add_column('paper')
     for name, arguments in SHOWN:
-        network = (NETWORKS | GUIDED | DISCRIMINATORS | PARSERS)[name]
-        n = count(network(**arguments))
+        network = CATALOGUE[name]
+        with torch.device('meta'):      # shapes only
+            n = count(network(**arguments))
         fits = '' if name not in NETWORKS else 'fits' if n < BUDGET else 'over'
         rows.add_row(name, f'{network.__name__}({", ".join(f"{k}={v}" for k, v in arguments.items())})', f'{n:,}', fits,
                      f'{gmac(lambda: alone(network(**arguments).eval()), 6 if name == "patchgan" else 3):.2f}', paper(network))

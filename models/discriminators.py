@@ -105,16 +105,20 @@ class PatchGAN(nn.Module):
 
 
 class SpectralConv2d(nn.Module):
-    """Convolution without bias, its weight divided by its largest singular value (Miyato et al., ICLR 2018).
+    """Convolution, its weight divided by its largest singular value (Miyato et al., ICLR 2018).
 
     What torch.nn.utils.spectral_norm makes of a Conv2d, with the same names, but in float32 under autocast, and right before the first step.
     Every forward in training improves the estimate of the singular vectors by one power iteration.
+
+    start: sets weight and bias in place; None: as torch does
     """
 
-    def __init__(self, channels, out_channels, kernel, stride=1, padding=0):
+    def __init__(self, channels, out_channels, kernel, stride=1, padding=0, bias=False, start=None):
         super().__init__()
-        conv = nn.Conv2d(channels, out_channels, kernel, bias=False)
-        self.stride, self.padding, self.weight_orig = stride, padding, conv.weight
+        conv = nn.Conv2d(channels, out_channels, kernel, bias=bias)
+        if start:
+            start(conv.weight, conv.bias)
+        self.stride, self.padding, self.weight_orig, self.bias = stride, padding, conv.weight, conv.bias
         matrix = conv.weight.detach().flatten(1)
         self.register_buffer('weight_u', F.normalize(torch.randn(matrix.shape[0]), dim=0))
         self.register_buffer('weight_v', torch.empty(matrix.shape[1]))
@@ -122,7 +126,7 @@ class SpectralConv2d(nn.Module):
             self._iterate(matrix)
 
     def forward(self, x):
-        return F.conv2d(x, self.weight(), stride=self.stride, padding=self.padding)
+        return F.conv2d(x, self.weight(), self.bias, stride=self.stride, padding=self.padding)
 
     def weight(self):
         """-> [out, in, kernel, kernel] float32 with a largest singular value of 1"""

@@ -300,7 +300,8 @@ def test_foreign_weights(tmp_path, weights, message):
 
 
 def test_every_network_has_a_mark_of_its_own():
-    nets = {network.__name__: network() for network in (models.NETWORKS | models.GUIDED | models.DISCRIMINATORS).values()}
+    with torch.device('meta'):
+        nets = {network.__name__: network() for network in (models.NETWORKS | models.GUIDED | models.RENOVATORS | models.DISCRIMINATORS).values()}
     for name, net in nets.items():
         assert [other for other, mark in checkpoint._MARKS.items() if mark in net.state_dict()] == [name]
 

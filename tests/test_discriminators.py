@@ -193,6 +193,16 @@ def test_largest_singular_value_is_one():
         assert torch.linalg.svdvals(conv.weight().flatten(1))[0].item() == pytest.approx(1, rel=1e-3)
 
 
+def test_spectral_norm_with_a_bias_and_a_start():
+    torch.manual_seed(0)
+    ours = SpectralConv2d(5, 7, 3, bias=True, start=lambda weight, bias: (nn.init.xavier_normal_(weight, gain=0.02), nn.init.ones_(bias))).eval()
+    theirs = spectral_norm(nn.Conv2d(5, 7, 3)).eval()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 5, 9, 8)
+    assert torch.allclose(ours(x), theirs(x), atol=1e-6) and ours.bias.eq(1).all() and ours.weight_orig.abs().max() < 0.02
+    assert torch.linalg.svdvals(ours.weight().flatten(1))[0].item() == pytest.approx(1, rel=0.05)
+
+
 def test_scale_of_the_weight_does_not_matter():
     conv, x = SpectralConv2d(3, 4, 3), torch.randn(1, 3, 6, 6)
     before = conv.eval()(x)

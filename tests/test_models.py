@@ -478,5 +478,5 @@ def test_the_catalogue_can_be_read_in_a_file(monkeypatch):
 
 
 def test_the_catalogue_shows_everything():
-    assert {name for name, _ in catalogue.SHOWN} == models.NETWORKS.keys() | models.GUIDED.keys() | models.DISCRIMINATORS.keys() | models.PARSERS.keys()
-    assert all(catalogue.paper(network)[-4:].isdigit() for network in (models.NETWORKS | models.GUIDED | models.DISCRIMINATORS | models.PARSERS).values())
+    assert {name for name, _ in catalogue.SHOWN} == models.CATALOGUE.keys()
+    assert all(catalogue.paper(network)[-4:].isdigit() for network in models.CATALOGUE.values())

@@ -178,7 +178,7 @@ def _find(path):
 _MARKS = {'SRResNet': 'body.0.conv1.weight', 'RRDBNet': 'body.0.rdb1.conv1.weight', 'UNet': 'decoder.0.0.conv1.weight', 'FaceUNAF': 'decoder.0.0.depthwise.weight',
           'SwinIR': 'groups.0.blocks.0.attention.table', 'RCAN': 'conv_trunk.weight', 'FRSNet': 'sr.path', 'MFPSNet': 'base.sr.path',
           'ModifiedVGG': 'bn0_1.weight', 'UNetDiscriminatorSN': 'conv1.weight_orig',
-          'MultiscalePatchGAN': 'scales.0.conv1.weight_orig'}
+          'MultiscalePatchGAN': 'scales.0.conv1.weight_orig', 'HiFaceGAN': 'bottom.norm1.gamma.weight'}
 
 
 def _difference(theirs, mine, wrong):
