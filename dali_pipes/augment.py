@@ -14,7 +14,6 @@ from .batch import there
 
 _GRID = 2.0 ** 20    # matrices are multiples of 2^-20, so that float64 coordinates are exact, and the nearest pixel is the same on every machine
 _LUMA = np.array([0.299, 0.587, 0.114])      # ITU-R BT.601
-_SWAP = torch.from_numpy(masks.SWAP)
 
 
 class Params(NamedTuple):
@@ -106,7 +105,7 @@ def _move(image, mask, p):
     ids = torch.where(inside, nearest, 0)
 
     flip = there(p.flip, mask.device)
-    swapped = _SWAP.to(mask.device)[ids.flip(2).long()]
+    swapped = there(masks.SWAP, mask.device)[ids.flip(2).long()]
     return torch.where(flip[:, None, None, None], out.flip(3), out), torch.where(flip[:, None, None], swapped, ids)
 
 

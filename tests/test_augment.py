@@ -169,5 +169,5 @@ def test_the_swap_is_done_exactly_once(drawn, monkeypatch):
     def wrong():
         return np.array([sides.exchanged(m) for m in torched(images, ids, p)[1]])
     assert not wrong().any() and not any(sides.exchanged(augment.run_ref(images[i], ids[i], p, i)[1]) for i in range(8))
-    monkeypatch.setattr(augment, '_SWAP', torch.arange(256, dtype=torch.uint8))
+    monkeypatch.setattr(masks, 'SWAP', np.arange(256, dtype=np.uint8))
     assert (wrong() == p.flip).all()             # left out, or, which is the same, done twice
