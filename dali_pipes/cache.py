@@ -1,6 +1,7 @@
 """Decoded images, kept: on the GPU, in host memory, or in a mapped file, so that no file is decoded twice (with a mapped file: not even by the next run).
 
-Slots are numbered like the manifest's images and hold [size, size, 3] uint8, not flipped; with a mask [size, size, 4]. A file that cannot be decoded shares the pixels of its replacement.
+Slots are numbered like the manifest's images and hold [size, size, 3] uint8, not flipped; with a mask [size, size, 4]. A file that cannot be decoded shares the
+pixels of its replacement.
 """
 import hashlib
 import os
