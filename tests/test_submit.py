@@ -91,7 +91,7 @@ def test_a_spoilt_submission_is_refused(how, said, home, capsys):
 
 
 @pytest.mark.parametrize('more, said', [
-    (['--max-mb', '0.001'], 'more than --max-mb 0.001: --compress'), (['--limit', models.count(models.SRResNet(2, 8))], '1 too many: fewer than'), (['--count', '400'], 'the challenge wants 400'),
+    (['--max-mb', '0.001'], 'at the highest compression, more than --max-mb 0.001'), (['--limit', models.count(models.SRResNet(2, 8))], '1 too many: fewer than'), (['--count', '400'], 'the challenge wants 400'),
     (['--names', 'nowhere'], '--names nowhere is no folder'), (['--run', 'nowhere'], 'nowhere')])
 def test_limits(more, said, home, capsys):
     assert run(home, *more) == 2

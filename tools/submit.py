@@ -146,8 +146,7 @@ def write_zip(out, entries, max_mb=None):
             z.writestr(zipfile.ZipInfo(name, ENTRY), data, zipfile.ZIP_STORED if name.endswith(('.png', '.zip', '.pdf')) else zipfile.ZIP_DEFLATED)
     data = held.getvalue()
     if max_mb and len(data) > max_mb * 1e6:
-        raise Refused(f'{out} would have {len(data) / 1e6:.1f} MB, more than --max-mb {max_mb:g}: --compress rewrites the PNGs losslessly, which saves a few per cent; '
-                      'else raise --max-mb if the challenge allows it')
+        raise Refused(f'{out} would have {len(data) / 1e6:.1f} MB at the highest compression, more than --max-mb {max_mb:g}: raise it if the challenge allows that, or submit fewer images')
     run.write(out, data)
     return len(data)
 
@@ -175,7 +174,8 @@ def checked(args):
 
 def challenge(args):
     paths, said, _ = checked(args)
-    entries = {f'{args.folder}/{p.name}': smaller(p.read_bytes(), args.masks) if args.compress else p.read_bytes() for p in paths}
+    compress = args.compress or sum(p.stat().st_size for p in paths) > 0.99 * args.max_mb * 1e6          # losslessly, by up to a third
+    entries = {f'{args.folder}/{p.name}': smaller(p.read_bytes(), args.masks) if compress else p.read_bytes() for p in paths}
     size = write_zip(args.out, entries, args.max_mb)
     print(f'{args.out}: {said}, {size / 1e6:.1f} MB')
 
@@ -274,7 +274,7 @@ def parse(argv=None):
             v.add_argument('--out', type=Path, default=Path('submission.zip'), help='default: %(default)s')
             v.add_argument('--folder', default='results', help='the one folder in the zip (default: %(default)s)')
             v.add_argument('--max-mb', type=float, default=30, help='largest zip in MB (default: %(default)s)')
-            v.add_argument('--compress', action='store_true', help='rewrite the PNGs at the highest compression, same pixels')
+            v.add_argument('--compress', action='store_true', help='rewrite the PNGs at the highest compression, same pixels (done anyway if they are too large)')
         else:
             v.add_argument('--matric', required=True, help='matriculation number, the name of the zip')
             v.add_argument('--codalab-user', required=True, help='name on the leaderboard')
