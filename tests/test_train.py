@@ -100,8 +100,8 @@ def test_tensorboard_forgets_what_a_resumed_run_makes_again(tmp_path):
 
 
 def test_same_command_again_changes_nothing(run, data, capsys):
-    before = weights(run)
-    assert train.main(flags(data, run)) == 0
+    before, log = weights(run), (run / 'log.jsonl').read_bytes()
+    assert train.main(flags(data, run)) == 0 and (run / 'log.jsonl').read_bytes() == log
     assert 'resumed at 48 images' in capsys.readouterr().out and same(before, weights(run))
 
 

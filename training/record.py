@@ -34,6 +34,8 @@ class Record:
         """scores: {name: Scores of the task}, the first of which the run is judged by; skipped: steps left out; figures: rate, wait, ... for the log."""
         first = next(iter(scores.values()))
         found = {name: s.row() for name, s in scores.items()}
+        if any(r['nimg'] == nimg and self._metric.key in r for r in self.log.read()):
+            return                               # a finished run that was started again
         self.log.append(dict(nimg=nimg) | {k if scores[name] is first else f'{name}/{k}': v for name, row in found.items() for k, v in row.items()} | figures)
         self._scalars(nimg, {f'{name}/{k}': v for name, row in found.items() for k, v in row.items()} | {f'speed/{k}': v for k, v in figures.items()})
         for name, s in scores.items():
