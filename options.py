@@ -170,6 +170,10 @@ def _check(c):
         raise RunError(f'--gan {c["gan"]} needs a discriminator: --discriminator {" or ".join(models.DISCRIMINATORS)}')
     if c['gan'] and c['discriminator'] == 'modified_vgg' and (c['crop'] or c['size']) != 128:
         raise RunError('--discriminator modified_vgg takes 128x128 pixels: give --crop 128, or another --discriminator')
+    if c['gan'] and c['discriminator'] == 'modified_vgg' and c['r1']:
+        raise RunError(f'--r1 {c["r1"]} needs a discriminator that judges each picture alone, without batch normalisation: --discriminator unet_sn')
+    if c['gan'] and c['discriminator'] == 'patchgan' and c['discriminator_net'].get('channels') != 3:
+        raise RunError('--discriminator patchgan judges pictures beside their inputs unless told: give --discriminator-net \'{"channels": 3}\'')
     for network, arguments, flag in (task.NETWORKS[c['network']], c['net'], 'net'), (models.DISCRIMINATORS.get(c['discriminator']), c['discriminator_net'], 'discriminator-net'):
         try:
             network and network(**arguments)

@@ -1,4 +1,5 @@
 """LPIPS (Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, CVPR 2018) by its authors' package, on a backbone that the user names."""
+import pickle
 import warnings
 
 import torch
@@ -22,7 +23,7 @@ def lpips(path, device):
         weights = torch.load(path, map_location='cpu', weights_only=True)
         last = max(int(k.split('.')[1]) for k in weights if k.startswith('features.'))
         kind = {10: 'alex', 28: 'vgg'}[last]
-    except Exception as e:
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, AttributeError, pickle.UnpicklingError) as e:
         raise MetricError(f'--lpips {path}: not the weights of torchvision\'s AlexNet or VGG16 ({type(e).__name__}: {e})') from e
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')                               # the package speaks to torchvision as one did in 2021

@@ -124,7 +124,8 @@ def test_a_run_starts_from_another_and_resumes_to_the_bit(data, tmp_path):
 @pytest.mark.parametrize('more, said', [
     (dict(discriminator='unet_ns'), "did you mean 'unet_sn'"), (dict(gan='wgan'), 'unknown gan'), (dict(discriminator='modified_vgg'), '--crop 128'),
     (dict(discriminator_net='{"widht": 8}'), 'widht'), (dict(crop=30), '--crop 30'), (dict(net='{"blocks": []}', network='unet'), '--net'), (dict(start='nowhere'), 'nowhere'),
-    (dict(vgg='none.pth'), 'none.pth'),
+    (dict(vgg='none.pth'), 'none.pth'), (dict(discriminator='patchgan', discriminator_net='{}'), '"channels": 3'),
+    (dict(discriminator='modified_vgg', crop=128, size=128, r1=1.0), '--discriminator unet_sn'),
 ])
 def test_bad_options(more, said, data, tmp_path, capsys):
     assert train.main(flags(data, tmp_path / 'out', **(GAN | more))) == 2

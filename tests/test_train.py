@@ -229,7 +229,7 @@ def test_infer_bad_input(argv, said, tmp_path, monkeypatch, capsys):
 
 def test_infer_refuses_what_does_not_fit(run, data, tmp_path, capsys):
     (tmp_path / 'broken.png').write_bytes(b'')
-    for more, said in (['--input', tmp_path / 'broken.png'], 'broken.png'), (['--input', tmp_path / 'none'], 'does not exist'), \
+    for more, said in (['--input', tmp_path / 'broken.png'], 'broken.png'), (['--input', data / 'pairs' / 'LQ', '--lpips', 'x.pth'], 'give --gt'), (['--input', tmp_path / 'none'], 'does not exist'), \
             (['--input', data / 'pairs' / 'LQ', '--gt', data / 'hq' / '0.png'], 'lacks'), \
             (['--input', data / 'pairs' / 'LQ' / '0.png', '--gt', data / 'pairs' / 'LQ' / '0.png'], 'ground truth'):
         assert infer.main(['--run', str(run), '--output', str(tmp_path / 'o'), *map(str, more)]) == 2
