@@ -35,7 +35,7 @@ VARIANTS = {
     # networks
     'srresnet16':       ['--preset', 'srresnet16', *SHORT],
     'srresnet16-fast':  ['--preset', 'srresnet16', *SHORT, '--lr', '1e-3'],
-    'srresnet16-muon':  ['--preset', 'srresnet16', *SHORT, '--lr', '2.5e-3', '--optimizer', 'muon'],
+    'srresnet16-muon':  ['--preset', 'srresnet16', *SHORT, '--lr', '2e-3', '--optimizer', 'muon'],
     'rcan':             ['--preset', 'rcan', *SHORT],
     'swinir78':         ['--preset', 'swinir78', *SHORT],
     'face_unaf':        ['--preset', 'face_unaf', *SHORT, '--last-share', '0'],
