@@ -23,9 +23,9 @@ TASKS, FEATURES = {'restore': restore, 'parse': parsing}, restore.FEATURES
 RRDB = dict(network='rrdbnet', net=dict(blocks=16, width=16, growth=7), recipe='ai6126_2022', batch=16, optimizer='adam', schedule='multistep', ema=16_000, ticks=60)
 PARSE = dict(task='parse', recipe=None, loss='lovasz', weight_decay=1e-2, ema=2_000, ticks=20)
 PRESETS = {
-    'demo':           dict(network='unet',      net={},                                batch=2,  minutes=6.5,    lr=1e-3, ema=800,    ticks=5),
-    'unet':           dict(network='unet',      net={},                                batch=4,  nimg=200_000,   lr=1e-3, ema=800,    ticks=20),
-    'flagship':       dict(network='unet',      net=dict(blocks=((1, 3, 2), 3, (2, 3, 1)), steps=2), batch=4, nimg=400_000, lr=1e-3, ema=800, ticks=20),
+    'demo':           dict(network='unet',      net={},                                batch=2,  minutes=6.5,    lr=2e-3, ema=800,    ticks=5,  optimizer='muon'),
+    'unet':           dict(network='unet',      net={},                                batch=4,  nimg=200_000,   lr=2e-3, ema=800,    ticks=20, optimizer='muon'),
+    'flagship':       dict(network='unet',      net=dict(attention=4),                 batch=4,  nimg=400_000,   lr=2e-3, ema=800,    ticks=20, optimizer='muon', last_loss='psnr'),
     'srresnet16':     dict(network='srresnet',  net=dict(blocks=16),                   batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60),
     'srresnet20':     dict(network='srresnet',  net=dict(blocks=20),                   batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60),
     'srresnet24':     dict(network='srresnet',  net=dict(blocks=24),                   batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60),

@@ -57,9 +57,12 @@ def like(weights):
         return RRDBNet(length('body'), side('conv_first.weight'), side('body.0.rdb1.conv1.weight'))
     if 'stem.weight' in weights and 'down.0.weight' in weights:
         levels, position = range(length('down')), weights['position'].shape[2:] if 'position' in weights else (0, 0)
+        attention = sum(name.startswith('middle.') and name.endswith('.qkv.weight') for name in weights)
         shape = dict(width=(side('stem.weight'), *(side(f'down.{n}.weight') for n in levels)), position=position[0],
-                     blocks=([length(f'encoder.{n}') for n in levels], length('middle'), [length(f'decoder.{n}') for n in levels]))
-        return FaceUNAF(**shape) if 'upconv2.weight' in weights else UNet(**shape, steps=2 if 'upconv.weight' in weights else 1, symmetric=position[1] < position[0])
+                     blocks=([length(f'encoder.{n}') for n in levels], length('middle') - attention, [length(f'decoder.{n}') for n in levels]))
+        if 'upconv2.weight' in weights:
+            return FaceUNAF(**shape)
+        return UNet(**shape, steps=2 if 'upconv.weight' in weights else 1, symmetric=position[1] < position[0], attention=attention)
     if 'groups.0.blocks.0.attention.table' in weights:
         offsets, heads = weights['groups.0.blocks.0.attention.table'].shape
         hidden, width = weights['groups.0.blocks.0.fc1.weight'].shape

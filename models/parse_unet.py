@@ -51,8 +51,8 @@ class ParseUNet(nn.Module):
 
     def forward(self, x):
         """x: [B, 3, H, W] in [0, 1], RGB, any H, W -> [B, classes, H, W] float32 logits, also under autocast; while an `aux` network
-        trains a tuple of three of them, the one that counts first."""
-        size, multiple = x.shape[-2:], self.stride * 2 ** len(self.decoder)
+        trains a tuple of three, the one that counts first, the others [B, classes, ceil(H / 4), ceil(W / 4)]."""
+        size, multiple = x.shape[-2:], max(self.stride * 2 ** len(self.decoder), 4)
         x = F.pad(x, (0, -size[1] % multiple, 0, -size[0] % multiple), mode='replicate')
         skips = self.encode(x)
         y = skips.pop()
@@ -66,7 +66,7 @@ class ParseUNet(nn.Module):
         logits = [self.head(y)]
         if self.aux and self.training:
             logits += [head(c) for head, c in zip(self.aux, coarse)]
-        logits = tuple(_resized(y.float(), x.shape[-2:])[..., :size[0], :size[1]] for y in logits)
+        logits = tuple(_resized(y.float(), [n // part for n in x.shape[-2:]])[..., :-(-size[0] // part), :-(-size[1] // part)] for y, part in zip(logits, (1, 4, 4)))
         return logits if len(logits) > 1 else logits[0]
 
     def encode(self, x):

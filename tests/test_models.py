@@ -19,12 +19,12 @@ from models.swinir import SwinIR
 from models.unet import UNet
 
 LEVELS = dict(width=(8, 12, 16), blocks=((1, 1), 1, (1, 2)), position=4)
-SMALL = {'srresnet': partial(SRResNet, blocks=2, width=16), 'unet': partial(UNet, **LEVELS), 'unet-2': partial(UNet, **LEVELS, steps=2),
+SMALL = {'srresnet': partial(SRResNet, blocks=2, width=16), 'unet': partial(UNet, **LEVELS), 'unet-2': partial(UNet, **LEVELS, steps=2), 'unet-3': partial(UNet, **LEVELS, attention=2),
          'face_unaf': partial(FaceUNAF, **LEVELS), 'swinir': partial(SwinIR, width=12, depths=(2, 1), heads=2, window=4),
          'rcan': partial(RCAN, groups=2, blocks=2, width=16, reduction=4), 'rcan-flat': partial(RCAN, groups=0, blocks=2, width=16, reduction=4),
          'rrdbnet': partial(RRDBNet, blocks=2, width=16, growth=7), 'frsnet': partial(FRSNet, width=32, growth=8)}
 OTHER = {'path': [3, 2, 3], 'cell': [[1, 1], [2, 0], [3, 2], [8, 3]]}
-LAST = {'srresnet': 'conv_last', 'unet': 'tail', 'unet-2': 'tail', 'face_unaf': 'tail', 'swinir': 'tail', 'rcan': 'conv_last', 'rcan-flat': 'conv_last'}
+LAST = {'srresnet': 'conv_last', 'unet': 'tail', 'unet-2': 'tail', 'unet-3': 'tail', 'face_unaf': 'tail', 'swinir': 'tail', 'rcan': 'conv_last', 'rcan-flat': 'conv_last'}
 
 
 def make(case, seed=0):
@@ -52,7 +52,7 @@ def test_srresnet_count(blocks, params):
 
 
 @pytest.mark.parametrize('net, params', [
-    (partial(UNet), 1_946_448), (partial(UNet, steps=2), 1_973_036), (partial(UNet, blocks=((1, 3, 2), 3, (2, 3, 1)), steps=2), 2_268_204),
+    (partial(UNet), 1_946_448), (partial(UNet, steps=2), 1_973_036), (partial(UNet, attention=4), 2_211_664),
     (partial(FaceUNAF), 2_224_787), (partial(FaceUNAF, blocks=((4, 6, 4), 4, (4, 5, 6))), 2_272_227),
     (partial(SwinIR), 2_251_758), (partial(SwinIR, width=90, depths=(6,) * 4), 2_018_118), (partial(RCAN), 2_270_051), (partial(RCAN, groups=0, blocks=20), 1_824_595)])
 def test_counts_within_the_budget(net, params):
@@ -125,7 +125,7 @@ def test_unet_tail_and_position_init():
     assert all(up.bias is None for up in net.up)
 
 
-@pytest.mark.parametrize('net', [UNet, partial(UNet, steps=2), FaceUNAF, partial(SwinIR, depths=(2, 2)), partial(RCAN, groups=0, blocks=4)])
+@pytest.mark.parametrize('net', [UNet, partial(UNet, steps=2), partial(UNet, attention=4), FaceUNAF, partial(SwinIR, depths=(2, 2)), partial(RCAN, groups=0, blocks=4)])
 def test_a_run_starts_near_bilinear(net):
     torch.manual_seed(0)
     x = torch.rand(1, 3, 32, 32)
@@ -326,7 +326,7 @@ def test_zero_tail_is_bilinear(name, tail, size):
         assert torch.equal(net(x), bilinear(x))    # the image never passes through bfloat16
 
 
-@pytest.mark.parametrize('name', ['unet', 'unet-2', 'face_unaf', 'swinir'])
+@pytest.mark.parametrize('name', ['unet', 'unet-2', 'unet-3', 'face_unaf', 'swinir'])
 def test_pads_by_replication(name):
     """What lies right of and below the picture is its last column and row, repeated."""
     net, x = make(name), torch.rand(1, 3, 14, 9)
@@ -452,7 +452,7 @@ def test_foreign_weights_are_refused():
             models.like(weights)
 
 
-@pytest.mark.parametrize('net, expected', [(SRResNet, 41.55), (UNet, 3.63), (partial(UNet, steps=2), 4.23), (FaceUNAF, 8.91)])
+@pytest.mark.parametrize('net, expected', [(SRResNet, 41.55), (UNet, 3.63), (partial(UNet, steps=2), 4.23), (partial(UNet, attention=4), 3.76), (FaceUNAF, 8.91)])
 def test_gmac(net, expected):
     assert catalogue.gmac(net) == pytest.approx(expected, abs=0.005)
 
