@@ -45,9 +45,9 @@ def sheet(path, rows, side=256, columns=4):
     for i, (title, *images, lines) in enumerate(rows):
         x, y = i % columns * width + _GAP, i // columns * height
         draw.text((x, y + _BAND // 2), title, fill=_INK, font=fonts[0], anchor='lm')
-        for k, (pix, how) in enumerate(zip(images, (Image.Resampling.NEAREST, Image.Resampling.BOX))):
+        for k, pix in enumerate(images):
             image = Image.fromarray(np.ascontiguousarray(pix.permute(1, 2, 0).numpy()))
-            page.paste(image.resize((side, side), how), (x + k * (side + _GAP), y + _BAND))
+            page.paste(image.resize((side, side), Image.Resampling.BOX), (x + k * (side + _GAP), y + _BAND))         # enlarged, its pixels are seen
         for k, line in enumerate(lines):
             draw.text((x, y + _BAND + side + 14 * k + _GAP), line, fill=_INK, font=fonts[1])
     _replace(path, lambda fresh: page.save(fresh, format='PNG', compress_level=4))
