@@ -4,11 +4,11 @@ import torch
 OPTIMIZERS = {'adamw': torch.optim.AdamW, 'adam': torch.optim.Adam, 'sgd': torch.optim.SGD}
 
 
-def make(name, net, lr, weight_decay=0.0):
-    """Optimizer of a network's parameters: Adam and AdamW with betas (0.9, 0.99), SGD with Nesterov's momentum 0.9; fused on a GPU, which also lets it skip a step
-    there without telling the CPU."""
+def make(name, net, lr, weight_decay=0.0, betas=None):
+    """Optimizer of a network's parameters: Adam and AdamW with betas (default: 0.9, 0.99), SGD with Nesterov's momentum 0.9; fused on a GPU, which also lets it skip a
+    step there without telling the CPU."""
     parameters = list(net.parameters())
-    more = dict(momentum=0.9, nesterov=True) if name == 'sgd' else dict(betas=(0.9, 0.99))
+    more = dict(momentum=0.9, nesterov=True) if name == 'sgd' else dict(betas=tuple(betas or (0.9, 0.99)))
     return OPTIMIZERS[name](parameters, lr=lr, weight_decay=weight_decay, fused=parameters[0].is_cuda, **more)
 
 
