@@ -25,7 +25,7 @@ def cast(c, device):
     """{'net': the network of a run, 'discriminator': its discriminator, if it has one} as tasks.players.Player."""
     def player(net, lr):
         net = net.to(device, memory_format=torch.channels_last)
-        return Player(net, net, optim.Stepper(net, optim.make(c['optimizer'], net, lr, c['weight_decay']), c['precision'], c['clip']), lr / c['lr'])
+        return Player(net, net, optim.Stepper(net, optim.make(c['optimizer'], net, lr, c['weight_decay'], c['betas']), c['precision'], c['clip']), lr / c['lr'])
     players = {'net': player(options.network(c), c['lr'])}
     if c['gan']:
         players['discriminator'] = player(models.DISCRIMINATORS[c['discriminator']](**c['discriminator_net']), c['discriminator_lr'] or c['lr'])

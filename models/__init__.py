@@ -2,10 +2,10 @@
 import re
 
 from .bisenet import BiSeNet
-from .discriminators import ModifiedVGG, MultiscalePatchGAN, UNetDiscriminatorSN
+from .discriminators import ModifiedVGG, MultiscalePatchGAN, SpectralConv2d, UNetDiscriminatorSN
 from .face_unaf import FaceUNAF
 from .frsnet import FRSNet
-from .hifacegan import HiFaceGAN
+from .hifacegan import SUPPRESSION, HiFaceGAN
 from .mfpsnet import MFPSNet
 from .parse_unet import ParseUNet
 from .rcan import RCAN
@@ -21,7 +21,7 @@ NETWORKS = {'srresnet': SRResNet, 'unet': UNet, 'face_unaf': FaceUNAF, 'swinir':
 GUIDED = {'mfpsnet': MFPSNet}
 DISCRIMINATORS = {'modified_vgg': ModifiedVGG, 'unet_sn': UNetDiscriminatorSN, 'patchgan': MultiscalePatchGAN}
 PARSERS = {'parse_unet': ParseUNet, 'bisenet': BiSeNet}
-RENOVATORS = {'hifacegan': HiFaceGAN}      # same size in and out, pictures in [-1, 1]
+RENOVATORS = {'hifacegan': HiFaceGAN}      # same size in and out, no budget
 CATALOGUE = NETWORKS | GUIDED | RENOVATORS | PARSERS | DISCRIMINATORS
 
 BUDGET = 2_276_356      # AI6126: strictly fewer parameters than this, 150 % of SRResNet's 1,517,571
@@ -39,6 +39,18 @@ def enforce_param_budget(net, limit=BUDGET):
         raise ValueError(f'{type(net).__name__} has {n:,} parameters, {n - limit + 1:,} too many: '
                          f'fewer than {limit:,} are allowed; take fewer blocks or a smaller width')
     return n
+
+
+def scale(net):
+    """-> output / input of a restorer, in pixels"""
+    return getattr(net, 'scale', 4)
+
+
+def settle(net):
+    """Let spectrally normalised layers find the singular vectors of the weights they have now: those of a mean of networks are not the mean of theirs."""
+    for module in net.modules():
+        if isinstance(module, SpectralConv2d):
+            module.renew(15)
 
 
 def like(weights):
@@ -74,4 +86,7 @@ def like(weights):
     if 'sr.path' in weights:
         architecture = {part: weights[f'sr.{part}'].int().tolist() for part in ('path', 'cell')}      # an average of weights has them as float32
         return FRSNet(architecture, side('conv_first.weight'), side('rdb_first.0.conv1.weight'), scale=2 ** (length('up') - 3), spare=length('sr.head.spare') > 0)
+    if 'bottom.norm1.gamma.weight' in weights and 'encoder.head.weight' in weights:
+        kind = weights.get('encoder.stages.0.kind')
+        return HiFaceGAN(side('encoder.head.weight'), list(SUPPRESSION)[0 if kind is None else 1 + int(kind)], residual='adds' in weights)
     raise ValueError(f'no network of ours has weights like these ({", ".join(list(weights)[:3])}, ...)')
