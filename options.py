@@ -221,10 +221,11 @@ def _check(c):
         raise RunError(f'--device {c["device"]}: ' + ('there is no CUDA GPU that torch can use; give --device cpu' if c['device'].startswith('cuda') else 'give cuda or cpu'))
     if c['pipe'] == 'dali' and not _has_dali():
         raise RunError('--pipe dali needs NVIDIA DALI: pip install -e .[cuda13], or [cuda12] for drivers 525-579; --pipe torch does without')
-    if c['size'] % 4 or c['seed'] < 0:
-        raise RunError(f'--size {c["size"]} must be a multiple of the scale 4 and --seed {c["seed"]} not negative')
-    if c['crop'] and (c['crop'] % 4 or c['crop'] > c['size']):
-        raise RunError(f'--crop {c["crop"]} must be a multiple of the scale 4, up to --size {c["size"]}')
+    scale = scale_of(c)
+    if c['size'] % scale or c['seed'] < 0:
+        raise RunError(f'--size {c["size"]} must be a multiple of the scale {scale} and --seed {c["seed"]} not negative')
+    if c['crop'] and (c['crop'] % scale or c['crop'] > c['size']):
+        raise RunError(f'--crop {c["crop"]} must be a multiple of the scale {scale}, up to --size {c["size"]}')
     if c['task'] == 'parse' and (c['gan'] or c['vgg'] or c['parser'] or c['lpips'] or c['crop'] or c['last_loss']):
         raise RunError(f'--preset {c["preset"]} trains a parser: --gan, --vgg, --parser, --lpips, --crop and --last-loss are for restorers')
     if c['task'] == 'search' and (c['gan'] or not 0 <= c['search_from'] < 1):
@@ -249,6 +250,11 @@ def _check(c):
         rate(0.5, c)
     except ValueError as e:
         raise RunError(f'--warmup, --tail or --periods: {e}') from e
+
+
+def scale_of(c):
+    """Ground truth / input of a run's recipe; a parser without one is fed what restorers of 4x make."""
+    return degrade.recipe(c['recipe']).scale if c['recipe'] else 4
 
 
 def _default_pipe(c):
