@@ -57,7 +57,7 @@ class ParseUNet(nn.Module):
         skips = self.encode(x)
         y = skips.pop()
         if self.position is not None:
-            y = y + _resized(self.position, y.shape[-2:]).to(y.dtype)      # without the cast a bfloat16 stream would become float32 here
+            y = y + resized(self.position, y.shape[-2:]).to(y.dtype)      # without the cast a bfloat16 stream would become float32 here
 
         coarse = [y]
         for block in self.decoder:
@@ -66,7 +66,7 @@ class ParseUNet(nn.Module):
         logits = [self.head(y)]
         if self.aux and self.training:
             logits += [head(c) for head, c in zip(self.aux, coarse)]
-        logits = tuple(_resized(y.float(), x.shape[-2:])[..., :size[0], :size[1]] for y in logits)
+        logits = tuple(resized(y.float(), x.shape[-2:])[..., :size[0], :size[1]] for y in logits)
         return logits if len(logits) > 1 else logits[0]
 
     def encode(self, x):
@@ -84,5 +84,5 @@ def _conv(width_in, width, side, stride=1):
     return conv
 
 
-def _resized(x, size):
+def resized(x, size):
     return x if x.shape[-2:] == size else F.interpolate(x, size, mode='bilinear')

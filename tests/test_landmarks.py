@@ -12,7 +12,7 @@ from dali_pipes.manifest import DataError, Image
 from dali_pipes.priors import landmarks
 from dali_pipes.priors.landmarks import IBUG_MIRROR, MIRROR, POINTS
 
-SIZE, CROWD = 96, range(6)
+SIZE, CROWD = 96, range(4)
 
 
 @pytest.fixture(scope='module')
@@ -66,7 +66,7 @@ def test_points_of_drawn_masks_are_the_drawn_points(crowd):
     for name, i in SAME.items():
         k = POINTS.index(name)
         distance = [np.linalg.norm(p[k].numpy() - f.landmarks[i]) for p, v, f in zip(points, visible, crowd) if v[k]]
-        assert len(distance) > 2 and np.median(distance) < 2, name
+        assert len(distance) > 1 and np.median(distance) < 2, name
     assert visible.float().mean() > 0.8
 
 
