@@ -12,11 +12,12 @@ import dali_pipes
 import models
 from dali_pipes import cache, degrade
 from losses import adversarial
-from tasks import parse as parsing, restore
+from tasks import landmarks, parse as parsing, restore
 from training import optim, run, schedule
 from training.run import RunError
 
-TASKS, FEATURES = {'restore': restore, 'parse': parsing}, restore.FEATURES
+TASKS, FEATURES = {'restore': restore, 'parse': parsing, 'landmarks': landmarks}, restore.FEATURES
+MASKED = 'parse', 'landmarks'      # tasks that learn from pictures with masks
 
 # `nimg` images in all or `minutes`, learning rate `lr` at its peak, `ema` horizon in images, `ticks` validations evenly over the run. The U-Net's batch suits CPUs,
 # where more steps do more than larger ones; give a GPU 16 or more. What a row does not say stands in DEFAULTS.
@@ -41,6 +42,7 @@ PRESETS = {
                            target_usm=True, features='realesrgan', gan='vanilla', gan_weight=0.1, discriminator='unet_sn', discriminator_net=dict(width=24)),
     'parse_unet':     dict(PARSE, network='parse_unet', net=dict(stride=2, aux=True, position=16), batch=8, nimg=400_000, lr=1e-3),
     'parse_prior':    dict(PARSE, network='parse_unet', net=dict(stride=2, aux=True, position=16), batch=8, nimg=400_000, lr=1e-3, recipe='ai6126_2024'),
+    'landmarks':      dict(PARSE, task='landmarks', network='heatmap_net', net={}, loss='mse',         batch=8, nimg=200_000, lr=1e-3, recipe='ai6126_2024'),
     'bisenet':        dict(PARSE, network='bisenet',    net={},                                    batch=16, nimg=1_280_000, lr=1e-2, optimizer='sgd', loss='ohem'),
 }
 DEFAULTS = dict(
@@ -61,7 +63,7 @@ def parse(description, argv=None):
     a = functools.partial(p.add_argument, default=None)
     switch = functools.partial(a, action=argparse.BooleanOptionalAction)
     a('--preset',       help=f'starting point that the other flags override: {", ".join(PRESETS)} (default: demo; unet if --data is given)')
-    a('--network',      help=f'{", ".join([*models.NETWORKS, *models.PARSERS])} (default: the preset\'s); python -m models lists them with their parameters')
+    a('--network',      help=f'{", ".join([*models.NETWORKS, *models.PARSERS, *models.LANDMARKERS])} (default: the preset\'s); python -m models lists them with their parameters')
     a('--net',          type=json.loads, help='its arguments as JSON, e.g. \'{"steps": 2}\'')
     a('--data',         help='HQ faces: folder, list of files, glob, or .tar shards (faces-{000..099}.tar, also at s3:// or https://); PNG or JPEG (default: synthetic faces)')
     a('--val',          nargs='+', help='validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, HQ faces as for --data (degraded the same way every time, '
@@ -83,7 +85,7 @@ def parse(description, argv=None):
     a('--weights',      type=numbers, help='restarts: relative rates they begin with (default: 1)')
     a('--tail',         type=float, help='share of the run at its end that is another cosine, from 2 %% of --lr (default: 0)')
     a('--clip',         type=float, help='largest norm of the gradients (default: 1)')
-    a('--loss',         help=f'{", ".join(restore.LOSSES)}; of a parser {", ".join(parsing.LOSSES)}')
+    a('--loss',         help=f'{", ".join(restore.LOSSES)}; of a parser {", ".join(parsing.LOSSES)}; of landmarks {", ".join(landmarks.LOSSES)}')
     a('--last-loss',    help='another pixel loss for the end of the run, e.g. psnr')
     a('--last-share',   type=float, help='share of the run that has it (default: 0.2)')
     a('--start',        help='run, checkpoint or weights to begin with instead of chance')
@@ -162,8 +164,8 @@ def _check(c):
         raise RunError(f'--size {c["size"]} must be a multiple of the scale 4 and --seed {c["seed"]} not negative')
     if c['crop'] and (c['crop'] % 4 or c['crop'] > c['size']):
         raise RunError(f'--crop {c["crop"]} must be a multiple of the scale 4, up to --size {c["size"]}')
-    if c['task'] == 'parse' and (c['gan'] or c['vgg'] or c['parser'] or c['lpips'] or c['crop'] or c['last_loss']):
-        raise RunError(f'--preset {c["preset"]} trains a parser: --gan, --vgg, --parser, --lpips, --crop and --last-loss are for restorers')
+    if c['task'] in MASKED and (c['gan'] or c['vgg'] or c['parser'] or c['lpips'] or c['crop'] or c['last_loss']):
+        raise RunError(f'--preset {c["preset"]} trains {"a parser" if c["task"] == "parse" else "on masks"}: --gan, --vgg, --parser, --lpips, --crop and --last-loss are for restorers')
     if c['trunk'] and c['network'] != 'bisenet':
         raise RunError(f'--trunk {c["trunk"]} is for --preset bisenet, not for {c["network"]}')
     if c['gan'] and not c['discriminator']:

@@ -5,6 +5,7 @@ from .bisenet import BiSeNet
 from .discriminators import ModifiedVGG, MultiscalePatchGAN, UNetDiscriminatorSN
 from .face_unaf import FaceUNAF
 from .frsnet import FRSNet
+from .heatmap_net import HeatmapNet
 from .hifacegan import HiFaceGAN
 from .mfpsnet import MFPSNet
 from .parse_unet import ParseUNet
@@ -21,8 +22,9 @@ NETWORKS = {'srresnet': SRResNet, 'unet': UNet, 'face_unaf': FaceUNAF, 'swinir':
 GUIDED = {'mfpsnet': MFPSNet}
 DISCRIMINATORS = {'modified_vgg': ModifiedVGG, 'unet_sn': UNetDiscriminatorSN, 'patchgan': MultiscalePatchGAN}
 PARSERS = {'parse_unet': ParseUNet, 'bisenet': BiSeNet}
+LANDMARKERS = {'heatmap_net': HeatmapNet}
 RENOVATORS = {'hifacegan': HiFaceGAN}      # same size in and out, pictures in [-1, 1]
-CATALOGUE = NETWORKS | GUIDED | RENOVATORS | PARSERS | DISCRIMINATORS
+CATALOGUE = NETWORKS | GUIDED | RENOVATORS | PARSERS | LANDMARKERS | DISCRIMINATORS
 
 BUDGET = 2_276_356      # AI6126: strictly fewer parameters than this, 150 % of SRResNet's 1,517,571
 

@@ -78,7 +78,7 @@ def from_mask(mask, least=0.0):
     member = torch.from_numpy(_MEMBERS).to(mask.device)[:, mask.long()]                  # [P, B, H, W] bool
     h, w = mask.shape[1:]
     columns, rows = member.sum(2), member.sum(3)                                         # [P, B, W] and [P, B, H] pixels
-    (left, right), (top, bottom) = _ends(columns, least), _ends(rows, least)             # [P, B]
+    (left, right), (top, bottom) = ends(columns, least), ends(rows, least)             # [P, B]
     at = {'left': (left, _mean(_column(member, left))), 'right': (right, _mean(_column(member, right))),
           'top': (_mean(_row(member, top)), top), 'bottom': (_mean(_row(member, bottom)), bottom), 'centre': (_mean(columns), _mean(rows))}
     numbers = {part: i for i, part in enumerate(_PARTS)}
@@ -89,13 +89,13 @@ def from_mask(mask, least=0.0):
     nose, face = numbers['nose'], numbers['face']
     for y in top[nose], bottom[nose], (bottom[nose] + bottom[face]) // 2:
         row = _row(member[face:face + 1], y[None])                                       # [1, B, W]
-        points += [torch.stack([x[0], y], 1).double() for x in _ends(row.long(), 0.0)]
+        points += [torch.stack([x[0], y], 1).double() for x in ends(row.long(), 0.0)]
         visible += 2 * [there[nose] & row[0].any(1)]
     visible = torch.stack(visible, 1)
     return torch.where(visible[..., None], torch.stack(points, 1), 0.0).float(), visible
 
 
-def _ends(counts, least):
+def ends(counts, least):
     """[P, B, n] pixels of columns or rows -> the first and the last that counts, [P, B] int64 each"""
     good = (counts > 0) & (counts >= least * counts.amax(2, keepdim=True).double())
     return good.int().argmax(2), counts.shape[2] - 1 - good.flip(2).int().argmax(2)
