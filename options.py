@@ -9,20 +9,23 @@ from pathlib import Path
 import torch
 
 import dali_pipes
+import guides
 import models
 from dali_pipes import cache, degrade
 from losses import adversarial
-from tasks import landmarks, parse as parsing, restore
+from tasks import landmarks, parse as parsing, restore, search as searching
 from training import optim, run, schedule
 from training.run import RunError
 
-TASKS, FEATURES = {'restore': restore, 'parse': parsing, 'landmarks': landmarks}, restore.FEATURES
+TASKS, FEATURES = {'restore': restore, 'parse': parsing, 'search': searching, 'landmarks': landmarks}, restore.FEATURES
 MASKED = 'parse', 'landmarks'      # tasks that learn from pictures with masks
 
 # `nimg` images in all or `minutes`, learning rate `lr` at its peak, `ema` horizon in images, `ticks` validations evenly over the run. The U-Net's batch suits CPUs,
 # where more steps do more than larger ones; give a GPU 16 or more. What a row does not say stands in DEFAULTS.
 RRDB = dict(network='rrdbnet', net=dict(blocks=16, width=16, growth=7), recipe='ai6126_2022', batch=16, optimizer='adam', schedule='multistep', ema=16_000, ticks=60)
 PARSE = dict(task='parse', recipe=None, loss='lovasz', weight_decay=1e-2, ema=2_000, ticks=20)
+FRS = dict(recipe='mfps', size=128, batch=8, nimg=1_600_000, lr=1e-3, optimizer='adam', schedule='multistep', milestones=[n / 10 for n in range(1, 10)], ema=8_000, ticks=60)
+SEARCH = dict(FRS, task='search', batch=2, nimg=200_000, lr=0.025, optimizer='sgd', weight_decay=3e-4, loss='smooth_l1', ema=400, ticks=20, keep=1)
 PRESETS = {
     'demo':           dict(network='unet',      net={},                                batch=2,  minutes=6.5,    lr=1e-3, ema=800,    ticks=5),
     'unet':           dict(network='unet',      net={},                                batch=4,  nimg=200_000,   lr=1e-3, ema=800,    ticks=20),
@@ -40,6 +43,11 @@ PRESETS = {
                            discriminator='modified_vgg', discriminator_net=dict(width=16)),
     'realesrgan_gan': dict(network='srresnet',  net=dict(blocks=24),                   batch=8,  nimg=1_600_000, lr=1e-4, ema=8_000,  ticks=60, schedule='constant', crop=256,
                            target_usm=True, features='realesrgan', gan='vanilla', gan_weight=0.1, discriminator='unet_sn', discriminator_net=dict(width=24)),
+    'frsnet':         dict(FRS, network='frsnet',  net={}),
+    'mfpsnet':        dict(FRS, network='mfpsnet', net={}),
+    'search_sr':      dict(SEARCH, network='search_sr',     net={}),
+    'search_parse':   dict(SEARCH, network='search_prior',  net={}),
+    'search_fusion':  dict(SEARCH, network='search_fusion', net={}),
     'parse_unet':     dict(PARSE, network='parse_unet', net=dict(stride=2, aux=True, position=16), batch=8, nimg=400_000, lr=1e-3),
     'parse_prior':    dict(PARSE, network='parse_unet', net=dict(stride=2, aux=True, position=16), batch=8, nimg=400_000, lr=1e-3, recipe='ai6126_2024'),
     'landmarks':      dict(PARSE, task='landmarks', network='heatmap_net', net={}, loss='mse',         batch=8, nimg=200_000, lr=1e-3, recipe='ai6126_2024'),
@@ -50,7 +58,7 @@ DEFAULTS = dict(
     loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, parser=None, perceptual_weight=1.0, features='esrgan',
     gan=None, gan_weight=0.1, gan_from=0, discriminator=None, discriminator_net={}, discriminator_lr=None, r1=0.0,
     optimizer='adamw', weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0, keep=3,
-    lpips=None, compile=False, deterministic=False, cache='auto', save_minutes=5.0)
+    arch=None, prior=None, drop_priors=None, search_from=0.1, arch_lr=1e-3, arch_weight_decay=1e-3, lpips=None, compile=False, deterministic=False, cache='auto', save_minutes=5.0)
 
 
 def numbers(text):
@@ -63,7 +71,7 @@ def parse(description, argv=None):
     a = functools.partial(p.add_argument, default=None)
     switch = functools.partial(a, action=argparse.BooleanOptionalAction)
     a('--preset',       help=f'starting point that the other flags override: {", ".join(PRESETS)} (default: demo; unet if --data is given)')
-    a('--network',      help=f'{", ".join([*models.NETWORKS, *models.PARSERS, *models.LANDMARKERS])} (default: the preset\'s); python -m models lists them with their parameters')
+    a('--network',      help=f'{", ".join([*restore.NETWORKS, *models.PARSERS, *models.LANDMARKERS, *models.SEARCHES])} (default: the preset\'s); python -m models lists them with their parameters')
     a('--net',          type=json.loads, help='its arguments as JSON, e.g. \'{"steps": 2}\'')
     a('--data',         help='HQ faces: folder, list of files, glob, or .tar shards (faces-{000..099}.tar, also at s3:// or https://); PNG or JPEG (default: synthetic faces)')
     a('--val',          nargs='+', help='validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, HQ faces as for --data (degraded the same way every time, '
@@ -91,6 +99,13 @@ def parse(description, argv=None):
     a('--start',        help='run, checkpoint or weights to begin with instead of chance')
     a('--trunk',        help='weights of torchvision\'s ResNet-18, a file: what bisenet begins with')
     a('--crop',         type=int, help='train on random squares of this side in pixels of the HQ image (default: whole images; 128 in GAN presets)')
+    a('--arch',         nargs='+', help='architectures of frsnet, mfpsnet and search_fusion: arch.json of searches, or their runs, one for each part; the parts that none of '
+                                        'them names, and "paper", are those published')
+    a('--prior',        nargs='+', help=f'what mfpsnet is guided by, each NAME=PATH, of {", ".join(guides.KINDS)}; a run of parse_prior needs no name')
+    a('--drop-priors',  nargs='+', help='names of priors that are zeros instead, to see what they are good for (default: none)')
+    a('--search-from',  type=float, help='share of a search in which weights are trained alone, before the architecture (default: 0.1)')
+    a('--arch-lr',      type=float, help='peak learning rate of the architecture, with Adam (default: 1e-3)')
+    a('--arch-weight-decay', type=float, help='default: 1e-3')
     a('--gan',          help=f'adversarial loss: {", ".join(adversarial.KINDS)} (default: none)')
     a('--gan-weight',   type=float, help='of the adversarial loss')
     a('--gan-from',     type=int, help='images that the discriminator learns from before the generator listens to it (default: 0)')
@@ -141,8 +156,56 @@ def configure(args):
     c |= {'nimg': c.get('nimg'), 'minutes': c.get('minutes')}
     c |= {k: v for k, v in run.stored(c['out']).items() if k in ('threads', 'precision') and k not in given}      # bits depend on them
     c = {k: v(c) if callable(v) else v for k, v in c.items()}
+    _fit(c)
     _check(c)
     return c
+
+
+def _fit(c):
+    """Arguments of a network that follow from other options: its scale, its architectures, its priors."""
+    network, scale = c['network'], scale_of(c)
+    searched = c['task'] == 'search'
+    if c['prior'] or c['drop_priors']:
+        if network not in (*models.GUIDED, 'search_prior', 'search_fusion'):
+            raise RunError(f'--{"prior" if c["prior"] else "drop-priors"} is for {", ".join(models.GUIDED)} and the searches of their parts, not for {network}')
+    if network in ('frsnet', *models.GUIDED) or searched:
+        c['net'] = dict(c['net'], scale=scale)
+    if network in (*models.GUIDED, 'search_prior', 'search_fusion'):
+        c['guides'] = guides.describe(c['prior'], c['size'] / scale)
+        if not c['guides']:
+            raise RunError(f'--preset {c["preset"]} needs facial priors: --prior RUN of a parser that sees through the degradation (python train.py --preset parse_prior '
+                           f'--recipe {c["recipe"]} --size {c["size"]})')
+        c['net']['priors'] = {name: of['channels'] for name, of in c['guides'].items()}
+        wrong = next((name for name in c['drop_priors'] or () if name not in c['guides']), None)
+        if wrong:
+            raise RunError(f'--drop-priors {wrong}: --prior names {", ".join(c["guides"])} only')
+    given = c.pop('arch')                        # what it says is kept, where it stood is not
+    if given and network not in ('frsnet', 'mfpsnet', 'search_fusion'):
+        raise RunError(f'--arch {" ".join(given)} is for frsnet, mfpsnet and search_fusion, not for {network}')
+    if given:
+        known = architectures(given)
+        c['net'] |= {'architecture': known['sr']} if network == 'frsnet' else {'architectures': known}
+
+
+def architectures(paths):
+    """{part: architecture} of arch.json files, of the runs that hold them, or of the word paper; what they lack is as published. Raises RunError for what is none."""
+    known = dict(models.PAPER)
+    for path in paths:
+        if path == 'paper':
+            continue
+        file = Path(path, 'arch.json') if Path(path).is_dir() else Path(path)
+        try:
+            found = json.loads(file.read_text())
+            for part, architecture in found.items():
+                if part not in known:
+                    raise ValueError(f'there is no part {part}, but {", ".join(known)}')
+                models.decode.check(architecture, 3 if part == 'sr' else 0)
+        except OSError as e:
+            raise RunError(f'--arch {file} cannot be read ({e.strerror}): give arch.json of a finished search, or its run') from e
+        except (ValueError, TypeError, AttributeError) as e:
+            raise RunError(f'--arch {file} is no architecture: {e}') from e
+        known |= found
+    return known
 
 
 def _check(c):
@@ -153,19 +216,22 @@ def _check(c):
     for k, known in names.items():
         if c[k] is not None:
             run.choose(c[k], known, k)
-    for k in ('batch', 'accumulate', 'nimg', 'minutes', 'lr', 'clip', 'ema', 'ticks', 'keep', 'size', 'threads', 'save_minutes', 'crop', 'discriminator_lr'):
+    for k in ('batch', 'accumulate', 'nimg', 'minutes', 'lr', 'clip', 'ema', 'ticks', 'keep', 'size', 'threads', 'save_minutes', 'crop', 'discriminator_lr', 'arch_lr'):
         if c[k] is not None and not c[k] > 0:
             raise RunError(f'--{k.replace("_", "-")} {c[k]}: must be positive')
     if c['device'] != 'cpu' and not (c['device'].split(':')[0] == 'cuda' and torch.cuda.is_available()):
         raise RunError(f'--device {c["device"]}: ' + ('there is no CUDA GPU that torch can use; give --device cpu' if c['device'].startswith('cuda') else 'give cuda or cpu'))
     if c['pipe'] == 'dali' and not _has_dali():
         raise RunError('--pipe dali needs NVIDIA DALI: pip install -e .[cuda13], or [cuda12] for drivers 525-579; --pipe torch does without')
-    if c['size'] % 4 or c['seed'] < 0:
-        raise RunError(f'--size {c["size"]} must be a multiple of the scale 4 and --seed {c["seed"]} not negative')
-    if c['crop'] and (c['crop'] % 4 or c['crop'] > c['size']):
-        raise RunError(f'--crop {c["crop"]} must be a multiple of the scale 4, up to --size {c["size"]}')
+    scale = scale_of(c)
+    if c['size'] % scale or c['seed'] < 0:
+        raise RunError(f'--size {c["size"]} must be a multiple of the scale {scale} and --seed {c["seed"]} not negative')
+    if c['crop'] and (c['crop'] % scale or c['crop'] > c['size']):
+        raise RunError(f'--crop {c["crop"]} must be a multiple of the scale {scale}, up to --size {c["size"]}')
     if c['task'] in MASKED and (c['gan'] or c['vgg'] or c['parser'] or c['lpips'] or c['crop'] or c['last_loss']):
         raise RunError(f'--preset {c["preset"]} trains {"a parser" if c["task"] == "parse" else "on masks"}: --gan, --vgg, --parser, --lpips, --crop and --last-loss are for restorers')
+    if c['task'] == 'search' and (c['gan'] or not 0 <= c['search_from'] < 1):
+        raise RunError(f'--gan {c["gan"]} is for restorers, not for a search' if c['gan'] else f'--search-from {c["search_from"]}: a share of the run is wanted, from 0 to below 1')
     if c['trunk'] and c['network'] != 'bisenet':
         raise RunError(f'--trunk {c["trunk"]} is for --preset bisenet, not for {c["network"]}')
     if c['gan'] and not c['discriminator']:
@@ -178,13 +244,19 @@ def _check(c):
         raise RunError('--discriminator patchgan judges pictures beside their inputs unless told: give --discriminator-net \'{"channels": 3}\'')
     for network, arguments, flag in (task.NETWORKS[c['network']], c['net'], 'net'), (models.DISCRIMINATORS.get(c['discriminator']), c['discriminator_net'], 'discriminator-net'):
         try:
-            network and network(**arguments)
+            with torch.device('meta'):           # shapes only
+                network and network(**arguments)
         except (TypeError, ValueError, IndexError) as e:
             raise RunError(f'--{flag} {json.dumps(arguments)}: {network.__name__} cannot be built so ({e})') from e
     try:
         rate(0.5, c)
     except ValueError as e:
         raise RunError(f'--warmup, --tail or --periods: {e}') from e
+
+
+def scale_of(c):
+    """Ground truth / input of a run's recipe; a parser without one is fed what restorers of 4x make."""
+    return degrade.recipe(c['recipe']).scale if c['recipe'] else 4
 
 
 def _default_pipe(c):
@@ -212,7 +284,13 @@ def default_precision(c):
 
 def network(c):
     """The untrained network of a run, also of one made before there were tasks."""
-    return TASKS[c.get('task', 'restore')].NETWORKS[c['network']](**c['net'])
+    net = TASKS[c.get('task', 'restore')].NETWORKS[c['network']](**c['net'])
+    return models.Guided(net, guides.build(c['guides']), c['drop_priors'] or ()) if c.get('guides') else net
+
+
+def scale_of(c):
+    """Ground truth / input of a run's recipe; a parser without one is fed what restorers of 4x make."""
+    return getattr(degrade.recipe(c['recipe']), 'scale', 4) if c['recipe'] else 4
 
 
 def rate(progress, c):

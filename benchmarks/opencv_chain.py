@@ -8,10 +8,10 @@ import math
 import cv2
 import numpy as np
 
-from dali_pipes.degrade import blur, jpeg, noise, quantize, resize, usm
+from dali_pipes.degrade import blur, jpeg, median, noise, quantize, resize, usm
 
 INTERPOLATION = {resize.AREA: cv2.INTER_AREA, resize.AREA_CV: cv2.INTER_AREA, resize.BILINEAR: cv2.INTER_LINEAR, resize.BICUBIC: cv2.INTER_CUBIC,
-                 resize.BICUBIC_AA: cv2.INTER_CUBIC}
+                 resize.BICUBIC_AA: cv2.INTER_CUBIC, resize.NEAREST: cv2.INTER_NEAREST}
 SHARPEN = cv2.getGaussianKernel(usm.TAPS, 0).astype(np.float32)
 
 
@@ -24,6 +24,10 @@ def kernel(p):
         d[p.taps // 2, p.taps // 2] = 1
         k = p.omega * _j1(p.omega * d) / (2 * np.pi * d)
         k[p.taps // 2, p.taps // 2] = p.omega ** 2 / (4 * np.pi)
+    elif p.kind == blur.MOTION:
+        line = np.zeros((p.taps, p.taps), np.float32)
+        line[p.taps // 2] = np.linspace(p.beta, 1 - p.beta, p.taps)
+        k = cv2.warpAffine(line, cv2.getRotationMatrix2D((p.taps // 2,) * 2, -math.degrees(p.theta), 1), line.shape)
     else:
         c, s = math.cos(p.theta), math.sin(p.theta)
         q = ((x * c + y * s) / p.sigma_x) ** 2 + ((y * c - x * s) / p.sigma_y) ** 2
@@ -47,14 +51,27 @@ def run_blur(x, p, rng):
     return cv2.filter2D(x, -1, kernel(p), borderType=cv2.BORDER_REFLECT_101)
 
 
+def run_median(x, p, rng):
+    if p.side == 1:
+        return x
+    return cv2.medianBlur(np.clip(np.rint(x * 255), 0, 255).astype(np.uint8), int(p.side)).astype(np.float32) / 255
+
+
 def run_resize(x, p, rng):
     return cv2.resize(x, (int(p.size[1]), int(p.size[0])), interpolation=INTERPOLATION[int(p.mode)])
 
 
 def run_noise(x, p, rng):
     h, w, _ = x.shape
+    shape = h, w, 1 if p.gray else 3
+    if p.kind == noise.NONE:
+        return x
     if p.kind == noise.GAUSSIAN:
-        n = rng.standard_normal((h, w, 1 if p.gray else 3), dtype=np.float32) * np.float32(p.amount)
+        n = rng.standard_normal(shape, dtype=np.float32) * np.float32(p.amount)
+    elif p.kind == noise.LAPLACE:
+        n = rng.laplace(0, p.amount, shape).astype(np.float32)
+    elif p.kind == noise.SIGNED:
+        n = (rng.poisson(255 * p.amount, shape) * rng.choice((-1, 1), shape) / 255).astype(np.float32)
     else:
         base = (x @ np.array(noise.LUMA, np.float32))[..., None] if p.gray else x
         level = np.clip(np.rint(base * 255), 0, 255).astype(np.uint8)
@@ -82,10 +99,10 @@ def run_usm(x, p, rng):
 
 
 def run_quantize(x, p, rng):
-    return np.clip(np.rint(x * 255), 0, 255) / 255
+    return np.clip(np.rint(x * 255), 0, 255) / 255 if p.on else x
 
 
-RUN = {blur: run_blur, resize: run_resize, noise: run_noise, jpeg: run_jpeg, usm: run_usm, quantize: run_quantize}
+RUN = {blur: run_blur, median: run_median, resize: run_resize, noise: run_noise, jpeg: run_jpeg, usm: run_usm, quantize: run_quantize}
 
 
 def degrade(image, recipe, params, rng):

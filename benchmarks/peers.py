@@ -9,7 +9,7 @@ from dali_pipes.draw import Draw
 
 BATCH = 8
 OPS = {'blur': Stage('blur', blur, 1, dict(kinds=(0, 1), taps=(21, 21))), 'jpeg': Stage('jpeg', jpeg, 1, dict(quality=(50, 95))),
-       'gaussian noise': Stage('noise', noise, 1, dict(gaussian=1.0, gray=0.0)), 'Poisson noise': Stage('noise', noise, 1, dict(gaussian=0.0, gray=0.0)), 'usm': Stage('usm', usm)}
+       'gaussian noise': Stage('noise', noise, 1, dict(kinds=(1,), gray=0.0)), 'Poisson noise': Stage('noise', noise, 1, dict(kinds=(0, 1), gray=0.0)), 'usm': Stage('usm', usm)}
 
 
 def basicsr(device):

@@ -22,7 +22,6 @@ PIPES = 'dali', 'torch', 'reference'
 def make(name, images, recipe, *,
          batch       = 8,              # images per step on this device
          size        = 512,            # side of the target in pixels; larger images are area-resized, smaller ones refused
-         scale       = 4,              # target / input
          seed        = 0,              # of order, flips and degradations, 0 <= seed < 2**63
          start       = 0,              # samples already seen; resume is only this number
          rank        = 0,              # this process of ...
@@ -46,7 +45,7 @@ def make(name, images, recipe, *,
     device, threads = _checked(name, cache, device), threads or os.cpu_count()
     recipe = degrade.recipe(recipe) if isinstance(recipe, str) else recipe
     streamed = isinstance(images, stream.Shards)
-    plan = Plan(None if streamed else len(images), recipe, batch=batch, size=size, scale=scale, seed=seed, flip=flip, lq_from_usm=lq_from_usm, target_usm=target_usm, crop=crop)
+    plan = Plan(None if streamed else len(images), recipe, batch=batch, size=size, seed=seed, flip=flip, lq_from_usm=lq_from_usm, target_usm=target_usm, crop=crop)
     Loader, impl = _loader(name), _impl(name, device)
     if streamed:
         kept, reader = stream.no_cache(cache, say), stream.Stream(images, size, seed=seed, start=start, rank=rank, world=world, say=say)
@@ -60,7 +59,6 @@ def make_parse(name, pairs, *,
                batch   = 8,
                size    = 512,
                recipe  = None,               # degrade.Recipe or its name: what the parser is to see through; None for the faces as they are
-               scale   = 4,                  # of the recipe
                seed    = 0,                  # of order, augmentations and degradations
                start   = 0,
                rank    = 0,
@@ -75,7 +73,7 @@ def make_parse(name, pairs, *,
     """
     device, threads = _checked(name, cache, device), threads or os.cpu_count()
     recipe = degrade.recipe(recipe) if isinstance(recipe, str) else recipe
-    plan = ParsePlan(len(pairs), batch=batch, size=size, seed=seed, recipe=recipe, scale=scale)
+    plan = ParsePlan(len(pairs), batch=batch, size=size, seed=seed, recipe=recipe)
     Loader, impl = _loader(name, masks=True), _impl(name, device)
     kept, reader = caches.make(cache, pairs, size, device, say, channels=4) if name != 'reference' else None, PairReader(pairs, size, say)
     options = Options(reader, kept, workers.make(threads), start, rank, world, device, threads)

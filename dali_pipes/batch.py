@@ -11,7 +11,7 @@ from .draw import Draw
 
 class Batch(NamedTuple):
     input:  torch.Tensor     # [B, 3, h, w] float32 in [0, 1], RGB, channels-last; multiples of 1/255
-    target: torch.Tensor     # [B, 3, H, W] float32 in [0, 1], RGB, channels-last; H = scale h; of a parser [B, H, W] uint8 ids
+    target: torch.Tensor     # [B, 3, H, W] float32 in [0, 1], RGB, channels-last; H = recipe.scale h; of a parser [B, H, W] uint8 ids
     sample: torch.Tensor     # [B] int64 sample numbers
     plain:  torch.Tensor     # as target, never sharpened: what a discriminator takes for real; the same tensor where they are equal; None of a parser
 
@@ -28,21 +28,23 @@ class Step(NamedTuple):
 class Plan:
     """Sample numbers -> Step, and Step + pixels -> Batch, the same for every pipe.
 
-    count: images in the manifest, None of a stream; recipe: degrade.Recipe; size: side of the target in pixels; scale: target / input
+    count: images in the manifest, None of a stream; recipe: degrade.Recipe; size: side of the target in pixels
     flip: probability of a horizontal flip; lq_from_usm: degrade the sharpened target where the recipe says so; target_usm: train on it
-    crop: side in pixels of random squares cut out of the degraded pairs, a multiple of scale; None: whole images
+    crop: side in pixels of random squares cut out of the degraded pairs, a multiple of the recipe's scale; None: whole images
     """
 
     channels = 3             # of decoded images
 
-    def __init__(self, count, recipe, *, batch, size, scale=4, seed=0, flip=0.5, lq_from_usm=True, target_usm=False, crop=None):
-        self.count, self.batch, self.size, self.scale, self.seed, self.flip = count, batch, size, scale, seed, flip
+    def __init__(self, count, recipe, *, batch, size, seed=0, flip=0.5, lq_from_usm=True, target_usm=False, crop=None):
+        self.count, self.batch, self.size, self.scale, self.seed, self.flip = count, batch, size, recipe.scale, seed, flip
         self.sharp_first = target_usm            # sharpened once, for both
         self.recipe = recipe if lq_from_usm and not target_usm else degrade.without_usm(recipe)
         self.sharp_input = lq_from_usm and any(s.op is degrade.usm for s in recipe.stages)
         self.crop = crop or size
-        if self.crop % scale or not 0 < self.crop <= size:
-            raise ValueError(f'crop {crop}: needs a multiple of {scale} up to {size}')
+        if size % self.scale:
+            raise ValueError(f'size {size}: {recipe.name} needs a multiple of {self.scale}')
+        if self.crop % self.scale or not 0 < self.crop <= size:
+            raise ValueError(f'crop {crop}: needs a multiple of {self.scale} up to {size}')
         self._known = []
 
     def __call__(self, samples):
@@ -50,7 +52,7 @@ class Plan:
         index = np.full(len(samples), -1) if self.count is None else order.index(samples, self.count, self.seed)
         room = (self.size - self.crop) // self.scale
         corner = np.stack([draw.integers('crop/' + name, 0, room) for name in ('top', 'left')], 1) if room else np.zeros((len(samples), 2), np.int64)
-        return Step(samples, index, draw.uniform('flip') < self.flip, degrade.sample(self.recipe, draw, (self.size, self.size), self.scale), corner)
+        return Step(samples, index, draw.uniform('flip') < self.flip, degrade.sample(self.recipe, draw, (self.size, self.size)), corner)
 
     def finish(self, x, step, impl='torch', pool=None):
         """x: [B, 3, H, W] uint8, decoded and flipped, on the device the batch is wanted on -> Batch."""

@@ -85,6 +85,10 @@ class Draw:
         edges = np.cumsum(np.asarray(weights, np.float64))
         return np.minimum(np.searchsorted(edges / edges[-1], self.uniform(name), side='right'), len(edges) - 1)
 
+    def order(self, name, n):
+        """[B, n] int64: a permutation of 0 .. n - 1 per sample, all equally likely."""
+        return np.argsort(np.stack([self.uniform(f'{name}/{i}') for i in range(n)], 1), 1, kind='stable')
+
     def numbers(self, name):
         """[B] int64 sample numbers that the draw `name` belongs to: the samples themselves, or, for tied names, the first of their batch."""
         if self.prefix + name not in self.tied:

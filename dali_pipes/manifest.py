@@ -115,7 +115,7 @@ def is_paired(folder):
     return os.path.isdir(folder) and any(e.lower() in ('lq', 'lr', 'gt', 'hr') for e in os.listdir(folder))
 
 
-def scan_pairs(folder, scale=4, *, verify=False, cache_dir=None, progress=None, say=print):
+def scan_pairs(folder, scale, *, verify=False, cache_dir=None, progress=None, say=print):
     """Folder with sub-folders LQ and GT (or LR and HR) -> list of Pair(lq, gt), matched by name without suffix, in natural order.
     Raises DataError for a bad file, a missing partner, or a GT that is not scale x its LQ."""
     folder, sides = os.fspath(folder), []

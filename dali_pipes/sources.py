@@ -40,7 +40,7 @@ def load(c, say=print, bar=lambda title: None):
             train, held = train.split(float(path) if '.' in path else int(path), c['seed'])
             sets[name] = degraded(held.images)
         elif manifest.is_paired(path):
-            sets[name] = validation.Pairs(manifest.scan_pairs(path, say=say))
+            sets[name] = validation.Pairs(manifest.scan_pairs(path, degrade.recipe(c['recipe']).scale, say=say))
         else:
             held = scan(path)
             sets[name] = degraded(held.images)

@@ -35,9 +35,9 @@ class Pairs:
 class Degraded:
     """The same of HQ images and a recipe: image i has the degradation of sample i under a seed of its own, so it never changes."""
 
-    def __init__(self, images, recipe, *, size=512, scale=4, lq_from_usm=True):
+    def __init__(self, images, recipe, *, size=512, lq_from_usm=True):
         self._reader = Reader(images, size, say=lambda _: None)
-        self._plan = Plan(len(images), recipe, batch=1, size=size, scale=scale, seed=SEED, flip=0.0, lq_from_usm=lq_from_usm)
+        self._plan = Plan(len(images), recipe, batch=1, size=size, seed=SEED, flip=0.0, lq_from_usm=lq_from_usm)
 
     def __len__(self):
         return len(self._reader)
@@ -55,8 +55,8 @@ class Degraded:
 class Parsed:
     """[(name, picture [3, size, size], ids [size, size])] uint8 of masks.pairs.Pair; with a recipe the picture is degraded as `Degraded` does it, and enlarged again."""
 
-    def __init__(self, pairs, recipe=None, *, size=512, scale=4):
-        self._reader, self._recipe, self._sides, self._scale = PairReader(pairs, size, say=lambda _: None), recipe, (size, size), scale
+    def __init__(self, pairs, recipe=None, *, size=512):
+        self._reader, self._recipe, self._sides = PairReader(pairs, size, say=lambda _: None), recipe, (size, size)
 
     def __len__(self):
         return len(self._reader)
@@ -69,7 +69,7 @@ class Parsed:
         pixels = torch.from_numpy(pixels).permute(2, 0, 1)
         image, ids = pixels[:3], pixels[3]
         if self._recipe:
-            params = degrade.sample(self._recipe, Draw(SEED, np.array([i])), self._sides, self._scale)
+            params = degrade.sample(self._recipe, Draw(SEED, np.array([i])), self._sides)
             image = (255 * degraded(image[None], self._recipe, params)[0]).round().to(torch.uint8)
         return self.name(i), image, ids
 

@@ -1,16 +1,20 @@
 """Networks, nothing else: one file each, one paper each; this namespace is the catalogue, and `python -m models` prints it."""
 import re
 
+from . import decode
 from .bisenet import BiSeNet
 from .discriminators import ModifiedVGG, MultiscalePatchGAN, UNetDiscriminatorSN
 from .face_unaf import FaceUNAF
 from .frsnet import FRSNet
+from .guided import Guided, ParsePrior
 from .heatmap_net import HeatmapNet
 from .hifacegan import HiFaceGAN
 from .mfpsnet import MFPSNet
 from .parse_unet import ParseUNet
 from .rcan import RCAN
 from .rrdbnet import RRDBNet
+from .searched import PAPER
+from .searching import SearchFusion, SearchPrior, SearchSR
 from .srresnet import SRResNet
 from .supernet import AutoPrior, AutoSR
 from .swinir import SwinIR
@@ -20,6 +24,8 @@ from .unet import UNet
 NETWORKS = {'srresnet': SRResNet, 'unet': UNet, 'face_unaf': FaceUNAF, 'swinir': SwinIR, 'rcan': RCAN, 'rrdbnet': RRDBNet, 'frsnet': FRSNet}
 # Those that want facial priors beside the picture.
 GUIDED = {'mfpsnet': MFPSNet}
+# Those in which a part is searched.
+SEARCHES = {'search_sr': SearchSR, 'search_prior': SearchPrior, 'search_fusion': SearchFusion}
 DISCRIMINATORS = {'modified_vgg': ModifiedVGG, 'unet_sn': UNetDiscriminatorSN, 'patchgan': MultiscalePatchGAN}
 PARSERS = {'parse_unet': ParseUNet, 'bisenet': BiSeNet}
 LANDMARKERS = {'heatmap_net': HeatmapNet}
@@ -73,4 +79,25 @@ def like(weights):
     if 'sr.path' in weights:
         architecture = {part: weights[f'sr.{part}'].int().tolist() for part in ('path', 'cell')}      # an average of weights has them as float32
         return FRSNet(architecture, side('conv_first.weight'), side('rdb_first.0.conv1.weight'), scale=2 ** (length('up') - 3), spare=length('sr.head.spare') > 0)
+    if 'net.base.sr.path' in weights:
+        return _guided_like(weights, length)
     raise ValueError(f'no network of ours has weights like these ({", ".join(list(weights)[:3])}, ...)')
+
+
+def _guided_like(weights, length):
+    """-> MFPSNet with the parser that makes its prior. length: modules in a numbered list of the weights"""
+    def architecture(module):
+        return {part: weights[f'{module}.{part}'].int().tolist() for part in ('path', 'cell')}
+    names = sorted({m[1] for name in weights if (m := re.match(r'guides\.(\w+)\.', name))})
+    if names != ['parse']:
+        raise ValueError(f'an MFPSNet with the priors {", ".join(names) or "(none)"}: without the directory of its run only one with parsing maps can be made again; give --run')
+    parser = 'guides.parse.parser.'
+    blocks = [length(f'{parser}encoder.{n}') for n in range(length(parser + 'encoder'))]
+    width = [weights[f'{parser}encoder.{n}.0.conv1.weight'].shape[0] for n in range(len(blocks))]
+    position = weights[parser + 'position'].shape[2] if parser + 'position' in weights else 0
+    # A stride leaves no trace in shapes: it is noted with the factor.
+    guide = ParsePrior(ParseUNet(width, blocks, weights[parser + 'head.weight'].shape[0], int(weights['guides.parse.stride']), parser + 'aux.0.weight' in weights, position),
+                       weights['guides.parse.factor'].item())
+    priors = {'parse': weights['net.enter.parse.weight'].shape[1] - 3}
+    found = {'sr': architecture('net.base.sr'), 'fusion': architecture('net.fusion'), 'parse': architecture('net.features.parse')}
+    return Guided(MFPSNet(found, priors, 2 ** (length('net.base.up') - 3), length('net.base.sr.head.spare') > 0), {'parse': guide})

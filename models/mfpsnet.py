@@ -27,7 +27,7 @@ class MFPSNet(nn.Module):
         super().__init__()
         self.priors, self.scale = dict(priors), scale
         self.base = FRSNet(architectures['sr'], scale=scale, spare=spare)
-        self.enter = nn.ModuleDict({name: _dictionary(channels) if name == 'dict' else nn.Conv2d(3 + channels, 8, 3, padding=1) for name, channels in priors.items()})
+        self.enter = nn.ModuleDict({name: entrance(name, channels) for name, channels in self.priors.items()})
         self.features = nn.ModuleDict({name: Searched(architectures[name], spare=spare) for name in priors})
         self.narrow = nn.Conv2d(24, 8, 3, padding=1) if priors else None      # one for all priors
         width = 24 + 8 * len(priors)
@@ -63,7 +63,10 @@ class MFPSNet(nn.Module):
         return self.fuse2(self.fuse1(self.fusion(torch.cat(found, 1))))
 
 
-def _dictionary(channels):
-    """In three steps from many channels to 8; the published code forgets what is between the convolutions after the search."""
+def entrance(name, channels):
+    """From the channels of a prior, beside the picture's 3, to 8; from those of the dictionary alone, and in three steps: the published code forgets what is between its
+    convolutions after the search."""
+    if name != 'dict':
+        return nn.Conv2d(3 + channels, 8, 3, padding=1)
     return nn.Sequential(nn.Conv2d(channels, 174, 3, padding=1), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(174, 90, 3, padding=1), nn.LeakyReLU(0.2, inplace=True),
                          nn.Conv2d(90, 8, 3, padding=1))

@@ -14,9 +14,9 @@ from metrics.ssim import ssim
 from .players import Metric, ahead, frozen, grouped
 
 METRIC = Metric('psnr', 'PSNR', 'dB', 0.2)
-NETWORKS = models.NETWORKS
+NETWORKS = models.NETWORKS | models.GUIDED
 
-LOSSES = {'l1': pixel.l1, 'charbonnier': pixel.charbonnier, 'mse': pixel.mse, 'psnr': pixel.psnr}
+LOSSES = {'l1': pixel.l1, 'charbonnier': pixel.charbonnier, 'smooth_l1': pixel.smooth_l1, 'mse': pixel.mse, 'psnr': pixel.psnr}
 FEATURES = {'esrgan': features.ESRGAN, 'realesrgan': features.REAL_ESRGAN}       # weights by layer of VGG19
 
 
@@ -32,22 +32,27 @@ class Criterion:
         self.c, self.extract, self.weights = c, extract, weights
 
     def net(self, output, batch, discriminator, nimg, share):
-        """{name: weighted scalar}, which the network makes small. discriminator: a module, or None; nimg, share: images seen, share of the run done."""
+        """{name: weighted scalar}, which the network makes small. discriminator: a module, or None; nimg, share: images seen, share of the run done.
+
+        output: [B, 3, H, W], or a list of them, one of every pass: all are to be like the target; a discriminator sees the last
+        """
         c = self.c
         kind = c['last_loss'] if c['last_loss'] and share >= 1 - c['last_share'] else c['loss']
-        found = {'pixel': c['pixel_weight'] * LOSSES[kind](output, batch.target)}
+        passes = output if isinstance(output, list) else [output]
+        names = [f'_pass{i}' for i in range(len(passes))] if len(passes) > 1 else ['']
+        found = {'pixel' + name: c['pixel_weight'] * LOSSES[kind](y, batch.target) for name, y in zip(names, passes)}
         if self.extract is not None:
-            found['perceptual'] = c['perceptual_weight'] * features.perceptual(self.extract, output, batch.target, self.weights)
+            found |= {'perceptual' + name: c['perceptual_weight'] * features.perceptual(self.extract, y, batch.target, self.weights) for name, y in zip(names, passes)}
         if discriminator is not None and nimg >= c['gan_from']:
             with frozen(discriminator):
                 real = discriminator(batch.plain) if c['gan'] == 'ragan' else None       # needs no gradient, and has none
-                found['gan'] = c['gan_weight'] * adversarial.g_loss(c['gan'], discriminator(output), real)
+                found['gan'] = c['gan_weight'] * adversarial.g_loss(c['gan'], discriminator(passes[-1]), real)
         return found
 
     def discriminator(self, forward, output, batch):
         """({name: scalar}, which the discriminator makes small; share of its logits that are right)"""
         images = batch.plain.requires_grad_(bool(self.c['r1']))
-        real, fake = forward(images), forward(output.detach())
+        real, fake = forward(images), forward((output[-1] if isinstance(output, list) else output).detach())
         found = {'d': adversarial.d_loss(self.c['gan'], real, fake)}
         if self.c['r1']:
             found['r1'] = self.c['r1'] * adversarial.r1(images, real)
@@ -59,6 +64,7 @@ class Scores(NamedTuple):
     ssim:    np.ndarray     # [N]
     bicubic: np.ndarray     # [N] dB of bicubic enlargement of the same inputs
     lpips:   np.ndarray     # [N], NaN where it was not asked for
+    pass0:   np.ndarray     # [N] dB of the first of two passes, NaN of a network with one
     shown:   list           # (input, bicubic, ours, truth) uint8 [3, h, w] of the first few
 
     def value(self, part=slice(None)):
@@ -66,8 +72,9 @@ class Scores(NamedTuple):
         return float(self.psnr[part].mean())
 
     def row(self):
-        """{name: mean} of everything that is known."""
-        return {k: float(getattr(self, k).mean()) for k in ('psnr', 'ssim', 'bicubic', 'lpips') if not np.isnan(getattr(self, k)).any()}
+        """{name: mean} of everything that is known; gain: of the second pass over the first, dB."""
+        found = {k: float(getattr(self, k).mean()) for k in ('psnr', 'ssim', 'bicubic', 'lpips', 'pass0') if not np.isnan(getattr(self, k)).any()}
+        return found | ({'gain': found['psnr'] - found['pass0']} if 'pass0' in found else {})
 
     def pictures(self):
         """(rows, figures, names) of pictures.strip."""
@@ -76,16 +83,26 @@ class Scores(NamedTuple):
     def sentence(self):
         gain = self.psnr - self.bicubic
         return (f'PSNR {self.psnr.mean():.3f} dB, SSIM {self.ssim.mean():.4f}, bicubic {self.bicubic.mean():.3f} dB (gain {gain.mean():+.3f}; worst image {gain.min():+.3f}), '
-                f'{len(self.psnr)} pairs')
+                f'{len(self.psnr)} pairs' + ('' if np.isnan(self.pass0).any() else f'; first pass {self.pass0.mean():.3f} dB, the second gains {(self.psnr - self.pass0).mean():+.3f}'))
 
 
 def restore(net, lq, tta=False):
     """lq [B, 3, h, w] uint8 on the device -> [B, 3, H, W] uint8. tta: mean over the image and its mirror image."""
-    x = (lq.float() / 255).contiguous(memory_format=torch.channels_last)
+    x = _unit(lq)
     y = net(x).float()
     if tta:
         y = (y + net(x.flip(3)).float().flip(3)) / 2
     return to_uint8(y)
+
+
+def passes(net, lq):
+    """The same of every pass of the network, the last one what counts -> [[B, 3, H, W] uint8]."""
+    x = _unit(lq)
+    return [to_uint8(y.float()) for y in (net.passes(x) if isinstance(net, models.Guided) else [net(x)])]
+
+
+def _unit(lq):
+    return (lq.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
 def bicubic(lq, size):
@@ -107,10 +124,11 @@ def validate(net, data, device, world=None, *, batch=8, autocast, show=4, thread
         for items in grouped(ahead(pool, lambda i: data[mine[i]], len(mine), 2 * batch), batch):
             lq, gt = (torch.stack(x).to(device) for x in list(zip(*items))[1:])
             with autocast():
-                ours = restore(net, lq)
+                found = passes(net, lq)
+            ours, unknown = found[-1], torch.full((len(lq),), torch.nan, dtype=torch.float64, device=lq.device)
             cubic = bicubic(lq, gt.shape[-2:])
-            dB = psnr(ours, gt)
-            rows.append(torch.stack([dB, ssim(ours, gt).to(dB.dtype), psnr(cubic, gt), lpips(ours, gt) if lpips else torch.full_like(dB, torch.nan)]).cpu())
+            rows.append(torch.stack([m.to(unknown) for m in (psnr(ours, gt), ssim(ours, gt), psnr(cubic, gt), lpips(ours, gt) if lpips else unknown,
+                                                            psnr(found[0], gt) if len(found) > 1 else unknown)]).cpu())
             for i in range(min(len(lq), show - len(shown))):
                 shown.append(tuple(t[i].cpu() for t in (lq, cubic, ours, gt)))
     found = torch.cat(rows, 1).T.tolist() if rows else []

@@ -12,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dali_pipes.degrade import blur, canvas, jpeg, kernels, noise, quantize, resize, usm
+from dali_pipes.degrade import blur, canvas, jpeg, kernels, median, noise, quantize, resize, usm
 
 SIZES = (63, 17), (33, 40), (22, 65), (64, 64), (21, 22), (40, 33), (25, 24), (48, 31)
 
@@ -67,6 +67,7 @@ def cases():
     for as_bytes in True, False:
         kind = 'bytes' if as_bytes else 'floats'
         yield Case(f'blur {kind}', blur, pictures(SIZES, as_bytes), _blur([7, 9, 21, 15, 19, 11, 13, 1], range(8), rng))
+        yield Case(f'median {kind}', median, pictures(SIZES, as_bytes), median.Params(np.array([15, 7, 3, 13, 1, 11, 9, 15])), exact=True)
         yield Case(f'usm {kind}', usm, pictures([(97, 63), (61, 70), (52, 57)], as_bytes), usm.Params(np.array([True, False, True])))
         yield Case(f'jpeg {kind}', jpeg, pictures(SIZES, as_bytes), jpeg.Params(np.array([1, 50, 100, 10, 95, 75, 49, 30])), exact=True)
         modes = [resize.AREA, resize.BILINEAR, resize.BICUBIC, resize.AREA_CV, resize.BICUBIC_AA, resize.AREA, resize.AREA_CV, resize.BICUBIC]
@@ -75,17 +76,26 @@ def cases():
         for levels in 256, 5:
             yield Case(f'noise {kind} {levels}', noise, pictures(SIZES[:5], as_bytes, levels),
                        _noise([noise.GAUSSIAN, noise.POISSON, noise.NONE, noise.POISSON, noise.GAUSSIAN], [True, False, False, True, False], [0.05, 0.7, 1.0, 1.9, 0.01]))
+        yield Case(f'noise {kind} tables', noise, pictures(SIZES[:6], as_bytes),
+                   _noise([noise.LAPLACE, noise.SIGNED, noise.NONE, noise.SIGNED, noise.LAPLACE, noise.SIGNED], [True, False, False, True, False, False],
+                          [0.05, 15 / 255, 1.0, 32 / 255, 0.01, 1 / 255]))
     corner = [picture(33, 17, 1, 4), picture(33, 17, 2, 4)]                      # a fifth level, in the last place: it makes V 8
     corner[0][-1, -1, 2], corner[1][0, 0, 0] = 7, 7
     yield Case('noise corner', noise, corner, _noise([noise.POISSON] * 2, [False, False], [1.0, 1.0]))
     yield Case('blur 41', blur, pictures([(42, 67), (64, 21), (45, 50), (40, 70), (30, 33)], False), _blur([41, 19, 41, 33, 7], [blur.ISO, blur.ANISO, blur.SINC, blur.ISO, blur.PLATEAU_ANISO], rng))
     yield Case('blur one', blur, pictures([(23, 37)], False), _blur([21], [blur.ANISO], rng))
+    yield Case('blur motion', blur, pictures([(42, 67), (30, 33), (23, 37), (40, 41)], True),
+               blur.Params(np.array([blur.MOTION] * 3 + [blur.ISO]), np.array([21, 11, 17, 9]), np.array([10.0, 5, 8, 1.5]), np.full(4, 1.5), np.array([0.3, -2.0, math.pi / 2, 0]),
+                           np.array([0.1, 0.5, 1.0, 1.0]), np.ones(4)))
+    yield Case('median all', median, pictures([(5, 40), (33, 9)], False), median.Params(np.array([15, 5])), exact=True)
+    yield Case('resize nearest', resize, pictures([(4, 5), (31, 17), (40, 41)], True),
+               resize.Params(np.array([resize.NEAREST] * 3), np.array([(64, 80), (10, 40), (40, 41)]), np.array([(1 / 16, 1 / 16), (3.1, 17 / 40), (1, 1)])))
     yield Case('resize by scale', resize, pictures([(40, 41), (30, 31)], False), resize.Params(np.array([resize.BILINEAR, resize.BICUBIC]), np.array([(19, 20), (31, 32)]), np.array([(2.07, 2.07), (0.95, 0.95)])))
     yield Case('resize much', resize, pictures([(64, 65), (63, 65)], False), resize.Params(np.array([resize.AREA_CV, resize.AREA]), np.array([(4, 5), (4, 4)]), np.array([(16, 13), (63 / 4, 65 / 4)])))
     tiny = [(h, w) for h in (1, 2, 3, 8, 9, 17) for w in (1, 2, 4, 5, 6, 16, 17)]
     yield Case('jpeg tiny', jpeg, pictures(tiny, True), jpeg.Params(np.arange(len(tiny)) * 5 % 100 + 1), exact=True)
     yield Case('jpeg some', jpeg, pictures(SIZES[:4], False), jpeg.Params(np.array([0, 60, 0, 90])), exact=True)
-    yield Case('quantize', quantize, [p * np.float32(1.1) - np.float32(0.03) for p in pictures(SIZES[:4], False)], quantize.Params(np.array([True, False, True, True])), exact=True)
+    yield Case('quantize', quantize, [p * np.float32(1.1) - np.float32(0.03) for p in pictures(SIZES[:4], False)], quantize.Params(np.array([True, False, True, True]), np.array([False, False, True, False])), exact=True)
 
 
 def run_kernels(case):

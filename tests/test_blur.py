@@ -153,7 +153,7 @@ def test_skipped_blur_is_the_identity(opencv, photo):
     x = torch.cat([canvas.nchw(photo(20, 30, i)) for i in range(b)])
     p = blur.sample(Draw(1, np.arange(b)).at('b'), np.zeros(b, bool), None, kinds=KINDS)
     assert (p.taps == 1).all() and (blur.kernels(p) == 1).all()
-    assert torch.equal(blur.run_torch(canvas.of(x), p, opencv).pix, x.float() / 255)
+    assert torch.equal(canvas.unit(blur.run_torch(canvas.of(x), p, opencv).pix), x.float() / 255)
     image = x[0].permute(1, 2, 0).double().numpy()
     assert (blur.run_ref(image, one(p, 0)) == image).all()
 

@@ -76,7 +76,7 @@ def test_recipes_are_the_reference(recipe):
     with cuda_shim.Shim():
         y = degrade.degrade(x, recipe, params, 'cuda')
     off = (y - degrade.degrade(x, recipe, params, 'ref')).abs() * 255
-    assert y.shape == (6, 3, 16, 16) and y.is_contiguous(memory_format=torch.channels_last)
+    assert y.shape == (6, 3, 64 // recipe.scale, 64 // recipe.scale) and y.is_contiguous(memory_format=torch.channels_last)
     assert (off < 1.01).float().mean() >= 0.99 and (off.amax((1, 2, 3)) < 1.01).sum() >= 5
 
 
@@ -117,6 +117,9 @@ MUTANTS = [
     ('blur', 'blur21', 'k[u * columns + v]', 'k[v * columns + u]'),
     ('blur', 'blur21', '        __syncthreads();\n\n        const float* above', '        const float* above'),
     ('blur', 'blur41', '            __syncthreads();\n            slide', '            slide'),
+    ('median', 'median', 'clamp(y0 + i / across - r, 0, p.h - 1)', 'clamp(y0 + i / across - r, 0, p.h)'),
+    ('median', 'median', '    __syncthreads();\n    if (px >= p.w', '    if (px >= p.w'),
+    ('median', 'median', '> n * n / 2', '>= n * n / 2'),
     ('usm', 'across', 'i < n ? i : period - i', 'i < n ? i : period - i - 1'),
     ('usm', 'across', '    __syncthreads();\n\n    float acc', '    float acc'),
     ('usm', 'down', 'reflect(y0 + i / 32 - R, p.h)', 'reflect(y0 + i / 32 - R, p.w)'),
@@ -129,6 +132,7 @@ MUTANTS = [
     ('noise', 'occupied', 'i < count; i += 256', 'i < count - 1; i += 256'),
     ('noise', 'add', 'at_row = first / row, at_col = first % row', 'at_row = first % row, at_col = first / row'),
     ('noise', 'add', 'block % 2 ?', 'block % 2 == 0 ?'),
+    ('noise', 'add', '-numbers[65535 - r16]', '-numbers[65536 - r16]'),
     ('jpeg', 'planes', 'for (int i = 0; i < 8; i++) blocks[k][line][i] = descale(out[i], 11);\n    __syncthreads();', 'for (int i = 0; i < 8; i++) blocks[k][line][i] = descale(out[i], 11);'),
     ('jpeg', 'planes', 'for (int i = 0; i < 8; i++) blocks[k][i][line] = descale(out[i], 11);\n    __syncthreads();', 'for (int i = 0; i < 8; i++) blocks[k][i][line] = descale(out[i], 11);'),
     ('jpeg', 'planes', 'min(top + part / 2 * 8 + line, p.h - 1)', 'min(top + part / 2 * 8 + line, p.h)'),

@@ -207,7 +207,7 @@ def test_split(tmp_path):
 
 def test_pairs(tmp_path):
     folder = write(tmp_path, {f'{side}/{i}.png': face(n) for side, n in (('lq', 16), ('GT', 64)) for i in (10, 9)})
-    pairs = scan_pairs(folder)
+    pairs = scan_pairs(folder, 4)
     assert [os.path.basename(p.lq.path) for p in pairs] == ['9.png', '10.png'] == [os.path.basename(p.gt.path) for p in pairs]
     assert all(lq.width == 16 and gt.width == 64 for lq, gt in pairs)
 
@@ -221,13 +221,13 @@ def test_pairs(tmp_path):
     ({f'LQ/{i}.png': 16 for i in range(8)} | {'GT/0.png': 64}, '7 without a GT partner.*5.png, and 2 more')])
 def test_pairs_that_do_not_match(tmp_path, files, message):
     with pytest.raises(DataError, match=message):
-        scan_pairs(write(tmp_path, {name: face(n) for name, n in files.items()}))
+        scan_pairs(write(tmp_path, {name: face(n) for name, n in files.items()}), 4)
 
 
 def test_pairs_are_strict(tmp_path):
     folder = write(tmp_path, {'LR/a.png': face(16), 'HR/a.png': face(64), 'LR/b.png': face(16)[:60], 'HR/b.png': face(64)})
     with pytest.raises(DataError, match='b.png .truncated'):
-        scan_pairs(folder)
+        scan_pairs(folder, 4)
 
 
 # Reader.

@@ -63,7 +63,7 @@ def test_levels(count):
 # ---- fields ----
 
 def test_normal_field():
-    z = noise.normal(params(noise.GAUSSIAN, False, 1), 300, 200).astype(np.float64)
+    z = noise.field(params(noise.GAUSSIAN, False, 1), 300, 200).astype(np.float64)
     n = z.size
     assert z.shape == (300, 200, 3) and abs(z.mean()) < 4.5 / np.sqrt(n) and abs(z.std() - 1) < 4.5 / np.sqrt(2 * n)
     for a, b in (z[1:], z[:-1]), (z[:, 1:], z[:, :-1]), (z[..., 1:], z[..., :-1]):
@@ -99,7 +99,7 @@ def test_fields_depend_on_their_address_alone(kind, gray, photo):
 
 def test_address_words_all_count():
     base = dict(number=1, seed=2, stream=3)
-    fields = [noise.normal(params(noise.GAUSSIAN, False, 1, **{**base, **other}), 64, 64).ravel()
+    fields = [noise.field(params(noise.GAUSSIAN, False, 1, **{**base, **other}), 64, 64).ravel()
               for other in ({}, dict(number=2), dict(seed=3), dict(stream=4), dict(stream=2 ** 63), dict(stream=2 ** 63 + 1))]
     assert np.abs(np.corrcoef(fields) - np.eye(len(fields))).max() < 0.05
 
@@ -172,7 +172,7 @@ def test_draws():
     n = 10000
     on = np.arange(n) % 4 > 0
     d = Draw(3, np.arange(n))
-    p = noise.sample(d.at('s'), on, None, gaussian=0.6, sigma=(1, 20), scale=(0.05, 2), gray=0.3)
+    p = noise.sample(d.at('s'), on, None, kinds=(0.6, 0.4), sigma=(1, 20), scale=(0.05, 2), gray=0.3)
     assert (p.kind[~on] == noise.NONE).all()
     assert abs((p.kind[on] == noise.GAUSSIAN).mean() - 0.6) < 0.03 and abs(p.gray.mean() - 0.3) < 0.03
     g, q = p.amount[p.kind == noise.GAUSSIAN], p.amount[p.kind == noise.POISSON]

@@ -51,7 +51,7 @@ def test_degrade_writes_a_validation_set(hq, tmp_path):
             written = cv2.imread(str(tmp_path / 'a' / side / f'{name}.png'))[..., ::-1]
             assert (written == image.permute(1, 2, 0).numpy()).all()
             assert (tmp_path / 'a' / side / f'{name}.png').read_bytes() == (tmp_path / 'b' / side / f'{name}.png').read_bytes()
-    assert len(manifest.scan_pairs(str(tmp_path / 'a'))) == 8
+    assert len(manifest.scan_pairs(str(tmp_path / 'a'), 4)) == 8
 
 
 def test_annotate(hq, tmp_path):

@@ -25,14 +25,14 @@ def outsiders(x, mode, size):
     t = canvas.nchw(x)
     if mode != resize.AREA_CV:
         how = {resize.AREA: dict(mode='area'), resize.BILINEAR: dict(mode='bilinear'), resize.BICUBIC: dict(mode='bicubic'),
-               resize.BICUBIC_AA: dict(mode='bicubic', antialias=True)}[mode]
+               resize.BICUBIC_AA: dict(mode='bicubic', antialias=True), resize.NEAREST: dict(mode='nearest')}[mode]
         yield F.interpolate(t, size=size, **how)[0].permute(1, 2, 0).numpy(), 1e-12
-    how = {resize.BILINEAR: cv2.INTER_LINEAR, resize.BICUBIC: cv2.INTER_CUBIC, resize.AREA_CV: cv2.INTER_AREA}.get(mode)
+    how = {resize.BILINEAR: cv2.INTER_LINEAR, resize.BICUBIC: cv2.INTER_CUBIC, resize.AREA_CV: cv2.INTER_AREA, resize.NEAREST: cv2.INTER_NEAREST}.get(mode)
     if how is not None:
         yield cv2.resize(x, size[::-1], interpolation=how), 1e-5         # its weights are float32
 
 
-@pytest.mark.parametrize('mode', range(5), ids=resize.MODES)
+@pytest.mark.parametrize('mode', range(6), ids=resize.MODES)
 @pytest.mark.parametrize('before, after', SHAPES)
 def test_by_size(mode, before, after, photo):
     x = photo(*before).astype(np.float32) / np.float32(255)
@@ -63,7 +63,7 @@ def test_by_scale(mode, scale, h, w, photo):
         assert np.abs(canvas.hwc(resize.run_torch(canvas.of(canvas.nchw(x)), batched(p), opencv).pix) - expected).max() < allowed
 
 
-@pytest.mark.parametrize('mode', range(5), ids=resize.MODES)
+@pytest.mark.parametrize('mode', range(6), ids=resize.MODES)
 def test_weights(mode):
     for n, m in (63, 17), (17, 63), (40, 40), (7, 1), (1, 7), (64, 16), (31, 32):
         grows = mode == resize.AREA_CV and m > n
@@ -77,7 +77,7 @@ def test_weights(mode):
                 assert np.abs(W - np.eye(n)).max() < 1e-12
 
 
-@pytest.mark.parametrize('mode', range(5), ids=resize.MODES)
+@pytest.mark.parametrize('mode', range(6), ids=resize.MODES)
 @pytest.mark.parametrize('opencv', [False, True])
 def test_a_constant_stays_and_left_is_as_right(mode, opencv, photo):
     x, size = photo(30, 46).astype(np.float32) / 255, (41, 33)
@@ -86,7 +86,7 @@ def test_a_constant_stays_and_left_is_as_right(mode, opencv, photo):
     assert flat.shape == (1, 3, 41, 33) and (flat - 0.3).abs().max() < 1e-6
     y, z = (canvas.hwc(resize.run_torch(canvas.of(canvas.nchw(np.ascontiguousarray(a))), p, opencv).pix)
             for a in (x, x[::-1, ::-1]))
-    if mode != resize.AREA_CV:                   # whose coordinates are lopsided when it enlarges
+    if mode not in (resize.AREA_CV, resize.NEAREST):     # whose coordinates are lopsided (the first's when it enlarges)
         assert np.abs(y - z[::-1, ::-1]).max() < 1e-5
 
 
@@ -150,6 +150,9 @@ def test_bases_and_ranges():
     assert 0.79 < r.min() < 0.82 and 7.9 < r.max() < 8.2 and abs(np.mean(r) - 4.4) < 0.15      # 1 / scale is what is uniform
     p = drawn(4000, now=(512, 512), factor=(1 / 16, 1.0))
     assert 32 <= p.size.min() < 36 and p.size.max() > 508 and abs(p.size.mean() - 512 * 17 / 32) < 10
+    p = drawn(4000, now=(103, 64), to='gt', divide=(4, 8))
+    shares = np.unique(p.size, axis=0, return_counts=True)
+    assert shares[0].tolist() == [[512 // k] * 2 for k in (8, 7, 6, 5, 4)] and np.abs(shares[1] / 4000 - 0.2).max() < 0.03
     p = drawn(5, on=False, factor=(0.2, 0.5))
     assert (p.size == (101, 64)).all() and (p.step == 1).all()
     assert (drawn(5, now=(2, 3), factor=(0.01, 0.02)).size == 1).all()

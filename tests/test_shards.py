@@ -303,7 +303,7 @@ def test_validation(both, tmp_path):
     assert all(files[i][0] == tars[i][0] and torch.equal(files[i][1], tars[i][1]) for i in range(COUNT))
     for side, size in ('LQ', 16), ('GT', 64):
         pack(tmp_path / 'pairs' / side / 'a.tar', {f'{i}.png': face(size, seed=i) for i in range(3)})
-    pairs = validation.Pairs(scan_pairs(tmp_path / 'pairs'))
+    pairs = validation.Pairs(scan_pairs(tmp_path / 'pairs', 4))
     assert len(pairs) == 3 and pairs[2][0] == '2' and pairs[2][1].shape == (3, 16, 16) and pairs[2][2].shape == (3, 64, 64)
 
 

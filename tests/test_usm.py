@@ -71,18 +71,18 @@ def test_quantize(opencv, photo):
     rng = np.random.default_rng(0)
     u8 = np.arange(256).repeat(3).reshape(16, 16, 3)
     x = (u8 / 255 + rng.uniform(-0.45, 0.45, u8.shape) / 255).astype(np.float32)
-    on = quantize.Params(np.array([True]))
+    on = quantize.Params(np.array([True]), np.array([False]))
     y = canvas.unit(quantize.run_torch(canvas.of(canvas.nchw(x)), on, opencv).pix)
     assert (np.rint(canvas.hwc(y) * 255) == u8).all() and np.abs(canvas.hwc(y) - u8 / 255).max() < 1e-7
-    assert np.abs(quantize.run_ref(x.astype(np.float64), quantize.Params(True)) - u8 / 255).max() == 0
+    assert np.abs(quantize.run_ref(x.astype(np.float64), quantize.Params(True, False)) - u8 / 255).max() == 0
     outside = torch.tensor([-0.5, 1.7, 0.5]).view(1, 3, 1, 1)
     y = canvas.unit(quantize.run_torch(canvas.of(outside), on, opencv).pix)
     assert torch.allclose(y.flatten(), torch.tensor([0, 1, 128 / 255]))      # 127.5 to even
-    assert (quantize.run_ref(outside.double().numpy(), quantize.Params(True)).ravel() == [0, 1, 128 / 255]).all()
+    assert (quantize.run_ref(outside.double().numpy(), quantize.Params(True, False)).ravel() == [0, 1, 128 / 255]).all()
 
 
 def test_quantize_only_where_on():
     x = torch.full((2, 3, 4, 4), 0.5)
-    y = quantize.run_torch(canvas.of(x), quantize.Params(np.array([True, False]))).pix
+    y = quantize.run_torch(canvas.of(x), quantize.Params(np.array([True, False]), np.array([False, False]))).pix
     assert torch.allclose(y[0], torch.tensor(128 / 255)) and (y[1] == 0.5).all()
     assert (x == 0.5).all()                      # the input is left alone

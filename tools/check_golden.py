@@ -254,7 +254,7 @@ def stages(p, i, impl):
     sinc = 'sinc', lambda x: correlate(impl, x, p['sinc_kernel'][i])
     last = (resized(3), sinc, compressed(2)) if int(p['order']) == 0 else (compressed(2), resized(3), sinc)
     second = (blurred(2),) if int(p['second_blur']) else ()
-    rounded = 'lq', lambda x: run(quantize, impl, x, quantize.Params(np.True_))
+    rounded = 'lq', lambda x: run(quantize, impl, x, quantize.Params(np.True_, np.False_))
     return (('usm', lambda x: run(usm, impl, x, usm.Params(np.True_))), blurred(1), resized(1), noised(1), compressed(1), *second,
             resized(2), noised(2), *last, rounded)
 

@@ -28,7 +28,10 @@ class EMA:
         decay = min(math.exp(-batch / self.horizon), (1 + self.n) / (10 + self.n))
         torch._foreach_lerp_(list(self.net.parameters()), [p.detach().float() for p in net.parameters()], 1 - decay)
         for mine, new in zip(self.net.buffers(), net.buffers()):
-            mine.copy_(new)      # e.g. running statistics, which are averages already
+            if mine.is_floating_point():
+                mine.lerp_(new.float(), 1 - decay)      # running statistics: to first order in the weights, their average is that of the averaged network
+            else:
+                mine.copy_(new)
         self.n += 1
 
     def state_dict(self):

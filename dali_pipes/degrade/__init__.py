@@ -35,15 +35,15 @@ def without_usm(recipe):
     return recipe._replace(stages=tuple(s for s in recipe.stages if s.op is not usm))
 
 
-def sample(recipe, draw, size, scale=4):
+def sample(recipe, draw, size):
     """Draw the parameters of every stage.
 
-    draw: draw.Draw of B samples; size: (height, width) of the ground truth; scale: ground truth / network input.
+    draw: draw.Draw of B samples; size: (height, width) of the ground truth
     Returns a tuple of NamedTuples of [B] arrays, one per stage.
     """
     b = len(draw.samples)
     gt = np.tile(np.array(size, np.int64), (b, 1))
-    sizes, params = Sizes(gt, gt, gt // scale), []
+    sizes, params = Sizes(gt, gt, gt // recipe.scale), []
     for stage in recipe.stages:
         p = stage.op.sample(draw.at(stage.name), _active(draw, stage, b), sizes, **stage.ranges)
         sizes = sizes._replace(now=getattr(p, 'size', sizes.now))        # resize alone has a size
@@ -53,13 +53,17 @@ def sample(recipe, draw, size, scale=4):
 
 def _active(draw, stage, b):
     """[B] bool: where the stage acts."""
+    here = np.ones(b, bool)
+    if stage.place:
+        name, parts, position, part = stage.place
+        here = draw.order(name, parts)[:, position] == part
     if stage.on == 1:
-        return np.ones(b, bool)
+        return here
     if isinstance(stage.on, tuple):
         name, low, high = stage.on
         u = draw.uniform(name)
-        return (low <= u) & (u < high)
-    return draw.uniform(f'{stage.name}/on') < stage.on
+        return here & (low <= u) & (u < high)
+    return here & (draw.uniform(f'{stage.name}/on') < stage.on)
 
 
 def take(params, i):

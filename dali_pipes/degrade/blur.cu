@@ -1,6 +1,6 @@
 // Blur by one kernel per sample, see blur.py. `make` computes the kernels; `blur21` and `blur41` (named by the largest number of taps) correlate.
 
-enum { ISO, ANISO, GEN_ISO, GEN_ANISO, PLATEAU_ISO, PLATEAU_ANISO, SINC, DELTA };
+enum { ISO, ANISO, GEN_ISO, GEN_ANISO, PLATEAU_ISO, PLATEAU_ANISO, SINC, DELTA, MOTION };
 const int MOST = 41;             // taps
 
 struct Blur { double sigma_x, sigma_y, theta, beta, omega; int kind, taps, h, w; };
@@ -14,7 +14,15 @@ __device__ double value(const Blur& p, int x, int y)
         return d > 0 ? p.omega * j1(p.omega * d) / (2 * 3.141592653589793 * d) : p.omega * p.omega / (4 * 3.141592653589793);
     }
     double c = cos(p.theta), s = sin(p.theta);
-    double u = (x * c + y * s) / p.sigma_x, v = (y * c - x * s) / p.sigma_y, q = u * u + v * v;
+    double u = x * c + y * s, v = y * c - x * s;
+    if (p.kind == MOTION)
+    {
+        double along = fmin(fmax((u + p.sigma_x) / (2 * p.sigma_x), 0.0), 1.0);
+        return (p.beta + (1 - 2 * p.beta) * along) * fmin(fmax(p.sigma_x + 1 - fabs(u), 0.0), 1.0) * fmax(1 - fabs(v), 0.0);
+    }
+    u /= p.sigma_x;
+    v /= p.sigma_y;
+    double q = u * u + v * v;
     if (p.kind <= ANISO) return exp(-q / 2);
     if (p.kind <= GEN_ANISO) return exp(-pow(q, p.beta) / 2);
     return 1 / (1 + pow(q, p.beta));

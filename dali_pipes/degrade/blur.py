@@ -1,8 +1,10 @@
-"""Blur by one kernel per sample: six bivariate kinds, the circular sinc, or none (Real-ESRGAN, Wang et al. 2021, sec. 3.1-3.2).
+"""Blur by one kernel per sample: six bivariate kinds, the circular sinc (Real-ESRGAN, Wang et al. 2021, sec. 3.1-3.2), a motion (imgaug's MotionBlur), or none.
 
 With p = (x, y) an integer offset from the centre (x to the right, y down), S = R(theta) diag(sigma_x^2, sigma_y^2) R(theta)^T and q = p^T S^-1 p:
     gaussian      exp(-q / 2)                       generalised   exp(-q^beta / 2)                      plateau   1 / (1 + q^beta)
     sinc          omega J1(omega |p|) / (2 pi |p|), omega^2 / (4 pi) in the centre
+    motion        a line of length 2 sigma_x + 1 in the direction theta, weights from beta at its beginning to 1 - beta at its end, turned with bilinear interpolation:
+                  of (u, v) = R(theta)^T p, (beta + (1 - 2 beta) clip((u + sigma_x) / 2 sigma_x)) clip(sigma_x + 1 - |u|) clip(1 - |v|), all clipped to [0, 1]
 each divided by its sum. The image is correlated with it, reflected at the border without repeating the edge.
 """
 import math
@@ -16,34 +18,45 @@ import torch.nn.functional as F
 
 from . import canvas, kernels as cuda
 
-KINDS = 'iso', 'aniso', 'generalized_iso', 'generalized_aniso', 'plateau_iso', 'plateau_aniso', 'sinc', 'delta'
-ISO, ANISO, GEN_ISO, GEN_ANISO, PLATEAU_ISO, PLATEAU_ANISO, SINC, DELTA = range(8)
+KINDS = 'iso', 'aniso', 'generalized_iso', 'generalized_aniso', 'plateau_iso', 'plateau_aniso', 'sinc', 'delta', 'motion'
+ISO, ANISO, GEN_ISO, GEN_ANISO, PLATEAU_ISO, PLATEAU_ANISO, SINC, DELTA, MOTION = range(9)
 
 
 class Params(NamedTuple):
     kind:    np.ndarray     # [B] int64 index into KINDS; DELTA where the blur is skipped
     taps:    np.ndarray     # [B] int64 odd side of the kernel in pixels; 1 where the blur is skipped
-    sigma_x: np.ndarray     # [B] float64 pixels
+    sigma_x: np.ndarray     # [B] float64 pixels; of a motion the distance from its middle to its ends
     sigma_y: np.ndarray     # [B] float64 pixels; = sigma_x for the isotropic kinds
     theta:   np.ndarray     # [B] float64 radians; from x towards y, clockwise on the screen
-    beta:    np.ndarray     # [B] float64 exponent of the generalised and plateau kinds
+    beta:    np.ndarray     # [B] float64 exponent of the generalised and plateau kinds; of a motion the weight of its beginning, 0 to 1
     omega:   np.ndarray     # [B] float64 cutoff of the sinc, radians per pixel
 
 
 def sample(draw, on, sizes, *, kinds=(1,), sinc=0.0, taps=(7, 21), sigma=(0.2, 3.0), beta_gaussian=(0.5, 4.0), beta_plateau=(1.0, 2.0),
-           omega=((math.pi / 3, math.pi), (math.pi / 5, math.pi))):
-    """kinds: weights of the six bivariate kinds; sinc: probability of a sinc instead; omega: its ranges below 13 taps and from 13 on."""
+           omega=((math.pi / 3, math.pi), (math.pi / 5, math.pi)), motion=0.0, length=(10, 20)):
+    """kinds: weights of the six bivariate kinds; sinc: probability of a sinc instead; omega: its ranges below 13 taps and from 13 on
+    motion: probability of a motion instead; length: its range in pixels, even ones grow by 1; taps: range, or None for imgaug's rule of an isotropic Gaussian"""
     kind = np.where(draw.uniform('sinc') < sinc, SINC, draw.choice('kind', kinds))
-    k = 2 * draw.integers('taps', taps[0] // 2, taps[1] // 2) + 1
+    kind = np.where(draw.uniform('motion') < motion, MOTION, kind)
     sx, sy = draw.uniform('sigma_x', *sigma), draw.uniform('sigma_y', *sigma)
+    k = 2 * draw.integers('taps', taps[0] // 2, taps[1] // 2) + 1 if taps else imgaug_taps(sx)
+    k = np.where(kind == MOTION, draw.integers('length', *length) // 2 * 2 + 1, k)
+    sx = np.where(kind == MOTION, k // 2, sx)
     iso = np.isin(kind, (ISO, GEN_ISO, PLATEAU_ISO))
     lo, hi = np.where(np.isin(kind, (PLATEAU_ISO, PLATEAU_ANISO)), np.array([beta_plateau]).T, np.array([beta_gaussian]).T)
     u = draw.uniform('beta')                     # a fair coin between [lo, 1] and [1, hi]: small and large exponents equally often
     beta = np.where(draw.uniform('beta_side') < 0.5, lo + (1 - lo) * u, 1 + (hi - 1) * u)
+    beta = np.where(kind == MOTION, u, beta)
     w = draw.uniform('omega')
     small, large = (a + (b - a) * w for a, b in omega)
     return Params(kind=np.where(on, kind, DELTA), taps=np.where(on, k, 1), sigma_x=sx, sigma_y=np.where(iso, sx, sy),
                   theta=np.where(iso, 0.0, draw.uniform('theta', -math.pi, math.pi)), beta=beta, omega=np.where(k < 13, small, large))
+
+
+def imgaug_taps(sigma):
+    """[B] odd taps that hold 95 to 99 % of a Gaussian of sigma [B] pixels, as imgaug's GaussianBlur chooses them."""
+    wide = np.maximum(np.where(sigma < 3, 3.3, np.where(sigma < 5, 2.9, 2.6)) * sigma, 5).astype(np.int64)
+    return wide // 2 * 2 + 1
 
 
 # ---- reference: one image, float64 ----
@@ -72,6 +85,9 @@ def kernel_ref(p):
                 k[y + r, x + r] = 1 / (1 + q ** p.beta)
             elif p.kind == SINC:
                 k[y + r, x + r] = p.omega * _j1(p.omega * d) / (2 * math.pi * d) if d else p.omega ** 2 / (4 * math.pi)
+            elif p.kind == MOTION:
+                along = min(max((u + p.sigma_x) / (2 * p.sigma_x), 0), 1)
+                k[y + r, x + r] = (p.beta + (1 - 2 * p.beta) * along) * min(max(p.sigma_x + 1 - abs(u), 0), 1) * max(1 - abs(v), 0)
             else:
                 k[y + r, x + r] = d == 0
     return k / k.sum()
@@ -124,7 +140,11 @@ def _values(kind, K, sx, sy, theta, beta, omega):
         q = (x * x + y * y) / sx ** 2
     else:
         c, s = np.cos(theta), np.sin(theta)
-        q = ((x * c + y * s) / sx) ** 2 + ((y * c - x * s) / sy) ** 2
+        u, v = x * c + y * s, y * c - x * s
+        if kind == MOTION:
+            along = np.clip((u + sx) / (2 * sx), 0, 1)
+            return (beta + (1 - 2 * beta) * along) * np.clip(sx + 1 - np.abs(u), 0, 1) * np.clip(1 - np.abs(v), 0, 1)
+        q = (u / sx) ** 2 + (v / sy) ** 2
     if kind in (ISO, ANISO):
         return np.exp(-q / 2)
     return np.exp(-q ** beta / 2) if kind in (GEN_ISO, GEN_ANISO) else 1 / (1 + q ** beta)
@@ -155,7 +175,7 @@ def apply_torch(x, k):
 
 def run_torch(c, p, opencv=False):
     if (p.kind == DELTA).all():
-        return c._replace(pix=canvas.unit(c.pix))
+        return c
     if opencv and len(p.kind) == 1:
         return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(c.pix), kernels(p)[0].numpy(), separable=p.kind[0] == ISO)))
     return canvas.each_size(c, p, lambda x, q: apply_torch(x, kernels(q, x.device)))
@@ -259,7 +279,7 @@ def fast_size(h, w, m, n):
 def spectrum(k, size):
     """Transform of a kernel [m, n] around its centre, for `correlate`: OpenCV's packed form [H, W], or [H, W, 1] gains if the kernel is its own mirror image.
 
-    All kinds of kernels here are: then the transform is real, and applying it is one product per value, a fifth of mulSpectrums' time.
+    All kinds of kernels here but a motion are: then the transform is real, and applying it is one product per value, a fifth of mulSpectrums' time.
     """
     m, n = k.shape
     around = np.zeros(size, np.float32)

@@ -36,8 +36,15 @@ class Params(NamedTuple):
     quality: np.ndarray     # [B] int64 1..100; 0 where the step is skipped
 
 
-def sample(draw, on, sizes, *, quality=(50, 95)):
-    return Params(np.where(on, draw.integers('quality', *quality), 0))
+def sample(draw, on, sizes, *, quality=(50, 95), compression=None):
+    """quality: range of libjpeg's quality; compression: range of imgaug's instead, in [0, 100]"""
+    found = draw.integers('quality', *quality) if compression is None else quality_of(np.floor(draw.uniform('quality', *compression)))
+    return Params(np.where(on, found, 0))
+
+
+def quality_of(compression):
+    """[B] int64 quality 1..100 of imgaug's JpegCompression at a whole number 0..100 [B]."""
+    return np.clip(np.rint(1 + 99 * (1 - compression / 101)), 1, 100).astype(np.int64)
 
 
 def table(quality, luma):

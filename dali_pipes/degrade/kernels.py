@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 FOLDER = Path(__file__).parent
-FILES = 'blur.cu', 'resize.cu', 'noise.cu', 'jpeg.cu', 'usm.cu', 'quantize.cu'
+FILES = 'blur.cu', 'median.cu', 'resize.cu', 'noise.cu', 'jpeg.cu', 'usm.cu', 'quantize.cu'
 ARCHITECTURES = '75', '80', '86', '89', '90', '100', '120'           # Turing to Blackwell; older GPUs are refused
 OPTIONS = '--std=c++17',
 

@@ -1,8 +1,8 @@
-// Gaussian and Poisson noise from addressed bits, see noise.py: `occupied` marks the 8-bit levels of Poisson samples, `add` draws and adds.
+// Gaussian, Laplace, signed and Poisson noise from addressed bits, see noise.py: `occupied` marks the 8-bit levels of Poisson samples, `add` draws and adds.
 
-enum { NONE, GAUSSIAN, POISSON };
+enum { NONE, GAUSSIAN, POISSON, LAPLACE, SIGNED };
 
-struct Noise { double amount; u64 seed, stream, number; int kind, gray, h, w; };
+struct Noise { double amount; u64 seed, stream, number; int kind, gray, table, h, w; };
 
 // 8-bit level of a value, or of the luma at a pixel (`at` is its first value).
 __device__ int level(const void* x, bool bytes, size_t at, bool gray, float nudge)
@@ -33,8 +33,8 @@ extern "C" __global__ void __launch_bounds__(256) occupied(const void* x, bool b
 
 struct Alias { u16 threshold, own, other, unused; };
 
-// A thread makes 16 values, those of one block of 16-bit numbers. quantiles: the lower half of the table, the upper half is its mirror image.
-// alias [9, 65536] of V = 1, 2, 4, ..., 256, indexed level * 256 + r8. field, where given, holds the normal numbers or the counts instead, on a canvas like x.
+// A thread makes 16 values, those of one block of 16-bit numbers. quantiles [., 32768]: the lower halves of the tables, the upper half is its mirror image.
+// alias [9, 65536] of V = 1, 2, 4, ..., 256, indexed level * 256 + r8. field, where given, holds the numbers or the counts instead, on a canvas like x.
 // Grid (., B) of 128 threads.
 extern "C" __global__ void __launch_bounds__(128) add(const void* x, bool bytes, float* y, int H, int W, const Noise* params, const u32* seen, const float* quantiles, const Alias* alias, float nudge,
                                                       const float* field)
@@ -62,7 +62,7 @@ extern "C" __global__ void __launch_bounds__(128) add(const void* x, bool bytes,
         V = (float)(1 << power);
     }
 
-    const float amount = (float)p.amount;
+    const float amount = (float)p.amount, *numbers = quantiles + 32768 * p.table;
     int at_row = first / row, at_col = first % row;
     #pragma unroll 1
     for (int k = 0; k < 4; k++)
@@ -76,8 +76,8 @@ extern "C" __global__ void __launch_bounds__(128) add(const void* x, bool bytes,
             const size_t at = ((size_t)b * H + at_row) * W * 3 + at_col * (gray ? 3 : 1);
             const u32 r16 = word >> 16 * i & 0xffff, r8 = half >> 8 * i & 0xff;
             float n = 0;
-            if (p.kind == GAUSSIAN)
-                n = field ? field[at] : r16 < 32768 ? quantiles[r16] : -quantiles[65535 - r16];
+            if (p.kind != NONE && p.kind != POISSON)
+                n = field ? field[at] : r16 < 32768 ? numbers[r16] : -numbers[65535 - r16];
             else if (p.kind == POISSON)
             {
                 const int l = level(x, bytes, at, gray, nudge);

@@ -1,12 +1,15 @@
-"""Gaussian and Poisson noise, coloured or gray (Real-ESRGAN, sec. 3.1), from addressed random bits: the same field on every machine.
+"""Gaussian, Laplace and Poisson noise, coloured or gray (Real-ESRGAN, sec. 3.1; imgaug's additive noises), from addressed random bits: the same field on every machine.
 
-Gaussian: x + sigma z, z from a quantile table of 65,536 entries indexed with 16 random bits.
+Gaussian, Laplace, signed: x + amount z, z from a quantile table of 65,536 entries indexed with 16 random bits. Signed is imgaug's AdditivePoissonNoise: Poisson counts
+          of a fixed rate, each with a sign of its own, in gray levels; its rates here are whole numbers.
 Poisson:  with x8 = round(255 x) and V = 2^ceil(log2(number of distinct 8-bit values)), x + scale (Poisson(x8/255 V) / V - x8/255), sampled by integer alias tables.
 Gray:     one plane for the three channels; Poisson then works on the luma (.2989, .587, .114).   All: clamped to [0, 1].
 
 Bits: value i of a field (row-major over true height, width and channel; over height and width for gray) takes the i-th 16 bits of plane 0 of `draw.bits16`, and
 for Poisson the i-th byte of plane 1.
 """
+import itertools
+import math
 import statistics
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,28 +20,31 @@ import torch
 
 from ..draw import bits16
 from . import canvas, kernels as cuda
-from .quantize import levels_opencv
+from .quantize import NUDGE, levels_opencv
 
-NONE, GAUSSIAN, POISSON = range(3)
+KINDS = 'none', 'gaussian', 'poisson', 'laplace', 'signed'
+NONE, GAUSSIAN, POISSON, LAPLACE, SIGNED = range(5)
+MOST_RATE = 32     # of signed counts: each rate has a table
 LUMA = 0.2989, 0.587, 0.114
-NUDGE = 1e-4       # gray levels added before x8 is rounded. Averages of 8-bit values, as after JPEG and an area resize, lie exactly half-way by the hundred, and
-                   # float32 and float64 would round them differently; the nudge is above float32's error and settles them upwards in every implementation.
 
 
 class Params(NamedTuple):
-    kind:   np.ndarray     # [B] int64 NONE, GAUSSIAN or POISSON
+    kind:   np.ndarray     # [B] int64 index into KINDS
     gray:   np.ndarray     # [B] bool
-    amount: np.ndarray     # [B] float64 Gaussian: sigma in image units, 1/255 is one gray level; Poisson: scale of the noise
+    amount: np.ndarray     # [B] float64 Gaussian sigma, Laplace scale, signed rate in image units, 1/255 is one gray level; Poisson: scale of the noise
     seed:   np.ndarray     # [B] uint64 key of the field
     stream: np.ndarray     # [B] uint64 key of the field
     number: np.ndarray     # [B] int64 sample number of the field
 
 
-def sample(draw, on, sizes, *, gaussian=0.5, sigma=(1, 20), scale=(0.05, 2.0), gray=0.4):
-    """gaussian: probability of Gaussian, the rest is Poisson; sigma in gray levels; gray: probability of gray noise."""
-    kind = np.where(draw.uniform('kind') < gaussian, GAUSSIAN, POISSON)
+def sample(draw, on, sizes, *, kinds=(0.5, 0.5), sigma=(1, 20), scale=(0.05, 2.0), laplace=(20, 40), rate=(15, 30), gray=0.4):
+    """kinds: weights of Gaussian, Poisson, Laplace, signed (a shorter list is fine); sigma, laplace, rate: ranges in gray levels of Gaussian sigma, Laplace scale and
+    signed rate, the last whole numbers up to 32; scale: range of Poisson; gray: probability of gray noise."""
+    if rate[1] > MOST_RATE:
+        raise ValueError(f'signed noise of rate {rate[1]}: there are tables for 1 to {MOST_RATE}')
+    kind = 1 + draw.choice('kind', kinds)
     gray = draw.uniform('gray') < gray
-    amount = np.where(kind == GAUSSIAN, draw.uniform('sigma', *sigma) / 255, draw.uniform('scale', *scale))
+    amount = np.choose(kind - 1, [draw.uniform('sigma', *sigma) / 255, draw.uniform('scale', *scale), draw.uniform('laplace', *laplace) / 255, draw.integers('rate', *rate) / 255])
     seed, stream = draw.stream('field')
     full = np.ones(len(kind), np.uint64)
     number = np.where(gray, draw.numbers('plane'), draw.samples)         # where a recipe ties 'plane', gray samples of a batch share one
@@ -48,10 +54,31 @@ def sample(draw, on, sizes, *, gaussian=0.5, sigma=(1, 20), scale=(0.05, 2.0), g
 # ---- random fields ----
 
 @lru_cache(maxsize=None)
-def quantiles():
-    """[65536] float32: normal quantiles at (i + 0.5) / 65536; sigma 0.9997, |z| <= 4.33."""
-    half = [statistics.NormalDist().inv_cdf((i + 0.5) / 65536) for i in range(32768)]
+def quantiles(kind=GAUSSIAN, rate=0):
+    """[65536] float32: quantiles at (i + 0.5) / 65536 of the standard normal (sigma 0.9997, |z| <= 4.33), the standard Laplace (|z| <= 11.1), or a signed Poisson count."""
+    if kind == GAUSSIAN:
+        half = [statistics.NormalDist().inv_cdf((i + 0.5) / 65536) for i in range(32768)]
+    elif kind == LAPLACE:
+        half = [math.log((2 * i + 1) / 65536) for i in range(32768)]
+    else:
+        masses = list(itertools.accumulate(range(1, 256), lambda p, k: p * rate / k, initial=math.exp(-rate)))
+        half = [-float(k) for k in np.searchsorted(np.cumsum(masses), 1 - (np.arange(32768) + 0.5) / 32768)]
     return np.array(half + [-z for z in reversed(half)], np.float32)
+
+
+def rate(p):
+    """[B] int64 of signed counts."""
+    return np.rint(255 * p.amount).astype(np.int64)
+
+
+def factor(p):
+    """[B] float64: what a field's values are multiplied with."""
+    return np.where(p.kind == SIGNED, 1 / 255, p.amount)
+
+
+def _table(p):
+    """Quantiles of one sample."""
+    return quantiles(SIGNED, int(rate(p))) if p.kind == SIGNED else quantiles(int(p.kind))
 
 
 @lru_cache(maxsize=None)
@@ -100,10 +127,10 @@ def _pmf(rate, first):
     return mass
 
 
-def normal(p, h, w):
-    """Standard normal field of one sample: [h, w, 3], or [h, w, 1] if gray; float32."""
+def field(p, h, w):
+    """Standard normal or Laplace numbers or signed counts of one sample: [h, w, 3], or [h, w, 1] if gray; float32."""
     c = 1 if p.gray else 3
-    return cv2.LUT(_field(p, h, w * c).reshape(h, w, c), quantiles()).reshape(h, w, c)
+    return cv2.LUT(_field(p, h, w * c).reshape(h, w, c), _table(p)).reshape(h, w, c)
 
 
 def poisson(p, level, V):
@@ -135,14 +162,14 @@ def run_ref(x, p):
     if p.kind == NONE:
         return x
     h, w, _ = x.shape
-    if p.kind == GAUSSIAN:
-        return gaussian_ref(x, normal(p, h, w).astype(np.float64), p.amount)
+    if p.kind != POISSON:
+        return gaussian_ref(x, field(p, h, w).astype(np.float64), factor(p))
     level, V = level_ref(x, p.gray, NUDGE)
     return poisson_ref(x, poisson(p, level, V).astype(np.float64), level, V, p.amount)
 
 
 def gaussian_ref(x, z, sigma):
-    """x [h, w, 3], standard normal z [h, w, 3 or 1], sigma in image units."""
+    """x [h, w, 3], standard normal or other z [h, w, 3 or 1], sigma in image units."""
     return np.clip(x + z * sigma, 0, 1)
 
 
@@ -192,11 +219,11 @@ def run_torch(c, p, opencv=False):
 def _run(x, p):
     b, _, h, w = x.shape
     one = [Params(*(f[i] for f in p)) for i in range(b)]
-    amount = torch.from_numpy(p.amount).float().to(x.device)
+    amount = torch.from_numpy(factor(p)).float().to(x.device)
     y = x.clone()
-    g, q = np.flatnonzero(p.kind == GAUSSIAN), np.flatnonzero(p.kind == POISSON)
+    g, q = np.flatnonzero((p.kind != NONE) & (p.kind != POISSON)), np.flatnonzero(p.kind == POISSON)
     if len(g):
-        z = torch.stack([_chw(normal(one[i], h, w)) for i in g]).to(x.device)
+        z = torch.stack([_chw(field(one[i], h, w)) for i in g]).to(x.device)
         y[g] = gaussian_torch(x[g], z, amount[g])
     if len(q):
         level, V = level_torch(x[q], torch.from_numpy(p.gray[q]).to(x.device), NUDGE)
@@ -214,21 +241,23 @@ def _chw(a):
 # ---- CUDA ----
 
 def record(p, size):
-    fields = [('amount', np.float64), *((n, np.uint64) for n in ('seed', 'stream', 'number')), ('kind', np.int32), ('gray', np.int32)]
-    return cuda.record(fields, size, **p._asdict())
+    fields = [('amount', np.float64), *((n, np.uint64) for n in ('seed', 'stream', 'number')), *((n, np.int32) for n in ('kind', 'gray', 'table'))]
+    return cuda.record(fields, size, **p._asdict() | {'amount': factor(p), 'table': np.select([p.kind == SIGNED, p.kind == LAPLACE], [1 + rate(p), 1], 0)})
 
 
 @lru_cache(maxsize=None)
 def _tables(device):
-    """(lower half of the quantiles, alias tables of V = 1, 2, ... 256 as [9, 65536, 4] 16-bit words: threshold, own, other, unused) on the device."""
+    """(lower halves of the quantiles [34, 32768]: normal, Laplace, signed of rate 1, 2, ... 32; alias tables of V = 1, 2, ... 256 as [9, 65536, 4] 16-bit words: threshold,
+    own, other, unused) on the device."""
     words = np.zeros((9, 65536, 4), np.uint16)
     for power in range(9):
         words[power, :, :3] = np.stack(alias(1 << power), 1)
-    return torch.from_numpy(quantiles()[:32768].copy()).to(device), torch.from_numpy(words.view(np.int16)).to(device)
+    halves = np.stack([t[:32768] for t in (quantiles(), quantiles(LAPLACE), *(quantiles(SIGNED, r) for r in range(1, MOST_RATE + 1)))])
+    return torch.from_numpy(halves).to(device), torch.from_numpy(words.view(np.int16)).to(device)
 
 
 def run_cuda(c, p, r, field=None, nudge=NUDGE):
-    """c: Canvas on the GPU; r: `record` of p and c.size on the GPU; field: normal numbers or counts to take instead of drawing, pixels like c's."""
+    """c: Canvas on the GPU; r: `record` of p and c.size on the GPU; field: numbers or counts to take instead of drawing, pixels like c's."""
     if (p.kind == NONE).all():
         return c
     pix, is_bytes, *shape = cuda.canvas_of(c.pix)
@@ -252,9 +281,9 @@ def occupied_cuda(c, r, nudge):
 def apply_opencv(x, p):
     """x [h, w, 3] float32, Params of one sample -> [h, w, 3] float32."""
     h, w, _ = x.shape
-    if p.kind == GAUSSIAN:
+    if p.kind != POISSON:
         c = 1 if p.gray else 3
-        n = cv2.LUT(_field(p, h, w * c).reshape(h, w, c), quantiles() * np.float32(p.amount))
+        n = cv2.LUT(_field(p, h, w * c).reshape(h, w, c), _table(p) * np.float32(factor(p)))
     else:
         level = levels_opencv(cv2.transform(x, np.array([LUMA], np.float32)).reshape(h, w, 1) if p.gray else x, NUDGE)      # cvtColor's luma weights are others
         V = levels(_distinct(level))

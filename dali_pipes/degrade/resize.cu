@@ -1,6 +1,6 @@
 // Resize by explicit parameters, see resize.py: `weights` makes the banded weights of both axes of every sample, `resize` applies them.
 
-enum { AREA, BILINEAR, BICUBIC, AREA_CV, BICUBIC_AA };
+enum { AREA, BILINEAR, BICUBIC, AREA_CV, BICUBIC_AA, NEAREST };
 
 struct Resize { double step_y, step_x; int mode, taps_y, taps_x, H, W, h, w; };       // h x w -> H x W
 
@@ -17,7 +17,7 @@ __device__ int start(int mode, int i, int n, int m, double step, double x)
     if (mode == AREA) return (int)((long long)i * n / m);
     if (mode == BILINEAR) return (int)floor(fmax(x, 0.0));
     if (mode == BICUBIC) return (int)floor(x) - 1;
-    if (mode == AREA_CV) return (int)floor(__dmul_rn(i, step));
+    if (mode == AREA_CV || mode == NEAREST) return (int)floor(__dmul_rn(i, step));
     return (int)floor(x - 2 * fmax(step, 1.0));
 }
 
@@ -43,6 +43,7 @@ __device__ double weight(int mode, bool grows, int i, int j, int n, int m, doubl
         f = f <= 0 ? 0 : f - floor(f);
         return j == first ? 1 - f : f;
     }
+    if (mode == NEAREST) return 1;
     return j >= 0 && j < n ? cubic((x - j) / fmax(step, 1.0), -0.5) : 0;
 }
 

@@ -14,12 +14,13 @@ import torch.nn.functional as F
 
 from . import canvas, kernels as cuda
 
-MODES = 'area', 'bilinear', 'bicubic', 'area_cv', 'bicubic_aa'
-AREA, BILINEAR, BICUBIC, AREA_CV, BICUBIC_AA = range(5)
+MODES = 'area', 'bilinear', 'bicubic', 'area_cv', 'bicubic_aa', 'nearest'
+AREA, BILINEAR, BICUBIC, AREA_CV, BICUBIC_AA, NEAREST = range(6)
 # area:        torch's: plain mean over source pixels floor(i n/m) .. ceil((i+1) n/m) - 1, also when it enlarges
 # bilinear, bicubic (a = -0.75): without antialiasing, neighbours clamped to the edge
 # area_cv:     OpenCV's INTER_AREA: exact coverage if neither axis grows; else linear with its own coordinates
 # bicubic_aa:  a = -0.5, the kernel widened by the step when shrinking: the classical benchmark's (Pillow, torch antialias=True)
+# nearest:     source pixel floor(i step), as OpenCV and torch have it
 
 
 class Params(NamedTuple):
@@ -28,9 +29,9 @@ class Params(NamedTuple):
     step: np.ndarray     # [B, 2] float64 source pixels per output pixel, down and across
 
 
-def sample(draw, on, sizes, *, to='now', factor=None, shrink=None, updown=None, modes=(1, 1, 1), by='size'):
+def sample(draw, on, sizes, *, to='now', factor=None, shrink=None, divide=None, updown=None, modes=(1, 1, 1), by='size'):
     """to:     what the factor multiplies: 'now' (size here), 'gt' or 'lq' (final sizes)
-    factor: range (low, high) of the scale; 1 if None;   shrink: range of 1 / scale instead
+    factor: range (low, high) of the scale; 1 if None;   shrink: range of 1 / scale instead;   divide: range of whole numbers that the size is divided by instead
     updown: weights of enlarging (scale in [1, high]), shrinking ([low, 1]) and keeping; None draws from the whole range
     modes:  weights of MODES in their order (the shorter list is fine)
     by:     'size' maps coordinates by the ratio of sizes; 'scale' by the scale itself, as F.interpolate(scale_factor=) does, whose far edge drifts"""
@@ -43,13 +44,22 @@ def sample(draw, on, sizes, *, to='now', factor=None, shrink=None, updown=None, 
         scale = np.where(kind == 0, 1 + (factor[1] - 1) * u, np.where(kind == 1, factor[0] + (1 - factor[0]) * u, 1.0))
     elif factor:
         scale = draw.uniform('scale', *factor)
-    size = np.maximum(np.floor(base * scale[:, None]).astype(np.int64), 1)
+    size = np.floor(base * scale[:, None]).astype(np.int64)
+    if divide:
+        whole = draw.integers('scale', *divide)
+        scale, size = 1 / whole, base // whole[:, None]
+    size = np.maximum(size, 1)
     mode = draw.choice('mode', modes)
     size = np.where(on[:, None], size, sizes.now)
     step = sizes.now / size
     if by == 'scale':
         step = np.where(size == sizes.now, 1.0, np.repeat(1 / scale[:, None], 2, 1))     # of equal sizes torch makes a copy
     return Params(mode=mode, size=size, step=step)
+
+
+def keeps(p, size):
+    """[B] bool, or one of one sample: where nothing is done to an image of this height and width [B, 2]."""
+    return ((p.size == size) & (p.step == 1)).all(-1)
 
 
 # ---- reference: one image, float64 ----
@@ -86,6 +96,8 @@ def weights_ref(mode, n, m, step, grows=False):
             f = 0.0 if f <= 0 else f - math.floor(f)
             W[i, min(j, n - 1)] += 1 - f
             W[i, min(j + 1, n - 1)] += f
+        elif mode == NEAREST:
+            W[i, min(math.floor(i * step), n - 1)] = 1
         else:
             s = max(step, 1.0)
             for j in range(n):
@@ -96,6 +108,8 @@ def weights_ref(mode, n, m, step, grows=False):
 def run_ref(x, p):
     """x [h, w, 3] float64 -> [H, W, 3]."""
     (h, w, _), (H, W) = x.shape, p.size
+    if keeps(p, (h, w)):
+        return x
     grows = H > h or W > w
     rows, cols = weights_ref(p.mode, h, H, p.step[0], grows), weights_ref(p.mode, w, W, p.step[1], grows)
     return np.einsum('ih,jw,hwc->ijc', rows, cols, x, optimize=True)
@@ -126,6 +140,8 @@ def taps(mode, n, m, step, grows=False):
         f = (i + 1) - (j + 1) / step
         f = np.where(f <= 0, 0.0, f - np.floor(f))
         j, w = j[:, None] + np.arange(2), np.stack([1 - f, f], 1)
+    elif mode == NEAREST:
+        j, w = np.floor(i * step).astype(np.int64)[:, None], np.ones((m, 1))
     else:
         s = max(step, 1.0)
         j = np.floor(x - 2 * s).astype(np.int64)[:, None] + np.arange(math.ceil(4 * s) + 2)
@@ -155,6 +171,8 @@ def apply_torch(x, rows, cols):
 
 
 def run_torch(c, p, opencv=False):
+    if keeps(p, c.size).all():
+        return c
     if opencv and len(p.mode) == 1:
         q = Params(*(f[0] for f in p))
         return canvas.of(canvas.nchw(apply_opencv(canvas.unit_array(canvas.hwc(c.pix)), int(q.mode), tuple(q.size.tolist()), tuple(q.step.tolist()))))
@@ -162,6 +180,8 @@ def run_torch(c, p, opencv=False):
     def run(x, q):
         h, w = x.shape[-2:]
         H, W = (int(v) for v in q.size[0])
+        if keeps(q, (h, w)).all():
+            return x
         y = x.new_empty(len(x), 3, H, W)
         for key in set(zip(q.mode.tolist(), *q.step.T.tolist())):
             i = np.flatnonzero((q.mode == key[0]) & (q.step == key[1:]).all(1))
@@ -184,12 +204,14 @@ def _most_taps(p, size):
     """[B, 2] int64: at least as many taps as `taps` finds on each axis."""
     mode, ratio = p.mode[:, None], size / p.size
     grows = (p.size > size).any(1, keepdims=True)
-    return np.select([mode == AREA, mode == BILINEAR, mode == BICUBIC, (mode == AREA_CV) & grows, mode == AREA_CV],
-                     [np.ceil(ratio) + 1, 2, 4, 2, np.ceil(p.step) + 1], np.ceil(4 * np.maximum(p.step, 1)) + 2).astype(np.int64)
+    return np.select([mode == AREA, mode == BILINEAR, mode == BICUBIC, (mode == AREA_CV) & grows, mode == AREA_CV, mode == NEAREST],
+                     [np.ceil(ratio) + 1, 2, 4, 2, np.ceil(p.step) + 1, 1], np.ceil(4 * np.maximum(p.step, 1)) + 2).astype(np.int64)
 
 
 def run_cuda(c, p, r):
     """c: Canvas on the GPU; r: `record` of p and c.size on the GPU."""
+    if keeps(p, c.size).all():
+        return c
     b, (H, W) = len(p.mode), p.size.max(0)
     length, most = np.int32(max(H, W)), np.int32(_most_taps(p, c.size).max())
     first = c.pix.new_empty(b, 2, length, dtype=torch.int32)
@@ -214,6 +236,9 @@ def apply_opencv(x, mode, size, step):
         return x
     if mode == AREA_CV:
         return cv2.resize(x, (W, H), interpolation=cv2.INTER_AREA)
+    if mode == NEAREST:
+        rows, cols = (taps(mode, n, m, s)[0][:, 0] for n, m, s in zip((h, w), size, step))
+        return x[rows][:, cols]
     by_size = all(abs(s * m - n) < 1e-9 * n for s, m, n in zip(step, size, (h, w)))
     if mode in (BILINEAR, BICUBIC):
         how = cv2.INTER_LINEAR if mode == BILINEAR else cv2.INTER_CUBIC

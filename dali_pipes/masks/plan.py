@@ -12,19 +12,19 @@ class ParsePlan:
     """Sample numbers -> Step, and Step + pixels -> Batch(input [B, 3, H, W], target [B, H, W] uint8 ids, sample), the same for every pipe.
 
     count: pairs in the manifest; size: side in pixels
-    recipe: degrade.Recipe of what the parser is to see, enlarged again by `scale` (bicubic), or None for the faces as they are
+    recipe: degrade.Recipe of what the parser is to see, enlarged again (bicubic), or None for the faces as they are
     """
 
     channels = 4             # of decoded images: red, green, blue, id
 
-    def __init__(self, count, *, batch, size, seed=0, recipe=None, scale=4):
-        self.count, self.batch, self.size, self.seed, self.recipe, self.scale = count, batch, size, seed, recipe, scale
+    def __init__(self, count, *, batch, size, seed=0, recipe=None):
+        self.count, self.batch, self.size, self.seed, self.recipe = count, batch, size, seed, recipe
         self._tied = dict(tied=recipe.tied, batch=batch, pool=recipe.pool) if recipe else {}
         self._known = []
 
     def __call__(self, samples):
         draw, sides = Draw(self.seed, samples, self._known, **self._tied), (self.size, self.size)
-        params = augment.sample(draw.at('augment'), sides), degrade.sample(self.recipe, draw, sides, self.scale) if self.recipe else None
+        params = augment.sample(draw.at('augment'), sides), degrade.sample(self.recipe, draw, sides) if self.recipe else None
         # Nothing is mirrored at decoding: the mask's ids are to be exchanged, too, and once.
         return Step(samples, order.index(samples, self.count, self.seed), np.zeros(len(samples), bool), params, np.zeros((len(samples), 2), np.int64))
 
