@@ -13,11 +13,12 @@ import guides
 import models
 from dali_pipes import cache, degrade
 from losses import adversarial
-from tasks import parse as parsing, restore, search as searching
+from tasks import landmarks, parse as parsing, restore, search as searching
 from training import optim, run, schedule
 from training.run import RunError
 
-TASKS, FEATURES = {'restore': restore, 'parse': parsing, 'search': searching}, restore.FEATURES
+TASKS, FEATURES = {'restore': restore, 'parse': parsing, 'search': searching, 'landmarks': landmarks}, restore.FEATURES
+MASKED = 'parse', 'landmarks'      # tasks that learn from pictures with masks
 
 # `nimg` images in all or `minutes`, learning rate `lr` at its peak, `ema` horizon in images, `ticks` validations evenly over the run. The U-Net's batch suits CPUs,
 # where more steps do more than larger ones; give a GPU 16 or more. What a row does not say stands in DEFAULTS.
@@ -56,6 +57,7 @@ PRESETS = {
     'search_fusion':  dict(SEARCH, network='search_fusion', net={}),
     'parse_unet':     dict(PARSE, network='parse_unet', net=dict(stride=2, aux=True, position=16), batch=8, nimg=400_000, lr=1e-3),
     'parse_prior':    dict(PARSE, network='parse_unet', net=dict(stride=2, aux=True, position=16), batch=8, nimg=400_000, lr=1e-3, recipe='ai6126_2024'),
+    'landmarks':      dict(PARSE, task='landmarks', network='heatmap_net', net={}, loss='mse',         batch=8, nimg=200_000, lr=1e-3, recipe='ai6126_2024'),
     'bisenet':        dict(PARSE, network='bisenet',    net={},                                    batch=16, nimg=1_280_000, lr=1e-2, optimizer='sgd', loss='ohem'),
 }
 DEFAULTS = dict(
@@ -76,7 +78,7 @@ def parse(description, argv=None):
     a = functools.partial(p.add_argument, default=None)
     switch = functools.partial(a, action=argparse.BooleanOptionalAction)
     a('--preset',       help=f'starting point that the other flags override: {", ".join(PRESETS)} (default: demo; unet if --data is given)')
-    a('--network',      help=f'{", ".join([*restore.NETWORKS, *parsing.NETWORKS, *models.SEARCHES])} (default: the preset\'s); python -m models lists them with their parameters')
+    a('--network',      help=f'{", ".join([*restore.NETWORKS, *parsing.NETWORKS, *models.LANDMARKERS, *models.SEARCHES])} (default: the preset\'s); python -m models lists them with their parameters')
     a('--net',          type=json.loads, help='its arguments as JSON, e.g. \'{"steps": 2}\'')
     a('--data',         help='HQ faces: folder, list of files, glob, or .tar shards (faces-{000..099}.tar, also at s3:// or https://); PNG or JPEG (default: synthetic faces)')
     a('--val',          nargs='+', help='validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, HQ faces as for --data (degraded the same way every time, '
@@ -99,7 +101,7 @@ def parse(description, argv=None):
     a('--weights',      type=numbers, help='restarts: relative rates they begin with (default: 1)')
     a('--tail',         type=float, help='share of the run at its end that is another cosine, from 2 %% of --lr (default: 0)')
     a('--clip',         type=float, help='largest norm of the gradients (default: 1)')
-    a('--loss',         help=f'{", ".join(restore.LOSSES)}; of a parser {", ".join(parsing.LOSSES)}')
+    a('--loss',         help=f'{", ".join(restore.LOSSES)}; of a parser {", ".join(parsing.LOSSES)}; of landmarks {", ".join(landmarks.LOSSES)}')
     a('--last-loss',    help='another pixel loss for the end of the run, e.g. psnr')
     a('--last-share',   type=float, help='share of the run that has it (default: 0.2)')
     a('--start',        help='run, checkpoint or weights to begin with instead of chance')
@@ -250,9 +252,9 @@ def _check_data(c):
 
 
 def _check_losses(c):
-    if c['task'] == 'parse':
+    if c['task'] in MASKED:
         if c['gan'] or c['vgg'] or c['parser'] or c['lpips'] or c['crop'] or c['last_loss']:
-            raise RunError(f'--preset {c["preset"]} trains a parser: --gan, --vgg, --parser, --lpips, --crop and --last-loss are for restorers')
+            raise RunError(f'--preset {c["preset"]} trains {"a parser" if c["task"] == "parse" else "on masks"}: --gan, --vgg, --parser, --lpips, --crop and --last-loss are for restorers')
         return
     if c['task'] == 'search' and (c['gan'] or not 0 <= c['search_from'] < 1):
         raise RunError(f'--gan {c["gan"]} is for restorers, not for a search' if c['gan'] else f'--search-from {c["search_from"]}: a share of the run is wanted, from 0 to below 1')

@@ -7,6 +7,7 @@ from .discriminators import ModifiedVGG, MultiscalePatchGAN, SpectralConv2d, UNe
 from .face_unaf import FaceUNAF
 from .frsnet import FRSNet
 from .guided import Guided, ParsePrior
+from .heatmap_net import HeatmapNet
 from .hifacegan import SUPPRESSION, HiFaceGAN
 from .mfpsnet import MFPSNet
 from .parse_unet import ParseUNet
@@ -27,8 +28,9 @@ GUIDED = {'mfpsnet': MFPSNet}
 SEARCHES = {'search_sr': SearchSR, 'search_prior': SearchPrior, 'search_fusion': SearchFusion}
 DISCRIMINATORS = {'modified_vgg': ModifiedVGG, 'unet_sn': UNetDiscriminatorSN, 'patchgan': MultiscalePatchGAN}
 PARSERS = {'parse_unet': ParseUNet, 'bisenet': BiSeNet}
+LANDMARKERS = {'heatmap_net': HeatmapNet}
 RENOVATORS = {'hifacegan': HiFaceGAN}      # same size in and out, no budget
-CATALOGUE = NETWORKS | GUIDED | RENOVATORS | PARSERS | DISCRIMINATORS
+CATALOGUE = NETWORKS | GUIDED | RENOVATORS | PARSERS | LANDMARKERS | DISCRIMINATORS
 
 BUDGET = 2_276_356      # AI6126: strictly fewer parameters than this, 150 % of SRResNet's 1,517,571
 
