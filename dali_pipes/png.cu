@@ -384,13 +384,16 @@ extern "C" __global__ void __launch_bounds__(32) unfilter(u8* raw, const Png* pi
     }
 }
 
-// A pixel a thread: gray is repeated, indices are looked up, alpha is dropped.
+// 16 pixels a thread: gray is repeated, indices are looked up, alpha is dropped.
 extern "C" __global__ void __launch_bounds__(256) colour(const u8* data, const u8* raw, u8* out, const Png* pictures, const int* status)
 {
     const Png p = pictures[blockIdx.y];
-    const int i = 256 * blockIdx.x + threadIdx.x;
-    if (status[blockIdx.y] || i >= p.h * p.w) return;
-    const u8* in = raw + p.raw + (size_t)(i / p.w) * (1 + p.w * p.channels) + 1 + i % p.w * p.channels;
-    for (int c = 0; c < 3; c++)
-        out[p.out + 3 * (size_t)i + c] = p.palette ? data[p.palette + 3 * in[0] + c] : in[p.channels < 3 ? 0 : c];
+    if (status[blockIdx.y]) return;
+    const int first = 4096 * blockIdx.x, end = min(first + 4096, p.h * p.w);
+    for (int i = first + threadIdx.x; i < end; i += 256)
+    {
+        const u8* in = raw + p.raw + (size_t)(i / p.w) * (1 + p.w * p.channels) + 1 + i % p.w * p.channels;
+        for (int c = 0; c < 3; c++)
+            out[p.out + 3 * (size_t)i + c] = p.palette ? data[p.palette + 3 * in[0] + c] : in[p.channels < 3 ? 0 : c];
+    }
 }

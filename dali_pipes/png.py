@@ -153,7 +153,7 @@ def run_cuda(packed, device):
     status = torch.empty(count, dtype=torch.int32, device=device)
     cuda.launch('png.cu', 'inflate', (count,), (32,), data, raw, record, status)
     cuda.launch('png.cu', 'unfilter', (count,), (32,), raw, record, status)
-    cuda.launch('png.cu', 'colour', (cuda.tiles(int(h) * int(w), 256), count), (256,), data, raw, out, record, status)
+    cuda.launch('png.cu', 'colour', (cuda.tiles(int(h) * int(w), 4096), count), (256,), data, raw, out, record, status)
     return out, status
 
 

@@ -147,6 +147,20 @@ def _complete(lengths):
     return lengths
 
 
+def reach(item):
+    """(length, distance) of (length symbol, its bits, distance symbol, its bits)."""
+    symbol, more, d, further = item
+    k = symbol - 257
+    length = 3 + k if k < 8 else 258 if k == 28 else 3 + ((4 + (k & 3)) << EXTRAS[k]) + more
+    return length, 1 + d if d < 4 else 1 + ((2 + (d & 1)) << FAR[d]) + further
+
+
+def repeat(made, item):
+    length, distance = reach(item)
+    for _ in range(length):
+        made.append(made[-distance] if distance <= len(made) else 0)
+
+
 def _by_hand():
     """{name: (h, w, colour, stream)}: what zlib's encoder would not write."""
     out, rng = {}, np.random.default_rng(6)
@@ -159,35 +173,26 @@ def _by_hand():
         w = Writer()
         w.coded([*raw, 256], deep, [0], last=1, repeats=repeats)
         out[name] = gray(12, 20, w, raw)
-    # One distance, of one bit, and none; matches that overlap themselves: 3, 4, ... bytes from 1 back.
-    w, raw = Writer(), bytes(1 + 40) * 30
-    some = [0] * 286
-    for s in (0, 256, 285, 284):
-        some[s] = 2
-    body = [0] + [(285, 0, 0, 0)] * 4 + [(284, 30, 0, 0)] * 0
-    left = len(raw) - 1 - 4 * 258
-    w.coded(body + [0] * left + [256], some, [1], last=1)
+    # One distance, of one bit, which repeats the byte before.
+    w, raw, some = Writer(), bytes(1 + 40) * 30, [0] * 286
+    for symbol in 0, 256, 285, 284:
+        some[symbol] = 2
+    w.coded([0, *[(285, 0, 0, 0)] * 4, *[0] * (len(raw) - 1 - 4 * 258), 256], some, [1], last=1)
     out['one distance'] = gray(30, 40, w, raw)
-    # Every length symbol and many distances over known bytes, in a fixed block.
+    # Every length, and distances from 1 to 32,768, in a fixed block; the bytes are few, so that whichever begins a row is a known filter.
     fixed = [8] * 144 + [9] * 112 + [7] * 24 + [8] * 8
-    made, items = bytearray([0, 7, 1, 2, 3]), [0, 7, 1, 2, 3]
+    made, items = bytearray([0, 3, 1, 2]), [0, 3, 1, 2]
     for k in range(257, 286):
-        for d in range(0, 30):
-            more, further = int(rng.integers(0, 1 << EXTRAS[k - 257])), int(rng.integers(0, 1 << FAR[d]))
-            length = 3 + k - 257 if k < 265 else 258 if k == 285 else 3 + ((4 + (k - 257 & 3)) << EXTRAS[k - 257]) + more
-            distance = 1 + d if d < 4 else 1 + ((2 + (d & 1)) << FAR[d]) + further
-            if distance <= len(made) and (d > 25 or (k + d) % 3 == 0) and len(made) < 60_000:
-                for _ in range(length):
-                    made.append(made[-distance])
-                items.append((k, more, d, further))
+        for d in range(30):
+            item = k, int(rng.integers(0, 1 << EXTRAS[k - 257])), d, int(rng.integers(0, 1 << FAR[d]))
+            if reach(item)[1] <= len(made) and (d > 26 or (k + d) % 3 == 0):
+                items.append(item)
+                repeat(made, item)
     side = 299
-    rows = -(-len(made) // (1 + side))
-    fill = bytes(rows * (1 + side) - len(made))
-    for i in range(0, rows):                     # the filter bytes must be known ones: the bytes come from a small set
-        assert made[i * (1 + side)] < 5 if i * (1 + side) < len(made) else True
+    fill = bytes(-len(made) % (1 + side))
     w = Writer()
-    w.coded(items + list(fill) + [256], fixed, [5] * 30, last=1, fixed=True)
-    out['every length and distance'] = gray(rows, side, w, bytes(made) + fill)
+    w.coded([*items, *fill, 256], fixed, [5] * 30, last=1, fixed=True)
+    out['every length and distance'] = gray((len(made) + len(fill)) // (1 + side), side, w, bytes(made) + fill)
     # Blocks of all kinds, empty ones among them.
     w, raw = Writer(), bytes(range(0, 4)) * 16
     w.stored(b'')
@@ -261,7 +266,7 @@ def _random_stream(rng, size):
             w.stored(data, last, None if rng.random() < 0.8 else int(rng.integers(0, 1 << 16)))
             made += data
             continue
-        used = sorted({256, *rng.integers(0, 8, rng.integers(1, 8)).tolist(), *rng.integers(257, 286, rng.integers(1, 6)).tolist()})
+        used = sorted({256, *rng.integers(0, 5, rng.integers(1, 8)).tolist(), *rng.integers(257, 286, rng.integers(1, 6)).tolist()})
         literals = [0] * int(rng.integers(max(used) + 1, 287))
         for symbol, bits in zip(used, _random_lengths(rng, len(used))):
             literals[symbol] = bits
@@ -270,20 +275,20 @@ def _random_stream(rng, size):
         for symbol, bits in zip(near, _random_lengths(rng, len(near)) if len(near) > 1 else [int(rng.integers(0, 3))]):
             distances[symbol] = bits
         items = []
-        while len(made) < size and len(items) < 60:
+        for _ in range(rng.integers(1, 60)):
+            if len(made) >= size:
+                break
             symbol = used[rng.integers(len(used))]
             d = int(near[rng.integers(len(near))])
             if symbol < 256:
                 items.append(symbol)
                 made.append(symbol)
             elif symbol > 256 and distances[d]:
-                more, further = int(rng.integers(0, 1 << EXTRAS[symbol - 257])), int(rng.integers(0, 1 << FAR[d]))
-                distance = 1 + d if d < 4 else 1 + ((2 + (d & 1)) << FAR[d]) + further
-                length = 3 + symbol - 257 if symbol < 265 else 258 if symbol == 285 else 3 + ((4 + (symbol - 257 & 3)) << EXTRAS[symbol - 257]) + more
-                if (distance > len(made) or len(made) + length > size) and rng.random() < 0.99:
-                    continue
-                items.append((symbol, more, d, further))
-                made += bytes(made[-distance] if distance <= len(made) else 0 for _ in range(length))
+                item = symbol, int(rng.integers(0, 1 << EXTRAS[symbol - 257])), d, int(rng.integers(0, 1 << FAR[d]))
+                length, distance = reach(item)
+                if (distance <= len(made) and len(made) + length <= size) or rng.random() < 0.01:
+                    items.append(item)
+                    repeat(made, item)
             elif rng.random() < 0.1:
                 break
         try:
@@ -299,18 +304,29 @@ def _random_stream(rng, size):
     return w.stream(bytes(made))
 
 
-def _random_lengths(rng, n):
+def _random_lengths(rng, n, most=15):
     """Lengths of a complete code of n symbols; now and then of none."""
     lengths = [0]
     while len(lengths) < n:
         i = int(rng.integers(len(lengths)))
-        if lengths[i] < 15:
+        if lengths[i] < most:
             lengths[i:i + 1] = [lengths[i] + 1] * 2
     lengths = lengths if n > 1 else [1]
     if rng.random() < 0.1:
         i = int(rng.integers(len(lengths)))
-        lengths[i] = int(np.clip(lengths[i] + rng.integers(-2, 3), 1, 15))
+        lengths[i] = int(np.clip(lengths[i] + rng.integers(-2, 3), 1, most))
     return rng.permutation(lengths).tolist()
+
+
+def _mend(z):
+    """Put the checksum right, if the damage left something that can be inflated: what comes after it then counts, too."""
+    stream = zlib.decompressobj(-15)
+    try:
+        raw = stream.decompress(bytes(z[2:]), 1 << 16)
+    except zlib.error:
+        return
+    if stream.eof:
+        z[len(z) - len(stream.unused_data):] = struct.pack('>I', zlib.adler32(raw))
 
 
 def damaged(count, seed):
@@ -338,15 +354,22 @@ def damaged(count, seed):
             del z[at:at + int(rng.integers(1, 5))]
         elif kind == 'sizes':
             h, w = (max(1, n + int(rng.integers(-3, 4))) for n in (h, w))
-        elif kind == 'codes':                    # the head of a dynamic block, then noise
-            z[2:] = bytes([4 | int(rng.integers(0, 32)) << 3 | 1]) + rng.integers(0, 256, 80, np.uint8).tobytes()
+        elif kind == 'codes':                    # the head of a dynamic block with a code for its lengths, then noise
+            head, lengths = Writer(), [0] * 19
+            for s, bits in zip(rng.permutation(19), _random_lengths(rng, int(rng.integers(2, 12)), most=7)):
+                lengths[s] = bits
+            head.bits(5 | int(rng.integers(0, 30)) << 3 | int(rng.integers(0, 30)) << 8 | 15 << 13, 17)
+            for s in ORDER:
+                head.bits(lengths[s], 3)
+            z[2:] = head.value.to_bytes(-(-head.count // 8), 'little') + rng.integers(0, 256, 90, np.uint8).tobytes()
         elif kind == 'random blocks':
-            z = _random_stream(rng, h * (1 + w * png.CHANNELS[colour]))
+            z = bytearray(_random_stream(rng, h * (1 + w * png.CHANNELS[colour])))
             if rng.random() < 0.2:
-                z = bytearray(z)
                 z[int(rng.integers(2, len(z)))] ^= 1 << int(rng.integers(0, 8))
         else:
             z[2:] = rng.integers(0, 256, 60, np.uint8).tobytes()
+        if i % 2:
+            _mend(z)
         out.append((kind, file(h, w, colour, bytes(z))))
     return out
 

@@ -73,8 +73,9 @@ class Shim:
 
 def sanitized():
     """Environment for a process that is to load kernels built with `sanitize`."""
-    asan = subprocess.run(['g++', '-print-file-name=libasan.so'], capture_output=True, text=True).stdout.strip()
-    return {**os.environ, 'LD_PRELOAD': asan, 'ASAN_OPTIONS': 'detect_leaks=0', 'OMP_NUM_THREADS': '1'}
+    first = [subprocess.run(['g++', f'-print-file-name={name}'], capture_output=True, text=True).stdout.strip() for name in ('libasan.so', 'libstdc++.so')]
+    # Both libraries from the start: libasan must find C++'s exceptions, which OpenCV throws inside.
+    return {**os.environ, 'LD_PRELOAD': ' '.join(first), 'ASAN_OPTIONS': 'detect_leaks=0', 'OMP_NUM_THREADS': '1'}
 
 
 def _argument(a, declared, where):
