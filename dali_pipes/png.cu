@@ -224,7 +224,7 @@ __device__ int coded_block(Tables& t, Bits& in, Output& out, int window)
         const int symbol = found >> 8, k = symbol - 257;
         if (symbol == 256) return GOOD;
         if (symbol > 285) return SYMBOL;
-        const int more = k < 8 || k == 28 ? 0 : (k >> 2) - 1;
+        const int more = k < 8 ? 0 : (k >> 2) - 1;
         const int length = k < 8 ? 3 + k : k == 28 ? 258 : 3 + ((4 + (k & 3)) << more) + in.take(more);
 
         in.fill();

@@ -374,17 +374,17 @@ def damaged(count, seed):
     return out
 
 
-def run(files):
+def run(files, device=torch.device('cpu')):
     """[([h, w, 3] uint8 or None where refused, number of png.REFUSED)] by whatever `kernels.launch` is."""
     packed = png.pack(files, [png.head(f) for f in files])
-    out, status = png.run_cuda(packed, torch.device('cpu'))
-    return [(None if s else p.numpy(), s) for p, s in zip(png.pictures(out, packed.record), status.tolist())]
+    out, status = png.run_cuda(packed, device)
+    return [(None if s else p.numpy(), s) for p, s in zip(png.pictures(out.cpu(), packed.record), status.tolist())]
 
 
-def compare(files):
+def compare(files, device=torch.device('cpu')):
     """Counter of what came of [(kind, file)]: AssertionError where the device and zlib do not agree."""
     counts = Counter()
-    for (kind, data), (found, status) in zip(files, run([f for _, f in files])):
+    for (kind, data), (found, status) in zip(files, run([f for _, f in files], device)):
         try:
             expected = png.run_ref(data)
         except BadFile:

@@ -115,7 +115,7 @@ def test_a_distance_beyond_the_streams_own_window():
 MUTANTS = [
     ('inflate', '            __syncwarp();\n            out.settled', '            out.settled'),
     ('inflate', '    __syncwarp();\n    return t.lengths[256]', '    return t.lengths[256]'),
-    ('inflate', '|| k == 28 ? 0', '? 0'),
+    ('inflate', 'k == 28 ? 258', 'k == 29 ? 258'),
     ('inflate', 'min(most, LITERAL_BITS) - l1', 'LITERAL_BITS'),
     ('inflate', '    in.take(in.n & 7);\n', ''),
     ('inflate', '    __syncwarp();\n    u32 low', '    u32 low'),
