@@ -65,7 +65,7 @@ DEFAULTS = dict(
     loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, parser=None, perceptual_weight=1.0, features='esrgan',
     gan=None, gan_weight=0.1, gan_from=0, discriminator=None, discriminator_net={}, discriminator_lr=None, matching_weight=None, r1=0.0,
     optimizer='adamw', betas=None, weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0, keep=3,
-    arch=None, prior=None, drop_priors=None, search_from=0.1, arch_lr=1e-3, arch_weight_decay=1e-3, lpips=None, compile=False, deterministic=False, cache='auto', save_minutes=5.0)
+    arch=None, prior=None, drop_priors=None, search_from=0.1, arch_lr=1e-3, arch_weight_decay=1e-3, lpips=None, compile=False, deterministic=False, cache='auto', decode='auto', save_minutes=5.0)
 
 
 def numbers(text):
@@ -85,6 +85,7 @@ def parse(description, argv=None):
                              'and left out of training), or how many of --data to hold out: a number, or a share below 1 (default: 0.01)')
     a('--recipe',       help=f'degradation: {", ".join(degrade.RECIPES)} (default: the preset\'s)')
     a('--pipe',         help=f'{", ".join(dali_pipes.PIPES)} (default: dali; torch where DALI is not installed)')
+    a('--decode',       help=f'who decodes PNG in the dali pipe: {", ".join(dali_pipes.DECODERS)} (default: auto: on a GPU, a few files are decoded both ways and the faster goes on)')
     a('--out',          help='run directory (default: runs/PRESET)')
     a('--batch',        type=int, help='images at a time per process')
     a('--accumulate',   type=int, help='batches whose gradients make one step (default: 1)')
@@ -220,7 +221,7 @@ def architectures(paths):
 def _check(c):
     """Raise RunError for what cannot be run, naming flag, value and remedy."""
     task = TASKS[c['task']]
-    names = dict(pipe=dali_pipes.PIPES, recipe=degrade.RECIPES, cache=cache.MODES, loss=task.LOSSES, last_loss=task.LOSSES, optimizer=optim.OPTIMIZERS,
+    names = dict(pipe=dali_pipes.PIPES, recipe=degrade.RECIPES, cache=cache.MODES, decode=dali_pipes.DECODERS, loss=task.LOSSES, last_loss=task.LOSSES, optimizer=optim.OPTIMIZERS,
                  schedule=schedule.SCHEDULES, precision=('bf16', 'fp16', 'fp32'), network=task.NETWORKS, gan=adversarial.KINDS, discriminator=models.DISCRIMINATORS, features=FEATURES)
     for k, known in names.items():
         if c[k] is not None:
@@ -241,6 +242,8 @@ def _check_machine(c):
         raise RunError(f'--device {c["device"]}: ' + ('there is no CUDA GPU that torch can use; give --device cpu' if c['device'].startswith('cuda') else 'give cuda or cpu'))
     if c['pipe'] == 'dali' and not _has_dali():
         raise RunError('--pipe dali needs NVIDIA DALI: pip install -e .[cuda13], or [cuda12] for drivers 525-579; --pipe torch does without')
+    if c['decode'] == 'gpu' and (c['pipe'] != 'dali' or c['device'] == 'cpu'):
+        raise RunError(f'--decode gpu needs --pipe dali and a GPU, this is {c["pipe"]} on {c["device"]}: give --decode cpu, or auto')
 
 
 def _check_data(c):

@@ -18,7 +18,7 @@ from training.run import RunError
 
 def feed(c, images, **more):
     """The pipe of a run. more: start, rank, world, device, threads, say of dali_pipes.make"""
-    shared = dict(batch=c['batch'], size=c['size'], seed=c['seed'], cache=c['cache']) | more
+    shared = dict(batch=c['batch'], size=c['size'], seed=c['seed'], cache=c['cache'], decode=c['decode']) | more
     recipe = c['recipe'] and degrade.recipe(c['recipe'])._replace(pool=c['pair_pool'])
     if c['task'] in options.MASKED:
         return dali_pipes.make_parse(c['pipe'], images, recipe=recipe, **shared)
