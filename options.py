@@ -65,7 +65,7 @@ DEFAULTS = dict(
     loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, parser=None, perceptual_weight=1.0, features='esrgan',
     gan=None, gan_weight=0.1, gan_from=0, discriminator=None, discriminator_net={}, discriminator_lr=None, matching_weight=None, r1=0.0,
     optimizer='adamw', betas=None, weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0, keep=3,
-    arch=None, prior=None, drop_priors=None, search_from=0.1, arch_lr=1e-3, arch_weight_decay=1e-3, lpips=None, compile=False, deterministic=False, cache='auto', decode='auto', save_minutes=5.0)
+    arch=None, prior=None, drop_priors=None, multi_prior_weight=0.0, search_from=0.1, arch_lr=1e-3, arch_weight_decay=1e-3, lpips=None, compile=False, deterministic=False, cache='auto', decode='auto', save_minutes=5.0)
 
 
 def numbers(text):
@@ -110,7 +110,9 @@ def parse(description, argv=None):
     a('--crop',         type=int, help='train on random squares of this side in pixels of the HQ image (default: whole images; 128 in GAN presets)')
     a('--arch',         nargs='+', help='architectures of frsnet, mfpsnet and search_fusion: arch.json of searches, or their runs, one for each part; the parts that none of '
                                         'them names, and "paper", are those published')
-    a('--prior',        nargs='+', help=f'what mfpsnet is guided by, each NAME=PATH, of {", ".join(guides.KINDS)}; a run of parse_prior needs no name')
+    a('--prior',        nargs='+', help=f'what mfpsnet is guided by, each NAME=PATH, of {", ".join(guides.KINDS)}; without a name, the run of a parser or of landmarks, or a '
+                             'file of tools/prepare.py priors, which has all three')
+    a('--multi-prior-weight', type=float, help='of a loss where the priors look (MFPSNet, Yu et al., TNNLS 2023), e.g. 0.1; --net \'{"gate": true}\' lets the network weigh the priors (default: 0, off)')
     a('--drop-priors',  nargs='+', help='names of priors that are zeros instead, to see what they are good for (default: none)')
     a('--search-from',  type=float, help='share of a search in which weights are trained alone, before the architecture (default: 0.1)')
     a('--arch-lr',      type=float, help='peak learning rate of the architecture, with Adam (default: 1e-3)')
@@ -175,6 +177,8 @@ def _fit(c):
     """Arguments of a network that follow from other options: its scale, its architectures, its priors."""
     network, scale = c['network'], scale_of(c)
     searched = c['task'] == 'search'
+    if c['multi_prior_weight'] and (network not in models.GUIDED or not c['multi_prior_weight'] > 0):
+        raise RunError(f'--multi-prior-weight {c["multi_prior_weight"]}: a positive number, of {", ".join(models.GUIDED)} only, not of {network}')
     if c['prior'] or c['drop_priors']:
         if network not in (*models.GUIDED, 'search_prior', 'search_fusion'):
             raise RunError(f'--{"prior" if c["prior"] else "drop-priors"} is for {", ".join(models.GUIDED)} and the searches of their parts, not for {network}')
@@ -343,7 +347,7 @@ def default_precision(c):
 def network(c):
     """The untrained network of a run, also of one made before there were tasks."""
     net = TASKS[c.get('task', 'restore')].NETWORKS[c['network']](**c['net'])
-    return models.Guided(net, guides.build(c['guides']), c['drop_priors'] or ()) if c.get('guides') else net
+    return models.Guided(net, guides.build(c['guides']), c['drop_priors'] or (), bool(c.get('multi_prior_weight'))) if c.get('guides') else net
 
 
 def rate(progress, c):

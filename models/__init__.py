@@ -6,7 +6,7 @@ from .bisenet import BiSeNet
 from .discriminators import ModifiedVGG, MultiscalePatchGAN, SpectralConv2d, UNetDiscriminatorSN
 from .face_unaf import FaceUNAF
 from .frsnet import FRSNet
-from .guided import Guided, ParsePrior
+from .guided import Attended, Guided, HeatPrior, ParsePrior
 from .heatmap_net import HeatmapNet
 from .hifacegan import SUPPRESSION, HiFaceGAN
 from .mfpsnet import MFPSNet
@@ -118,4 +118,5 @@ def _guided_like(weights, length):
                        weights['guides.parse.factor'].item())
     priors = {'parse': weights['net.enter.parse.weight'].shape[1] - 3}
     found = {'sr': architecture('net.base.sr'), 'fusion': architecture('net.fusion'), 'parse': architecture('net.features.parse')}
-    return Guided(MFPSNet(found, priors, 2 ** (length('net.base.up') - 3), length('net.base.sr.head.spare') > 0), {'parse': guide})
+    gate = 'net.gate.0.weight' in weights
+    return Guided(MFPSNet(found, priors, 2 ** (length('net.base.up') - 3), length('net.base.sr.head.spare') > 0, gate), {'parse': guide})

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import models
-from losses import adversarial, features, pixel
+from losses import adversarial, features, pixel, priors
 from metrics.psnr import psnr, to_uint8
 from metrics.ssim import ssim
 
@@ -17,6 +17,7 @@ METRIC = Metric('psnr', 'PSNR', 'dB', 0.2)
 NETWORKS = models.NETWORKS | models.GUIDED | models.RENOVATORS
 
 LOSSES = {'l1': pixel.l1, 'charbonnier': pixel.charbonnier, 'smooth_l1': pixel.smooth_l1, 'mse': pixel.mse, 'psnr': pixel.psnr}
+ENTROPY = 1e-3           # weight of the bonus for priors that count alike, beside a multi-prior loss
 FEATURES = {'esrgan': features.ESRGAN, 'realesrgan': features.REAL_ESRGAN, 'pix2pixhd': features.PIX2PIXHD}      # weights by layer of VGG19
 
 
@@ -24,7 +25,7 @@ class Criterion:
     """What the networks of a run are trained on: a pixel loss, features that should agree (Johnson et al., ECCV 2016), a discriminator (Goodfellow et al., 2014).
 
     c: options of the run: loss, pixel_weight, last_loss and last_share of the run that it takes instead; perceptual_weight and features; gan, gan_weight, and gan_from,
-       the images that the discriminator sees before the generator listens to it; matching_weight of its feature maps; r1
+       the images that the discriminator sees before the generator listens to it; matching_weight of its feature maps; r1; multi_prior_weight, of what models.Attended has
     extract: module that gives feature maps of [B, 3, H, W] in [0, 1], or None; weights: of each of its maps
     """
 
@@ -37,15 +38,20 @@ class Criterion:
     def net(self, output, batch, discriminator, nimg, share):
         """{name: weighted scalar}, which the network makes small. discriminator: a module, or None; nimg, share: images seen, share of the run done.
 
-        output: [B, 3, H, W], or a list of them, one of every pass: all are to be like the target; a discriminator sees the last
+        output: [B, 3, H, W], or a list of them, one of every pass, or models.Attended with such a list: all are to be like the target; a discriminator sees the last, and
+                the multi-prior loss, too, since only it was guided
         """
         c = self.c
         kind = c['last_loss'] if c['last_loss'] and share >= 1 - c['last_share'] else c['loss']
-        passes = output if isinstance(output, list) else [output]
+        passes = _passes(output)
         names = [f'_pass{i}' for i in range(len(passes))] if len(passes) > 1 else ['']
         found = {'pixel' + name: c['pixel_weight'] * LOSSES[kind](y, batch.target) for name, y in zip(names, passes)} if c['pixel_weight'] else {}
         if self.extract is not None:
             found |= {'perceptual' + name: c['perceptual_weight'] * features.perceptual(self.extract, y, batch.target, self.weights) for name, y in zip(names, passes)}
+        if isinstance(output, models.Attended):
+            found['multi_prior'] = c['multi_prior_weight'] * priors.multi_prior(passes[-1], batch.target, output.regions, output.weights)
+            if output.weights is not None:
+                found['entropy'] = -ENTROPY * priors.entropy(output.weights)
         if discriminator is not None and nimg >= c['gan_from']:
             with frozen(discriminator):
                 found |= self._adversarial(discriminator, passes[-1], batch)
@@ -65,8 +71,7 @@ class Criterion:
     def discriminator(self, forward, output, batch):
         """({name: scalar}, which the discriminator makes small; share of its logits that are right)"""
         images = batch.plain.requires_grad_(bool(self.c['r1']))
-        fake = (output[-1] if isinstance(output, list) else output).detach()
-        real, fake = self._judged(forward, images, fake, batch.input)
+        real, fake = self._judged(forward, images, _passes(output)[-1].detach(), batch.input)
         found = {'d': adversarial.d_loss(self.c['gan'], real, fake)}
         if self.c['r1']:
             found['r1'] = self.c['r1'] * adversarial.r1(images, real)
@@ -86,6 +91,11 @@ class Criterion:
         if lq.shape != image.shape:
             lq = F.interpolate(lq, image.shape[-2:], mode='bicubic').clamp(0, 1)
         return torch.cat([lq, image.to(lq.dtype)], 1)
+
+
+def _passes(output):
+    output = output.passes if isinstance(output, models.Attended) else output
+    return output if isinstance(output, list) else [output]
 
 
 class Scores(NamedTuple):

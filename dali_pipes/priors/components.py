@@ -39,13 +39,17 @@ def boxes_of_points(points, size):
 
 
 def boxes_of_masks(mask, least=0.0):
-    """Ids [B, H, W] -> ([B, 4, 4] float32, [B, 4] bool whether the component is there): centre is that of the box around its classes; least: as of landmarks.from_mask."""
+    """Ids [B, H, W] -> ([B, 4, 4] float32, [B, 4] bool whether the component is there): centre is that of the box around its classes; least: as of landmarks.from_mask.
+
+    Of a nose only the end is meant, as high as it is wide: that is where its points are.
+    """
     found, there = [], []
-    for c in COMPONENTS.values():
-        own = [mask == CLASSES.index(name) for name in c.classes]
+    for name, c in COMPONENTS.items():
+        own = [mask == CLASSES.index(i) for i in c.classes]
         there.append((own[0] if len(own) < 3 else sum(own) > 0).flatten(1).any(1))       # a mouth may be closed
         member = torch.stack(own).any(0)[None]                                           # [1, B, H, W]
         (left, right), (top, bottom) = (landmarks.ends(member.sum(axis), least) for axis in (2, 3))
+        top = torch.maximum(top, bottom - (right - left)) if name == 'nose' else top
         corners = [torch.cat(pair).T.float() for pair in ((left, top), (right, bottom))]      # [B, 2]
         found.append(_square((corners[0] + corners[1]) / 2, corners[1] - corners[0], max(mask.shape[1:])))
     return torch.stack(found, 1), torch.stack(there, 1)

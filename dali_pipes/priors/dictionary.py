@@ -126,7 +126,8 @@ class Dictionary(nn.Module):
     def forward(self, features, boxes, there):
         """Features [B, C, h, w], boxes [B, 4, 4] in their pixels, [B, 4] bool -> ([B, C, h, w] features plus the best entries in the boxes, [B, 1, h, w] bool: the boxes)."""
         added, covered = torch.zeros_like(features), torch.zeros_like(features[:, :1], dtype=torch.bool)
-        for i, entries in enumerate(self.entries.values()):
+        for i, name in enumerate(components.COMPONENTS):                 # a ParameterDict has an order of its own
+            entries = self.entries[name]
             _, found = match(components.roi_align(features, boxes[:, i], entries.shape[-1]), entries.to(features.dtype))
             found, inside = components.pasted(found, boxes[:, i], features.shape[2:])
             inside = inside & there[:, i, None, None, None]
