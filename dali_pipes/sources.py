@@ -16,10 +16,10 @@ def load(c, say=print, bar=lambda title: None):
     c:   dict with data, val, size, recipe, lq_from_usm, seed, strict, verify, as in config.json; val is a list of `path`, `name=path`, or a number or share to hold out; the path of
          pairs stored above each other has `stacked:` before it
     bar: function of a title -> progress callable (done, total) or None
-    With task 'parse' the images are a list of masks.pairs.Pair, and so is what --val names; repair puts exchanged sides of those to train on right.
+    With tasks 'parse' and 'landmarks' the images are a list of masks.pairs.Pair, and so is what --val names; repair puts exchanged sides of those to train on right.
     Raises DataError for anything unusable.
     """
-    if c.get('task') == 'parse':
+    if c.get('task') in ('parse', 'landmarks'):
         return _load_pairs(c, say, bar)
     scan = functools.partial(manifest.scan, size=c['size'], verify=bool(c.get('verify')), strict=bool(c.get('strict')), progress=bar('checking files'), say=say)
     degraded = functools.partial(validation.Degraded, recipe=degrade.recipe(c['recipe']), size=c['size'], lq_from_usm=c['lq_from_usm'])

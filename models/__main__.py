@@ -23,7 +23,8 @@ SHOWN = [('srresnet', dict(blocks=16)), ('srresnet', dict(blocks=20)), ('srresne
          ('modified_vgg', {}), ('modified_vgg', dict(width=16)),
          ('unet_sn', {}), ('unet_sn', dict(width=32)), ('unet_sn', dict(width=24)), ('patchgan', {}),
          ('parse_unet', {}), ('parse_unet', dict(stride=2)), ('parse_unet', dict(aux=True, position=32)),
-         ('bisenet', {}), ('bisenet', dict(aux=True)), ('bisenet', dict(width=24)), ('bisenet', dict(width=20))]
+         ('bisenet', {}), ('bisenet', dict(aux=True)), ('bisenet', dict(width=24)), ('bisenet', dict(width=20)),
+         ('heatmap_net', {})]
 
 
 def gmac(make, channels=3, size=128):

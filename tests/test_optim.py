@@ -42,6 +42,19 @@ def test_steps_are_torchs(name):
     assert same(ours, plain.parameters())
 
 
+@pytest.mark.parametrize('name', ['adam', 'adamw'])
+def test_betas_are_torchs(name):
+    net, batches = net_and_batches()
+    plain = copy.deepcopy(net)
+    ours = run(net, optim.Stepper(net, optim.make(name, net, 1e-2, 0.1, [0.0, 0.9]), 'fp32', clip=1e3), batches)
+    theirs = optim.OPTIMIZERS[name](plain.parameters(), 1e-2, betas=(0.0, 0.9), weight_decay=0.1)
+    for x in batches:
+        theirs.zero_grad()
+        plain(x).square().mean().backward()
+        theirs.step()
+    assert same(ours, plain.parameters())
+
+
 @pytest.mark.parametrize('name', ['adamw', 'muon'])
 @pytest.mark.parametrize('precision', ['fp32', 'fp16'])
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])

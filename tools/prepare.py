@@ -6,6 +6,7 @@
     python tools/prepare.py degrade DATA --recipe hifacegan --stacked     one picture a pair, LQ above GT, for --val stacked:pairs
     python tools/prepare.py annotate DATA --out meta_info.txt             lines like 00000.png (512,512,3)
     python tools/prepare.py preview DATA --recipe ai6126_2024             a sheet of degraded faces with the numbers drawn for each
+    python tools/prepare.py priors DATA --parser runs/parser              facial priors for mfpsnet: dictionaries of eyes, nose and mouth, and the networks beside them
     python tools/prepare.py replay runs/mine 12345 12346                  what samples 12345 and 12346 of that run were
 """
 import argparse
@@ -21,12 +22,17 @@ from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dali_pipes import degrade, manifest, sources, stream, validation
+import options
+from dali_pipes import degrade, manifest, order, sources, stream, validation
 from dali_pipes.batch import Plan
 from dali_pipes.degrade import blur, noise, resize
 from dali_pipes.manifest import DataError
+from dali_pipes.masks import pairs
+from dali_pipes.masks.reader import PairReader
+from dali_pipes.priors import landmarks, store
 from dali_pipes.reader import Reader
-from training import log, pictures, run
+from tasks import priors as making
+from training import checkpoint, log, pictures, run
 from training.run import RunError
 
 WORDS = {'blur': ('kind', blur.KINDS), 'resize': ('mode', resize.MODES), 'noise': ('kind', noise.KINDS)}      # numbers that have names
@@ -105,6 +111,46 @@ def replay(args):
     show(plan, Reader(images, c['size']), args.sample, args.out)
 
 
+def priors(args):
+    (parser, of), finder = trained(args.parser, '--parser', 'parse_unet'), args.heatmaps and trained(args.heatmaps, '--heatmaps', 'heatmap_net')
+    try:
+        making.level(parser)
+    except ValueError as e:
+        raise RunError(f'--parser {args.parser}: {e}') from None
+    options_of_scan = dict(size=of['size'], progress=log.bar('checking files'))
+    masked = pairs.is_parsing(args.data)
+    images = (pairs.scan_pairs(args.data, repair=True, **options_of_scan) if masked else manifest.scan(args.data, **options_of_scan)).images
+    points = landmarks.of(landmarks.read(args.landmarks), images, of['size']) if args.landmarks else None
+    reader, device = (PairReader if masked else Reader)(images, of['size']), torch.device(args.device)
+    numbers = sorted(order.permutation(0, len(images), args.seed)[:args.faces].tolist())
+    with ThreadPoolExecutor() as pool:
+        batches = making.batches(reader, numbers, points, args.batch, pool)
+        seen = track(batches, 'looking at faces', total=-(-len(numbers) // args.batch), disable=not sys.stderr.isatty())
+        crops = making.collect(parser.to(device), seen, device)
+    entries = making.build(crops, args.entries, args.seed, device)
+
+    made_with = {'parser': {k: of[k] for k in ('network', 'net', 'size')}, 'dict': {name: list(e.shape) for name, e in entries.items()}, 'faces': len(numbers)}
+    tensors = {f'parser.{k}': v for k, v in parser.state_dict().items()} | {f'dict.entries.{name}': e for name, e in entries.items()}
+    if finder:
+        made_with['finder'] = {k: finder[1][k] for k in ('network', 'net', 'size')}
+        tensors |= {f'finder.{k}': v for k, v in finder[0].state_dict().items()}
+    data = store.pack(made_with, tensors)
+    run.write(args.out, data)
+    source = f'points of {args.landmarks}' if args.landmarks else 'their masks' if masked else 'what the parser sees'
+    print(f'{args.out}: {len(data) / 1e6:.1f} MB; {", ".join(f"{name} {len(e)}" for name, e in entries.items())} entries of {next(iter(entries.values())).shape[1]} channels '
+          f'from {len(numbers):,} faces, found by {source}; heatmaps by {args.heatmaps or "the predicted mask"}\nuse it with: python train.py --preset mfpsnet --prior {args.out}')
+
+
+def trained(path, flag, network):
+    """(network of a run in eval mode with its weights, options of the run). Raises RunError where the run is of another one."""
+    of = run.stored(path) if Path(path).is_dir() else {}
+    if of.get('network') != network:
+        raise RunError(f'{flag} {path} is no run of {network}: ' + ('python train.py --preset parse_prior makes one' if network == 'parse_unet' else 'python train.py --preset landmarks makes one'))
+    net = options.network(of)
+    checkpoint.load_weights(net, path)
+    return net.eval().requires_grad_(False), of
+
+
 def show(plan, reader, samples, path):
     """Print what each sample is, and write a sheet of them."""
     rows = []
@@ -177,6 +223,16 @@ def parse(argv=None):
     v.add_argument('--recipe', **recipe)
     v.add_argument('--count', type=int, default=12, help='samples (default: %(default)s)')
     v.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    v = verb('priors', priors, 'priors.safetensors', data=False)
+    v.add_argument('data', help='HQ training faces: folder, list of files, glob, or a folder of pictures and masks, which then tell where eyes, nose and mouth are')
+    v.add_argument('--parser', required=True, help='run of parse_unet, trained on degraded faces (python train.py --preset parse_prior): its features are what the dictionaries are made of')
+    v.add_argument('--heatmaps', help='run of --preset landmarks, whose heatmaps the file is to give (default: points of the mask that the parser sees)')
+    v.add_argument('--landmarks', help='JSON file of 68 landmarks of every face, which then tell where eyes, nose and mouth are: {name: [[x, y], ...]} or ffhq-dataset-v2.json')
+    v.add_argument('--entries', type=int, default=128, help='entries of each dictionary (default: %(default)s)')
+    v.add_argument('--faces', type=int, default=5000, help='faces to look at, drawn from all (default: %(default)s)')
+    v.add_argument('--batch', type=int, default=8, help='faces at a time (default: %(default)s)')
+    v.add_argument('--seed', type=int, default=0, help='of the choice of faces and the clusters (default: %(default)s)')
+    v.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
     v = verb('replay', replay, 'replay.png', data=False)
     v.add_argument('run', help='run directory')
     v.add_argument('sample', type=int, nargs='+', help='sample numbers, as in the log')
