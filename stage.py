@@ -20,7 +20,7 @@ def feed(c, images, **more):
     """The pipe of a run. more: start, rank, world, device, threads, say of dali_pipes.make"""
     shared = dict(batch=c['batch'], size=c['size'], seed=c['seed'], cache=c['cache']) | more
     recipe = c['recipe'] and degrade.recipe(c['recipe'])._replace(pool=c['pair_pool'])
-    if c['task'] == 'parse':
+    if c['task'] in options.MASKED:
         return dali_pipes.make_parse(c['pipe'], images, recipe=recipe, **shared)
     make = functools.partial(dali_pipes.make, c['pipe'], lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'], crop=c['crop'], **shared)
     return Halves(make, images, recipe, shared['start']) if c['task'] == 'search' else make(images, recipe)
@@ -61,7 +61,7 @@ def cast(c, device):
     """{'net': the network of a run, 'discriminator': its discriminator, if it has one} as tasks.players.Player."""
     def player(net, lr):
         net = net.to(device, memory_format=torch.channels_last)
-        return Player(net, net, optim.Stepper(net, optim.make(c['optimizer'], net, lr, c['weight_decay']), c['precision'], c['clip']), lr / c['lr'])
+        return Player(net, net, optim.Stepper(net, optim.make(c['optimizer'], net, lr, c['weight_decay'], c['betas']), c['precision'], c['clip']), lr / c['lr'])
     players = {'net': player(options.network(c), c['lr'])}
     if c['task'] == 'search':
         players |= _searched(c, players['net'])
@@ -126,7 +126,7 @@ def trial(c, device, batch):
     """Two steps on black images, for their memory: the optimizers' states come with the first; a batch is made ahead of the one in training."""
     players, goal = cast(c, device), criterion(c, device)
     recipe, shared = c['recipe'] and degrade.recipe(c['recipe']), dict(batch=batch, size=c['size'])
-    plan = (dali_pipes.ParsePlan(1, recipe=recipe, **shared) if c['task'] == 'parse' else
+    plan = (dali_pipes.ParsePlan(1, recipe=recipe, **shared) if c['task'] in options.MASKED else
             dali_pipes.Plan(1, recipe, lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'], crop=c['crop'], **shared))
     black = torch.zeros(batch, plan.channels, c['size'], c['size'], dtype=torch.uint8, device=device)
     for _ in range(2):

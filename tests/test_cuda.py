@@ -67,7 +67,7 @@ def test_kernels_are_the_reference(name):
 
 
 @needs_gxx
-@pytest.mark.parametrize('recipe', degrade.RECIPES)
+@pytest.mark.parametrize('recipe', [name for name in degrade.RECIPES if not name.startswith('hifacegan_')])         # the parts of hifacegan
 def test_recipes_are_the_reference(recipe):
     """The whole chain on one ragged batch; one rounding may tip a pixel before noise or JPEG, which spread it."""
     x = torch.from_numpy(np.stack([faces.face(i, 64).image for i in range(6)])).permute(0, 3, 1, 2)
