@@ -168,6 +168,7 @@ def configure(args):
     c |= {'nimg': c.get('nimg'), 'minutes': c.get('minutes')}
     c |= {k: v for k, v in run.stored(c['out']).items() if k in ('threads', 'precision') and k not in given}      # bits depend on them
     c = {k: v(c) if callable(v) else v for k, v in c.items()}
+    _check_names(c)
     _fit(c)
     _check(c)
     return c
@@ -222,14 +223,19 @@ def architectures(paths):
     return known
 
 
-def _check(c):
-    """Raise RunError for what cannot be run, naming flag, value and remedy."""
+def _check_names(c):
+    """Raise RunError, with the near miss, for a name that nothing has."""
     task = TASKS[c['task']]
     names = dict(pipe=dali_pipes.PIPES, recipe=degrade.RECIPES, cache=cache.MODES, decode=dali_pipes.DECODERS, loss=task.LOSSES, last_loss=task.LOSSES, optimizer=optim.OPTIMIZERS,
                  schedule=schedule.SCHEDULES, precision=('bf16', 'fp16', 'fp32'), network=task.NETWORKS, gan=adversarial.KINDS, discriminator=models.DISCRIMINATORS, features=FEATURES)
     for k, known in names.items():
         if c[k] is not None:
             run.choose(c[k], known, k)
+
+
+def _check(c):
+    """Raise RunError for what cannot be run, naming flag, value and remedy."""
+    task = TASKS[c['task']]
     for k in ('batch', 'accumulate', 'nimg', 'minutes', 'lr', 'clip', 'ema', 'ticks', 'keep', 'size', 'threads', 'save_minutes', 'crop', 'discriminator_lr', 'arch_lr'):
         if c[k] is not None and not c[k] > 0:
             raise RunError(f'--{k.replace("_", "-")} {c[k]}: must be positive')

@@ -118,7 +118,7 @@ def test_ablate_compares_and_goes_on(tmp_path, capsys, monkeypatch):
 def test_ablate_variants_fit_the_budget(capsys):
     for name, flags in ablate.VARIANTS.items():
         c = options.configure(options.parse('', [*flags, '--pipe', 'torch', '--device', 'cpu', '--out', 'nowhere']))
-        models.enforce_param_budget(models.NETWORKS[c['network']](**c['net']))
+        models.enforce_param_budget(options.network(c))
     assert ablate.main(['--data', 'x', '--val', 'y', '--variants', 'unnet']) == 2 and "did you mean 'unet'" in capsys.readouterr().err
 
 

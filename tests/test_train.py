@@ -236,7 +236,7 @@ def test_infer_refuses_what_does_not_fit(run, data, tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('script', ['train.py', 'infer.py', 'tools/check_golden.py', *(f'benchmarks/{p.name}' for p in sorted((ROOT / 'benchmarks').glob('*.py')) if '__main__' in p.read_text())])
+@pytest.mark.parametrize('script', ['train.py', 'infer.py', 'tools/check_golden.py', *(f'benchmarks/{p.name}' for p in sorted((ROOT / 'benchmarks').glob('*.py')) if "__name__ == '__main__'" in p.read_text())])
 def test_help(script):
     done = subprocess.run([sys.executable, str(ROOT / script), '--help'], capture_output=True, text=True)
     assert done.returncode == 0 and len(done.stdout) > 400 and not done.stderr

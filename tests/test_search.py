@@ -1,0 +1,217 @@
+"""A search of an architecture: who learns from what, what is found, exact resume; and what it takes to train with what was found."""
+import json
+import math
+
+import cv2
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import models
+import options
+import stage
+import train
+from dali_pipes import faces
+from dali_pipes.batch import Batch
+from models import decode
+from tasks import lattice, search
+from tasks.players import backward, turns
+from training import checkpoint
+from training.run import RunError
+
+SMALL = '{"width": 16, "growth": 4, "layers": 2}'
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv('FACES_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('search')
+    for i in range(9):
+        cv2.imwrite(str(folder / f'{i}.png'), faces.face(i, 64).image[..., ::-1])
+    return folder
+
+
+def flags(data, out, **more):
+    settings = dict(data=data, val=3, out=out, preset='search_sr', net=SMALL, size=64, crop=32, nimg=12, ticks=2, threads=1, pipe='torch', precision='fp32', search_from=0.3,
+                    device='cpu') | more
+    return [x for k, v in settings.items() for x in ('--' + k.replace('_', '-'), str(v))]
+
+
+@pytest.fixture(scope='module')
+def found(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp('runs') / 'whole'
+    assert train.main(flags(data, out)) == 0
+    return out
+
+
+# ---- who learns from what ----
+
+@pytest.mark.parametrize('count', [2, 7, 100])
+def test_halves_are_disjoint_and_cover(count):
+    weights, architecture = search.halves(list(range(count)))
+    assert sorted(weights + architecture) == list(range(count)) and abs(len(weights) - len(architecture)) <= 1
+    with pytest.raises(ValueError, match='at least two images'):
+        search.halves([1])
+
+
+def configured(tmp_path, **more):
+    return options.configure(options.parse('', flags('nowhere', tmp_path / 'none', **more)))
+
+
+def batch(seed=0, n=2, side=16):
+    draw = torch.Generator().manual_seed(seed)
+    x, y = (torch.rand(n, 3, side, side, generator=draw) for _ in range(2))
+    return Batch(x, y, torch.arange(n), y)
+
+
+def test_weights_and_architecture_take_turns(tmp_path):
+    """On one half the weights alone move, on the other the architecture alone."""
+    c = configured(tmp_path)
+    players = stage.cast(c, torch.device('cpu'))
+    net, goal, autocast = players['net'].net, stage.criterion(c, torch.device('cpu')), options.autocast(c, torch.device('cpu'))
+    mine = [id(p) for p in (net.sr.alpha, net.sr.beta)]
+    assert len(turns(players, searching=False)) == 1
+    for turn, playing in enumerate(turns(players)):
+        before = [p.detach().clone() for p in net.parameters()]
+        backward(playing, batch(turn), goal, 0, 0.5, autocast)
+        assert all((p.grad is not None) == ((id(p) in mine) == bool(turn)) for p in net.parameters())
+        for p in playing.values():
+            p.stepper.step(1e-2)
+        moved = [not torch.equal(p, old) for p, old in zip(net.parameters(), before)]
+        assert all(m == ((id(p) in mine) == bool(turn)) for m, p in zip(moved, net.parameters()))
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_the_architecture_is_trained_as_published(tmp_path):
+    players = stage.cast(configured(tmp_path), torch.device('cpu'))
+    adam, sgd = (players[name].stepper.optimizer for name in ('architecture', 'net'))
+    group = adam.param_groups[0]
+    assert type(adam) is torch.optim.Adam and (group['betas'], group['weight_decay'], group['lr']) == ((0.9, 0.999), 1e-3, 1e-3)
+    assert type(sgd) is torch.optim.SGD and (sgd.param_groups[0]['momentum'], sgd.param_groups[0]['weight_decay'], sgd.param_groups[0]['lr']) == (0.9, 3e-4, 0.025)
+    assert len(group['params']) == 2 and len(sgd.param_groups[0]['params']) + 2 == len(list(players['net'].net.parameters()))
+
+
+def test_halves_feed_whoever_asks():
+    """The architecture's first batch is that of the images seen when it was asked for, whatever came before."""
+    made = []
+
+    class Fake:
+        def __init__(self, images, recipe, start):
+            made.append(self)
+            self.images, self.start, self.closed = images, start, False
+
+        def __next__(self):
+            self.start += 2
+            return self.start - 2
+
+        def close(self):
+            self.closed = True
+    with stage.Halves(Fake, list('abcdefg'), None, 4) as pipe:
+        assert [next(pipe), next(pipe), pipe.other(6), next(pipe), pipe.other(8)] == [4, 6, 6, 8, 8]
+    assert [f.images for f in made] == [list('aceg'), list('bdf')] and all(f.closed for f in made)
+
+
+# ---- what is found ----
+
+def test_a_run_is_decoded_from_its_weights(found):
+    weights = load_file(found / 'weights.safetensors')
+    arch = json.loads((found / 'arch.json').read_text())
+    assert arch == {'sr': decode.decode(weights['sr.alpha'], weights['sr.beta'], 3)}
+    assert models.FRSNet(arch['sr'], 16, 4) and cv2.imread(str(found / 'path.png')).std() > 10
+
+
+def test_a_run_tells_of_its_entropy(found):
+    rows = [json.loads(line) for line in (found / 'log.jsonl').read_text().splitlines()]
+    told = [r for r in rows if 'psnr' in r]
+    assert all(0.9 < r['alpha_entropy'] <= 1 and 0.9 < r['beta_entropy'] <= 1 and len(r['path']) == 2 for r in told)
+    losses = [r for r in rows if 'loss' in r]
+    assert 'architecture_loss' not in losses[0] and 'architecture_loss' in losses[-1]
+
+
+def test_entropies_in_closed_form():
+    net = models.AutoSR(8, 2)
+    with torch.no_grad():
+        net.alpha.zero_()
+        net.beta.zero_()
+        assert search.entropies(net) == pytest.approx((1, 1))
+        net.alpha[:, 1] = 99
+        net.beta[..., 1] = 99
+        assert search.entropies(net) == pytest.approx((0, 0), abs=1e-6)
+        net.alpha.zero_()
+        net.alpha[:, :2] = 99                    # two of four: half of the entropy
+        net.beta.zero_()
+        net.beta[0, 3, 1] = math.log(3)          # 1/4 and 3/4, at one of the three levels that are reached
+        quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75)) / math.log(2)
+        assert search.entropies(net) == pytest.approx((0.5, (quarter + 2) / 3))
+
+
+def test_resume_is_exact(found, data, tmp_path, monkeypatch):
+    """Killed after the architecture's search began, with a checkpoint of every step."""
+    class Killed(Exception):
+        pass
+    count, go = [], stage.Halves.other
+
+    def other(self, nimg):
+        count.append(nimg)
+        if len(count) == 3:
+            raise Killed
+        return go(self, nimg)
+    argv = flags(data, tmp_path / 'run', save_minutes=1e-9)
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        m.setattr(stage.Halves, 'other', other)
+        train.main(argv)
+    assert checkpoint.latest(tmp_path / 'run').name == '000000008' and count == [4, 6, 8]
+    assert train.main(argv) == 0
+    for name in 'net', 'ema', 'architecture':
+        one, two = (load_file(checkpoint.latest(out) / f'{name}.safetensors') for out in (found, tmp_path / 'run'))
+        assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+    assert json.loads((tmp_path / 'run/arch.json').read_text()) == json.loads((found / 'arch.json').read_text())
+
+
+@pytest.mark.parametrize('name', models.PAPER)
+def test_every_architecture_can_be_drawn(name):
+    torch.manual_seed(0)
+    start = 3 if name == 'sr' else 0
+    drawing = lattice.figure(models.PAPER[name], torch.randn(9, 4), torch.randn(6, 4, 3), start)
+    path, cell, bars = drawing.axes
+    line = next(line for line in path.lines if line.get_marker() == 'o')
+    assert list(line.get_ydata()) == [start, *models.PAPER[name]['path']] and len(bars.patches) == 36
+    assert sum(t.get_text() in decode.OPERATIONS for t in cell.texts) == 6
+
+
+# ---- what follows from other options ----
+
+@pytest.mark.parametrize('recipe, scale', [('mfps', 1), ('gfpgan', 4)])
+def test_networks_have_the_scale_of_the_recipe(recipe, scale, tmp_path):
+    for preset in 'frsnet', 'search_sr':
+        c = configured(tmp_path, preset=preset, recipe=recipe, net='{}' if preset == 'frsnet' else SMALL)
+        assert options.network(c).scale == c['net']['scale'] == scale
+
+
+def test_a_found_architecture_is_trained(found, data, tmp_path):
+    c = configured(tmp_path, preset='frsnet', arch=found, net='{"width": 16, "growth": 4}')
+    arch = json.loads((found / 'arch.json').read_text())['sr']
+    assert c['net']['architecture'] == arch and options.network(c).sr.path.tolist() == arch['path'] and 'arch' not in c
+    assert configured(tmp_path, preset='frsnet', arch='paper')['net']['architecture'] == models.PAPER['sr']
+
+
+@pytest.mark.parametrize('text, said', [('no JSON', 'is no architecture'), ('{"eyes": 1}', 'no part eyes'), ('{"sr": {"path": [0], "cell": [[0, 1]]}}', 'from level 3 on'), ('[]', 'is no architecture')])
+def test_what_is_no_architecture_is_refused(text, said, tmp_path):
+    (tmp_path / 'arch.json').write_text(text)
+    with pytest.raises(RunError, match=said):
+        configured(tmp_path, preset='frsnet', arch=tmp_path / 'arch.json', net='{}')
+
+
+@pytest.mark.parametrize('more, said', [
+    (dict(preset='unet', net='{}', arch='paper'), 'is for frsnet, mfpsnet and search_fusion'), (dict(arch='nowhere'), 'cannot be read'), (dict(search_from=1), '--search-from 1.0'),
+    (dict(preset='unet', net='{}', prior='x'), '--prior is for mfpsnet'), (dict(preset='mfpsnet', net='{}'), 'needs facial priors'), (dict(preset='mfpsnet', net='{}', prior='x'), 'no run of a parser'),
+    (dict(preset='mfpsnet', net='{}', prior='eyes=x'), "unknown prior 'eyes'"), (dict(gan='vanilla', discriminator='unet_sn'), 'not for a search')])
+def test_what_does_not_fit_is_refused(more, said, tmp_path):
+    if more.get('arch') == 'nowhere':
+        more = dict(preset='frsnet', net='{}', arch=tmp_path / 'nowhere')
+    with pytest.raises(RunError, match=said):
+        configured(tmp_path, **more)
