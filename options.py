@@ -23,13 +23,16 @@ MASKED = 'parse', 'landmarks'      # tasks that learn from pictures with masks
 # `nimg` images in all or `minutes`, learning rate `lr` at its peak, `ema` horizon in images, `ticks` validations evenly over the run. The U-Net's batch suits CPUs,
 # where more steps do more than larger ones; give a GPU 16 or more. What a row does not say stands in DEFAULTS.
 RRDB = dict(network='rrdbnet', net=dict(blocks=16, width=16, growth=7), recipe='ai6126_2022', batch=16, optimizer='adam', schedule='multistep', ema=16_000, ticks=60)
+HIFACEGAN = dict(network='hifacegan', recipe='hifacegan', batch=2, nimg=500_000, lr=1e-4, discriminator_lr=4e-4, optimizer='adam', betas=[0.0, 0.9], schedule='linear', milestones=[0.6],
+                 warmup=0.0, clip=1e3, ema=8_000, ticks=50, pixel_weight=0.0, gan='lsgan', gan_weight=1.0, discriminator='patchgan', matching_weight=10.0, features='pix2pixhd',
+                 perceptual_weight=10.0)              # 50 epochs of 10,000 faces; no gradient is so large as to be clipped
 PARSE = dict(task='parse', recipe=None, loss='lovasz', weight_decay=1e-2, ema=2_000, ticks=20)
 FRS = dict(recipe='mfps', size=128, batch=8, nimg=1_600_000, lr=1e-3, optimizer='adam', schedule='multistep', milestones=[n / 10 for n in range(1, 10)], ema=8_000, ticks=60)
 SEARCH = dict(FRS, task='search', batch=2, nimg=200_000, lr=0.025, optimizer='sgd', weight_decay=3e-4, loss='smooth_l1', ema=400, ticks=20, keep=1)
 PRESETS = {
-    'demo':           dict(network='unet',      net={},                                batch=2,  minutes=6.5,    lr=1e-3, ema=800,    ticks=5),
-    'unet':           dict(network='unet',      net={},                                batch=4,  nimg=200_000,   lr=1e-3, ema=800,    ticks=20),
-    'flagship':       dict(network='unet',      net=dict(blocks=((1, 3, 2), 3, (2, 3, 1)), steps=2), batch=4, nimg=400_000, lr=1e-3, ema=800, ticks=20),
+    'demo':           dict(network='unet',      net={},                                batch=2,  minutes=6.5,    lr=2e-3, ema=800,    ticks=5,  optimizer='muon'),
+    'unet':           dict(network='unet',      net={},                                batch=4,  nimg=200_000,   lr=2e-3, ema=800,    ticks=20, optimizer='muon'),
+    'flagship':       dict(network='unet',      net=dict(attention=4),                 batch=4,  nimg=400_000,   lr=2e-3, ema=800,    ticks=20, optimizer='muon', last_loss='psnr'),
     'srresnet16':     dict(network='srresnet',  net=dict(blocks=16),                   batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60),
     'srresnet20':     dict(network='srresnet',  net=dict(blocks=20),                   batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60),
     'srresnet24':     dict(network='srresnet',  net=dict(blocks=24),                   batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60),
@@ -43,6 +46,10 @@ PRESETS = {
                            discriminator='modified_vgg', discriminator_net=dict(width=16)),
     'realesrgan_gan': dict(network='srresnet',  net=dict(blocks=24),                   batch=8,  nimg=1_600_000, lr=1e-4, ema=8_000,  ticks=60, schedule='constant', crop=256,
                            target_usm=True, features='realesrgan', gan='vanilla', gan_weight=0.1, discriminator='unet_sn', discriminator_net=dict(width=24)),
+    'hifacegan_16':   dict(HIFACEGAN, net=dict(width=16)),
+    'hifacegan_32':   dict(HIFACEGAN, net=dict(width=32)),
+    'hifacegan_64':   dict(HIFACEGAN, net=dict(width=64)),
+    'renovation_demo': dict(network='hifacegan', net=dict(width=8, residual=True), recipe='face_renovation', size=256, batch=2, minutes=10, lr=1e-3, ema=400, ticks=10),
     'frsnet':         dict(FRS, network='frsnet',  net={}),
     'mfpsnet':        dict(FRS, network='mfpsnet', net={}),
     'search_sr':      dict(SEARCH, network='search_sr',     net={}),
@@ -56,9 +63,9 @@ PRESETS = {
 DEFAULTS = dict(
     task='restore', repair=True, recipe='ai6126_2024', seed=0, size=512, data=None, val=None, lq_from_usm=True, target_usm=False, pair_pool=0, crop=None, start=None, trunk=None, accumulate=1,
     loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, parser=None, perceptual_weight=1.0, features='esrgan',
-    gan=None, gan_weight=0.1, gan_from=0, discriminator=None, discriminator_net={}, discriminator_lr=None, r1=0.0,
-    optimizer='adamw', weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0, keep=3,
-    arch=None, prior=None, drop_priors=None, multi_prior_weight=0.0, search_from=0.1, arch_lr=1e-3, arch_weight_decay=1e-3, lpips=None, compile=False, deterministic=False, cache='auto', save_minutes=5.0)
+    gan=None, gan_weight=0.1, gan_from=0, discriminator=None, discriminator_net={}, discriminator_lr=None, matching_weight=None, r1=0.0,
+    optimizer='adamw', betas=None, weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0, keep=3,
+    arch=None, prior=None, drop_priors=None, multi_prior_weight=0.0, search_from=0.1, arch_lr=1e-3, arch_weight_decay=1e-3, lpips=None, compile=False, deterministic=False, cache='auto', decode='auto', save_minutes=5.0)
 
 
 def numbers(text):
@@ -71,13 +78,14 @@ def parse(description, argv=None):
     a = functools.partial(p.add_argument, default=None)
     switch = functools.partial(a, action=argparse.BooleanOptionalAction)
     a('--preset',       help=f'starting point that the other flags override: {", ".join(PRESETS)} (default: demo; unet if --data is given)')
-    a('--network',      help=f'{", ".join([*restore.NETWORKS, *models.PARSERS, *models.LANDMARKERS, *models.SEARCHES])} (default: the preset\'s); python -m models lists them with their parameters')
+    a('--network',      help=f'{", ".join([*restore.NETWORKS, *parsing.NETWORKS, *models.LANDMARKERS, *models.SEARCHES])} (default: the preset\'s); python -m models lists them with their parameters')
     a('--net',          type=json.loads, help='its arguments as JSON, e.g. \'{"steps": 2}\'')
     a('--data',         help='HQ faces: folder, list of files, glob, or .tar shards (faces-{000..099}.tar, also at s3:// or https://); PNG or JPEG (default: synthetic faces)')
-    a('--val',          nargs='+', help='validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, HQ faces as for --data (degraded the same way every time, '
+    a('--val',          nargs='+', help='validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, stacked:FOLDER of pictures with LQ above GT (recipes of one size), HQ faces as for --data (degraded the same way every time, '
                              'and left out of training), or how many of --data to hold out: a number, or a share below 1 (default: 0.01)')
     a('--recipe',       help=f'degradation: {", ".join(degrade.RECIPES)} (default: the preset\'s)')
     a('--pipe',         help=f'{", ".join(dali_pipes.PIPES)} (default: dali; torch where DALI is not installed)')
+    a('--decode',       help=f'who decodes PNG in the dali pipe: {", ".join(dali_pipes.DECODERS)} (default: auto: on a GPU, a few files are decoded both ways and the faster goes on)')
     a('--out',          help='run directory (default: runs/PRESET)')
     a('--batch',        type=int, help='images at a time per process')
     a('--accumulate',   type=int, help='batches whose gradients make one step (default: 1)')
@@ -85,10 +93,11 @@ def parse(description, argv=None):
     a('--minutes',      type=float, help='length of the run as wall time instead, validation included; the schedule is fitted to it')
     a('--optimizer',    help=f'{", ".join(optim.OPTIMIZERS)} (default: adamw)')
     a('--lr',           type=float, help='peak learning rate')
+    a('--betas',        type=numbers, help='adam and adamw: shares of the two averages that a step keeps (default: 0.9,0.99)')
     a('--weight-decay', type=float, help='default: 0')
     a('--schedule',     help=f'{", ".join(schedule.SCHEDULES)} (default: cosine)')
     a('--warmup',       type=float, help='share of the run with a rising learning rate (default: 0.03)')
-    a('--milestones',   type=numbers, help='multistep: shares of the run after which the rate is halved (default: 0.5,0.75)')
+    a('--milestones',   type=numbers, help='multistep: shares of the run after which the rate is halved; linear: the first is where it begins to fall (default: 0.5,0.75)')
     a('--periods',      type=numbers, help='restarts: relative lengths of the cosines (default: 1,1)')
     a('--weights',      type=numbers, help='restarts: relative rates they begin with (default: 1)')
     a('--tail',         type=float, help='share of the run at its end that is another cosine, from 2 %% of --lr (default: 0)')
@@ -114,8 +123,9 @@ def parse(description, argv=None):
     a('--discriminator',        help=f'discriminator: {", ".join(models.DISCRIMINATORS)}')
     a('--discriminator-net',    type=json.loads, help='its arguments as JSON, e.g. \'{"width": 32}\'')
     a('--discriminator-lr',     type=float, help='its learning rate (default: --lr)')
+    a('--matching-weight',      type=float, help='of the difference of patchgan\'s feature maps of restored and real faces (default: 0)')
     a('--r1',           type=float, help='weight of the penalty on its gradients at real images (default: 0)')
-    a('--pixel-weight', type=float, help='of the pixel loss (default: 1)')
+    a('--pixel-weight', type=float, help='of the pixel loss; 0: there is none (default: 1)')
     a('--vgg',          help='weights of torchvision\'s VGG19, a file: adds a perceptual loss')
     a('--parser',       help='run of parse_unet whose encoder takes the place of VGG19')
     a('--perceptual-weight', type=float, help='of that loss (default: 1)')
@@ -215,7 +225,7 @@ def architectures(paths):
 def _check(c):
     """Raise RunError for what cannot be run, naming flag, value and remedy."""
     task = TASKS[c['task']]
-    names = dict(pipe=dali_pipes.PIPES, recipe=degrade.RECIPES, cache=cache.MODES, loss=task.LOSSES, last_loss=task.LOSSES, optimizer=optim.OPTIMIZERS,
+    names = dict(pipe=dali_pipes.PIPES, recipe=degrade.RECIPES, cache=cache.MODES, decode=dali_pipes.DECODERS, loss=task.LOSSES, last_loss=task.LOSSES, optimizer=optim.OPTIMIZERS,
                  schedule=schedule.SCHEDULES, precision=('bf16', 'fp16', 'fp32'), network=task.NETWORKS, gan=adversarial.KINDS, discriminator=models.DISCRIMINATORS, features=FEATURES)
     for k, known in names.items():
         if c[k] is not None:
@@ -223,39 +233,87 @@ def _check(c):
     for k in ('batch', 'accumulate', 'nimg', 'minutes', 'lr', 'clip', 'ema', 'ticks', 'keep', 'size', 'threads', 'save_minutes', 'crop', 'discriminator_lr', 'arch_lr'):
         if c[k] is not None and not c[k] > 0:
             raise RunError(f'--{k.replace("_", "-")} {c[k]}: must be positive')
+    _check_machine(c)
+    _check_data(c)
+    _check_losses(c)
+    _check_gan(c)
+    _check_networks(c, task)
+    _check_steps(c)
+
+
+def _check_machine(c):
     if c['device'] != 'cpu' and not (c['device'].split(':')[0] == 'cuda' and torch.cuda.is_available()):
         raise RunError(f'--device {c["device"]}: ' + ('there is no CUDA GPU that torch can use; give --device cpu' if c['device'].startswith('cuda') else 'give cuda or cpu'))
     if c['pipe'] == 'dali' and not _has_dali():
         raise RunError('--pipe dali needs NVIDIA DALI: pip install -e .[cuda13], or [cuda12] for drivers 525-579; --pipe torch does without')
+    if c['decode'] == 'gpu' and (c['pipe'] != 'dali' or c['device'] == 'cpu'):
+        raise RunError(f'--decode gpu needs --pipe dali and a GPU, this is {c["pipe"]} on {c["device"]}: give --decode cpu, or auto')
+
+
+def _check_data(c):
     scale = scale_of(c)
     if c['size'] % scale or c['seed'] < 0:
         raise RunError(f'--size {c["size"]} must be a multiple of the scale {scale} and --seed {c["seed"]} not negative')
     if c['crop'] and (c['crop'] % scale or c['crop'] > c['size']):
         raise RunError(f'--crop {c["crop"]} must be a multiple of the scale {scale}, up to --size {c["size"]}')
-    if c['task'] in MASKED and (c['gan'] or c['vgg'] or c['parser'] or c['lpips'] or c['crop'] or c['last_loss']):
-        raise RunError(f'--preset {c["preset"]} trains {"a parser" if c["task"] == "parse" else "on masks"}: --gan, --vgg, --parser, --lpips, --crop and --last-loss are for restorers')
+
+
+def _check_losses(c):
+    if c['task'] in MASKED:
+        if c['gan'] or c['vgg'] or c['parser'] or c['lpips'] or c['crop'] or c['last_loss']:
+            raise RunError(f'--preset {c["preset"]} trains {"a parser" if c["task"] == "parse" else "on masks"}: --gan, --vgg, --parser, --lpips, --crop and --last-loss are for restorers')
+        return
     if c['task'] == 'search' and (c['gan'] or not 0 <= c['search_from'] < 1):
         raise RunError(f'--gan {c["gan"]} is for restorers, not for a search' if c['gan'] else f'--search-from {c["search_from"]}: a share of the run is wanted, from 0 to below 1')
+    for k in ('pixel_weight', 'perceptual_weight', 'gan_weight', 'matching_weight', 'r1'):
+        if c[k] is not None and c[k] < 0:
+            raise RunError(f'--{k.replace("_", "-")} {c[k]}: must not be negative')
+    if not (c['pixel_weight'] or c['vgg'] or c['parser'] or c['gan'] and not c['gan_from']):
+        raise RunError('--pixel-weight 0 leaves nothing to learn from' + (f' in the first {c["gan_from"]} images (--gan-from)' if c['gan'] else '')
+                       + ': give it a weight, or a perceptual loss (--vgg, --parser)' + ('' if c['gan'] else ', or --gan'))
+    if c['last_loss'] and not c['pixel_weight']:
+        raise RunError(f'--last-loss {c["last_loss"]} takes the place of a pixel loss, and --pixel-weight is 0: give it a weight')
+
+
+def _check_gan(c):
+    if c['matching_weight'] and not (c['gan'] and c['discriminator'] == 'patchgan'):
+        raise RunError(f'--matching-weight {c["matching_weight"]} compares feature maps of a discriminator that gives some: --gan lsgan --discriminator patchgan')
+    if not c['gan']:
+        return
+    if not c['discriminator']:
+        raise RunError(f'--gan {c["gan"]} needs a discriminator: --discriminator {" or ".join(models.DISCRIMINATORS)}')
+    if c['discriminator'] == 'modified_vgg' and (c['crop'] or c['size']) != 128:
+        raise RunError('--discriminator modified_vgg takes 128x128 pixels: give --crop 128, or another --discriminator')
+    if c['discriminator'] == 'modified_vgg' and c['r1']:
+        raise RunError(f'--r1 {c["r1"]} needs a discriminator that judges each picture alone, without batch normalisation: --discriminator unet_sn')
+    if c['discriminator'] == 'patchgan' and c['discriminator_net'].get('channels', 6) not in (3, 6):
+        raise RunError(f'--discriminator-net {json.dumps(c["discriminator_net"])}: patchgan judges pictures beside their inputs (6 channels) or alone (3)')
+
+
+def _check_networks(c, task):
     if c['trunk'] and c['network'] != 'bisenet':
         raise RunError(f'--trunk {c["trunk"]} is for --preset bisenet, not for {c["network"]}')
-    if c['gan'] and not c['discriminator']:
-        raise RunError(f'--gan {c["gan"]} needs a discriminator: --discriminator {" or ".join(models.DISCRIMINATORS)}')
-    if c['gan'] and c['discriminator'] == 'modified_vgg' and (c['crop'] or c['size']) != 128:
-        raise RunError('--discriminator modified_vgg takes 128x128 pixels: give --crop 128, or another --discriminator')
-    if c['gan'] and c['discriminator'] == 'modified_vgg' and c['r1']:
-        raise RunError(f'--r1 {c["r1"]} needs a discriminator that judges each picture alone, without batch normalisation: --discriminator unet_sn')
-    if c['gan'] and c['discriminator'] == 'patchgan' and c['discriminator_net'].get('channels') != 3:
-        raise RunError('--discriminator patchgan judges pictures beside their inputs unless told: give --discriminator-net \'{"channels": 3}\'')
+    made = []
     for network, arguments, flag in (task.NETWORKS[c['network']], c['net'], 'net'), (models.DISCRIMINATORS.get(c['discriminator']), c['discriminator_net'], 'discriminator-net'):
         try:
-            with torch.device('meta'):           # shapes only
-                network and network(**arguments)
+            with torch.device('meta'):                       # shapes only
+                made.append(network and network(**arguments))
         except (TypeError, ValueError, IndexError) as e:
             raise RunError(f'--{flag} {json.dumps(arguments)}: {network.__name__} cannot be built so ({e})') from e
+    scale, wanted = models.scale(made[0]), scale_of(c)
+    if c['task'] == 'restore' and scale != wanted:
+        fitting = ', '.join(r.name for r in degrade.RECIPES.values() if r.scale == scale)
+        raise RunError(f'--network {c["network"]} gives pictures {scale} times as large as its input, --recipe {c["recipe"]} has truths {wanted} times as large: '
+                       + (f'give --recipe {fitting}, or another --network' if fitting else 'give other arguments (--net), or another --network'))
+
+
+def _check_steps(c):
+    if c['betas'] and (c['optimizer'] == 'sgd' or len(c['betas']) != 2 or not all(0 <= b < 1 for b in c['betas'])):
+        raise RunError(f'--betas {",".join(f"{b:g}" for b in c["betas"])}: adam and adamw take two, from 0 up to, but not, 1' + (', and sgd none' if c['optimizer'] == 'sgd' else ''))
     try:
         rate(0.5, c)
     except ValueError as e:
-        raise RunError(f'--warmup, --tail or --periods: {e}') from e
+        raise RunError(f'--warmup, --tail, --periods or --milestones: {e}') from e
 
 
 def scale_of(c):

@@ -18,7 +18,7 @@ from training.run import RunError
 
 def feed(c, images, **more):
     """The pipe of a run. more: start, rank, world, device, threads, say of dali_pipes.make"""
-    shared = dict(batch=c['batch'], size=c['size'], seed=c['seed'], cache=c['cache']) | more
+    shared = dict(batch=c['batch'], size=c['size'], seed=c['seed'], cache=c['cache'], decode=c['decode']) | more
     recipe = c['recipe'] and degrade.recipe(c['recipe'])._replace(pool=c['pair_pool'])
     if c['task'] in options.MASKED:
         return dali_pipes.make_parse(c['pipe'], images, recipe=recipe, **shared)
@@ -61,7 +61,7 @@ def cast(c, device):
     """{'net': the network of a run, 'discriminator': its discriminator, if it has one} as tasks.players.Player."""
     def player(net, lr):
         net = net.to(device, memory_format=torch.channels_last)
-        return Player(net, net, optim.Stepper(net, optim.make(c['optimizer'], net, lr, c['weight_decay']), c['precision'], c['clip']), lr / c['lr'])
+        return Player(net, net, optim.Stepper(net, optim.make(c['optimizer'], net, lr, c['weight_decay'], c['betas']), c['precision'], c['clip']), lr / c['lr'])
     players = {'net': player(options.network(c), c['lr'])}
     if c['task'] == 'search':
         players |= _searched(c, players['net'])

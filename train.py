@@ -1,4 +1,4 @@
-"""Train a face generator: HQ faces in, degraded on the fly, x4.
+"""Train a face restorer: HQ faces in, degraded on the fly; x4, or the size stays; or a parser.
 
     python train.py                                                  the demo: synthetic faces, a few minutes on two cores
     python train.py --data faces/ --preset srresnet16                your own 512x512 faces, 1 % of them held out for validation
@@ -173,15 +173,16 @@ def finish(c, ema, last, data, device, length):
 
     def score(weights):
         probe.load_state_dict(weights)
+        models.settle(probe)
         found['scores'] = task.validate(probe, data, device, batch=c['batch'], autocast=options.autocast(c, device), threads=c['threads'])
         return found['scores'].value(even)
     weights, best, parts, metric = ema.net.state_dict(), last, ['the last average'], task.METRIC
     if len(data) > 1 and len(soup.kept(c['out'])) > 1 and not c['gan'] and c['task'] != 'search':      # a GAN's best PSNR is where it began, an architecture's where it was undecided
         cooked, nimgs, value = soup.cook(c['out'], score)
         if value > last.value(even):
-            weights, parts = cooked, [f'{n:,} images' for n in nimgs]
+            parts = [f'{n:,} images' for n in nimgs]
             score(cooked)
-            best = found['scores']
+            weights, best = probe.state_dict(), found['scores']
     checkpoint.save_weights(Path(c['out'], 'weights.safetensors'), weights)
     if c['task'] == 'search':
         supernet, arch = ema.net.supernet, task.found(ema.net)

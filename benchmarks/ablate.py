@@ -20,39 +20,43 @@ SHORT = ['--batch', '4', '--ema', '800', '--ticks', '10']          # what suits 
 UNET = ['--preset', 'unet', *SHORT]
 
 
-def unet(**net):
-    return [*UNET, '--net', json.dumps(net)]
+def unet(*flags, **net):
+    return [*UNET, *flags, *(['--net', json.dumps(net)] if net else [])]
 
 
-DEEP = ((1, 3, 2), 3, (2, 3, 1))
+ADAMW = '--optimizer', 'adamw', '--lr', '1e-3'
 VARIANTS = {
     # networks
     'srresnet16':       ['--preset', 'srresnet16', *SHORT],
     'srresnet16-fast':  ['--preset', 'srresnet16', *SHORT, '--lr', '1e-3'],
+    'srresnet16-muon':  ['--preset', 'srresnet16', *SHORT, '--lr', '2e-3', '--optimizer', 'muon'],
     'rcan':             ['--preset', 'rcan', *SHORT],
     'swinir78':         ['--preset', 'swinir78', *SHORT],
     'face_unaf':        ['--preset', 'face_unaf', *SHORT, '--last-share', '0'],
     'rrdb_small':       ['--preset', 'rrdb_small', *SHORT],
-    'unet':             UNET,
+    'unet':             unet(*ADAMW),
+    'unet-muon':        unet(),
     'flagship':         ['--preset', 'flagship', *SHORT],
     # shapes of the U-Net
-    'unet-two-steps':   unet(steps=2),
-    'unet-deep':        unet(blocks=DEEP),
-    'unet-wide':        unet(width=(48, 64, 96, 128), blocks=((1, 2, 2), 2, (2, 2, 1))),
-    'unet-thin':        unet(width=(24, 64, 96, 144), blocks=((1, 2, 2), 2, (2, 2, 1))),
-    'unet-early':       unet(blocks=((2, 4, 2), 2, (2, 3, 1))),
-    'unet-late':        unet(blocks=((1, 3, 2), 2, (2, 4, 2))),
+    'unet-attention':   unet(*ADAMW, attention=2),
+    'unet-two-steps':   unet(*ADAMW, steps=2),
+    'unet-deep':        unet(*ADAMW, blocks=((1, 3, 2), 3, (2, 3, 1))),
+    'unet-wide':        unet(*ADAMW, width=(48, 64, 96, 128), blocks=((1, 2, 2), 2, (2, 2, 1))),
+    'unet-thin':        unet(*ADAMW, width=(24, 64, 96, 144), blocks=((1, 2, 2), 2, (2, 2, 1))),
+    'unet-early':       unet(*ADAMW, blocks=((2, 4, 2), 2, (2, 3, 1))),
+    'unet-late':        unet(*ADAMW, blocks=((1, 3, 2), 2, (2, 4, 2))),
     # where in the face
-    'unet-no-position': unet(position=0),
-    'unet-symmetric':   unet(symmetric=True),
+    'unet-no-position': unet(*ADAMW, position=0),
+    'unet-symmetric':   unet(*ADAMW, symmetric=True),
     # ways to train
-    'unet-charbonnier': [*UNET, '--loss', 'charbonnier'],
-    'unet-psnr-last':   [*UNET, '--loss', 'charbonnier', '--last-loss', 'psnr', '--last-share', '0.2'],
-    'unet-usm-target':  [*UNET, '--target-usm'],
-    'unet-tail':        [*UNET, '--tail', '0.1'],
-    'unet-slow-ema':    [*UNET, '--ema', '4000'],
-    'unet-step':        [*UNET, '--schedule', 'multistep'],
-    'unet-restarts':    [*UNET, '--schedule', 'restarts'],
+    'unet-muon-slow':   unet('--lr', '1e-3'),
+    'unet-charbonnier': unet(*ADAMW, '--loss', 'charbonnier'),
+    'unet-psnr-last':   unet(*ADAMW, '--loss', 'charbonnier', '--last-loss', 'psnr', '--last-share', '0.2'),
+    'unet-usm-target':  unet(*ADAMW, '--target-usm'),
+    'unet-tail':        unet(*ADAMW, '--tail', '0.1'),
+    'unet-slow-ema':    unet(*ADAMW, '--ema', '4000'),
+    'unet-step':        unet(*ADAMW, '--schedule', 'multistep'),
+    'unet-restarts':    unet(*ADAMW, '--schedule', 'restarts'),
 }
 
 

@@ -13,9 +13,10 @@ from torch import nn
 
 from .pixel import l1
 
-# Weights by layer, as of the papers whose names they have. The layers come before their ReLU, where they are dense and tell more.
+# Weights by layer, as of the papers whose names they have. 'conv' is a layer before its ReLU, where it is dense and tells more, 'relu' behind it.
 ESRGAN      = {'conv5_4': 1.0}
 REAL_ESRGAN = {'conv1_2': 0.1, 'conv2_2': 0.1, 'conv3_4': 1.0, 'conv4_4': 1.0, 'conv5_4': 1.0}
+PIX2PIXHD   = {'relu1_1': 1 / 32, 'relu2_1': 1 / 16, 'relu3_1': 1 / 8, 'relu4_1': 1 / 4, 'relu5_1': 1.0}
 
 _BLOCKS = (64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4      # channels; a pooling by 2 after each block
 _NAMES = [f'conv{b}_{i}' for b, widths in enumerate(_BLOCKS, 1) for i in range(1, len(widths) + 1)]
@@ -27,15 +28,15 @@ _EXPECTED = "torchvision's vgg19 was expected, a dict of tensors with 16 convolu
 class VGG19(nn.Module):
     """The convolutions of VGG19 (Simonyan and Zisserman, ICLR 2015; configuration E), up to the last layer that is asked for. All have 20,024,384 parameters.
 
-    layers: names of layers, e.g. 'conv5_4', the fourth convolution of the fifth block; ValueError for unknown ones
+    layers: names of layers, e.g. 'conv5_4', the fourth convolution of the fifth block, and 'relu5_4', what a ReLU makes of it; ValueError for unknown ones
     """
 
     def __init__(self, layers):
         super().__init__()
-        unknown = [name for name in layers if name not in _NUMBERS]
+        unknown = [name for name in layers if _conv(name) not in _NUMBERS]
         if unknown or not layers:
-            raise ValueError(f'VGG19 has no layer {unknown[0]!r}; there are: {", ".join(_NUMBERS)}' if unknown else 'VGG19: no layer is asked for')
-        self.layers, last = tuple(layers), max(_NUMBERS[name] for name in layers)
+            raise ValueError(f'VGG19 has no layer {unknown[0]!r}; there are: {", ".join(_NUMBERS)}, and the same with relu' if unknown else 'VGG19: no layer is asked for')
+        self.layers, last = tuple(layers), max(_NUMBERS[_conv(name)] for name in layers)
         self.features = nn.ModuleDict()
         before = 3
         for name, width in zip(_NUMBERS, (w for widths in _BLOCKS for w in widths)):
@@ -46,7 +47,7 @@ class VGG19(nn.Module):
         self.register_buffer('std', torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
 
     def forward(self, x):
-        """x: [B, 3, H, W] in [0, 1], sides at least 2 for each pooling that is passed: 16 for conv5_4 -> [map] in the order of `layers`, before their ReLU"""
+        """x: [B, 3, H, W] in [0, 1], sides at least 2 for each pooling that is passed: 16 for conv5_4 -> [map] in the order of `layers`"""
         y, found = (x.float() - self.mean) / self.std, {}
         for name, number in _NUMBERS.items():
             if str(number) not in self.features:
@@ -54,8 +55,12 @@ class VGG19(nn.Module):
             if name.endswith('_1') and found:
                 y = F.max_pool2d(y, 2)
             found[name] = self.features[str(number)](y)
-            y = F.relu(found[name])      # not in place: the layer is given away as it is
+            y = found[f'relu{name[4:]}'] = F.relu(found[name])      # not in place: the layer is given away as it is
         return [found[name] for name in self.layers]
+
+
+def _conv(name):
+    return name.replace('relu', 'conv')
 
 
 def vgg19(path, layers):
@@ -97,14 +102,14 @@ def perceptual(extract, ours, truth, weights):
 
 
 def matching(real, fake):
-    """Mean absolute difference of a discriminator's feature maps, mean over its layers and scales -> scalar float32; the gradient goes to fake alone.
+    """Mean absolute difference of a discriminator's feature maps, sum over its layers, mean over its scales -> scalar float32; the gradient goes to fake alone.
 
-    Wang et al., pix2pixHD, CVPR 2018, eq. 4. The sum over the four layers of its discriminator, as its code has it, is four times this.
+    Wang et al., pix2pixHD, CVPR 2018, eq. 4.
 
     real, fake: per scale a list of feature maps that ends with the logits, which are not compared
     """
     terms = []
     for ours, theirs in zip(fake, real, strict=True):
         values = [l1(a, b.detach()) for a, b in zip(ours[:-1], theirs[:-1], strict=True)]
-        terms.append(torch.stack(values).mean())
+        terms.append(torch.stack(values).sum())
     return torch.stack(terms).mean()

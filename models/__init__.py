@@ -3,12 +3,12 @@ import re
 
 from . import decode
 from .bisenet import BiSeNet
-from .discriminators import ModifiedVGG, MultiscalePatchGAN, UNetDiscriminatorSN
+from .discriminators import ModifiedVGG, MultiscalePatchGAN, SpectralConv2d, UNetDiscriminatorSN
 from .face_unaf import FaceUNAF
 from .frsnet import FRSNet
 from .guided import Attended, Guided, HeatPrior, ParsePrior
 from .heatmap_net import HeatmapNet
-from .hifacegan import HiFaceGAN
+from .hifacegan import SUPPRESSION, HiFaceGAN
 from .mfpsnet import MFPSNet
 from .parse_unet import ParseUNet
 from .rcan import RCAN
@@ -29,7 +29,7 @@ SEARCHES = {'search_sr': SearchSR, 'search_prior': SearchPrior, 'search_fusion':
 DISCRIMINATORS = {'modified_vgg': ModifiedVGG, 'unet_sn': UNetDiscriminatorSN, 'patchgan': MultiscalePatchGAN}
 PARSERS = {'parse_unet': ParseUNet, 'bisenet': BiSeNet}
 LANDMARKERS = {'heatmap_net': HeatmapNet}
-RENOVATORS = {'hifacegan': HiFaceGAN}      # same size in and out, pictures in [-1, 1]
+RENOVATORS = {'hifacegan': HiFaceGAN}      # same size in and out, no budget
 CATALOGUE = NETWORKS | GUIDED | RENOVATORS | PARSERS | LANDMARKERS | DISCRIMINATORS
 
 BUDGET = 2_276_356      # AI6126: strictly fewer parameters than this, 150 % of SRResNet's 1,517,571
@@ -49,6 +49,18 @@ def enforce_param_budget(net, limit=BUDGET):
     return n
 
 
+def scale(net):
+    """-> output / input of a restorer, in pixels"""
+    return getattr(net, 'scale', 4)
+
+
+def settle(net):
+    """Let spectrally normalised layers find the singular vectors of the weights they have now: those of a mean of networks are not the mean of theirs."""
+    for module in net.modules():
+        if isinstance(module, SpectralConv2d):
+            module.renew(15)
+
+
 def like(weights):
     """-> the restorer of the catalogue, untrained, that a {name: tensor} of weights belongs to; ValueError if none is like it."""
     def length(prefix):
@@ -65,9 +77,12 @@ def like(weights):
         return RRDBNet(length('body'), side('conv_first.weight'), side('body.0.rdb1.conv1.weight'))
     if 'stem.weight' in weights and 'down.0.weight' in weights:
         levels, position = range(length('down')), weights['position'].shape[2:] if 'position' in weights else (0, 0)
+        attention = sum(name.startswith('middle.') and name.endswith('.qkv.weight') for name in weights)
         shape = dict(width=(side('stem.weight'), *(side(f'down.{n}.weight') for n in levels)), position=position[0],
-                     blocks=([length(f'encoder.{n}') for n in levels], length('middle'), [length(f'decoder.{n}') for n in levels]))
-        return FaceUNAF(**shape) if 'upconv2.weight' in weights else UNet(**shape, steps=2 if 'upconv.weight' in weights else 1, symmetric=position[1] < position[0])
+                     blocks=([length(f'encoder.{n}') for n in levels], length('middle') - attention, [length(f'decoder.{n}') for n in levels]))
+        if 'upconv2.weight' in weights:
+            return FaceUNAF(**shape)
+        return UNet(**shape, steps=2 if 'upconv.weight' in weights else 1, symmetric=position[1] < position[0], attention=attention)
     if 'groups.0.blocks.0.attention.table' in weights:
         offsets, heads = weights['groups.0.blocks.0.attention.table'].shape
         hidden, width = weights['groups.0.blocks.0.fc1.weight'].shape
@@ -79,6 +94,9 @@ def like(weights):
     if 'sr.path' in weights:
         architecture = {part: weights[f'sr.{part}'].int().tolist() for part in ('path', 'cell')}      # an average of weights has them as float32
         return FRSNet(architecture, side('conv_first.weight'), side('rdb_first.0.conv1.weight'), scale=2 ** (length('up') - 3), spare=length('sr.head.spare') > 0)
+    if 'bottom.norm1.gamma.weight' in weights and 'encoder.head.weight' in weights:
+        kind = weights.get('encoder.stages.0.kind')
+        return HiFaceGAN(side('encoder.head.weight'), list(SUPPRESSION)[0 if kind is None else 1 + int(kind)], residual='adds' in weights)
     if 'net.base.sr.path' in weights:
         return _guided_like(weights, length)
     raise ValueError(f'no network of ours has weights like these ({", ".join(list(weights)[:3])}, ...)')

@@ -69,7 +69,7 @@ class UNetDiscriminatorSN(nn.Module):
 class MultiscalePatchGAN(nn.Module):
     """Judgements of overlapping patches at full and half resolution (Wang et al., pix2pixHD, CVPR 2018). The defaults have 5,533,826 parameters.
 
-    channels: 6: the degraded picture, enlarged, and the one to be judged
+    channels: 6: the degraded picture, enlarged, and the one to be judged; 3: that one alone. Inside, they are in [-1, 1]
     """
 
     def __init__(self, channels=6, width=64, scales=2):
@@ -77,8 +77,8 @@ class MultiscalePatchGAN(nn.Module):
         self.scales = nn.ModuleList(PatchGAN(channels, width) for _ in range(scales))
 
     def forward(self, x):
-        """x: [B, channels, h, w], both at least 3 x 3 -> per scale a list of five feature maps, the last [B, 1, h', w'] float32 logits"""
-        found = []
+        """x: [B, channels, h, w] in [0, 1], both at least 3 x 3 -> per scale a list of five feature maps, the last [B, 1, h', w'] float32 logits"""
+        x, found = 2 * x - 1, []
         for n, scale in enumerate(self.scales):
             if n:
                 x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
@@ -122,8 +122,7 @@ class SpectralConv2d(nn.Module):
         matrix = conv.weight.detach().flatten(1)
         self.register_buffer('weight_u', F.normalize(torch.randn(matrix.shape[0]), dim=0))
         self.register_buffer('weight_v', torch.empty(matrix.shape[1]))
-        for _ in range(15):
-            self._iterate(matrix)
+        self.renew(15)
 
     def forward(self, x):
         return F.conv2d(x, self.weight(), self.bias, stride=self.stride, padding=self.padding)
@@ -133,13 +132,17 @@ class SpectralConv2d(nn.Module):
         with torch.autocast(self.weight_orig.device.type, enabled=False):
             matrix = self.weight_orig.flatten(1)
             if self.training:
-                self._iterate(matrix.detach())
+                self.renew()
             u, v = self.weight_u.clone(), self.weight_v.clone()      # the next forward may come before this one's backward
             return self.weight_orig / torch.dot(u, matrix @ v)
 
-    def _iterate(self, matrix):
-        self.weight_v.copy_(F.normalize(matrix.T @ self.weight_u, dim=0, eps=1e-12))
-        self.weight_u.copy_(F.normalize(matrix @ self.weight_v, dim=0, eps=1e-12))
+    @torch.no_grad()
+    def renew(self, steps=1):
+        """Improve the estimate of the singular vectors of the weights as they are now."""
+        matrix = self.weight_orig.flatten(1)
+        for _ in range(steps):
+            self.weight_v.copy_(F.normalize(matrix.T @ self.weight_u, dim=0, eps=1e-12))
+            self.weight_u.copy_(F.normalize(matrix @ self.weight_v, dim=0, eps=1e-12))
 
 
 def instance_norm(x, eps=1e-5):

@@ -46,6 +46,10 @@ class Guided(nn.Module):
     def part(self):
         return self.net.part
 
+    @property
+    def scale(self):
+        return self.net.scale
+
     @torch.no_grad()
     def maps(self, x):
         """x: [B, 3, h, w] in [0, 1] -> {name: [B, channels, h, w]}, without gradients"""

@@ -51,6 +51,7 @@ class PAC(nn.Module):
         self.conv = _conv(channels, out_channels)
         self.query = nn.Sequential(nn.Conv2d(channels, dim, 1), nn.ReLU(inplace=True), nn.Conv2d(dim, dim, 1))
         self.tap = nn.Parameter(torch.ones(9, 1, 1))                             # 'relu' starts at 1, too, and 'softmax' does not see it
+        self.register_buffer('kind', torch.tensor(list(ADAPT).index(adapt)))     # so that weights tell what they are for
 
     def forward(self, x):
         """x: [B, C, h, w] -> [B, out_channels, ceil(h / stride), ceil(w / stride)]; takes memory for 9 C numbers per pixel that comes out"""
@@ -129,36 +130,44 @@ class Block(nn.Module):
 
 
 class HiFaceGAN(nn.Module):
-    """A generator that keeps the size: the degraded picture comes enlarged. The defaults have 130,568,012 parameters.
+    """A generator that keeps the size: the degraded picture comes enlarged. The defaults have 130,568,012 parameters. Inside, pictures are in [-1, 1].
 
     suppression: 'lip'; or 'pac', 'pac-sigmoid', 'pac-relu': the encoder halves by pixel-adaptive convolutions
     phase:       0, 1, 2: only up to 1/8, 1/4, 1/2 of the size, to begin a training with; the weights are those of the whole, the ones without use frozen
+    residual:    give the degraded picture and what it lacks, of which a fresh network knows nothing: short trainings get further. Not in the paper; not in an earlier phase
     """
 
-    def __init__(self, width=64, suppression='lip', phase=3):
+    def __init__(self, width=64, suppression='lip', phase=3, residual=False):
         super().__init__()
         if suppression not in SUPPRESSION:
             raise ValueError(f'HiFaceGAN: suppression is {suppression!r}; there are: {", ".join(SUPPRESSION)}')
         if phase not in range(4):
             raise ValueError(f'HiFaceGAN: phase is {phase}; 0, 1, 2 and 3 are possible')
-        wide, channels, self.phase = 16 * width, [width * n for n in (16, 8, 4, 2, 1)], phase
+        if residual and phase < 3:
+            raise ValueError(f'HiFaceGAN: phase is {phase}; with residual only the whole network is possible, 3')
+        wide, channels, self.phase, self.scale = 16 * width, [width * n for n in (16, 8, 4, 2, 1)], phase, 1 if phase == 3 else 2.0 ** (phase - 3)
         self.encoder = Encoder(width, suppression)
         self.fc = _conv(3, wide)
         self.bottom = Block(wide, wide, wide)                                    # at 1/32
         self.middle = nn.ModuleList(Block(wide, wide, wide) for _ in range(2))   # at 1/16
         self.up = nn.ModuleList(Block(a, b, b) for a, b in zip(channels, channels[1:]))
         self.to_rgb = nn.ModuleList(_conv(b, 3) for b in channels[1:])
+        self.residual = residual
+        if residual:
+            self.register_buffer('adds', torch.ones(()))                         # so that weights tell
+            nn.init.zeros_(self.to_rgb[-1].weight)
         for n, parts in enumerate(zip(self.up, self.to_rgb)):
             parts[0].requires_grad_(n <= phase)
             parts[1].requires_grad_(n == phase)
 
     def forward(self, x):
-        """x: [B, 3, h, w] in [-1, 1], any h, w -> [B, 3, h, w] float32 in [-1, 1], also under autocast; in an earlier phase [B, 3, ceil(h / 8), ceil(w / 8)] etc.
+        """x: [B, 3, h, w] in [0, 1], any h, w -> [B, 3, h, w] float32 in [0, 1] (residual: not clamped), also under autocast; in an earlier phase
+        [B, 3, ceil(h / 8), ceil(w / 8)] etc.
 
         Inside, sides are multiples of 32. Pictures of 32 x 32 and less are a single pixel at the bottom, which normalisation makes 0.
         """
-        h, w = x.shape[-2:]
-        x = F.pad(x, (0, -w % 32, 0, -h % 32), mode='replicate')
+        given, (h, w) = x, x.shape[-2:]
+        x = F.pad(2 * x - 1, (0, -w % 32, 0, -h % 32), mode='replicate')
         lowest, low, *guides = self.encoder(x)
         y = self.fc(F.interpolate(x, (x.shape[2] // 32, x.shape[3] // 32), mode='nearest'))
         y = _double(self.bottom(y, lowest))
@@ -169,7 +178,8 @@ class HiFaceGAN(nn.Module):
         with torch.autocast(x.device.type, enabled=False):                       # bfloat16 here would round the image itself
             y = torch.tanh(self.to_rgb[self.phase](_leaky(y.float())))
         part = 2 ** (3 - self.phase)
-        return y[..., :-(-h // part), :-(-w // part)]
+        y = y[..., :-(-h // part), :-(-w // part)]
+        return given.float() + y if self.residual else (1 + y) / 2
 
 
 def _conv(channels, out_channels, bias=True):

@@ -51,12 +51,12 @@ class ParseUNet(nn.Module):
 
     def forward(self, x):
         """x: [B, 3, H, W] in [0, 1], RGB, any H, W -> [B, classes, H, W] float32 logits, also under autocast; while an `aux` network
-        trains a tuple of three of them, the one that counts first."""
+        trains a tuple of three, the one that counts first, the others [B, classes, ceil(H / 4), ceil(W / 4)]."""
         return self.decode(self.encode(self.padded(x)), x.shape[-2:])
 
     def padded(self, x):
         """[B, 3, H, W] -> the same with sides that `encode` takes: right and below the last column and row are repeated"""
-        multiple = self.stride * 2 ** len(self.decoder)
+        multiple = max(self.stride * 2 ** len(self.decoder), 4)
         return F.pad(x, (0, -x.shape[3] % multiple, 0, -x.shape[2] % multiple), mode='replicate')
 
     def decode(self, maps, size):
@@ -73,7 +73,7 @@ class ParseUNet(nn.Module):
         logits = [self.head(y)]
         if self.aux and self.training:
             logits += [head(c) for head, c in zip(self.aux, coarse)]
-        logits = tuple(resized(y.float(), whole)[..., :size[0], :size[1]] for y in logits)
+        logits = tuple(resized(y.float(), [n // part for n in whole])[..., :-(-size[0] // part), :-(-size[1] // part)] for y, part in zip(logits, (1, 4, 4)))
         return logits if len(logits) > 1 else logits[0]
 
     def encode(self, x):

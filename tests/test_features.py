@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import models
-from losses.features import ESRGAN, REAL_ESRGAN, VGG19, matching, perceptual, vgg19
+from losses.features import ESRGAN, PIX2PIXHD, REAL_ESRGAN, VGG19, matching, perceptual, vgg19
 
 LAYERS = [f'conv{b}_{i}' for b, n in enumerate((2, 2, 4, 4, 4), 1) for i in range(1, n + 1)]
 
@@ -67,6 +67,15 @@ def test_only_what_is_asked_for(path, layers):
     assert all(torch.equal(a, every[name]) for name, a in zip(layers, net(x), strict=True))
     last = max(LAYERS.index(name) for name in layers)
     assert len(net.features) == last + 1
+
+
+@torch.no_grad()
+def test_behind_the_relu(path):
+    """pix2pixHD's layers: the first of each block behind its ReLU, whatever else is asked for."""
+    x, _ = pictures()
+    before, behind = vgg19(path, [name.replace('relu', 'conv') for name in PIX2PIXHD])(x), vgg19(path, PIX2PIXHD)(x)
+    assert all((a < 0).any() and torch.equal(a.clamp(min=0), b) for a, b in zip(before, behind, strict=True))
+    assert list(PIX2PIXHD.values()) == [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1] and len(VGG19(PIX2PIXHD).features) == LAYERS.index('conv5_1') + 1
 
 
 def test_frozen(path):
@@ -158,8 +167,8 @@ def maps(*values):
 
 
 def test_matching_by_hand():
-    """Mean over scales of the mean over their maps; the logits, here far apart, do not count."""
-    assert matching(maps(0, 0, 0, 0, 0, 0), maps(1, 3, 99, -5, 7, 99)).item() == pytest.approx(((1 + 3) / 2 + (5 + 7) / 2) / 2)
+    """Mean over scales of the sum over their maps; the logits, here far apart, do not count."""
+    assert matching(maps(0, 0, 0, 0, 0, 0), maps(1, 3, 99, -5, 7, 99)).item() == pytest.approx(((1 + 3) + (5 + 7)) / 2)
     same = maps(1, 2, 3, 4, 5, 6)
     assert matching(same, same).item() == 0
 

@@ -17,6 +17,7 @@ from dali_pipes.batch import Batch
 from losses import adversarial, pixel
 from tasks import players as players_module, restore
 from training import checkpoint
+from training.run import RunError
 
 from test_train import ROOT, SIZE, cache, data, flags      # noqa: F401, the fixtures
 
@@ -124,7 +125,7 @@ def test_a_run_starts_from_another_and_resumes_to_the_bit(data, tmp_path):
 @pytest.mark.parametrize('more, said', [
     (dict(discriminator='unet_ns'), "did you mean 'unet_sn'"), (dict(gan='wgan'), 'unknown gan'), (dict(discriminator='modified_vgg'), '--crop 128'),
     (dict(discriminator_net='{"widht": 8}'), 'widht'), (dict(crop=30), '--crop 30'), (dict(net='{"blocks": []}', network='unet'), '--net'), (dict(start='nowhere'), 'nowhere'),
-    (dict(vgg='none.pth'), 'none.pth'), (dict(discriminator='patchgan', discriminator_net='{}'), '"channels": 3'),
+    (dict(vgg='none.pth'), 'none.pth'), (dict(discriminator='patchgan', discriminator_net='{"channels": 4}'), 'or alone (3)'),
     (dict(discriminator='modified_vgg', crop=128, size=128, r1=1.0), '--discriminator unet_sn'),
 ])
 def test_bad_options(more, said, data, tmp_path, capsys):
@@ -134,8 +135,13 @@ def test_bad_options(more, said, data, tmp_path, capsys):
 
 @pytest.mark.parametrize('preset', options.PRESETS)
 def test_presets_can_be_built(preset):
-    c = options.configure(options.parse('', ['--preset', preset, '--pipe', 'torch', '--device', 'cpu', '--out', 'nowhere']))
+    args = options.parse('', ['--preset', preset, '--pipe', 'torch', '--device', 'cpu', '--out', 'nowhere'])
+    if preset in ('mfpsnet', 'search_parse', 'search_fusion'):
+        with pytest.raises(RunError, match='--prior'):
+            options.configure(args)
+        return
+    c = options.configure(args)
     players = stage.cast(c, torch.device('cpu'))
-    assert ('discriminator' in players) == bool(c['gan']) == preset.endswith(('gan', 'esrgan_small'))
-    if c['task'] == 'restore':
+    assert ('discriminator' in players) == bool(c['gan']) == preset.startswith(('realesrgan', 'esrgan', 'hifacegan'))
+    if c['network'] in models.NETWORKS and preset != 'frsnet':
         models.enforce_param_budget(players['net'].net)

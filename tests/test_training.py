@@ -1,4 +1,5 @@
 """Averages and schedules against closed forms; the log after kills and resumes; pictures pixel by pixel."""
+import copy
 import functools
 import io
 import math
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import models
 from training import pictures
 from training.ema import EMA
 from training.log import Log, Progress
@@ -48,7 +50,7 @@ def test_ema_horizon_is_in_images():
 
 
 def test_ema_net():
-    """Averaged in float32 whatever the network is in, evaluation mode, same layout; buffers are copied; no gradients."""
+    """Averaged in float32 whatever the network is in, evaluation mode, same layout; running statistics are averaged, counters copied; no gradients."""
     net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8)).to(memory_format=torch.channels_last).bfloat16()
     ema = EMA(net, horizon=100)
     net[1].running_mean.fill_(3)
@@ -57,7 +59,26 @@ def test_ema_net():
     assert ema.net[0].weight.dtype == torch.float32 and ema.net[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert not ema.net.training and net.training
     assert not any(p.requires_grad for p in ema.net.parameters()) and all(p.requires_grad for p in net.parameters())
-    assert ema.net[1].running_mean.eq(3).all() and ema.net[1].num_batches_tracked == 7
+    assert torch.allclose(ema.net[1].running_mean, torch.tensor(0.9 * 3)) and ema.net[1].num_batches_tracked == 7
+
+
+def test_ema_follows_spectral_norms():
+    """Of the average's weights, not of the network's: its layers have a largest singular value of 1, though their vectors were never the network's."""
+    torch.manual_seed(0)
+    conv = models.discriminators.SpectralConv2d(6, 8, 3)
+    net = nn.Sequential(conv, nn.BatchNorm2d(8))
+    ema, other = EMA(net, horizon=8), copy.deepcopy(conv.weight_orig)
+    nn.init.normal_(other)
+    for n in range(200):                         # back and forth: the average lies between
+        with torch.no_grad():
+            conv.weight_orig.copy_(other if n % 2 else -other + n / 100)
+        conv.train()(torch.zeros(1, 6, 3, 3))
+        net[1].running_mean.fill_(n)
+        ema.update(net, 1)
+    mine = ema.net[0]
+    assert torch.linalg.matrix_norm(mine.weight().flatten(1), 2).item() == pytest.approx(1, abs=0.02)
+    assert torch.linalg.matrix_norm((mine.weight_orig / torch.dot(conv.weight_u, mine.weight_orig.flatten(1) @ conv.weight_v)).flatten(1), 2) > 1.1
+    assert ema.net[1].running_mean[0].item() == pytest.approx(191.4896, abs=1e-3)          # of 0 to 199 at that horizon
 
 
 def test_ema_resumes():
@@ -102,6 +123,16 @@ def test_lr_is_torch_multistep():
     assert lr(0.7, 1e-3, 'constant', warmup=0) == 1e-3
 
 
+def test_lr_is_torch_linear():
+    """Thirty epochs of one rate, then twenty down to 0, as HiFaceGAN was trained."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-3)
+    steps = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 - max(0, epoch - 30) / 20)
+    for epoch in range(51):
+        assert lr(epoch / 50, 1e-3, 'linear', warmup=0, floor=0, milestones=[0.6]) == pytest.approx(steps.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        steps.step()
+
+
 def test_lr_restarts():
     """BasicSR's CosineAnnealingRestartLR, iteration by iteration: periods 30, 30, 40, weights 1, .5, .25."""
     periods, weights, low = (30, 30, 40), (1, 0.5, 0.25), 1e-7
@@ -123,7 +154,8 @@ def test_lr_is_torch_cosine():
 
 def test_lr_refuses():
     for bad in (dict(progress=-0.1), dict(progress=0.5, warmup=1.0), dict(progress=0.5, warmup=0.5, tail=0.5), dict(progress=0.5, periods=(1, 0)),
-                dict(progress=0.5, kind='linear')):
+                dict(progress=0.5, kind='exponential'), dict(progress=0.5, kind='linear', milestones=(0.9,), tail=0.2),
+                dict(progress=0.5, kind='linear', milestones=(0.01,)), dict(progress=0.5, kind='linear', milestones=(1.0,))):
         with pytest.raises(ValueError):
             lr(base=1e-3, **bad)
 

@@ -4,7 +4,7 @@
     python tools/export.py --run runs/mine --out net.onnx --size 128x128        pictures of one height and width only
     python tools/export.py --weights MSRResNet.pth --out net.onnx --half        weights and convolutions in float16
 
-The file takes [B, 3, h, w] float32 RGB in [0, 1] and gives the enlarged pictures, float32 and not clamped, also with --half. It is written only after onnxruntime
+The file takes [B, 3, h, w] float32 RGB in [0, 1] and gives the restored pictures, float32 and not clamped, also with --half. It is written only after onnxruntime
 has restored pictures of several sizes with it as torch does. Its metadata: network, arguments (of a run), scale, parameters. The packages: pip install -e .[onnx]
 """
 import argparse
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import infer
 import models
+from tasks import restore
 from training import checkpoint, run
 from training.run import RunError
 
@@ -69,10 +70,11 @@ def described(data, net, scale, arguments=None):
     import onnx
     model = onnx.load_model_from_string(data)
     onnx.checker.check_model(model)
-    name = next(name for name, network in models.NETWORKS.items() if type(net) is network)
+    name = next(name for name, network in restore.NETWORKS.items() if type(net) is network)
     facts = {'network': name, 'scale': str(scale), 'parameters': str(models.count(net))} | ({} if arguments is None else {'arguments': json.dumps(arguments)})
     onnx.helper.set_model_props(model, facts)
-    model.doc_string = f'input: [B, 3, h, w] float32 RGB in [0, 1]; output: [B, 3, {scale} h, {scale} w] float32, not clamped'
+    output = '[B, 3, h, w]' if scale == 1 else f'[B, 3, {scale} h, {scale} w]'
+    model.doc_string = f'input: [B, 3, h, w] float32 RGB in [0, 1]; output: {output} float32, not clamped'
     return model.SerializeToString()
 
 

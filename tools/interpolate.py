@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import infer
+import models
 import options
 from dali_pipes import sources
 from dali_pipes.manifest import DataError
@@ -40,12 +41,13 @@ def load(args):
 
 
 def score(net, a, b, config, args):
-    """{alpha: restore.Scores} on one validation set."""
+    """{alpha: restore.Scores} on one validation set; the network keeps the weights of the last."""
     _, sets = sources.load(config | ({'val': [args.val]} if args.val else {}), say=lambda _: None)
     data = next(iter(sets.values()))
     found = {}
     for alpha in sorted(set(args.alpha)):
         net.load_state_dict(between(a, b, alpha))
+        models.settle(net)
         found[alpha] = restore.validate(net, data, args.device, autocast=options.autocast(config, torch.device(args.device)), show=SHOWN, threads=os.cpu_count())
     return found
 
@@ -97,12 +99,12 @@ def main(argv=None):
         curve(args.out / 'curve.png', rows)
         strip(args.out / 'strip.png', found)
         if len(rows) == 1:
-            checkpoint.save_weights(args.out / checkpoint.FINISHED, between(a, b, rows[0][0]))
+            checkpoint.save_weights(args.out / checkpoint.FINISHED, net.state_dict())
     except (RunError, DataError, checkpoint.CheckpointError) as e:
         print(f'interpolate.py: {e}', file=sys.stderr)
         return 2
     first = next(iter(found.values()))
-    print(f'alpha    PSNR, dB    SSIM      over {len(first.psnr)} pairs; bicubic has {first.bicubic.mean():.4f} dB')
+    print(f'alpha    PSNR, dB    SSIM      over {len(first.psnr)} pairs; {first.named} has {first.baseline.mean():.4f} dB')
     print('\n'.join(f'{alpha:<5g}    {p:8.4f}    {s:.4f}' for alpha, p, s in rows))
     print(f'{args.out}: {", ".join(sorted(path.name for path in args.out.iterdir()))}')
     return 0

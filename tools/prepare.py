@@ -3,6 +3,7 @@
     python tools/prepare.py index DATA                                    every file checked; the bad ones with their reasons
     python tools/prepare.py split DATA --train-size 4000 --val-size 400   train.txt and val.txt, drawn by a seed
     python tools/prepare.py degrade DATA --recipe ai6126_2024 --out val/  val/LQ and val/GT, the same every time: a folder for --val
+    python tools/prepare.py degrade DATA --recipe hifacegan --stacked     one picture a pair, LQ above GT, for --val stacked:pairs
     python tools/prepare.py annotate DATA --out meta_info.txt             lines like 00000.png (512,512,3)
     python tools/prepare.py preview DATA --recipe ai6126_2024             a sheet of degraded faces with the numbers drawn for each
     python tools/prepare.py priors DATA --parser runs/parser              facial priors for mfpsnet: dictionaries of eyes, nose and mouth, and the networks beside them
@@ -34,7 +35,7 @@ from tasks import priors as making
 from training import checkpoint, log, pictures, run
 from training.run import RunError
 
-WORDS = {'blur': ('kind', blur.KINDS), 'resize': ('mode', resize.MODES), 'noise': ('kind', ('none', 'gaussian', 'poisson'))}      # numbers that have names
+WORDS = {'blur': ('kind', blur.KINDS), 'resize': ('mode', resize.MODES), 'noise': ('kind', noise.KINDS)}      # numbers that have names
 
 
 def scan(args, **more):
@@ -64,7 +65,11 @@ def split(args):
 
 
 def degrade_all(args):
-    data = validation.Degraded(scan(args).images, degrade.recipe(args.recipe), size=args.size, lq_from_usm=not args.plain)
+    recipe = degrade.recipe(args.recipe)
+    if args.stacked and recipe.scale != 1:
+        raise DataError(f'--stacked puts pictures of one size above each other, --recipe {args.recipe} makes them {recipe.scale} times smaller: '
+                        f'give one of {", ".join(degrade.SAME_SIZE)}, or leave --stacked out')
+    data = validation.Degraded(scan(args).images, recipe, size=args.size, lq_from_usm=not args.plain)
     names = [data.name(i) for i in range(len(data))]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:
@@ -72,12 +77,12 @@ def degrade_all(args):
 
     def one(i):
         name, lq, gt = data[i]
-        for side, image in ('LQ', lq), ('GT', gt):
+        for side, image in [('.', torch.cat([lq, gt], 1))] if args.stacked else [('LQ', lq), ('GT', gt)]:
             run.write(args.out / side / f'{name}.png', cv2.imencode('.png', image.permute(1, 2, 0).numpy()[..., ::-1])[1].tobytes())
     with ThreadPoolExecutor() as pool:
         for _ in track(pool.map(one, range(len(data))), 'degrading', total=len(data), disable=not sys.stderr.isatty()):
             pass
-    print(f'{len(data):,} pairs in {args.out}: python train.py --val {args.out}')
+    print(f'{len(data):,} pairs in {args.out}: python train.py --recipe {args.recipe} --val {sources.STACKED if args.stacked else ""}{args.out}')
 
 
 def annotate(args):
@@ -154,21 +159,24 @@ def show(plan, reader, samples, path):
         image, used = reader.image(int(step.index[0]))
         image = np.ascontiguousarray(image[:, ::-1]) if step.flip[0] else image
         batch = plan.finish(torch.from_numpy(image).permute(2, 0, 1)[None], step)
-        lines = list(told(plan.recipe, degrade.take(step.params, 0)))
+        lines = list(told(plan.recipe, degrade.take(step.params, 0), (plan.size, plan.size)))
         print(f'sample {n}: {reader.images[used].path}{", mirrored" if step.flip[0] else ""}\n    ' + '\n    '.join(lines))
         rows.append((f'sample {n}', *((t[0] * 255).round().to(torch.uint8) for t in (batch.input, batch.target)), lines))
     pictures.sheet(path, rows)
     print(f'{path}: {len(rows)} samples')
 
 
-def told(recipe, params):
-    """One line for every stage that acts on a sample: its name and numbers."""
+def told(recipe, params, size):
+    """One line for every stage that acts on a sample of this height and width: its name and numbers."""
+    now = size
     for stage, p in zip(recipe.stages, params):
-        values = p._asdict()
-        if not values.get('on', True) or values.get('quality', 1) == 0 or stage.op is blur and p.kind == blur.DELTA or stage.op is noise and p.kind == noise.NONE:
+        values, before = p._asdict(), now
+        now = values.get('size', now)
+        if (not values.get('on', True) or values.get('quality', 1) == 0 or values.get('side', 0) == 1 or stage.op is blur and p.kind == blur.DELTA
+                or stage.op is noise and p.kind == noise.NONE or stage.op is resize and resize.keeps(p, before)):
             continue
         field, names = WORDS.get(stage.op.__name__.split('.')[-1], (None, ()))
-        words = [names[int(v)] if k == field else f'{k} {_number(v)}' for k, v in values.items() if k not in ('on', 'seed', 'stream', 'number') and _matters(stage.op, p, k)]
+        words = [names[int(v)] if k == field else f'{k} {_number(v)}' for k, v in values.items() if k not in ('on', 'up', 'seed', 'stream', 'number') and _matters(stage.op, p, k)]
         yield f'{stage.name}: ' + ', '.join(words)
 
 
@@ -176,6 +184,8 @@ def _matters(op, p, field):
     """Whether a kind of blur uses a parameter at all."""
     if op is not blur:
         return True
+    if p.kind == blur.MOTION:
+        return field not in {'sigma_y', 'omega'}
     unused = {'omega'} if p.kind != blur.SINC else {'sigma_x', 'sigma_y', 'theta', 'beta'}
     unused |= {'sigma_y', 'theta'} if p.kind in (blur.ISO, blur.GEN_ISO, blur.PLATEAU_ISO) else set()
     return field not in unused | ({'beta'} if p.kind in (blur.ISO, blur.ANISO) else set())
@@ -206,6 +216,7 @@ def parse(argv=None):
     recipe = dict(default='ai6126_2024', help=f'{", ".join(degrade.RECIPES)} (default: %(default)s)')
     v = verb('degrade', degrade_all, 'pairs')
     v.add_argument('--recipe', **recipe)
+    v.add_argument('--stacked', action='store_true', help='one picture a pair, the LQ above the GT, instead of two folders; of a recipe of one size')
     v.add_argument('--plain', action='store_true', help='degrade the plain face where the recipe has the sharpened one')
     verb('annotate', annotate, 'meta_info.txt')
     v = verb('preview', preview, 'preview.png')

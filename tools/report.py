@@ -40,6 +40,7 @@ REFERENCES = (
     'X. Wang, L. Xie, C. Dong, Y. Shan. Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data. ICCV Workshops, 2021.',
     'C. Ledig et al. Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network. CVPR, 2017.',
     'O. Ronneberger, P. Fischer, T. Brox. U-Net: Convolutional Networks for Biomedical Image Segmentation. MICCAI, 2015.',
+    'L. Yang et al. HiFaceGAN: Face Renovation via Collaborative Suppression and Replenishment. ACM Multimedia, 2020.',
     'I. Loshchilov, F. Hutter. Decoupled Weight Decay Regularization. ICLR, 2019.',
     'M. Wortsman et al. Model Soups. ICML, 2022.',
     'J. Salmon, M. Moraes, R. Dror, D. Shaw. Parallel Random Numbers: As Easy as 1, 2, 3. SC, 2011.')
@@ -60,6 +61,11 @@ class Run:
     @property
     def parses(self):
         return self.config.get('task') == 'parse'
+
+    @property
+    def baseline(self):
+        """What a restorer is compared with."""
+        return restore.baseline(self.net)
 
     def _json(self, name):
         path = self.folder / name
@@ -83,19 +89,19 @@ def judged(r, device='cpu'):
     data = next(iter(sets.values()))
     scores = r.task.validate(net, data, device, autocast=options.autocast(r.config, torch.device(device)), show=len(data), threads=os.cpu_count())
     values = [scores.value(slice(i, i + 1)) for i in range(len(data))]
-    shown, figures, _ = scores.pictures()
-    titles = [f'{data.name(i)}: {v:.2f} {r.task.METRIC.unit}' + (f', bicubic {figures[i][1]:.2f}' if figures else '') for i, v in enumerate(values)]
+    shown, *_ = scores.pictures()
+    titles = [f'{data.name(i)}: {v:.2f} {r.task.METRIC.unit}' + ('' if r.parses else f', {scores.named} {scores.baseline[i]:.2f}') for i, v in enumerate(values)]
     return scores, [(titles[i], *shown[i]) for i in np.argsort(values)]
 
 
 @torch.no_grad()
 def restored(r, folder, most=6):
-    """[(input, bicubic, ours)] of real pictures without ground truth."""
+    """[(input, bicubic, ours)] of real pictures without ground truth; [(input, ours)] where the size stays."""
     out = []
     for path in infer._images(folder, '--real')[:most]:
         lq = infer._read(path)
         ours = restore.restore(r.net, lq[None])[0]
-        out.append((lq, restore.bicubic(lq[None], ours.shape[-2:])[0], ours))
+        out.append((lq, ours) if r.baseline == 'input' else (lq, restore.bicubic(lq[None], ours.shape[-2:])[0], ours))
     return out
 
 
@@ -151,7 +157,7 @@ class Page(FPDF):
 
 
 def pdf(r, args):
-    page, title = Page(font_file(args.font)), args.title or ('Face Parsing' if r.parses else 'Blind Face Super-Resolution')
+    page, title = Page(font_file(args.font)), args.title or ('Face Parsing' if r.parses else 'Face Renovation' if r.baseline == 'input' else 'Blind Face Super-Resolution')
     page.set_title(title)
     page.add_page()
     page.ln(60)
@@ -168,7 +174,7 @@ def pdf(r, args):
     _results(page, scores, rows)
     if args.real and not r.parses:
         page.head('Real pictures', below=100)
-        page.say('Inputs without ground truth: input, bicubic enlargement, ours.')
+        page.say(f'Inputs without ground truth: input, {"" if r.baseline == "input" else "bicubic enlargement, "}ours.')
         page.picture(_grid(restored(r, args.real), 2, 130))
     content = page.page_no() - 1
     if content > PAGES:
@@ -186,6 +192,7 @@ def _model(page, r):
     page.head('Model')
     page.say(f'{type(r.net).__name__}: {sys.modules[type(r.net).__module__].__doc__.strip().splitlines()[0]} The network '
              + (f'names one of 19 parts for each pixel and has {n:,} parameters.' if r.parses else
+                f'restores pictures at their size and has {n:,} parameters.' if r.baseline == 'input' else
                 f'enlarges 128 x 128 to 512 x 512 pixels and has {n:,} parameters; fewer than {models.BUDGET:,} are allowed.'))
     parts = [('Network', 'parameters'), *((name, f'{sum(p.numel() for p in child.parameters()):,}') for name, child in r.net.named_children()),
              ('parameters of the network itself', f'{sum(p.numel() for p in r.net.parameters(recurse=False)):,}'),
@@ -209,8 +216,8 @@ def _training(page, r):
 def _restoring(c):
     loss = {'l1': 'the mean absolute difference', 'charbonnier': "Charbonnier's loss", 'mse': 'the mean squared difference', 'psnr': 'the logarithm of the squared error, picture by picture'}
     last = f', in the last {c["last_share"]:.0%} of the run {loss[c["last_loss"]]},' if c.get('last_loss') else ''
-    return (f'The loss is {loss[c["loss"]]}{last} between output and {"sharpened" if c["target_usm"] else "plain"} ground truth. Inputs are made on the fly by the recipe {c["recipe"]}, '
-            'every degradation drawn for each sample on its own [1].')
+    pixel = f'The loss is {loss[c["loss"]]}{last} between output and {"sharpened" if c["target_usm"] else "plain"} ground truth. ' if c['pixel_weight'] else ''
+    return f'{pixel}Inputs are made on the fly by the recipe {c["recipe"]}, every degradation drawn for each sample on its own [1].'
 
 
 def _parsing(c):
@@ -224,8 +231,10 @@ def _adversarial(c):
     if not c.get('gan'):
         return ''
     kind = {'vanilla': 'non-saturating', 'lsgan': 'least-squares', 'hinge': 'hinge', 'ragan': 'relativistic average'}[c['gan']]
-    return (f' It has a weight of {c["pixel_weight"]:g}; a {kind} adversarial loss has {c["gan_weight"]:g}'
-            + (f', a perceptual one on VGG19 {c["perceptual_weight"]:g}' if c['vgg'] else '') + f'. The discriminator is {c["discriminator"]}; training started from given weights.' * bool(c['start']))
+    weights = {'the pixel loss': c['pixel_weight'], f'a {kind} adversarial loss': c['gan_weight'], "the difference of the discriminator's feature maps": c.get('matching_weight'),
+               f'a perceptual loss on {"VGG19" if c["vgg"] else "a parser"}': c['perceptual_weight'] if c['vgg'] or c.get('parser') else 0}
+    return (f' Weights: {", ".join(f"{name} {w:g}" for name, w in weights.items() if w)}. The discriminator is {c["discriminator"]}'
+            + ('; training started from given weights.' if c['start'] else '.'))
 
 
 def _results(page, scores, rows):
@@ -236,7 +245,7 @@ def _results(page, scores, rows):
         page.say('IoU, %: ' + ', '.join(f'{name} {v:.1f}' for name, v in zip(masks.CLASSES, found.iou)) + '.')
     else:
         of = lambda name, v: (name, f'{v.mean():.3f}', f'{v.min():.2f}', f'{v.max():.2f}')
-        page.rows([('', 'PSNR, dB', 'worst', 'best'), of('bicubic', scores.bicubic), of('ours', scores.psnr)], (40, 20, 20, 20))
+        page.rows([('', 'PSNR, dB', 'worst', 'best'), of(scores.named, scores.baseline), of('ours', scores.psnr)], (40, 20, 20, 20))
     page.say(f'{len(rows)} validation images, scored on 8-bit images. Below the best and the worst ones: {", ".join(scores.pictures()[2])}.')
     for some in rows[::-1][:3], rows[:3]:
         page.picture(_grid([pictures for _, *pictures in some], 1, 190, [title for title, *_ in some]), page.epw * 0.9)
@@ -268,9 +277,9 @@ def curves(runs):
         left.plot(x, pictures.smooth(np.array(y)), linewidth=1.6, color=f'C{i}')
         x, y = r.series(r.task.METRIC.key)
         right.plot(x, y, marker='o', markersize=3, color=f'C{i}', label=r.name)
-        x, y = r.series('bicubic')
+        x, y = r.series(r.baseline)
         if y:
-            right.axhline(y[-1], color=f'C{i}', linestyle='--', linewidth=1, label=f'bicubic, {r.name}')
+            right.axhline(y[-1], color=f'C{i}', linestyle='--', linewidth=1, label=f'{r.baseline}, {r.name}')
     if any(r.series('loss')[1] for r in runs):
         left.set_yscale('log')
     for axes, title in (left, 'training loss'), (right, f'validation {runs[0].task.METRIC.name}, {runs[0].task.METRIC.unit}'):
@@ -318,7 +327,7 @@ def page(runs):
     scores = [last(r, metric.key) for r in runs]
     best = int(np.nanargmax(scores)) if not np.isnan(scores).all() else -1
     e = lambda v: html.escape(str(v))
-    more = {'mean F1': 'f1', 'pixel accuracy': 'accuracy'} if runs[0].parses else {'SSIM': 'ssim', 'bicubic': 'bicubic'}
+    more = {'mean F1': 'f1', 'pixel accuracy': 'accuracy'} if runs[0].parses else {'SSIM': 'ssim'} | {r.baseline: r.baseline for r in runs}
     body = [f'<h1>Runs</h1><table><tr><th>run<th>network<th>parameters<th>images<th>minutes<th>{metric.name}, {metric.unit}' + ''.join(f'<th>{name}' for name in more) + '</tr>']
     for i, (r, s) in enumerate(zip(runs, scores)):
         body.append(f'<tr{" class=best" if i == best else ""}><td>{e(r.name)}<td>{e(type(r.net).__name__)}<td class=n>{models.count(r.net):,}<td class=n>{r.rows[-1]["nimg"] if r.rows else 0:,}'
@@ -331,7 +340,7 @@ def page(runs):
         strips = sorted((r.folder / 'samples').glob('[0-9]*.png'))
         if strips:
             with Image.open(strips[-1]) as image:
-                body.append(f'<h2>{e(r.name)}: input, {"ours, truth" if r.parses else "bicubic, ours, truth"}</h2>' + _img(image.convert('RGB')))
+                body.append(f'<h2>{e(r.name)}: input, {"ours, truth" if r.parses or r.baseline == "input" else "bicubic, ours, truth"}</h2>' + _img(image.convert('RGB')))
     return f'<!doctype html><meta charset=utf-8><title>Runs</title><style>{STYLE}</style>' + ''.join(body)
 
 
@@ -345,7 +354,7 @@ def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('runs', nargs='+', help='run directories; a PDF is of one')
     p.add_argument('--out', type=Path, default=Path('report.pdf'), help='.pdf or .html (default: %(default)s)')
-    p.add_argument('--title', help='default: Blind Face Super-Resolution, or Face Parsing')
+    p.add_argument('--title', help='default: Blind Face Super-Resolution, Face Renovation or Face Parsing, as the run is')
     p.add_argument('--author', help='on the cover')
     p.add_argument('--matric', help='on the cover')
     p.add_argument('--real', help='folder of real low-quality faces to restore and show')

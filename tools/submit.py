@@ -90,11 +90,13 @@ def _check_image(path, size):
 
 
 def check_network(path, limit):
-    """Number of parameters of a run's or a weight file's network. Raises Refused unless it is below the limit."""
+    """What there is to say of a run's or a weight file's network. Raises Refused unless its parameters are fewer than limit; None: the challenge's, which is for
+    networks that enlarge (parsers and those that keep the size have none)."""
     try:
         config = run.stored(path) if Path(path).is_dir() else None
         net = options.network(config) if config else models.like(checkpoint.read_weights(path)[0])
-        return models.enforce_param_budget(net, limit)
+        limit = limit or (models.BUDGET if type(net) in models.NETWORKS.values() else None)
+        return f'{models.enforce_param_budget(net, limit or 1 << 62):,} parameters' + (f' (fewer than {limit:,})' if limit else '')
     except (ValueError, KeyError, RunError, checkpoint.CheckpointError) as e:
         raise Refused(f'{path}: {e}') from e
 
@@ -160,8 +162,7 @@ def checked(args):
     said = f'{len(paths)} {"masks" if args.masks else "images"} of {args.size}x{args.size}'
     home = args.run or next((p for p in (args.results.parent,) if (p / 'config.json').is_file()), None)
     if home:
-        limit = args.limit or (None if args.masks else models.BUDGET)            # the parsing challenge has none
-        said += f', a network of {check_network(home, limit or 1 << 62):,} parameters' + (f' (fewer than {limit:,})' if limit else '')
+        said += f', a network of {check_network(home, args.limit)}'
     else:
         print('the network was not checked: name its run or weights with --run')
     if args.gt and args.masks:
@@ -268,7 +269,7 @@ def parse(argv=None):
         v.add_argument('--gt', type=Path, help='folder of ground truth: prints PSNR and SSIM, of masks mIoU and F1')
         v.add_argument('--size', type=int, default=512, help='side of the images in pixels (default: %(default)s)')
         v.add_argument('--count', type=int, help='images the challenge wants (default: as many as --names holds)')
-        v.add_argument('--limit', type=int, help=f'parameters the network must stay below (default: {models.BUDGET}; none with --masks)')
+        v.add_argument('--limit', type=int, help=f'parameters the network must stay below (default: {models.BUDGET} of one that enlarges)')
         v.add_argument('--masks', action='store_true', help='the files are masks of a parser')
         if name == 'challenge':
             v.add_argument('--out', type=Path, default=Path('submission.zip'), help='default: %(default)s')

@@ -54,9 +54,9 @@ def sheet(path, rows, side=256, columns=4):
 
 
 def curves(path, log_rows, metric='psnr', label='PSNR, dB'):
-    """Write a PNG with the curves of a run: loss (logarithmic, raw and smoothed), learning rate, what it is judged by, for PSNR above the bicubic line.
+    """Write a PNG with the curves of a run: loss (logarithmic, raw and smoothed), learning rate, what it is judged by, for PSNR above the line of bicubic or of the inputs.
 
-    log_rows: dicts with 'nimg' and any of 'loss', 'lr', the metric's key, 'bicubic' (dB of bicubic enlargement on the same pictures)
+    log_rows: dicts with 'nimg' and any of 'loss', 'lr', the metric's key, 'bicubic' (dB of bicubic enlargement on the same pictures) or 'input' (of the inputs)
     """
     figure = Figure(figsize=(8, 8), dpi=110, layout='constrained')
     loss, rate, quality = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.2, 3))
@@ -77,10 +77,11 @@ def curves(path, log_rows, metric='psnr', label='PSNR, dB'):
     quality.plot(x, y, color=_BLUE, marker='o', markersize=3, linewidth=1.6)
     if len(y):
         _note(quality, f'ours {y[-1]:.2f}', (x[-1], y[-1]), _BLUE)
-    x, y = _series(log_rows, 'bicubic')
-    if len(y):
-        quality.axhline(y[-1], color=_GREY, linestyle='--', linewidth=1.2)
-        _note(quality, f'bicubic {y[-1]:.2f}', (x[-1], y[-1]), _GREY)
+    for baseline in 'bicubic', 'input':
+        x, y = _series(log_rows, baseline)
+        if len(y):
+            quality.axhline(y[-1], color=_GREY, linestyle='--', linewidth=1.2)
+            _note(quality, f'{baseline} {y[-1]:.2f}', (x[-1], y[-1]), _GREY)
     quality.set_ylabel(label)
     quality.set_xlabel('images')
     quality.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f'{n:,.0f}'))
