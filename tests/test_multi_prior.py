@@ -102,7 +102,7 @@ def test_what_is_trained_on():
     found = net(x)
     assert isinstance(found, Attended) and [r.shape for r in found.regions.values()] == [(2, 1, 16, 16)] * 2 and found.weights.shape == (2, 2)
     assert all(0 <= r.min() and r.max() <= 1 for r in found.regions.values())
-    c = dict(loss='l1', last_loss=None, last_share=0.2, pixel_weight=1.0, gan=None, multi_prior_weight=0.1)
+    c = dict(loss='l1', last_loss=None, last_share=0.2, pixel_weight=1.0, gan=None, discriminator=None, multi_prior_weight=0.1)
     losses = restore.Criterion(c).net(found, Batch(x, target, None, target), None, 0, 0.0)
     assert losses.keys() == {'pixel_pass0', 'pixel_pass1', 'multi_prior', 'entropy'}
     assert losses['multi_prior'].item() == pytest.approx(0.1 * priors.multi_prior(found.passes[1], target, found.regions, found.weights).item())
@@ -113,9 +113,11 @@ def test_what_is_trained_on():
 
 
 def test_a_dropped_prior_looks_nowhere():
-    net, x = guided(True, ('heat',), gate=False), torch.rand(1, 3, 16, 16)
+    """And what the gate gives to it is not counted: nothing would cost it."""
+    net, x = guided(True, ('heat',)), torch.rand(2, 3, 16, 16)
     found = net(x)
-    assert found.weights is None and not found.regions['heat'].any() and not net.maps(x)['heat'].any()
+    assert list(found.regions) == ['parse'] and torch.allclose(found.weights, torch.ones(2, 1)) and not net.maps(x)['heat'].any()
+    assert guided(True, ('heat',), gate=False)(x).weights is None
     one, (other, _) = net.maps(x), net.seen(x)
     assert all(torch.equal(one[name], other[name]) for name in one)
 

@@ -16,7 +16,7 @@ from dali_pipes.manifest import DataError
 from dali_pipes.masks import decode
 from dali_pipes.priors import components, dictionary, heatmaps, landmarks, store
 from tasks import landmarks as task, priors
-from tools import prepare
+from tools import prepare, report
 from training import checkpoint, run
 
 SIZE = 64
@@ -99,6 +99,9 @@ def test_a_run_of_landmarks(home, made, capsys):
     result = json.loads((home / 'landmarks/result.json').read_text())
     assert 0 <= result['pck'] <= 100 and result['error'] > 0 and (home / 'landmarks/samples/000000008.png').exists()
     assert infer.main(['--run', str(home / 'landmarks'), '--input', 'x']) == 2 and 'finds landmarks' in capsys.readouterr().err
+    page = home / 'page.html'
+    assert report.main([str(home / 'landmarks'), '--out', str(page)]) == 0 and 'error, px of 128' in page.read_text()
+    assert report.main([str(home / 'landmarks'), '--out', str(home / 'x.pdf')]) == 2 and 'a PDF tells of' in capsys.readouterr().err
     assert train.main(teach(home, home / 'other', crop=32)) == 2 and 'for restorers' in capsys.readouterr().err
 
 
@@ -111,7 +114,7 @@ def test_the_file_holds_what_it_was_made_of(home, made):
     assert all(torch.equal(store.part(made, 'parser')[k], v) for k, v in weights.items())
     entries = store.part(made, 'dict')
     assert {k: list(e.shape) for k, e in entries.items()} == {f'entries.{k}': v for k, v in meta['dict'].items()} and entries['entries.nose'].dtype == torch.float16
-    assert meta['dict']['mouth'][1:] == [6, 4, 4] and meta['dict']['nose'][0] == 3
+    assert meta['dict']['mouth'][1:] == [4, 7, 7] and meta['dict']['nose'][0] == 3 and meta['level'] == 0
 
 
 def test_entries_are_those_of_the_faces(home, made):
@@ -122,24 +125,30 @@ def test_entries_are_those_of_the_faces(home, made):
     for i in range(5):
         f, ids = faces.face(i, SIZE), torch.from_numpy(decode((home / f'faces/masks/{i:05d}.png').read_bytes()).copy())[None]
         with torch.no_grad():
-            features = parser.encode(torch.from_numpy(f.image.copy()).permute(2, 0, 1)[None] / 255)[1]
+            features = parser.encode(torch.from_numpy(f.image.copy()).permute(2, 0, 1)[None] / 255)[0]
         box, _ = components.boxes_of_masks(ids, priors.LEAST)
-        crops.append(components.roi_align(features, heatmaps.reduced(box[:, 2], 4), 4))
+        crops.append(components.roi_align(features, heatmaps.reduced(box[:, 2], 2), 4))
     expected = dictionary.build(torch.cat(crops), 3)
     assert (store.part(made, 'dict')['entries.nose'] - expected).abs().max() < 0.01
+
+
+def test_the_level_of_the_features():
+    """At most 128 x 128 for a whole face; the preset of a parser has 48 channels there."""
+    parser = models.ParseUNet(**options.PRESETS['parse_prior']['net'])
+    assert [priors.level(parser, size) for size in (512, 256, 128, 64, 2048, 2 ** 14)] == [1, 0, 0, 0, 3, 4] and [priors.level(models.ParseUNet(), size) for size in (512, 128)] == [2, 0]
 
 
 def test_built_with_landmarks_and_without_masks(home, tmp_path, capsys):
     argv = ['priors', str(home / 'faces/images'), *flags(parser=home / 'parser', landmarks=home / 'faces/landmarks.json', entries=2, faces=3, out=tmp_path / 'q.safetensors')]
     assert prepare.main(argv) == 0
-    assert 'r_eye 2, l_eye 2, nose 2, mouth 2 entries of 6 channels from 3 faces, found by points of' in capsys.readouterr().out
+    assert 'r_eye 2, l_eye 2, nose 2, mouth 2 entries of 4 channels from 3 faces, found by points of' in capsys.readouterr().out
     assert 'finder' not in store.made_with(tmp_path / 'q.safetensors')
     described = guides.describe([str(tmp_path / 'q.safetensors')], SIZE)
-    assert {k: d['channels'] for k, d in described.items()} == dict(parse=19, heat=28, dict=6) and described['heat']['network'] == 'parse_unet'
+    assert {k: d['channels'] for k, d in described.items()} == dict(parse=19, heat=28, dict=4) and described['heat']['network'] == 'parse_unet'
 
 
 @pytest.mark.parametrize('argv, said', [(['faces', '--parser', 'nowhere'], 'nowhere is no run of parse_unet'), (['faces', '--parser', 'parser', '--heatmaps', 'parser'], 'is no run of heatmap_net'),
-                                        (['faces/images', '--parser', 'parser', '--landmarks', 'arch.json'], 'has not 68 pairs')])
+                                        (['faces/images', '--parser', 'parser', '--landmarks', 'arch.json'], 'has not 68 pairs'), (['faces', '--parser', 'parser', '--level', '3'], 'feature maps 0 to 2')])
 def test_bad_sources_are_named(argv, said, home, capsys, monkeypatch):
     monkeypatch.chdir(home)
     assert prepare.main(['priors', *argv]) == 2 and said in capsys.readouterr().err
@@ -162,17 +171,17 @@ def mfps(home, out, **more):
 def test_maps_written_out(home, made, tmp_path):
     net, x = guided(home, made, tmp_path), torch.rand(2, 3, SIZE, SIZE)
     maps, regions = net.seen(x)
-    assert {k: m.shape[1:] for k, m in maps.items()} == {'parse': (19, 64, 64), 'heat': (28, 64, 64), 'dict': (6, 64, 64)} and all(r.shape == (2, 1, 64, 64) for r in regions.values())
+    assert {k: m.shape[1:] for k, m in maps.items()} == {'parse': (19, 64, 64), 'heat': (28, 64, 64), 'dict': (4, 64, 64)} and all(r.shape == (2, 1, 64, 64) for r in regions.values())
     finder = models.HeatmapNet(**json.loads(FOLDED)).eval()
     checkpoint.load_weights(finder, home / 'landmarks')
     parser = models.ParseUNet(**PARSER).eval()
     checkpoint.load_weights(parser, home / 'parser')
     with torch.no_grad():
         assert torch.equal(maps['heat'], torch.nn.functional.interpolate(finder(x), (64, 64), mode='bilinear')) and torch.equal(maps['parse'], parser(x).softmax(1))
-        features, ids = parser.encode(x)[1], parser(x).argmax(1)
+        features, ids = parser.encode(x)[0], parser(x).argmax(1)
         box, there = components.boxes_of_masks(ids, priors.LEAST)
         small, _ = dictionary.Dictionary({k.split('.')[1]: e.float() for k, e in sorted(store.part(made, 'dict').items(), key=lambda e: list(components.COMPONENTS).index(e[0].split('.')[1]))})(
-            features, heatmaps.reduced(box, 4), there)
+            features, heatmaps.reduced(box, 2), there)
         assert torch.allclose(maps['dict'], torch.nn.functional.interpolate(small, (64, 64), mode='bilinear'), atol=1e-6)
 
 
@@ -189,15 +198,15 @@ def test_heatmaps_of_a_predicted_mask():
     assert torch.equal(maps, heatmaps.gaussians(heatmaps.reduced(points, 4), visible, (32, 32))) and torch.equal(region[:, 0], maps.sum(1).clamp(0, 1))
 
 
-@pytest.mark.parametrize('more', [{}, dict(multi_prior_weight=0.1, net='{"gate": true}'), dict(multi_prior_weight=0.1, drop_priors='heat')])
+@pytest.mark.parametrize('more', [dict(drop_priors='heat'), dict(multi_prior_weight=0.1, net='{"gate": true}')])
 def test_mfpsnet_trains_with_all_three(more, home, made, tmp_path):
     out = tmp_path / 'run'
     assert train.main(mfps(home, out, prior=made, **more)) == 0
     row = json.loads((out / 'log.jsonl').read_text().splitlines()[-1])
     config, result = (json.loads((out / name).read_text()) for name in ('config.json', 'result.json'))
-    assert config['net']['priors'] == dict(parse=19, heat=28, dict=6) and np.isfinite(result['gain']) and 'psnr' in row
+    assert config['net']['priors'] == dict(parse=19, heat=28, dict=4) and np.isfinite(result['gain']) and 'psnr' in row
     rows = [json.loads(line) for line in (out / 'log.jsonl').read_text().splitlines()]
-    assert any('multi_prior' in r for r in rows) == bool(more) and any('entropy' in r for r in rows) == ('net' in more)
+    assert any('multi_prior' in r for r in rows) == ('net' in more) and any('entropy' in r for r in rows) == ('net' in more)
     if 'net' in more:
         weights = checkpoint.read_weights(out)[0]
         assert torch.equal(weights['guides.dict.entries.entries.nose'], store.part(made, 'dict')['entries.nose'].float())
@@ -206,7 +215,8 @@ def test_mfpsnet_trains_with_all_three(more, home, made, tmp_path):
 
 @pytest.mark.parametrize('more, said', [(dict(prior=['parse=p.safetensors', 'p.safetensors']), 'one for parse already'), (dict(prior='arch.json'), 'holds no facial priors'),
                                         (dict(prior='heat=faces'), 'neither a run of --preset landmarks'), (dict(prior='dict=parser'), 'no file with a dictionary'),
-                                        (dict(prior='p.safetensors', multi_prior_weight=-1), '--multi-prior-weight -1'), (dict(preset='frsnet', multi_prior_weight=0.1), 'not of frsnet')])
+                                        (dict(prior='p.safetensors', multi_prior_weight=-1), '--multi-prior-weight -1'), (dict(preset='frsnet', multi_prior_weight=0.1), 'not of frsnet'),
+                                        (dict(prior='p.safetensors', multi_prior_weight=0.1, drop_priors=['parse', 'heat', 'dict']), 'that --drop-priors leaves')])
 def test_bad_priors_are_named(more, said, home, made, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(home)
     assert train.main(mfps(home, tmp_path / 'run', **more)) == 2 and said in capsys.readouterr().err
