@@ -51,7 +51,7 @@ def _describe_dict(path, side):
     of = store.made_with(path) if Path(path).is_file() else {}
     if 'dict' not in of:
         raise RunError(f'--prior dict={path} is no file with a dictionary: python tools/prepare.py priors makes one')
-    return _describe_parse(path, side) | dict(channels=of['dict']['nose'][1], entries=of['dict'])
+    return _describe_parse(path, side) | dict(channels=of['dict']['nose'][1], entries=of['dict'], level=of['level'])
 
 
 def _build_parse(of):
@@ -66,7 +66,7 @@ def _build_heat(of):
 
 def _build_dict(of):
     entries = dictionary.Dictionary({name: torch.zeros(shape) for name, shape in of['entries'].items()})
-    return DictPrior(models.PARSERS[of['network']](**of['net']), entries, of['factor'])
+    return DictPrior(models.PARSERS[of['network']](**of['net']), entries, of['level'], of['factor'])
 
 
 def _fill(module, path, part):

@@ -180,6 +180,8 @@ def _fit(c):
     searched = c['task'] == 'search'
     if c['multi_prior_weight'] and (network not in models.GUIDED or not c['multi_prior_weight'] > 0):
         raise RunError(f'--multi-prior-weight {c["multi_prior_weight"]}: a positive number, of {", ".join(models.GUIDED)} only, not of {network}')
+    if c['multi_prior_weight'] and set(c['drop_priors'] or ()) >= set(guides.named(c['prior'])):
+        raise RunError(f'--multi-prior-weight {c["multi_prior_weight"]} needs a prior that --drop-priors leaves')
     if c['prior'] or c['drop_priors']:
         if network not in (*models.GUIDED, 'search_prior', 'search_fusion'):
             raise RunError(f'--{"prior" if c["prior"] else "drop-priors"} is for {", ".join(models.GUIDED)} and the searches of their parts, not for {network}')

@@ -11,7 +11,7 @@ FEATURES = 2, 4, 5, 6, 7, 10, 11, 12      # classes of CelebAMask-HQ that are pa
 class Attended(NamedTuple):
     """What a multi-prior loss needs."""
     passes:  list      # [B, 3, H, W] of every pass
-    weights: Any       # [B, P] of every prior, None of a network without a gate
+    weights: Any       # [B, P] of every prior that is not dropped, None of a network without a gate
     regions: dict      # {prior: [B, 1, h, w] in [0, 1]} where it looks
 
 
@@ -57,10 +57,10 @@ class Guided(nn.Module):
 
     @torch.no_grad()
     def seen(self, x):
-        """x as of `maps` -> (the same maps, {name: [B, 1, h, w] in [0, 1]} where the priors look, those dropped nowhere)"""
+        """x as of `maps` -> (the same maps, {name: [B, 1, h, w] in [0, 1]} where those priors look that are not dropped)"""
         found = {name: self.guides[name].see(x) for name in self.net.priors if name not in self.dropped}
         maps = {name: found[name][0] if name in found else x.new_zeros(len(x), channels, *x.shape[2:]) for name, channels in self.net.priors.items()}
-        return maps, {name: found[name][1] if name in found else torch.zeros_like(x[:, :1]) for name in self.net.priors}
+        return maps, {name: region for name, (_, region) in found.items()}
 
     def passes(self, x):
         """x: [B, 3, h, w] in [0, 1] -> [output of every pass], the last one what counts"""
@@ -71,7 +71,11 @@ class Guided(nn.Module):
         """x: [B, 3, h, w] in [0, 1] -> [B, 3, scale h, scale w]; while it trains, the list of every pass of a network that has several, or what `attend` asks for"""
         if self.training and self.attend:
             maps, regions = self.seen(x)
-            return Attended(*self.net(x, maps, weights=True), regions)
+            passes, weights = self.net(x, maps, weights=True)
+            if weights is not None and self.dropped:                     # a prior that looks nowhere would cost nothing
+                weights = weights[:, [name in regions for name in self.net.priors]]
+                weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
+            return Attended(passes, weights, regions)
         found = self.passes(x)
         return found if self.training and len(found) > 1 else found[-1]
 

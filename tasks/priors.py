@@ -7,22 +7,25 @@ from dali_pipes.priors import components, dictionary, heatmaps, landmarks
 from models.guided import enlarged, sized
 
 LEAST = 0.05      # columns and rows of a predicted mask with less than this share of a part's fullest one are specks
-FINE = 4          # features are taken where they are this much smaller than the picture: 128 of 512 (DFDNet, Li et al., ECCV 2020)
+SIDE = 128        # features are taken where maps of a whole face are as large as this, or the next smaller ones (DFDNet, Li et al., ECCV 2020)
 
 
-def level(parser):
-    """Which of the parser's feature maps is FINE times smaller than its picture -> int. ValueError if none is."""
-    found = (FINE // parser.stride).bit_length() - 1
-    if found >= len(parser.encoder):
-        raise ValueError(f'a parser of {len(parser.encoder)} levels at a stride of {parser.stride} has no features at 1/{FINE} of the picture: it needs {found + 1}')
-    return found
+def level(parser, size):
+    """Number of the parser's feature map that is nearest to SIDE x SIDE, but not above it, of pictures with sides of `size`; the last one where all are larger."""
+    sides = [size // shrink(parser, n) for n in range(len(parser.encoder))]
+    return next((n for n, side in enumerate(sides) if side <= SIDE), len(sides) - 1)
 
 
-def looked_at(parser, picture):
-    """[B, 3, H, W] in [0, 1] -> (features [B, C, h, w] float32 at 1/FINE, ids [B, H, W]) in one pass."""
+def shrink(parser, level):
+    """How much smaller a feature map is than the picture."""
+    return parser.stride * 2 ** level
+
+
+def looked_at(parser, picture, level):
+    """[B, 3, H, W] in [0, 1] -> (features [B, C, h, w] float32 of a level, ids [B, H, W]) in one pass."""
     maps = parser.encode(parser.padded(picture))
     logits = parser.decode(maps, picture.shape[2:])
-    return maps[level(parser)].float(), (logits[0] if isinstance(logits, tuple) else logits).argmax(1)
+    return maps[level].float(), (logits[0] if isinstance(logits, tuple) else logits).argmax(1)
 
 
 class ParsedHeatPrior(nn.Module):
@@ -47,12 +50,13 @@ class ParsedHeatPrior(nn.Module):
 class DictPrior(nn.Module):
     """Features of a face, and added to them, where its components are, the entries of a dictionary that are most like them.
 
-    parser: models.ParseUNet, the one whose features the dictionary is made of; entries: dali_pipes.priors.dictionary.Dictionary; factor: as of models.ParsePrior
+    parser: models.ParseUNet, the one whose features the dictionary is made of; entries: dali_pipes.priors.dictionary.Dictionary; level: number of the
+    feature map that it is made of; factor: as of models.ParsePrior
     """
 
-    def __init__(self, parser, entries, factor=1.0):
+    def __init__(self, parser, entries, level, factor=1.0):
         super().__init__()
-        self.parser, self.entries, self._factor = parser, entries, float(factor)
+        self.parser, self.entries, self._level, self._factor = parser, entries, level, float(factor)
 
     def forward(self, x):
         """x: [B, 3, h, w] in [0, 1] -> [B, C, h, w] float32"""
@@ -60,27 +64,27 @@ class DictPrior(nn.Module):
 
     def see(self, x):
         """-> (maps as of `forward`, [B, 1, h, w] in [0, 1]: the boxes of the components)"""
-        features, ids = looked_at(self.parser, enlarged(x, self._factor))
+        features, ids = looked_at(self.parser, enlarged(x, self._factor), self._level)
         boxes, there = components.boxes_of_masks(ids, LEAST)
-        maps, covered = self.entries(features, heatmaps.reduced(boxes, FINE), there)
+        maps, covered = self.entries(features, heatmaps.reduced(boxes, shrink(self.parser, self._level)), there)
         return sized(maps, x.shape[2:]), sized(covered.float(), x.shape[2:])
 
 
 @torch.no_grad()
-def collect(parser, batches, device):
-    """Crops of the components of many faces -> {component: [n, C, s, s] float16 on the CPU}, of the faces that have it.
+def collect(parser, level, batches, device):
+    """Crops of the components of many faces, of one of the parser's feature maps -> {component: [n, C, s, s] float16 on the CPU}, of the faces that have it.
 
     batches: of (pictures [B, 3, S, S] uint8, what tells where components are: ids [B, S, S], points [B, 68, 2] float, or None: the parser's own view)
     """
     found = {name: [] for name in components.COMPONENTS}
     for picture, told in batches:
-        features, ids = looked_at(parser, picture.to(device) / 255)
+        features, ids = looked_at(parser, picture.to(device) / 255, level)
         told = (ids if told is None else told).to(device)
         if told.is_floating_point():
             boxes, there = components.boxes_of_points(told, picture.shape[2])
         else:
             boxes, there = components.boxes_of_masks(told, LEAST)
-        boxes = heatmaps.reduced(boxes, FINE)
+        boxes = heatmaps.reduced(boxes, shrink(parser, level))
         for i, (name, side) in enumerate(components.sides(features.shape[2]).items()):
             found[name].append(components.roi_align(features, boxes[:, i], side)[there[:, i]].half().cpu())
     return {name: torch.cat(crops) for name, crops in found.items()}

@@ -113,10 +113,9 @@ def replay(args):
 
 def priors(args):
     (parser, of), finder = trained(args.parser, '--parser', 'parse_unet'), args.heatmaps and trained(args.heatmaps, '--heatmaps', 'heatmap_net')
-    try:
-        making.level(parser)
-    except ValueError as e:
-        raise RunError(f'--parser {args.parser}: {e}') from None
+    level = making.level(parser, of['size']) if args.level is None else args.level
+    if not 0 <= level < len(parser.encoder):
+        raise RunError(f'--level {level}: the parser has feature maps 0 to {len(parser.encoder) - 1}')
     options_of_scan = dict(size=of['size'], progress=log.bar('checking files'))
     masked = pairs.is_parsing(args.data)
     images = (pairs.scan_pairs(args.data, repair=True, **options_of_scan) if masked else manifest.scan(args.data, **options_of_scan)).images
@@ -126,10 +125,10 @@ def priors(args):
     with ThreadPoolExecutor() as pool:
         batches = making.batches(reader, numbers, points, args.batch, pool)
         seen = track(batches, 'looking at faces', total=-(-len(numbers) // args.batch), disable=not sys.stderr.isatty())
-        crops = making.collect(parser.to(device), seen, device)
+        crops = making.collect(parser.to(device), level, seen, device)
     entries = making.build(crops, args.entries, args.seed, device)
 
-    made_with = {'parser': {k: of[k] for k in ('network', 'net', 'size')}, 'dict': {name: list(e.shape) for name, e in entries.items()}, 'faces': len(numbers)}
+    made_with = {'parser': {k: of[k] for k in ('network', 'net', 'size')}, 'dict': {name: list(e.shape) for name, e in entries.items()}, 'level': level, 'faces': len(numbers)}
     tensors = {f'parser.{k}': v for k, v in parser.state_dict().items()} | {f'dict.entries.{name}': e for name, e in entries.items()}
     if finder:
         made_with['finder'] = {k: finder[1][k] for k in ('network', 'net', 'size')}
@@ -229,6 +228,7 @@ def parse(argv=None):
     v.add_argument('--heatmaps', help='run of --preset landmarks, whose heatmaps the file is to give (default: points of the mask that the parser sees)')
     v.add_argument('--landmarks', help='JSON file of 68 landmarks of every face, which then tell where eyes, nose and mouth are: {name: [[x, y], ...]} or ffhq-dataset-v2.json')
     v.add_argument('--entries', type=int, default=128, help='entries of each dictionary (default: %(default)s)')
+    v.add_argument('--level', type=int, help='number of the feature map of the parser that they are of, 0 the finest (default: the one of at most 128 x 128 for a whole face)')
     v.add_argument('--faces', type=int, default=5000, help='faces to look at, drawn from all (default: %(default)s)')
     v.add_argument('--batch', type=int, default=8, help='faces at a time (default: %(default)s)')
     v.add_argument('--seed', type=int, default=0, help='of the choice of faces and the clusters (default: %(default)s)')

@@ -157,6 +157,8 @@ class Page(FPDF):
 
 
 def pdf(r, args):
+    if r.config.get('task') == 'landmarks':
+        raise RunError(f'{r.folder} finds landmarks: a PDF tells of restorers and parsers; give --out compare.html')
     page, title = Page(font_file(args.font)), args.title or ('Face Parsing' if r.parses else 'Face Renovation' if r.baseline == 'input' else 'Blind Face Super-Resolution')
     page.set_title(title)
     page.add_page()
@@ -327,7 +329,8 @@ def page(runs):
     scores = [last(r, metric.key) for r in runs]
     best = int(np.nanargmax(scores)) if not np.isnan(scores).all() else -1
     e = lambda v: html.escape(str(v))
-    more = {'mean F1': 'f1', 'pixel accuracy': 'accuracy'} if runs[0].parses else {'SSIM': 'ssim'} | {r.baseline: r.baseline for r in runs}
+    more = {'SSIM': 'ssim'} | {r.baseline: r.baseline for r in runs}
+    more = {'parse': {'mean F1': 'f1', 'pixel accuracy': 'accuracy'}, 'landmarks': {'error, px of 128': 'error'}}.get(runs[0].config.get('task'), more)
     body = [f'<h1>Runs</h1><table><tr><th>run<th>network<th>parameters<th>images<th>minutes<th>{metric.name}, {metric.unit}' + ''.join(f'<th>{name}' for name in more) + '</tr>']
     for i, (r, s) in enumerate(zip(runs, scores)):
         body.append(f'<tr{" class=best" if i == best else ""}><td>{e(r.name)}<td>{e(type(r.net).__name__)}<td class=n>{models.count(r.net):,}<td class=n>{r.rows[-1]["nimg"] if r.rows else 0:,}'
@@ -340,7 +343,7 @@ def page(runs):
         strips = sorted((r.folder / 'samples').glob('[0-9]*.png'))
         if strips:
             with Image.open(strips[-1]) as image:
-                body.append(f'<h2>{e(r.name)}: input, {"ours, truth" if r.parses or r.baseline == "input" else "bicubic, ours, truth"}</h2>' + _img(image.convert('RGB')))
+                body.append(f'<h2>{e(r.name)}: input, {"ours, truth" if r.config.get("task") in options.MASKED or r.baseline == "input" else "bicubic, ours, truth"}</h2>' + _img(image.convert('RGB')))
     return f'<!doctype html><meta charset=utf-8><title>Runs</title><style>{STYLE}</style>' + ''.join(body)
 
 
