@@ -182,6 +182,8 @@ def main(argv=None):
         if args.device.startswith('cuda') and not torch.cuda.is_available():
             raise RunError(f'--device {args.device}: there is no CUDA GPU that torch can use; give --device cpu')
         net, config, home = load(args)
+        if config and config.get('task') == 'landmarks':
+            raise RunError(f'--run {home.parent} finds landmarks, for a restorer: tools/prepare.py priors takes it; give the run of a restorer or of a parser')
         if args.lpips and (_parses(config) or args.input and not args.gt):
             raise RunError(f'--lpips {args.lpips} compares restored images with their ground truth: give --gt')
         names, get = inputs(args, config)

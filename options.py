@@ -9,14 +9,16 @@ from pathlib import Path
 import torch
 
 import dali_pipes
+import guides
 import models
 from dali_pipes import cache, degrade
 from losses import adversarial
-from tasks import parse as parsing, restore
+from tasks import landmarks, parse as parsing, restore, search as searching
 from training import optim, run, schedule
 from training.run import RunError
 
-TASKS, FEATURES = {'restore': restore, 'parse': parsing}, restore.FEATURES
+TASKS, FEATURES = {'restore': restore, 'parse': parsing, 'search': searching, 'landmarks': landmarks}, restore.FEATURES
+MASKED = 'parse', 'landmarks'      # tasks that learn from pictures with masks
 
 # `nimg` images in all or `minutes`, learning rate `lr` at its peak, `ema` horizon in images, `ticks` validations evenly over the run. The U-Net's batch suits CPUs,
 # where more steps do more than larger ones; give a GPU 16 or more. What a row does not say stands in DEFAULTS.
@@ -25,10 +27,12 @@ HIFACEGAN = dict(network='hifacegan', recipe='hifacegan', batch=2, nimg=500_000,
                  warmup=0.0, clip=1e3, ema=8_000, ticks=50, pixel_weight=0.0, gan='lsgan', gan_weight=1.0, discriminator='patchgan', matching_weight=10.0, features='pix2pixhd',
                  perceptual_weight=10.0)              # 50 epochs of 10,000 faces; no gradient is so large as to be clipped
 PARSE = dict(task='parse', recipe=None, loss='lovasz', weight_decay=1e-2, ema=2_000, ticks=20)
+FRS = dict(recipe='mfps', size=128, batch=8, nimg=1_600_000, lr=1e-3, optimizer='adam', schedule='multistep', milestones=[n / 10 for n in range(1, 10)], ema=8_000, ticks=60)
+SEARCH = dict(FRS, task='search', batch=2, nimg=200_000, lr=0.025, optimizer='sgd', weight_decay=3e-4, loss='smooth_l1', ema=400, ticks=20, keep=1)
 PRESETS = {
-    'demo':           dict(network='unet',      net={},                                batch=2,  minutes=6.5,    lr=1e-3, ema=800,    ticks=5),
-    'unet':           dict(network='unet',      net={},                                batch=4,  nimg=200_000,   lr=1e-3, ema=800,    ticks=20),
-    'flagship':       dict(network='unet',      net=dict(blocks=((1, 3, 2), 3, (2, 3, 1)), steps=2), batch=4, nimg=400_000, lr=1e-3, ema=800, ticks=20),
+    'demo':           dict(network='unet',      net={},                                batch=2,  minutes=6.5,    lr=2e-3, ema=800,    ticks=5,  optimizer='muon'),
+    'unet':           dict(network='unet',      net={},                                batch=4,  nimg=200_000,   lr=2e-3, ema=800,    ticks=20, optimizer='muon'),
+    'flagship':       dict(network='unet',      net=dict(attention=4),                 batch=4,  nimg=400_000,   lr=2e-3, ema=800,    ticks=20, optimizer='muon', last_loss='psnr'),
     'srresnet16':     dict(network='srresnet',  net=dict(blocks=16),                   batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60),
     'srresnet20':     dict(network='srresnet',  net=dict(blocks=20),                   batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60),
     'srresnet24':     dict(network='srresnet',  net=dict(blocks=24),                   batch=8,  nimg=2_400_000, lr=2e-4, ema=8_000,  ticks=60),
@@ -46,8 +50,14 @@ PRESETS = {
     'hifacegan_32':   dict(HIFACEGAN, net=dict(width=32)),
     'hifacegan_64':   dict(HIFACEGAN, net=dict(width=64)),
     'renovation_demo': dict(network='hifacegan', net=dict(width=8, residual=True), recipe='face_renovation', size=256, batch=2, minutes=10, lr=1e-3, ema=400, ticks=10),
+    'frsnet':         dict(FRS, network='frsnet',  net={}),
+    'mfpsnet':        dict(FRS, network='mfpsnet', net={}),
+    'search_sr':      dict(SEARCH, network='search_sr',     net={}),
+    'search_parse':   dict(SEARCH, network='search_prior',  net={}),
+    'search_fusion':  dict(SEARCH, network='search_fusion', net={}),
     'parse_unet':     dict(PARSE, network='parse_unet', net=dict(stride=2, aux=True, position=16), batch=8, nimg=400_000, lr=1e-3),
     'parse_prior':    dict(PARSE, network='parse_unet', net=dict(stride=2, aux=True, position=16), batch=8, nimg=400_000, lr=1e-3, recipe='ai6126_2024'),
+    'landmarks':      dict(PARSE, task='landmarks', network='heatmap_net', net={}, loss='mse',         batch=8, nimg=200_000, lr=1e-3, recipe='ai6126_2024'),
     'bisenet':        dict(PARSE, network='bisenet',    net={},                                    batch=16, nimg=1_280_000, lr=1e-2, optimizer='sgd', loss='ohem'),
 }
 DEFAULTS = dict(
@@ -55,7 +65,7 @@ DEFAULTS = dict(
     loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, parser=None, perceptual_weight=1.0, features='esrgan',
     gan=None, gan_weight=0.1, gan_from=0, discriminator=None, discriminator_net={}, discriminator_lr=None, matching_weight=None, r1=0.0,
     optimizer='adamw', betas=None, weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0, keep=3,
-    lpips=None, compile=False, deterministic=False, cache='auto', save_minutes=5.0)
+    arch=None, prior=None, drop_priors=None, multi_prior_weight=0.0, search_from=0.1, arch_lr=1e-3, arch_weight_decay=1e-3, lpips=None, compile=False, deterministic=False, cache='auto', decode='auto', save_minutes=5.0)
 
 
 def numbers(text):
@@ -68,13 +78,14 @@ def parse(description, argv=None):
     a = functools.partial(p.add_argument, default=None)
     switch = functools.partial(a, action=argparse.BooleanOptionalAction)
     a('--preset',       help=f'starting point that the other flags override: {", ".join(PRESETS)} (default: demo; unet if --data is given)')
-    a('--network',      help=f'{", ".join([*restore.NETWORKS, *parsing.NETWORKS])} (default: the preset\'s); python -m models lists them with their parameters')
+    a('--network',      help=f'{", ".join([*restore.NETWORKS, *parsing.NETWORKS, *models.LANDMARKERS, *models.SEARCHES])} (default: the preset\'s); python -m models lists them with their parameters')
     a('--net',          type=json.loads, help='its arguments as JSON, e.g. \'{"steps": 2}\'')
     a('--data',         help='HQ faces: folder, list of files, glob, or .tar shards (faces-{000..099}.tar, also at s3:// or https://); PNG or JPEG (default: synthetic faces)')
-    a('--val',          nargs='+', help='validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, HQ faces as for --data (degraded the same way every time, '
+    a('--val',          nargs='+', help='validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, stacked:FOLDER of pictures with LQ above GT (recipes of one size), HQ faces as for --data (degraded the same way every time, '
                              'and left out of training), or how many of --data to hold out: a number, or a share below 1 (default: 0.01)')
     a('--recipe',       help=f'degradation: {", ".join(degrade.RECIPES)} (default: the preset\'s)')
     a('--pipe',         help=f'{", ".join(dali_pipes.PIPES)} (default: dali; torch where DALI is not installed)')
+    a('--decode',       help=f'who decodes PNG in the dali pipe: {", ".join(dali_pipes.DECODERS)} (default: auto: on a GPU, a few files are decoded both ways and the faster goes on)')
     a('--out',          help='run directory (default: runs/PRESET)')
     a('--batch',        type=int, help='images at a time per process')
     a('--accumulate',   type=int, help='batches whose gradients make one step (default: 1)')
@@ -91,12 +102,21 @@ def parse(description, argv=None):
     a('--weights',      type=numbers, help='restarts: relative rates they begin with (default: 1)')
     a('--tail',         type=float, help='share of the run at its end that is another cosine, from 2 %% of --lr (default: 0)')
     a('--clip',         type=float, help='largest norm of the gradients (default: 1)')
-    a('--loss',         help=f'{", ".join(restore.LOSSES)}; of a parser {", ".join(parsing.LOSSES)}')
+    a('--loss',         help=f'{", ".join(restore.LOSSES)}; of a parser {", ".join(parsing.LOSSES)}; of landmarks {", ".join(landmarks.LOSSES)}')
     a('--last-loss',    help='another pixel loss for the end of the run, e.g. psnr')
     a('--last-share',   type=float, help='share of the run that has it (default: 0.2)')
     a('--start',        help='run, checkpoint or weights to begin with instead of chance')
     a('--trunk',        help='weights of torchvision\'s ResNet-18, a file: what bisenet begins with')
     a('--crop',         type=int, help='train on random squares of this side in pixels of the HQ image (default: whole images; 128 in GAN presets)')
+    a('--arch',         nargs='+', help='architectures of frsnet, mfpsnet and search_fusion: arch.json of searches, or their runs, one for each part; the parts that none of '
+                                        'them names, and "paper", are those published')
+    a('--prior',        nargs='+', help=f'what mfpsnet is guided by, each NAME=PATH, of {", ".join(guides.KINDS)}; without a name, the run of a parser or of landmarks, or a '
+                             'file of tools/prepare.py priors, which has all three')
+    a('--multi-prior-weight', type=float, help='of a loss where the priors look (MFPSNet, Yu et al., TNNLS 2023), e.g. 0.1; --net \'{"gate": true}\' lets the network weigh the priors (default: 0, off)')
+    a('--drop-priors',  nargs='+', help='names of priors that are zeros instead, to see what they are good for (default: none)')
+    a('--search-from',  type=float, help='share of a search in which weights are trained alone, before the architecture (default: 0.1)')
+    a('--arch-lr',      type=float, help='peak learning rate of the architecture, with Adam (default: 1e-3)')
+    a('--arch-weight-decay', type=float, help='default: 1e-3')
     a('--gan',          help=f'adversarial loss: {", ".join(adversarial.KINDS)} (default: none)')
     a('--gan-weight',   type=float, help='of the adversarial loss')
     a('--gan-from',     type=int, help='images that the discriminator learns from before the generator listens to it (default: 0)')
@@ -148,19 +168,69 @@ def configure(args):
     c |= {'nimg': c.get('nimg'), 'minutes': c.get('minutes')}
     c |= {k: v for k, v in run.stored(c['out']).items() if k in ('threads', 'precision') and k not in given}      # bits depend on them
     c = {k: v(c) if callable(v) else v for k, v in c.items()}
+    _fit(c)
     _check(c)
     return c
+
+
+def _fit(c):
+    """Arguments of a network that follow from other options: its scale, its architectures, its priors."""
+    network, scale = c['network'], scale_of(c)
+    searched = c['task'] == 'search'
+    if c['multi_prior_weight'] and (network not in models.GUIDED or not c['multi_prior_weight'] > 0):
+        raise RunError(f'--multi-prior-weight {c["multi_prior_weight"]}: a positive number, of {", ".join(models.GUIDED)} only, not of {network}')
+    if c['prior'] or c['drop_priors']:
+        if network not in (*models.GUIDED, 'search_prior', 'search_fusion'):
+            raise RunError(f'--{"prior" if c["prior"] else "drop-priors"} is for {", ".join(models.GUIDED)} and the searches of their parts, not for {network}')
+    if network in ('frsnet', *models.GUIDED) or searched:
+        c['net'] = dict(c['net'], scale=scale)
+    if network in (*models.GUIDED, 'search_prior', 'search_fusion'):
+        c['guides'] = guides.describe(c['prior'], c['size'] / scale)
+        if not c['guides']:
+            raise RunError(f'--preset {c["preset"]} needs facial priors: --prior RUN of a parser that sees through the degradation (python train.py --preset parse_prior '
+                           f'--recipe {c["recipe"]} --size {c["size"]})')
+        c['net']['priors'] = {name: of['channels'] for name, of in c['guides'].items()}
+        wrong = next((name for name in c['drop_priors'] or () if name not in c['guides']), None)
+        if wrong:
+            raise RunError(f'--drop-priors {wrong}: --prior names {", ".join(c["guides"])} only')
+    given = c.pop('arch')                        # what it says is kept, where it stood is not
+    if given and network not in ('frsnet', 'mfpsnet', 'search_fusion'):
+        raise RunError(f'--arch {" ".join(given)} is for frsnet, mfpsnet and search_fusion, not for {network}')
+    if given:
+        known = architectures(given)
+        c['net'] |= {'architecture': known['sr']} if network == 'frsnet' else {'architectures': known}
+
+
+def architectures(paths):
+    """{part: architecture} of arch.json files, of the runs that hold them, or of the word paper; what they lack is as published. Raises RunError for what is none."""
+    known = dict(models.PAPER)
+    for path in paths:
+        if path == 'paper':
+            continue
+        file = Path(path, 'arch.json') if Path(path).is_dir() else Path(path)
+        try:
+            found = json.loads(file.read_text())
+            for part, architecture in found.items():
+                if part not in known:
+                    raise ValueError(f'there is no part {part}, but {", ".join(known)}')
+                models.decode.check(architecture, 3 if part == 'sr' else 0)
+        except OSError as e:
+            raise RunError(f'--arch {file} cannot be read ({e.strerror}): give arch.json of a finished search, or its run') from e
+        except (ValueError, TypeError, AttributeError) as e:
+            raise RunError(f'--arch {file} is no architecture: {e}') from e
+        known |= found
+    return known
 
 
 def _check(c):
     """Raise RunError for what cannot be run, naming flag, value and remedy."""
     task = TASKS[c['task']]
-    names = dict(pipe=dali_pipes.PIPES, recipe=degrade.RECIPES, cache=cache.MODES, loss=task.LOSSES, last_loss=task.LOSSES, optimizer=optim.OPTIMIZERS,
+    names = dict(pipe=dali_pipes.PIPES, recipe=degrade.RECIPES, cache=cache.MODES, decode=dali_pipes.DECODERS, loss=task.LOSSES, last_loss=task.LOSSES, optimizer=optim.OPTIMIZERS,
                  schedule=schedule.SCHEDULES, precision=('bf16', 'fp16', 'fp32'), network=task.NETWORKS, gan=adversarial.KINDS, discriminator=models.DISCRIMINATORS, features=FEATURES)
     for k, known in names.items():
         if c[k] is not None:
             run.choose(c[k], known, k)
-    for k in ('batch', 'accumulate', 'nimg', 'minutes', 'lr', 'clip', 'ema', 'ticks', 'keep', 'size', 'threads', 'save_minutes', 'crop', 'discriminator_lr'):
+    for k in ('batch', 'accumulate', 'nimg', 'minutes', 'lr', 'clip', 'ema', 'ticks', 'keep', 'size', 'threads', 'save_minutes', 'crop', 'discriminator_lr', 'arch_lr'):
         if c[k] is not None and not c[k] > 0:
             raise RunError(f'--{k.replace("_", "-")} {c[k]}: must be positive')
     _check_machine(c)
@@ -176,6 +246,8 @@ def _check_machine(c):
         raise RunError(f'--device {c["device"]}: ' + ('there is no CUDA GPU that torch can use; give --device cpu' if c['device'].startswith('cuda') else 'give cuda or cpu'))
     if c['pipe'] == 'dali' and not _has_dali():
         raise RunError('--pipe dali needs NVIDIA DALI: pip install -e .[cuda13], or [cuda12] for drivers 525-579; --pipe torch does without')
+    if c['decode'] == 'gpu' and (c['pipe'] != 'dali' or c['device'] == 'cpu'):
+        raise RunError(f'--decode gpu needs --pipe dali and a GPU, this is {c["pipe"]} on {c["device"]}: give --decode cpu, or auto')
 
 
 def _check_data(c):
@@ -187,10 +259,12 @@ def _check_data(c):
 
 
 def _check_losses(c):
-    if c['task'] == 'parse':
+    if c['task'] in MASKED:
         if c['gan'] or c['vgg'] or c['parser'] or c['lpips'] or c['crop'] or c['last_loss']:
-            raise RunError(f'--preset {c["preset"]} trains a parser: --gan, --vgg, --parser, --lpips, --crop and --last-loss are for restorers')
+            raise RunError(f'--preset {c["preset"]} trains {"a parser" if c["task"] == "parse" else "on masks"}: --gan, --vgg, --parser, --lpips, --crop and --last-loss are for restorers')
         return
+    if c['task'] == 'search' and (c['gan'] or not 0 <= c['search_from'] < 1):
+        raise RunError(f'--gan {c["gan"]} is for restorers, not for a search' if c['gan'] else f'--search-from {c["search_from"]}: a share of the run is wanted, from 0 to below 1')
     for k in ('pixel_weight', 'perceptual_weight', 'gan_weight', 'matching_weight', 'r1'):
         if c[k] is not None and c[k] < 0:
             raise RunError(f'--{k.replace("_", "-")} {c[k]}: must not be negative')
@@ -222,7 +296,7 @@ def _check_networks(c, task):
     made = []
     for network, arguments, flag in (task.NETWORKS[c['network']], c['net'], 'net'), (models.DISCRIMINATORS.get(c['discriminator']), c['discriminator_net'], 'discriminator-net'):
         try:
-            with torch.device('meta'):                       # no weights
+            with torch.device('meta'):                       # shapes only
                 made.append(network and network(**arguments))
         except (TypeError, ValueError, IndexError) as e:
             raise RunError(f'--{flag} {json.dumps(arguments)}: {network.__name__} cannot be built so ({e})') from e
@@ -272,7 +346,8 @@ def default_precision(c):
 
 def network(c):
     """The untrained network of a run, also of one made before there were tasks."""
-    return TASKS[c.get('task', 'restore')].NETWORKS[c['network']](**c['net'])
+    net = TASKS[c.get('task', 'restore')].NETWORKS[c['network']](**c['net'])
+    return models.Guided(net, guides.build(c['guides']), c['drop_priors'] or (), bool(c.get('multi_prior_weight'))) if c.get('guides') else net
 
 
 def rate(progress, c):

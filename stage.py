@@ -1,24 +1,60 @@
 """What a run is played with: its data, its networks, what they are trained on; and a trial of them all for the memory they take."""
+import functools
+
 import numpy as np
 import torch
 
 import dali_pipes
+import guides
 import models
 import options
-from dali_pipes import degrade
+from dali_pipes import degrade, stream
 from losses import features
-from tasks.players import Player, backward
+from tasks import search
+from tasks.players import Player, backward, turns
 from training import checkpoint, optim, run
 from training.run import RunError
 
 
 def feed(c, images, **more):
     """The pipe of a run. more: start, rank, world, device, threads, say of dali_pipes.make"""
-    shared = dict(batch=c['batch'], size=c['size'], seed=c['seed'], cache=c['cache']) | more
+    shared = dict(batch=c['batch'], size=c['size'], seed=c['seed'], cache=c['cache'], decode=c['decode']) | more
     recipe = c['recipe'] and degrade.recipe(c['recipe'])._replace(pool=c['pair_pool'])
-    if c['task'] == 'parse':
+    if c['task'] in options.MASKED:
         return dali_pipes.make_parse(c['pipe'], images, recipe=recipe, **shared)
-    return dali_pipes.make(c['pipe'], images, recipe, lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'], crop=c['crop'], **shared)
+    make = functools.partial(dali_pipes.make, c['pipe'], lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'], crop=c['crop'], **shared)
+    return Halves(make, images, recipe, shared['start']) if c['task'] == 'search' else make(images, recipe)
+
+
+class Halves:
+    """The pipe of a search: batches of the weights' half of the images by next(), of the architecture's by other(nimg), the number of their first sample.
+
+    So both are functions of the images that the weights have seen, whenever the search of the architecture began.
+    """
+
+    def __init__(self, make, images, recipe, start):
+        if isinstance(images, stream.Shards):
+            raise RunError('a search splits its images in halves, which a stream of shards cannot be: give --data files')
+        try:
+            one, self._images = search.halves(images)
+        except ValueError as e:
+            raise RunError(f'--data: {e}') from e
+        self._make, self._recipe, self._pipe, self._other = make, recipe, make(one, recipe, start=start), None
+
+    def __next__(self):
+        return next(self._pipe)
+
+    def other(self, nimg):
+        self._other = self._other or self._make(self._images, self._recipe, start=nimg)
+        return next(self._other)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._pipe.close()
+        if self._other:
+            self._other.close()
 
 
 def cast(c, device):
@@ -27,13 +63,26 @@ def cast(c, device):
         net = net.to(device, memory_format=torch.channels_last)
         return Player(net, net, optim.Stepper(net, optim.make(c['optimizer'], net, lr, c['weight_decay'], c['betas']), c['precision'], c['clip']), lr / c['lr'])
     players = {'net': player(options.network(c), c['lr'])}
+    if c['task'] == 'search':
+        players |= _searched(c, players['net'])
     if c['gan']:
         players['discriminator'] = player(models.DISCRIMINATORS[c['discriminator']](**c['discriminator_net']), c['discriminator_lr'] or c['lr'])
     return players
 
 
+def _searched(c, player):
+    """The players that a searched network and its player make: its weights, and its architecture, which Adam trains as published."""
+    weights, architecture = search.parts(player.net)
+    adam = torch.optim.Adam(architecture.parameters(), c['arch_lr'], weight_decay=c['arch_weight_decay'], fused=next(architecture.parameters()).is_cuda)
+    trained = optim.Stepper(weights, optim.make(c['optimizer'], weights, c['lr'], c['weight_decay']), c['precision'], c['clip'])
+    return {'net': player._replace(stepper=trained, still=architecture),
+            'architecture': Player(architecture, None, optim.Stepper(architecture, adam, c['precision'], c['clip']), c['arch_lr'] / c['lr'], still=weights)}
+
+
 def begin(c, net, say):
     """Fill a network with what its run starts from."""
+    if c['prior']:
+        guides.fill(net.guides, c['prior'])
     if c['start']:
         say(f'starts from {checkpoint.load_weights(net, c["start"])}')
     if c['trunk']:
@@ -77,11 +126,12 @@ def trial(c, device, batch):
     """Two steps on black images, for their memory: the optimizers' states come with the first; a batch is made ahead of the one in training."""
     players, goal = cast(c, device), criterion(c, device)
     recipe, shared = c['recipe'] and degrade.recipe(c['recipe']), dict(batch=batch, size=c['size'])
-    plan = (dali_pipes.ParsePlan(1, recipe=recipe, **shared) if c['task'] == 'parse' else
+    plan = (dali_pipes.ParsePlan(1, recipe=recipe, **shared) if c['task'] in options.MASKED else
             dali_pipes.Plan(1, recipe, lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'], crop=c['crop'], **shared))
     black = torch.zeros(batch, plan.channels, c['size'], c['size'], dtype=torch.uint8, device=device)
     for _ in range(2):
         ahead, now = (plan.finish(black, plan(np.arange(batch)), 'cuda' if device.type == 'cuda' else 'torch') for _ in range(2))
-        backward(players, now, goal, c['gan_from'], 0.0, options.autocast(c, device))
-        for p in players.values():
-            p.stepper.step(0.0)
+        for playing in turns(players):
+            backward(playing, now, goal, c['gan_from'], 0.0, options.autocast(c, device))
+            for p in playing.values():
+                p.stepper.step(0.0)

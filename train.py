@@ -25,8 +25,9 @@ import options
 import stage
 from dali_pipes import degrade, manifest, sources
 from metrics import perceptual
-from tasks.players import backward
-from training import checkpoint, log, memory, run, soup, stop, watch
+from tasks import lattice
+from tasks.players import backward, turns
+from training import checkpoint, log, memory, pictures, run, soup, stop, watch
 from training.ema import EMA
 from training.lock import Lock
 from training.machine import machine
@@ -80,7 +81,9 @@ def train(c, world, held):
         at = At(**state['at'])
     elif world.main:
         run.need_space(c['out'], checkpoint.room([p.net for p in players.values()], c['keep']))
-    players = {name: p._replace(forward=world.wrap(torch.compile(p.net) if c['compile'] else p.net)) for name, p in players.items()}
+    if world.size > 1 and c['task'] == 'search':
+        raise RunError(f'--preset {c["preset"]}: a search runs in one process, so that weights and architecture take turns; start it without torchrun')
+    players = {name: p._replace(forward=p.forward and world.wrap(torch.compile(p.net) if c['compile'] else p.net)) for name, p in players.items()}
     criterion = stage.criterion(c, device)
     autocast, each, first = options.autocast(c, device), c['batch'] * world.size * c['accumulate'], next(iter(sets))
     record, more = Record(c['out'], at.nimg, task.METRIC, say, beside=device.type != 'cpu') if world.main else None, {'lpips': perceptual.lpips(c['lpips'], device)} if c['lpips'] else {}
@@ -129,18 +132,21 @@ def train(c, world, held):
             if stopped or at.share(c) >= 1:
                 break
 
-            # One step.
-            waited, lr, losses = 0.0, options.rate(at.share(c), c), []
-            for part in range(c['accumulate']):
-                asked = time.monotonic()
-                batch = next(pipe)
-                waited += time.monotonic() - asked
-                with world.last([p.forward for p in players.values()], part == c['accumulate'] - 1):
-                    losses.append(backward(players, batch, criterion, at.nimg, at.share(c), autocast, c['accumulate']))
-            bad = sum(p.stepper.step(lr * p.rate) for p in players.values())
+            # One step; in a search first of the weights, then of the architecture, each on a half of the images.
+            waited, lr, found, bad = 0.0, options.rate(at.share(c), c), {}, 0.0
+            for turn, playing in enumerate(turns(players, at.share(c) >= c['search_from'])):
+                losses = []
+                for part in range(c['accumulate']):
+                    asked = time.monotonic()
+                    batch = pipe.other(at.nimg) if turn else next(pipe)
+                    waited += time.monotonic() - asked
+                    with world.last([p.forward for p in playing.values()], part == c['accumulate'] - 1):
+                        losses.append(backward(playing, batch, criterion, at.nimg, at.share(c), autocast, c['accumulate']))
+                bad = bad + sum(p.stepper.step(lr * p.rate) for p in playing.values())
+                found |= {('architecture_' if turn else '') + k: sum(loss[k] for loss in losses) / len(losses) for k in losses[0]}
             ema.update(net, each)
             at.nimg += each
-            seen.add(at.nimg, {k: sum(found[k] for found in losses) / len(losses) for k in losses[0]}, bad)
+            seen.add(at.nimg, found, bad)
             if device.type == 'cpu' or len(seen) == 50:                              # reading a loss makes a GPU wait
                 seen.look()
             spent = time.monotonic() - start
@@ -171,13 +177,17 @@ def finish(c, ema, last, data, device, length):
         found['scores'] = task.validate(probe, data, device, batch=c['batch'], autocast=options.autocast(c, device), threads=c['threads'])
         return found['scores'].value(even)
     weights, best, parts, metric = ema.net.state_dict(), last, ['the last average'], task.METRIC
-    if len(data) > 1 and len(soup.kept(c['out'])) > 1 and not c['gan']:          # a GAN's best PSNR is where it began
+    if len(data) > 1 and len(soup.kept(c['out'])) > 1 and not c['gan'] and c['task'] != 'search':      # a GAN's best PSNR is where it began, an architecture's where it was undecided
         cooked, nimgs, value = soup.cook(c['out'], score)
         if value > last.value(even):
             parts = [f'{n:,} images' for n in nimgs]
             score(cooked)
             weights, best = probe.state_dict(), found['scores']
     checkpoint.save_weights(Path(c['out'], 'weights.safetensors'), weights)
+    if c['task'] == 'search':
+        supernet, arch = ema.net.supernet, task.found(ema.net)
+        run.write_json(Path(c['out'], 'arch.json'), arch)
+        pictures.save(Path(c['out'], 'path.png'), lattice.figure(*arch.values(), supernet.alpha, supernet.beta, supernet.start))
     result = best.row() | dict(made_of=parts)
     if len(data) > 1:
         result |= dict(even_half=best.value(even), odd_half=best.value(odd), odd_half_last_average=last.value(odd))
@@ -186,6 +196,8 @@ def finish(c, ema, last, data, device, length):
     if parts[0] != 'the last average':
         print(f'weights: mean of the averages at {", ".join(parts)}, chosen on the even images; on the odd ones {best.value(odd):.3f} {metric.unit}, '
               f'the last average {last.value(odd):.3f} {metric.unit}')
+    if c['task'] == 'search':
+        print(f'found: {c["out"]}/arch.json, path.png; train with it: python train.py --preset {"frsnet" if "sr" in arch else "mfpsnet --prior ..."} --arch {c["out"]}/arch.json')
     print(f'use it with: python infer.py --run {c["out"]} --input FOLDER')
 
 

@@ -1,4 +1,4 @@
-"""Everything there is to measure on a GPU, in one command: GPU tests, degradation, pipes, training steps, a short training.
+"""Everything there is to measure on a GPU, in one command: GPU tests, degradation, PNG decoding, pipes, training steps, a short training.
 
     python benchmarks/gpu_suite.py [--data FACES] [--minutes 9] [--only tests,degrade]
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import timing
 
 # Targets of this project for one H200.
-DEGRADE, AGAINST_TORCH, TRAIN, MEMORY_GB = 20_000, 10, 600, 6
+DEGRADE, AGAINST_TORCH, TRAIN, MEMORY_GB, DECODE = 20_000, 10, 600, 6, 10_000
 
 
 def parts(args):
@@ -29,8 +29,9 @@ def parts(args):
     data = ['--data', args.data] if args.data else []
     step = [sys.executable, 'benchmarks/train_step.py', *data, '--json', '{json}']
     return {
-        'tests':   [sys.executable, '-m', 'pytest', 'tests/test_gpu.py', 'tests/test_golden.py', 'tests/test_cuda.py', '-k', 'not mutants and not sanitizers'],
+        'tests':   [sys.executable, '-m', 'pytest', 'tests/test_gpu.py', 'tests/test_golden.py', 'tests/test_cuda.py', 'tests/test_png.py', '-k', 'not mutants and not sanitizers'],
         'degrade': [sys.executable, 'benchmarks/degrade_throughput.py', *data, '--recipes', 'ai6126_2024,ai6126_2022', '--rounds', '3', '--batches', '64', '--json', '{json}'],
+        'decode':  [sys.executable, 'benchmarks/decode_throughput.py', *data, '--json', '{json}'],
         'pipes':   [sys.executable, 'benchmarks/pipe_throughput.py', *data, '--batch', '32', '--json', '{json}'],
         'step':    [*step, '--presets', 'srresnet16,unet', '--batch', '32'],
         'small':   [*step, '--presets', 'srresnet20', '--batch', '8', '--memory', str(MEMORY_GB)],
@@ -68,6 +69,9 @@ def verdicts(results):
         ratio = best / rate['torch, batched parity recipe']
         judge('degradation, default recipe, img/s', round(best), f'>= {DEGRADE:,}', best >= DEGRADE)
         judge('  against batched torch', round(ratio, 1), f'>= {AGAINST_TORCH}', ratio >= AGAINST_TORCH)
+    if 'decode' in results:
+        fastest = max(v for k, v in results['decode']['figures']['images_per_second'].items() if k.startswith('GPU'))
+        judge('PNG decoded on the GPU, img/s', round(fastest), f'>= {DECODE:,}', fastest >= DECODE)
     if 'step' in results:
         row = next(r for r in results['step']['figures']['rows'] if r['preset'] == 'srresnet16')
         judge('SRResNet-16 training, resident batch, img/s', round(row['resident']), f'>= {TRAIN}', row['resident'] >= TRAIN)

@@ -8,7 +8,7 @@ import os
 
 import torch
 
-from . import cache as caches, degrade, stream
+from . import cache as caches, degrade, manifest, pipe_png, stream
 from .batch import Options, Plan
 from .degrade import workers
 from .masks.plan import ParsePlan
@@ -17,6 +17,7 @@ from .pipe import Pipe
 from .reader import Reader
 
 PIPES = 'dali', 'torch', 'reference'
+DECODERS = 'auto', 'cpu', 'gpu'
 
 
 def make(name, images, recipe, *,
@@ -33,16 +34,17 @@ def make(name, images, recipe, *,
          device      = 'cpu',
          threads     = None,           # CPU threads for decoding and degrading; None = all cores
          cache       = 'off',          # where decoded images are kept: cache.MODES
+         decode      = 'auto',         # who decodes PNG in the dali pipe: the CPU (DALI), the GPU (png.py); auto tries both where there is a GPU and takes the faster
          say         = print):         # takes notices: files replaced, images resized
     """A pipe: endless iterator of Batch and context manager; close() ends its threads and processes.
 
     name: 'dali' (DALI decodes and flips), 'torch' (DataLoader and OpenCV) or 'reference' (one image at a time through the float64 definition; slow)
     images: list of manifest.Image, or stream.Shards; recipe: degrade.Recipe or its name
     On a GPU the CUDA kernels degrade, one batch ahead of the one that is asked for.
-    Raises ValueError for unknown names, ImportError where the library of a pipe is missing, KernelError where the kernels cannot run, DataError for a cache that cannot
-    be, or for fewer shards than processes.
+    Raises ValueError for unknown names, ImportError where the library of a pipe is missing, KernelError where the kernels cannot run, DataError for a cache or a decoder
+    that cannot be, or for fewer shards than processes.
     """
-    device, threads = _checked(name, cache, device), threads or os.cpu_count()
+    device, threads = _checked(name, cache, device, decode), threads or os.cpu_count()
     recipe = degrade.recipe(recipe) if isinstance(recipe, str) else recipe
     streamed = isinstance(images, stream.Shards)
     plan = Plan(None if streamed else len(images), recipe, batch=batch, size=size, seed=seed, flip=flip, lq_from_usm=lq_from_usm, target_usm=target_usm, crop=crop)
@@ -52,6 +54,8 @@ def make(name, images, recipe, *,
     else:
         kept, reader = caches.make(cache, images, size, device, say) if name != 'reference' else None, Reader(images, size, say)
     options = Options(reader, kept, workers.make(threads), start, rank, world, device, threads)
+    if name == 'dali' and pipe_png.by_gpu(decode, plan, options, say):
+        Loader = pipe_png.PngLoader
     return Pipe(Loader(plan, options), plan, device, impl, options.pool, reader, kept)
 
 
@@ -66,27 +70,34 @@ def make_parse(name, pairs, *,
                device  = 'cpu',
                threads = None,
                cache   = 'off',
+               decode  = 'auto',
                say     = print):
     """The same of pictures and masks: input [B, 3, H, W] and target [B, H, W] uint8 ids, both moved alike (augment), the input tinted, and degraded by a recipe.
 
     pairs: list of masks.pairs.Pair, as masks.pairs.scan_pairs finds them; everything else and what is raised as in `make`
     """
-    device, threads = _checked(name, cache, device), threads or os.cpu_count()
+    device, threads = _checked(name, cache, device, decode), threads or os.cpu_count()
     recipe = degrade.recipe(recipe) if isinstance(recipe, str) else recipe
     plan = ParsePlan(len(pairs), batch=batch, size=size, seed=seed, recipe=recipe)
     Loader, impl = _loader(name, masks=True), _impl(name, device)
     kept, reader = caches.make(cache, pairs, size, device, say, channels=4) if name != 'reference' else None, PairReader(pairs, size, say)
     options = Options(reader, kept, workers.make(threads), start, rank, world, device, threads)
+    if name == 'dali' and pipe_png.by_gpu(decode, plan, options, say):
+        Loader = pipe_png.PngPairs
     return Pipe(Loader(plan, options), plan, device, impl, options.pool, reader, kept)
 
 
-def _checked(name, cache, device):
+def _checked(name, cache, device, decode):
     """The device, with its number, once the names are known to be good."""
     if name not in PIPES:
         near = difflib.get_close_matches(name, PIPES, 1)
         raise ValueError(f'unknown pipe {name!r}' + (f', did you mean {near[0]!r}?' if near else '') + f' (there are: {", ".join(PIPES)})')
     if cache not in caches.MODES:
         raise ValueError(f'unknown cache {cache!r} (there are: {", ".join(caches.MODES)})')
+    if decode not in DECODERS:
+        raise ValueError(f'unknown decoder {decode!r} (there are: {", ".join(DECODERS)})')
+    if decode == 'gpu' and name != 'dali':
+        raise manifest.DataError('--decode gpu: only the dali pipe decodes on a GPU; give --pipe dali, or cpu or auto')
     device = torch.device(device)
     return torch.device('cuda', torch.cuda.current_device() if device.index is None else device.index) if device.type == 'cuda' else device
 

@@ -163,7 +163,7 @@ def _walk_png(data):
                 raise BadFile('corrupt: its IDAT chunks are not consecutive')
             idat.append((at + 8, end - 4))
         elif name == b'eXIf':
-            orientations.add(_orientation(body))
+            orientations.add(exif_orientation(body))
         names.append(name)
         at = end
     if not idat:
@@ -236,7 +236,7 @@ def _walk_jpeg(data):
                 raise BadFile('corrupt header: two frames')
             size, colour = _sof(body)
         elif code == 0xE1 and body[:6] == b'Exif\0\0':
-            orientations.add(_orientation(body[6:]))
+            orientations.add(exif_orientation(body[6:]))
         elif code == 0xDA:
             if not size:
                 raise BadFile('corrupt header: no frame before the pixels')
@@ -274,7 +274,7 @@ def _sof(body):
     return (width, height), 'gray' if components == 1 else 'rgb'
 
 
-def _orientation(tiff):
+def exif_orientation(tiff):
     """EXIF orientation 1..8 of a TIFF block, 1 where there is none. BadFile if its table leaves the block: decoders differ."""
     order = {b'MM\0*': '>', b'II*\0': '<'}.get(bytes(tiff[:4]))
     if order is None or len(tiff) < 8:

@@ -142,6 +142,17 @@ def scan_pairs(folder, scale, *, verify=False, cache_dir=None, progress=None, sa
     return [Pair(lq[s], gt[s]) for s in lq]
 
 
+def scan_stacked(source, *, verify=False, cache_dir=None, progress=None, say=print):
+    """Data set of pairs of one size, each stored as one picture with the LQ above the GT (HiFaceGAN's files) -> list of Image in natural order.
+    Raises DataError for a bad file and for one that is not twice as high as it is wide."""
+    found = scan(source, size=1, verify=verify, strict=True, cache_dir=cache_dir, progress=progress, say=say).images
+    wrong = [f'{shown(i.path)} is {i.width}x{i.height}' for i in found if i.height != 2 * i.width]
+    if wrong:
+        raise DataError(f'{shown(source)}: {len(wrong)} of {len(found)} pictures are no square LQ above a square GT: {some(wrong, 5)}. Remove them; '
+                        'of pairs in two folders, LQ/ and GT/, give the folder above both')
+    return found
+
+
 def _image(path, part, entry, size):
     if isinstance(entry, str):
         raise BadFile(entry)

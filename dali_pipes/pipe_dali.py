@@ -1,8 +1,8 @@
 """NVIDIA DALI decodes and flips; the degradation follows on torch's stream.
 
 The order, the flips and the bytes of every file come from us through external_source, numbered without end, so resume is exact and a file that cannot be
-decoded, which would kill the pipeline for good, never enters it. PNG is decoded by the CPU operator (no library has another), and so is JPEG, so that all
-pipes agree to the bit. What the cache holds does not enter either. Without a GPU the same graph runs on DALI's CPU operators, in step with the training.
+decoded, which would kill the pipeline for good, never enters it. PNG is decoded by the CPU operator (no library has another; ours is in pipe_png.py), and so is
+JPEG, so that all pipes agree to the bit. What the cache holds does not enter either. Without a GPU the same graph runs on DALI's CPU operators, in step with the training.
 """
 from collections import deque
 
@@ -107,6 +107,20 @@ class DaliLoader:
 
     def close(self):
         self._pipe = None
+
+
+def decoder(files, threads):
+    """callable that decodes all these files [bytes] on the CPU -> [[h, w, 3] uint8]."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(batch_size=len(files), num_threads=threads, device_id=None, prefetch_queue_depth=1, exec_pipelined=False, exec_async=False)
+    def graph():
+        data = fn.external_source(source=lambda: [np.frombuffer(f, np.uint8) for f in files], batch=True, dtype=types.UINT8)
+        return fn.decoders.image(data, device='cpu', output_type=types.RGB)
+
+    pipe = graph()
+    pipe.build()
+    return lambda: list(map(np.asarray, pipe.run()[0]))
 
 
 class DaliPairs(DaliLoader):

@@ -30,9 +30,22 @@ class Reader:
     def __setstate__(self, state):
         self.__dict__.update(state, _lock=threading.Lock(), say=print)
 
-    def encoded(self, indices, pool=None):
-        """[(bytes of the file, index of the image they are)], by the threads of a pool."""
-        return list((pool.map if pool else map)(self.read, indices))
+    def encoded(self, indices, pool=None, sound=True):
+        """[(bytes of the file, index of the image they are)], by the threads of a pool. Not `sound`: walked, not decoded; whoever decodes them tells which are
+        `proven` and asks for others `instead`."""
+        return list((pool.map if pool else map)(lambda index: self.read(index, sound), indices))
+
+    def proven(self, found):
+        """Of what `encoded` gave, all these were decoded without fault."""
+        self._good.update(used for _, used in found)
+
+    def instead(self, refused, pool=None):
+        """refused: [(index, bytes)] that a decoder did not take -> as `decoded`: what the CPU makes of them, or of others in their place."""
+        return self.decoded([index for index, _ in refused], pool)
+
+    def peek(self, count, pool=None):
+        """Bytes of some files, for a trial."""
+        return [data for data, _ in self.encoded(range(min(count, len(self))), pool, sound=False)]
 
     def decoded(self, indices, pool=None):
         """[([size, size, 3] uint8 RGB, index used)], by the threads of a pool."""
@@ -41,11 +54,11 @@ class Reader:
     def close(self):
         """Nothing is left open between two reads."""
 
-    def read(self, index):
+    def read(self, index, sound=True):
         """(bytes of the file, index of the image they are); reports a replacement once. Raises DataError when no file is left."""
         for step in range(len(self)):
             used = (index + step) % len(self)
-            data = self._judge(used)
+            data = self._judge(used, sound)
             if data is not None:
                 self._report([(index + s) % len(self) for s in range(step)], used)
                 return data, used
@@ -61,8 +74,8 @@ class Reader:
             except BadFile as e:                 # changed on disk since it was judged
                 self._bad[used] = str(e)
 
-    def _judge(self, index):
-        """Bytes of a good file, None of a bad one."""
+    def _judge(self, index, decodes=True):
+        """Bytes of a good file, None of a bad one; good is what decodes, or what only looks so."""
         if index in self._bad:
             return None
         image = self.images[index]
@@ -70,9 +83,10 @@ class Reader:
             data = read_bytes(*image.where)
             if index not in self._good:
                 big_enough(*check(data)[1:3], self.size)
-                if not image.sound:
-                    sound(data)
-                self._good.add(index)
+                if decodes:
+                    if not image.sound:
+                        sound(data)
+                    self._good.add(index)
             return data
         except OSError as e:
             self._bad[index] = f'cannot be read: {e.strerror}'

@@ -6,18 +6,20 @@ import os
 from . import degrade, faces, manifest, stream, validation
 from .masks import pairs
 
+STACKED = 'stacked:'                                         # before the path of pairs stored above each other
 TRAIN_FACES, VAL_FACES, VAL_SEED = 112, 12, 1_000_000        # synthetic faces to train and to validate on, drawn from different seeds
 
 
 def load(c, say=print, bar=lambda title: None):
     """(images to train on, {name: validation set}) of a run's options; the images are a list of manifest.Image, or stream.Shards where data is an address.
 
-    c:   dict with data, val, size, recipe, lq_from_usm, seed, strict, verify, as in config.json; val is a list of `path`, `name=path`, or a number or share to hold out
+    c:   dict with data, val, size, recipe, lq_from_usm, seed, strict, verify, as in config.json; val is a list of `path`, `name=path`, or a number or share to hold out; the path of
+         pairs stored above each other has `stacked:` before it
     bar: function of a title -> progress callable (done, total) or None
-    With task 'parse' the images are a list of masks.pairs.Pair, and so is what --val names; repair puts exchanged sides of those to train on right.
+    With tasks 'parse' and 'landmarks' the images are a list of masks.pairs.Pair, and so is what --val names; repair puts exchanged sides of those to train on right.
     Raises DataError for anything unusable.
     """
-    if c.get('task') == 'parse':
+    if c.get('task') in ('parse', 'landmarks'):
         return _load_pairs(c, say, bar)
     scan = functools.partial(manifest.scan, size=c['size'], verify=bool(c.get('verify')), strict=bool(c.get('strict')), progress=bar('checking files'), say=say)
     degraded = functools.partial(validation.Degraded, recipe=degrade.recipe(c['recipe']), size=c['size'], lq_from_usm=c['lq_from_usm'])
@@ -39,6 +41,11 @@ def load(c, say=print, bar=lambda title: None):
         elif _is_count(path):
             train, held = train.split(float(path) if '.' in path else int(path), c['seed'])
             sets[name] = degraded(held.images)
+        elif path.startswith(STACKED):
+            if degrade.recipe(c['recipe']).scale != 1:
+                raise manifest.DataError(f'--val {path}: pairs above each other are of one size, but --recipe {c["recipe"]} is for enlarging {degrade.recipe(c["recipe"]).scale}x; '
+                                         f'recipes of one size: {", ".join(degrade.SAME_SIZE)}')
+            sets[name] = validation.Stacked(manifest.scan_stacked(path.removeprefix(STACKED), say=say))
         elif manifest.is_paired(path):
             sets[name] = validation.Pairs(manifest.scan_pairs(path, degrade.recipe(c['recipe']).scale, say=say))
         else:
@@ -95,7 +102,7 @@ def _named(val):
     name, equals, path = val.partition('=')
     if equals and not os.path.exists(val):
         return name, path
-    return ('val' if _is_count(val) else os.path.basename(os.path.normpath(val))), val
+    return ('val' if _is_count(val) else os.path.basename(os.path.normpath(val.removeprefix(STACKED)))), val
 
 
 def _draw(size, name, count, seed, bar):

@@ -3,6 +3,7 @@
 Weaker than a data set on a disk: nothing can be read at random, so the order comes from a shuffle buffer. A run without interruption can be repeated; one that
 is resumed draws the order of its images anew, keyed by the sample number it resumes at, while flips and degradations stay functions of the sample number.
 """
+import contextlib
 import itertools
 import queue
 import threading
@@ -83,6 +84,7 @@ class Stream:
             raise DataError(f'{len(found)} shards for {world} processes: each reads shards of its own; start fewer processes or write smaller shards')
         self._urls, self._size, self._seed, self._start, self._rank, self._world, self.say = found.urls, size, seed, start, rank, world, say
         self._good, self._told, self._fruitful = set(), {}, -1           # hashes of files that were judged; messages; last epoch with a usable image
+        self._lent, self._peeked = {}, []                                # hash -> Item of files that were only walked; items that come before those of the queue
         self._queue = self._thread = self._closing = None                # from the first image on
 
     def __len__(self):
@@ -95,20 +97,39 @@ class Stream:
     def __setstate__(self, state):
         self.__dict__.update(state, say=print)
 
-    def encoded(self, indices, pool=None):
-        """[(bytes of a good file, -1)] for each index."""
-        return self._take(len(indices), self._judge, pool)
+    def encoded(self, indices, pool=None, sound=True):
+        """[(bytes of a good file, -1)] for each index. Not `sound`: walked, not decoded; whoever decodes them tells which are `proven` and asks for others `instead`."""
+        return self._take(len(indices), self._judge if sound else self._walk, pool)
+
+    def proven(self, found):
+        """Of what `encoded` gave, all these were decoded without fault."""
+        for data, _ in found:
+            self._good.add(hash(data))
+            self._lent.pop(hash(data), None)
+
+    def instead(self, refused, pool=None):
+        """refused: [(index, bytes)] that a decoder did not take -> as `decoded`: what the CPU makes of them, or of the next images."""
+        items = [self._lent.pop(hash(data), Item(self._fruitful, '', data)) for _, data in refused]          # one that is not lent was found good before
+        return self._take(len(refused), self._image, pool, items)
+
+    def peek(self, count, pool=None):
+        """Bytes of the files that come next, for a trial; they still come."""
+        self._peeked += [self._next() for _ in range(count - len(self._peeked))]
+        return [item.data for item in self._peeked]
 
     def decoded(self, indices, pool=None):
         """[([size, size, 3] uint8 RGB, -1)] for each index."""
-        return self._take(len(indices), lambda item: fit(decode(self._judge(item)), self._size), pool)
+        return self._take(len(indices), self._image, pool)
 
     def close(self):
         if self._thread:
             self._closing.set()
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(RuntimeError('the stream is closed'))             # for whoever waits
             self._thread.join(10)                # seconds; a connection that hangs keeps nobody from ending
 
-    def _take(self, count, make, pool):
+    def _take(self, count, make, pool, items=()):
+        """[(what is made of an item, -1)] of these items and the ones after them."""
         def attempt(item):
             try:
                 return make(item)
@@ -116,7 +137,7 @@ class Stream:
                 return e
         taken = []
         while len(taken) < count:
-            items = [self._next() for _ in range(count - len(taken))]
+            items = [*items, *(self._next() for _ in range(count - len(taken) - len(items)))]
             for item, made in zip(items, list((pool.map if pool else map)(attempt, items))):
                 if item.epoch > self._fruitful + 1:
                     raise DataError(f'no usable image in an epoch of {len(self)} shards: {some(list(self._told), 3)}')
@@ -125,7 +146,19 @@ class Stream:
                 else:
                     taken.append((made, -1))
                     self._fruitful = item.epoch
+            items = ()
         return taken
+
+    def _image(self, item):
+        return fit(decode(self._judge(item)), self._size)
+
+    def _walk(self, item):
+        """Bytes of a file that looks good. Raises BadFile."""
+        key = hash(item.data)
+        if key not in self._good:
+            big_enough(*check(item.data)[1:3], self._size)
+            self._lent[key] = item
+        return item.data
 
     def _judge(self, item):
         """Bytes of a good file. Raises BadFile."""
@@ -144,6 +177,8 @@ class Stream:
     # One thread reads, so that neither the store's pauses nor the number of threads that decode change what comes next.
 
     def _next(self):
+        if self._peeked:
+            return self._peeked.pop(0)
         if self._thread is None:
             self._queue, self._closing = queue.Queue(AHEAD), threading.Event()
             worker = get_worker_info()           # of a DataLoader's process; None elsewhere

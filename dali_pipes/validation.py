@@ -1,4 +1,4 @@
-"""Validation pairs: LQ and GT read from two folders, or HQ images degraded the same way every time."""
+"""Validation pairs: LQ and GT read from two folders or above each other from one picture, or HQ images degraded the same way every time."""
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,22 @@ class Pairs:
 
     def __getitem__(self, i):
         return self.name(i), *(_read(image) for image in self._pairs[i])
+
+
+class Stacked:
+    """The same, of pairs of one size, from manifest.scan_stacked."""
+
+    def __init__(self, images):
+        self._images = images
+
+    def __len__(self):
+        return len(self._images)
+
+    def name(self, i):
+        return _stem(self._images[i].path)
+
+    def __getitem__(self, i):
+        return self.name(i), *_read(self._images[i]).chunk(2, 1)
 
 
 class Degraded:

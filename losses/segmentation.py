@@ -34,7 +34,7 @@ def dice(logits, target):
 
 def lovasz_softmax(logits, target, every=1):
     """Mean over the classes present of the Lovász extension of 1 - IoU at the errors |g - p| of softmax p and one-hot g, over the batch (eq. 9).
-    every: look at one of so many rows and columns; with 2, sorting costs a quarter."""
+    every: look at one of so many rows and columns; with 4, sorting costs a sixteenth."""
     target = _checked(logits, target)[:, ::every, ::every].flatten()
     p = logits[:, :, ::every, ::every].float().softmax(1).transpose(0, 1).flatten(1)
     valid, terms, present = target != IGNORE, [], []

@@ -22,6 +22,12 @@ def ssim(output, target):
 
 
 def _one(a, b):
+    means, structures = terms(a, b)
+    return (means * structures).mean(dtype=torch.float64)
+
+
+def terms(a, b):
+    """Two pictures [3, H, W] of values 0 to 255 -> (similarity of means, of contrasts and structures), [3, H-10, W-10] float32 each; SSIM is their product."""
     # Sum and difference carry all moments in four maps, not five: var(a + b) = va + vb + 2 cov, var(a - b) = va + vb - 2 cov.
     # Both are centred near 0 (the 255), so that E[s^2] - E[s]^2 keeps its digits in float32.
     a, b = a.float(), b.float()
@@ -30,7 +36,7 @@ def _one(a, b):
     var_s, var_d = square_s - mean_s ** 2, square_d - mean_d ** 2
     mean_s = mean_s + 255
     means = ((mean_s ** 2 - mean_d ** 2) / 2 + _C1) / ((mean_s ** 2 + mean_d ** 2) / 2 + _C1)
-    return (means * ((var_s - var_d) / 2 + _C2) / ((var_s + var_d) / 2 + _C2)).mean(dtype=torch.float64)
+    return means, ((var_s - var_d) / 2 + _C2) / ((var_s + var_d) / 2 + _C2)
 
 
 def _blur(x):

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import BUDGET, CATALOGUE, NETWORKS, count
 
 SHOWN = [('srresnet', dict(blocks=16)), ('srresnet', dict(blocks=20)), ('srresnet', dict(blocks=24)), ('srresnet', dict(blocks=26)),
-         ('unet', {}), ('unet', dict(steps=2)), ('unet', dict(blocks=((1, 3, 2), 3, (2, 3, 1)), steps=2)),
+         ('unet', {}), ('unet', dict(steps=2)), ('unet', dict(attention=4)),
          ('face_unaf', {}), ('face_unaf', dict(blocks=((4, 6, 4), 4, (4, 5, 6)))),
          ('swinir', {}), ('swinir', dict(width=90, depths=(6, 6, 6, 6))),
          ('rcan', {}), ('rcan', dict(groups=0, blocks=20)),
@@ -23,7 +23,8 @@ SHOWN = [('srresnet', dict(blocks=16)), ('srresnet', dict(blocks=20)), ('srresne
          ('modified_vgg', {}), ('modified_vgg', dict(width=16)),
          ('unet_sn', {}), ('unet_sn', dict(width=32)), ('unet_sn', dict(width=24)), ('patchgan', {}),
          ('parse_unet', {}), ('parse_unet', dict(stride=2)), ('parse_unet', dict(aux=True, position=32)),
-         ('bisenet', {}), ('bisenet', dict(aux=True)), ('bisenet', dict(width=24)), ('bisenet', dict(width=20))]
+         ('bisenet', {}), ('bisenet', dict(aux=True)), ('bisenet', dict(width=24)), ('bisenet', dict(width=20)),
+         ('heatmap_net', {})]
 
 
 def gmac(make, channels=3, size=128):

@@ -93,7 +93,7 @@ class BiSeNet(nn.Module):
 
     def forward(self, x):
         """x: [B, 3, H, W] in [0, 1], RGB, any H, W -> [B, classes, H, W] float32 logits, also under autocast; while an `aux` network
-        trains a tuple of three of them, the one that counts first."""
+        trains a tuple of three, the one that counts first, the others [B, classes, ceil(H / 4), ceil(W / 4)]."""
         y8, y16, y32 = self.trunk((x - self.mean) / self.std)
 
         # Context path: what the whole picture says, refined on the way up.
@@ -105,7 +105,7 @@ class BiSeNet(nn.Module):
         logits = [self.head(self.fuse(y8, context8))]
         if self.aux and self.training:
             logits += [self.aux[0](context8), self.aux[1](context16)]
-        logits = tuple(F.interpolate(y.float(), x.shape[-2:], mode='bilinear', align_corners=True) for y in logits)
+        logits = tuple(F.interpolate(y.float(), [-(-n // part) for n in x.shape[-2:]], mode='bilinear', align_corners=True) for y, part in zip(logits, (1, 4, 4)))
         return logits if len(logits) > 1 else logits[0]
 
     def load_trunk(self, path):

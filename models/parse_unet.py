@@ -51,13 +51,20 @@ class ParseUNet(nn.Module):
 
     def forward(self, x):
         """x: [B, 3, H, W] in [0, 1], RGB, any H, W -> [B, classes, H, W] float32 logits, also under autocast; while an `aux` network
-        trains a tuple of three of them, the one that counts first."""
-        size, multiple = x.shape[-2:], self.stride * 2 ** len(self.decoder)
-        x = F.pad(x, (0, -size[1] % multiple, 0, -size[0] % multiple), mode='replicate')
-        skips = self.encode(x)
-        y = skips.pop()
+        trains a tuple of three, the one that counts first, the others [B, classes, ceil(H / 4), ceil(W / 4)]."""
+        return self.decode(self.encode(self.padded(x)), x.shape[-2:])
+
+    def padded(self, x):
+        """[B, 3, H, W] -> the same with sides that `encode` takes: right and below the last column and row are repeated"""
+        multiple = max(self.stride * 2 ** len(self.decoder), 4)
+        return F.pad(x, (0, -x.shape[3] % multiple, 0, -x.shape[2] % multiple), mode='replicate')
+
+    def decode(self, maps, size):
+        """What `encode` gave, size (H, W) of the picture before it was padded -> as `forward`"""
+        skips = list(maps)
+        y, whole = skips.pop(), [self.stride * side for side in maps[0].shape[-2:]]
         if self.position is not None:
-            y = y + _resized(self.position, y.shape[-2:]).to(y.dtype)      # without the cast a bfloat16 stream would become float32 here
+            y = y + resized(self.position, y.shape[-2:]).to(y.dtype)      # without the cast a bfloat16 stream would become float32 here
 
         coarse = [y]
         for block in self.decoder:
@@ -66,7 +73,7 @@ class ParseUNet(nn.Module):
         logits = [self.head(y)]
         if self.aux and self.training:
             logits += [head(c) for head, c in zip(self.aux, coarse)]
-        logits = tuple(_resized(y.float(), x.shape[-2:])[..., :size[0], :size[1]] for y in logits)
+        logits = tuple(resized(y.float(), [n // part for n in whole])[..., :-(-size[0] // part), :-(-size[1] // part)] for y, part in zip(logits, (1, 4, 4)))
         return logits if len(logits) > 1 else logits[0]
 
     def encode(self, x):
@@ -84,5 +91,5 @@ def _conv(width_in, width, side, stride=1):
     return conv
 
 
-def _resized(x, size):
-    return x if x.shape[-2:] == size else F.interpolate(x, size, mode='bilinear')
+def resized(x, size):
+    return x if list(x.shape[-2:]) == list(size) else F.interpolate(x, tuple(size), mode='bilinear')

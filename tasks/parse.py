@@ -15,6 +15,7 @@ from .players import Metric, ahead, grouped
 METRIC = Metric('miou', 'mIoU', '%', 2.0)
 NETWORKS = models.PARSERS
 LOSSES = {'ce': (1, 0, 0), 'lovasz': (1, 2, 0), 'mixed': (0.5, 0.3, 1), 'ohem': None}     # weights of cross entropy, Lovász-softmax and Dice
+LOVASZ_EVERY = 4                                           # it sorts: of all pixels it would cost more than the network
 AUX = 0.4                                                  # weight of the losses at every auxiliary head (PSPNet, Zhao et al., CVPR 2017)
 SWAP = torch.from_numpy(masks.SWAP[:len(masks.CLASSES)].astype(np.int64))
 
@@ -26,20 +27,21 @@ class Criterion:
         self.c = c
 
     def net(self, output, batch, discriminator, nimg, share):
-        """{name: weighted scalar} of logits [B, C, H, W], or of a tuple of them, the auxiliary ones behind the first."""
-        found = {}
-        for i, logits in enumerate(output if isinstance(output, tuple) else (output,)):
-            for name, value in self._losses(logits, batch.target).items():
-                found[name] = found.get(name, 0.0) + (AUX if i else 1.0) * value
+        """{name: weighted scalar} of logits [B, C, H, W], or of a tuple of them, behind the first the auxiliary ones [B, C, H / 4, W / 4]."""
+        first, *others = output if isinstance(output, tuple) else (output,)
+        found = self._losses(first, batch.target, LOVASZ_EVERY)
+        for logits in others:
+            for name, value in self._losses(logits, batch.target[:, 2::4, 2::4]).items():
+                found[name] = found[name] + AUX * value
         return found
 
-    def _losses(self, logits, target):
+    def _losses(self, logits, target, every=1):
         if self.c['loss'] == 'ohem':
             return {'ohem': segmentation.ohem(logits, target)}
         ce, lovasz, dice = LOSSES[self.c['loss']]
         found = {'ce': ce * segmentation.cross_entropy(logits, target, segmentation.MILD)}
         if lovasz:
-            found['lovasz'] = lovasz * segmentation.lovasz_softmax(logits, target, every=2)
+            found['lovasz'] = lovasz * segmentation.lovasz_softmax(logits, target, every)
         if dice:
             found['dice'] = dice * segmentation.dice(logits, target)
         return found

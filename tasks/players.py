@@ -1,4 +1,5 @@
 """What every task has: networks that are trained, the gradients of one batch for them, and a validation set read ahead of the network."""
+import contextlib
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ class Player(NamedTuple):
     forward: Any            # the network as it is called: compiled, averaging its gradients over processes, or itself
     stepper: Any            # training.optim.Stepper
     rate:    float = 1.0    # its learning rate in shares of the run's
+    still:   Any = None     # module whose parameters get no gradients while this player learns
 
 
 class frozen:
@@ -36,17 +38,27 @@ class frozen:
             p.requires_grad_(True)
 
 
+def turns(players, searching=True):
+    """[players] of one step, which learn from a batch each: all at once, but for the architecture of a network that is searched (First-order DARTS, Liu et al., ICLR 2019).
+    That comes after the weights, which are still meanwhile, and not before it is `searching`."""
+    together = {name: p for name, p in players.items() if name != 'architecture'}
+    if len(together) == len(players) or not searching:
+        return [together]
+    return [together, {'net': players['architecture']._replace(forward=players['net'].forward)}]
+
+
 def backward(players, batch, criterion, nimg, share, autocast, parts=1):
     """Gradients of one batch for all players, {'net': Player[, 'discriminator': Player]}, divided by `parts` of a step -> {name: scalar on the device}, 'loss' that of 'net'.
 
     Both gradients are those of the networks before the step: a discriminator learns from the pictures that its generator is corrected on.
     """
     player, discriminator = players['net'], players.get('discriminator')
-    with autocast():
-        output = player.forward(batch.input)
-        found = criterion.net(output, batch, discriminator and discriminator.net, nimg, share)
-        total = sum(found.values())
-    player.stepper.backward(total / parts)
+    with frozen(player.still) if player.still else contextlib.nullcontext():
+        with autocast():
+            output = player.forward(batch.input)
+            found = criterion.net(output, batch, discriminator and discriminator.net, nimg, share)
+            total = sum(found.values())
+        player.stepper.backward(total / parts)
     found = {'loss': total} | (found if len(found) > 1 else {})
     if discriminator:
         with autocast():

@@ -1,5 +1,6 @@
 """The benchmarks run, and refuse to time what is wrong."""
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ import torch
 
 import models
 import options
-from benchmarks import ablate, degrade_throughput, gpu_suite, pipe_throughput, timing, train_step
+from benchmarks import ablate, decode_throughput, degrade_throughput, gpu_suite, pipe_throughput, timing, train_step
 from dali_pipes import faces
 from dali_pipes.degrade import noise
+from tools import cuda_shim
 
 
 @pytest.fixture
@@ -60,6 +62,34 @@ def test_pipes_that_differ_are_not_timed(small, monkeypatch, tmp_path):
         pipe_throughput.main()
 
 
+def test_decode_throughput_runs(small, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, 'argv', ['decode_throughput.py', '--size', '64', '--rounds', '1', '--count', '8', '--threads', '1', '--json', str(tmp_path / 'decode.json')])
+    decode_throughput.main()
+    rates = json.loads((tmp_path / 'decode.json').read_text())['images_per_second']
+    assert {'OpenCV', 'cache, host'} <= set(rates) and all(v > 0 for v in rates.values())
+    monkeypatch.setattr(decode_throughput.pipe_dali, 'decoder', lambda data, threads: lambda: [decode_throughput.files.decode(d) ^ 1 for d in data])
+    if timing.installed('nvidia.dali'):
+        with pytest.raises(SystemExit, match='DALI decodes other pixels than OpenCV: not timed'):
+            decode_throughput.main()
+
+
+@pytest.mark.skipif(not shutil.which('g++'), reason='g++ is not installed: it builds the kernels for the CPU')
+def test_decode_throughput_of_the_kernels(small, monkeypatch, capsys, tmp_path):
+    """What a GPU would be asked, on a CPU."""
+    images = pipe_throughput.load(None, 64)[:3]
+    args = type('Args', (), dict(size=64, streams=[2, 4], rounds=1, threads=1, preset='unet'))
+    data, device = decode_throughput.read(images, 64), torch.device('cpu')
+    expected = [decode_throughput.files.decode(d) for d in data]
+    with cuda_shim.Shim() as shim, decode_throughput.ThreadPoolExecutor(1) as pool:
+        figures = decode_throughput.measure(data, expected, device, args, pool, gpu=True)
+        expected[0] = expected[0] ^ 1
+        with pytest.raises(SystemExit, match='the GPU decodes other pixels'):
+            decode_throughput.on_gpu(data, expected, device, [2], pool)
+    assert set(figures['stages_ms']) == {'packing', 'copy', 'inflate', 'unfilter', 'colour'} and len(shim.launched) == 3
+    assert {'GPU, 2 at once', 'GPU, 4 at once'} <= set(figures['images_per_second']) and all(v > 0 for v in figures['beside'].values())
+    assert 'nvCOMP' in capsys.readouterr().out
+
+
 def test_train_step_runs(small, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, 'argv', ['train_step.py', '--size', '64', '--rounds', '1', '--steps', '2', '--recipe', 'bicubic', '--json', str(tmp_path / 'step.json')])
     train_step.main()
@@ -100,11 +130,11 @@ def test_gpu_suite_without_a_gpu():
 
 def test_gpu_suite_judges():
     """The verdicts on made-up figures, just reached and just missed."""
-    def results(best, resident, stall, peak):
-        return {'degrade': {'figures': {'results': {'ai6126_2024, GPU': {'images_per_second': {'cuda, batch 64': best, 'torch, batched parity recipe': 2000}}}}},
+    def results(best, resident, stall, peak, decoded):
+        return {'decode': {'figures': {'images_per_second': {'OpenCV': 1e5, 'GPU, 64 at once': 1, 'GPU, 256 at once': decoded}}}, 'degrade': {'figures': {'results': {'ai6126_2024, GPU': {'images_per_second': {'cuda, batch 64': best, 'torch, batched parity recipe': 2000}}}}},
                 'step': {'figures': {'rows': [{'preset': 'srresnet16', 'resident': resident, 'stall': stall}]}}, 'small': {'figures': {'rows': [{'card_gb': peak}]}}}
-    assert [v[-1] for v in gpu_suite.verdicts(results(20_000, 600, 1.04, 6))] == [True] * 5
-    assert [v[-1] for v in gpu_suite.verdicts(results(19_999, 599, 1.05, 6.1))] == [False] * 5
+    assert [v[-1] for v in gpu_suite.verdicts(results(20_000, 600, 1.04, 6, 10_000))] == [True] * 6
+    assert [v[-1] for v in gpu_suite.verdicts(results(19_999, 599, 1.05, 6.1, 9_999))] == [False] * 6
     assert gpu_suite.verdicts({}) == []
 
 

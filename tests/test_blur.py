@@ -4,6 +4,7 @@ import math
 import cv2
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.special
 import torch
 
@@ -53,6 +54,42 @@ def test_kernels(kind):
         assert np.abs(blur.kernel_ref(one(p, i)) - expected).max() < 1e-12
         frame = (p.taps.max() - p.taps[i]) // 2
         assert np.abs(torch_kernels[i].numpy() - np.pad(expected, frame)).max() < 1e-7
+
+
+def test_motion_is_a_line_turned_by_interpolation():
+    """imgaug's construction (a column of weights on a square, turned by bilinear interpolation with zeros around it), without its rounding of the weights to 8 bits."""
+    rng = np.random.default_rng(0)
+    for taps in 11, 13, 21:
+        for theta, begin in [(0.0, 0.3), (math.pi / 2, 0.9), *rng.uniform((-math.pi, 0), (math.pi, 1), (6, 2))]:
+            r = taps // 2
+            line = np.zeros((taps, taps))
+            line[r] = np.linspace(begin, 1 - begin, taps)
+            c, s = math.cos(theta), math.sin(theta)
+            back = np.array([[c, -s], [s, c]])                           # (y, x) of the picture -> (y, x) of the line
+            expected = scipy.ndimage.affine_transform(line, back, (r, r) - back @ (r, r), order=1, mode='grid-constant')
+            expected /= expected.sum()
+            p = blur.Params(blur.MOTION, taps, float(r), 1.0, theta, begin, 1.0)
+            assert np.abs(blur.kernel_ref(p) - expected).max() < 1e-12
+            assert np.abs(blur.kernels(blur.Params(*(np.array([f]) for f in p)))[0].numpy() - expected).max() < 1e-7
+    level = blur.kernel_ref(blur.Params(blur.MOTION, 11, 5.0, 1.0, 0.0, 0.0, 1.0))
+    assert np.abs(level[5] - np.arange(11) / 55).max() < 1e-15 and level.sum() == level[5].sum()
+
+
+def test_motion_and_gaussian_draws():
+    n = 8000
+    p = blur.sample(Draw(1, np.arange(n)).at('b'), np.ones(n, bool), None, motion=0.5, length=(10, 20), sigma=(3, 8), taps=None)
+    moving = p.kind == blur.MOTION
+    assert abs(moving.mean() - 0.5) < 0.02 and (p.kind[~moving] == blur.ISO).all()
+    taps, counts = np.unique(p.taps[moving], return_counts=True)
+    assert taps.tolist() == [11, 13, 15, 17, 19, 21] and np.abs(counts / moving.sum() - np.array([2, 2, 2, 2, 2, 1]) / 11).max() < 0.025
+    assert (p.sigma_x[moving] == p.taps[moving] // 2).all() and 0 <= p.beta[moving].min() < 0.01 and 0.99 < p.beta[moving].max() < 1
+    assert p.theta[moving].min() < -3.1 and p.theta[moving].max() > 3.1
+    rest = p.sigma_x[~moving]
+    assert 3 <= rest.min() < 3.01 and 7.99 < rest.max() < 8 and (p.taps[~moving] == blur.imgaug_taps(rest)).all()
+
+
+def test_taps_of_imgaugs_gaussian():
+    assert blur.imgaug_taps(np.array([0.1, 1.6, 2.99, 3.0, 4.99, 5.0, 8.0])).tolist() == [5, 5, 9, 9, 15, 13, 21]
 
 
 def test_theta_turns_the_long_axis_clockwise_on_the_screen():

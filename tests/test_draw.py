@@ -114,3 +114,11 @@ def test_uniform_draws_are_uniform_and_uncorrelated():
     u = np.stack([Draw(s, np.arange(10000)).uniform(n) for s in (0, 1) for n in ('a', 'b')])
     assert (np.abs(u.mean(1) - 0.5) < 4.5 / np.sqrt(12 * 10000)).all() and u.min() >= 0 and u.max() < 1
     assert np.abs(np.corrcoef(u) - np.eye(4)).max() < 0.045
+
+
+def test_orders_are_permutations_and_all_come():
+    order = Draw(2, np.arange(4800)).at('x').order('y', 4)
+    assert (np.sort(order, 1) == np.arange(4)).all()
+    orders, counts = np.unique(order, axis=0, return_counts=True)
+    assert len(orders) == 24 and np.abs(counts - 200).max() < 70                # 5 standard deviations of a count
+    assert (Draw(2, [4711]).order('x/y', 4) == order[4711]).all()

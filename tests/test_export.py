@@ -36,7 +36,7 @@ def test_every_network(name, half):
         assert (y - net(x)).abs().max() <= export.LIMIT[half]
 
 
-@pytest.mark.parametrize('name', ['unet', 'face_unaf', 'swinir'])
+@pytest.mark.parametrize('name', ['unet', 'unet-3', 'face_unaf', 'swinir'])
 @torch.no_grad()
 def test_one_size(name):
     net = make(name).eval()

@@ -7,8 +7,9 @@ import torch
 
 import dali_pipes
 import kernel_cases
+import png_cases
 import train
-from dali_pipes import degrade, faces, manifest
+from dali_pipes import degrade, faces, files, manifest, pipe_png, png
 from dali_pipes.degrade import canvas, kernels
 from dali_pipes.draw import Draw
 
@@ -70,6 +71,28 @@ def test_pipes(name, cache, images, tmp_path, monkeypatch):
         assert a.target.is_cuda and torch.equal(a.sample, b.sample) and torch.equal(a.target.cpu(), b.target)
         off.append((a.input.cpu() - b.input).abs() * 255)
     assert (torch.stack(off) < 1.01).float().mean() >= 0.99
+
+
+def test_png():
+    """Every kind of file, and damaged ones, as on a CPU."""
+    cases = png_cases.cases()
+    packed = png.pack(list(cases.values()), [png.head(f) for f in cases.values()], pinned=True)
+    out, status = png.run_cuda(packed, torch.device('cuda', 0))
+    assert not status.any()
+    assert all((p.numpy() == files.decode(f)).all() for p, f in zip(png.pictures(out.cpu(), packed.record), cases.values(), strict=True))
+    assert png_cases.compare(png_cases.damaged(900, 3), torch.device('cuda', 0))['equal'] > 50
+
+
+@pytest.mark.parametrize('cache', ['off', 'host'])
+def test_png_pipe(cache, images, tmp_path, monkeypatch):
+    """Decoded on the GPU, in groups that are smaller than an epoch."""
+    monkeypatch.setattr(pipe_png, 'GROUP', 7)
+    said = []
+    for a, b in zip(batches('dali', images, 'cuda', cache=cache, decode='gpu', steps=20), batches('torch', images, 'cpu', steps=20), strict=True):
+        assert torch.equal(a.target.cpu(), b.target)
+    with dali_pipes.make('dali', images, 'bicubic', batch=BATCH, size=SIZE, device='cuda', say=said.append) as pipe:
+        next(pipe)
+    assert sum('images per second on the GPU' in line for line in said) == 1
 
 
 def test_a_batch_in_use_is_not_overwritten(images):

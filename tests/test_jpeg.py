@@ -141,6 +141,15 @@ def test_draws():
 
 # ---- DiffJPEG ----
 
+def test_imgaugs_compression_is_a_quality():
+    """1 + 99 (1 - c / 101), rounded, of the whole part of a uniform number."""
+    assert jpeg.quality_of(np.array([0, 50, 84, 85, 100])).tolist() == [100, 51, 18, 17, 2]
+    quality = jpeg.sample(Draw(1, np.arange(8000)).at('j'), np.ones(8000, bool), None, compression=(50, 85)).quality
+    found, counts = np.unique(quality, return_counts=True)
+    assert found.tolist() == sorted(set(round(1 + 99 * (101 - c) / 101) for c in range(50, 85))) and (found[0], found[-1]) == (18, 51)
+    assert counts.min() > 150
+
+
 def test_diffjpeg_basis_is_the_orthonormal_dct():
     assert np.abs(diffjpeg.DCT - scipy.fft.dct(np.eye(8), axis=0, norm='ortho')).max() < 1e-12
 

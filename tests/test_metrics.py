@@ -1,4 +1,4 @@
-"""PSNR and SSIM against brute force in float64 NumPy and scipy, and their closed forms."""
+"""PSNR, SSIM, MS-SSIM and sharpness against brute force in float64 NumPy and scipy, and their closed forms."""
 import numpy as np
 import pytest
 import torch
@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from scipy.signal import convolve2d
 
+from metrics.ms_ssim import ms_ssim
 from metrics.psnr import psnr, to_uint8
+from metrics.sharpness import sharpness
 from metrics.ssim import ssim
 
 
@@ -25,6 +27,11 @@ def pictures(kind, h, w, batch=2):
 
 def ssim_brute(a, b):
     """Wang et al. as written: [3, h, w] arrays -> float."""
+    return np.mean([(l * cs).mean() for l, cs in terms_brute(a, b)])
+
+
+def terms_brute(a, b):
+    """[(similarity of means, of contrasts and structures)] of the channels"""
     ax = np.arange(-5, 6)
     window = np.exp(-(ax[:, None] ** 2 + ax ** 2) / (2 * 1.5 ** 2))
     window /= window.sum()
@@ -32,8 +39,18 @@ def ssim_brute(a, b):
     for x, y in zip(a.astype(float), b.astype(float)):
         mx, my, xx, yy, xy = (convolve2d(z, window, mode='valid') for z in (x, y, x * x, y * y, x * y))
         vx, vy, cov = xx - mx * mx, yy - my * my, xy - mx * my
-        scores.append(((2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean())
-    return np.mean(scores)
+        scores.append(((2 * mx * my + c1) / (mx * mx + my * my + c1), (2 * cov + c2) / (vx + vy + c2)))
+    return scores
+
+
+def ms_ssim_brute(a, b):
+    """Wang, Simoncelli and Bovik as written, five scales: [3, h, w] arrays -> float."""
+    weights, scores = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333), np.ones(3)
+    for level, weight in enumerate(weights):
+        scores *= [(l * cs if level == 4 else cs).mean() ** weight for l, cs in terms_brute(a, b)]
+        h, w = (n // 2 * 2 for n in a.shape[1:])
+        a, b = (x[:, :h, :w].reshape(3, h // 2, 2, w // 2, 2).mean((2, 4)) for x in (a, b))
+    return scores.mean()
 
 
 @pytest.mark.parametrize('size', [(63, 17), (128, 96)])
@@ -89,9 +106,42 @@ def test_ssim_closed_forms():
     assert ssim(flat + 100, flat + 150).item() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize('kind', ['noise', 'smooth', 'flat'])
+def test_ms_ssim_is_brute_force(kind):
+    """Largest error measured: see the tolerance of SSIM, whose float32 terms these are."""
+    a, b = pictures(kind, 191, 176, batch=1)
+    out = ms_ssim(a, b)
+    assert out.dtype == torch.float64 and out.numpy() == pytest.approx([ms_ssim_brute(a[0].numpy().astype(float), b[0].numpy().astype(float))], abs=2.5e-6)
+    assert 0 < out.item() < 1 and ms_ssim(a, a).tolist() == [1.0]
+
+
+def test_ms_ssim_closed_forms():
+    c1, flat = (0.01 * 255) ** 2, torch.zeros(1, 3, 176, 180, dtype=torch.uint8)
+    expected = ((2 * 100 * 150 + c1) / (100 ** 2 + 150 ** 2 + c1)) ** 0.1333         # without variance only the means of the coarsest scale are left
+    assert ms_ssim(flat + 100, flat + 150).item() == pytest.approx(expected, abs=1e-6)
+    a, _ = pictures('noise', 176, 176, batch=1)
+    assert ms_ssim(a, 255 - a).item() == 0                                           # contrasts are inverted: a negative similarity
+    with pytest.raises(ValueError, match='175 x 200 are smaller than 176 x 176'):
+        ms_ssim(*torch.zeros(2, 1, 3, 175, 200, dtype=torch.uint8))
+
+
+def test_sharpness():
+    a, _ = pictures('smooth', 40, 30)
+    x = a.numpy().astype(float)
+    assert sharpness(a, a).tolist() == [1.0, 1.0]
+    half = (a // 4 * 2).to(torch.uint8)
+    assert sharpness(half, (a // 4 * 4).to(torch.uint8)).tolist() == [0.25, 0.25]     # half the contrast, a quarter of the energy
+    blurred = gaussian_filter(x, (0, 0, 2, 2)).round()
+    energy = [[sum((np.diff(p, axis=axis) ** 2).sum() for axis in (1, 2)) for p in y] for y in (blurred, x)]
+    assert sharpness(torch.from_numpy(blurred.astype(np.uint8)), a).tolist() == pytest.approx(np.divide(*energy).tolist(), abs=1e-12)
+    big = torch.zeros(1, 3, 512, 512, dtype=torch.uint8)
+    big[..., ::2] = 255                                                              # beyond 2^31
+    assert sharpness(big, big).item() == 1 and torch.isnan(sharpness(big[..., :1], big[..., :1])).all()
+
+
 def test_wrong_arguments():
     a = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
-    for metric in (psnr, ssim):
+    for metric in (psnr, ssim, ms_ssim, sharpness):
         with pytest.raises(ValueError, match='uint8'):
             metric(a.float(), a)
         with pytest.raises(ValueError, match='one shape'):

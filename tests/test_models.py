@@ -1,18 +1,14 @@
 """Networks: exact parameter counts and names, any input size, and what they compute where that is known in closed form."""
-import io
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 
 import models
-from models import __main__ as catalogue
 from models import face_unaf, rcan, rrdbnet, swinir
 from models.face_unaf import FaceUNAF
 from models.frsnet import FRSNet
-from models.hifacegan import SUPPRESSION, HiFaceGAN
 from models.rcan import RCAN
 from models.rrdbnet import RRDBNet
 from models.srresnet import SRResNet
@@ -20,12 +16,11 @@ from models.swinir import SwinIR
 from models.unet import UNet
 
 LEVELS = dict(width=(8, 12, 16), blocks=((1, 1), 1, (1, 2)), position=4)
-SMALL = {'srresnet': partial(SRResNet, blocks=2, width=16), 'unet': partial(UNet, **LEVELS), 'unet-2': partial(UNet, **LEVELS, steps=2),
+SMALL = {'srresnet': partial(SRResNet, blocks=2, width=16), 'unet': partial(UNet, **LEVELS), 'unet-2': partial(UNet, **LEVELS, steps=2), 'unet-3': partial(UNet, **LEVELS, attention=2),
          'face_unaf': partial(FaceUNAF, **LEVELS), 'swinir': partial(SwinIR, width=12, depths=(2, 1), heads=2, window=4),
          'rcan': partial(RCAN, groups=2, blocks=2, width=16, reduction=4), 'rcan-flat': partial(RCAN, groups=0, blocks=2, width=16, reduction=4),
          'rrdbnet': partial(RRDBNet, blocks=2, width=16, growth=7), 'frsnet': partial(FRSNet, width=32, growth=8)}
-OTHER = {'path': [3, 2, 3], 'cell': [[1, 1], [2, 0], [3, 2], [8, 3]]}
-LAST = {'srresnet': 'conv_last', 'unet': 'tail', 'unet-2': 'tail', 'face_unaf': 'tail', 'swinir': 'tail', 'rcan': 'conv_last', 'rcan-flat': 'conv_last'}
+LAST = {'srresnet': 'conv_last', 'unet': 'tail', 'unet-2': 'tail', 'unet-3': 'tail', 'face_unaf': 'tail', 'swinir': 'tail', 'rcan': 'conv_last', 'rcan-flat': 'conv_last'}
 
 
 def make(case, seed=0):
@@ -53,7 +48,7 @@ def test_srresnet_count(blocks, params):
 
 
 @pytest.mark.parametrize('net, params', [
-    (partial(UNet), 1_946_448), (partial(UNet, steps=2), 1_973_036), (partial(UNet, blocks=((1, 3, 2), 3, (2, 3, 1)), steps=2), 2_268_204),
+    (partial(UNet), 1_946_448), (partial(UNet, steps=2), 1_973_036), (partial(UNet, attention=4), 2_211_664),
     (partial(FaceUNAF), 2_224_787), (partial(FaceUNAF, blocks=((4, 6, 4), 4, (4, 5, 6))), 2_272_227),
     (partial(SwinIR), 2_251_758), (partial(SwinIR, width=90, depths=(6,) * 4), 2_018_118), (partial(RCAN), 2_270_051), (partial(RCAN, groups=0, blocks=20), 1_824_595)])
 def test_counts_within_the_budget(net, params):
@@ -126,7 +121,7 @@ def test_unet_tail_and_position_init():
     assert all(up.bias is None for up in net.up)
 
 
-@pytest.mark.parametrize('net', [UNet, partial(UNet, steps=2), FaceUNAF, partial(SwinIR, depths=(2, 2)), partial(RCAN, groups=0, blocks=4)])
+@pytest.mark.parametrize('net', [UNet, partial(UNet, steps=2), partial(UNet, attention=4), FaceUNAF, partial(SwinIR, depths=(2, 2)), partial(RCAN, groups=0, blocks=4)])
 def test_a_run_starts_near_bilinear(net):
     torch.manual_seed(0)
     x = torch.rand(1, 3, 32, 32)
@@ -327,7 +322,7 @@ def test_zero_tail_is_bilinear(name, tail, size):
         assert torch.equal(net(x), bilinear(x))    # the image never passes through bfloat16
 
 
-@pytest.mark.parametrize('name', ['unet', 'unet-2', 'face_unaf', 'swinir'])
+@pytest.mark.parametrize('name', ['unet', 'unet-2', 'unet-3', 'face_unaf', 'swinir'])
 def test_pads_by_replication(name):
     """What lies right of and below the picture is its last column and row, repeated."""
     net, x = make(name), torch.rand(1, 3, 14, 9)
@@ -429,56 +424,3 @@ def test_every_parameter_learns(name):
 def test_wrong_arguments(make_net):
     with pytest.raises(ValueError):
         make_net()
-
-
-@pytest.mark.parametrize('net', [*SMALL.values(), SRResNet, UNet, FaceUNAF, SwinIR, RCAN, partial(RCAN, 0, 20), partial(RRDBNet, 16, 16, 7), partial(SRResNet, scale=2),
-                                 partial(SRResNet, scale=3), partial(SwinIR, 12, (1, 2), 3, 5, 17 / 12), partial(RCAN, 0, 2, 20, 3), partial(UNet, position=0),
-                                 partial(UNet, symmetric=True), FRSNet, partial(FRSNet, OTHER, 16, 4, 2, spare=True), *(partial(HiFaceGAN, 2, name) for name in SUPPRESSION),
-                                 partial(HiFaceGAN, 3, residual=True)])
-def test_a_network_is_known_by_its_weights(net):
-    torch.manual_seed(0)
-    net = net()
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(torch.randn_like(p), alpha=0.02)
-    other = models.like(net.state_dict())
-    other.load_state_dict(net.state_dict())
-    x = torch.rand(1, 3, 16, 16) if models.scale(net) > 1 else torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        assert type(other) is type(net) and torch.equal(other(x), net(x))
-
-
-def test_foreign_weights_are_refused():
-    for weights in (torch.nn.Linear(2, 2).state_dict(), models.UNetDiscriminatorSN(8).state_dict(), models.ModifiedVGG(2).state_dict()):
-        with pytest.raises(ValueError, match='no network of ours'):
-            models.like(weights)
-
-
-@pytest.mark.parametrize('net, expected', [(SRResNet, 41.55), (UNet, 3.63), (partial(UNet, steps=2), 4.23), (FaceUNAF, 8.91)])
-def test_gmac(net, expected):
-    assert catalogue.gmac(net) == pytest.approx(expected, abs=0.005)
-
-
-def test_gmac_of_attention():
-    """Every pixel: qkv, scores and sums over the 64 pixels of its window (13 channels per head, as 16), projection, perceptron."""
-    per_pixel = 3 * 78 ** 2 + 2 * 64 * 6 * 16 + 78 ** 2 + 4 * 78 ** 2
-
-    def forward(x):
-        return swinir.Block(78, 6, 8, 2, shift=4)(x.permute(0, 2, 3, 1), swinir._mask(16, 16, 8, 4, 'cpu'))
-    assert catalogue.gmac(lambda: forward, channels=78, size=16) == pytest.approx(256 * per_pixel / 1e9)
-
-
-def test_the_catalogue_can_be_read_in_a_file(monkeypatch):
-    monkeypatch.setattr(catalogue, 'SHOWN', [('unet', {}), ('rrdbnet', dict(blocks=16, width=16, growth=7)), ('rrdbnet', dict(blocks=23, width=8)), ('patchgan', {})])
-    file = io.StringIO()
-    Console(file=file, width=220).print(catalogue.table())
-    rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in file.getvalue().splitlines() if '|' in line]
-    assert rows[0] == ['name', 'network', 'parameters', 'budget', 'GMAC', 'paper'] and len(rows) == 6
-    assert rows[2][1:5] == ['UNet()', '1,946,448', 'fits', '3.63'] and 'Ronneberger' in rows[2][5]
-    assert rows[3][1:4] == ['RRDBNet(blocks=16, width=16, growth=7)', '636,947', 'fits'] and 'ESRGAN' in rows[3][5]
-    assert rows[5][1:4] == ['MultiscalePatchGAN()', '5,533,826', '']
-
-
-def test_the_catalogue_shows_everything():
-    assert {name for name, _ in catalogue.SHOWN} == models.CATALOGUE.keys()
-    assert all(catalogue.paper(network)[-4:].isdigit() for network in models.CATALOGUE.values())

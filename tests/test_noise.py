@@ -32,6 +32,24 @@ def test_quantiles():
     assert d.mean() == 0 and abs(d.std() - 1) < 4e-4 and abs((d ** 4).mean() - 3) < 0.01 and d.max() < 4.34
 
 
+def test_laplace_quantiles():
+    z = noise.quantiles(noise.LAPLACE)
+    assert z.shape == (65536,) and z.dtype == np.float32 and (z == -z[::-1]).all() and (np.diff(z) > 0).all()
+    assert np.abs(z - scipy.stats.laplace.ppf((np.arange(65536) + 0.5) / 65536)).max() < 1e-6
+    assert abs(z.astype(np.float64).var() - 2) < 2e-3
+
+
+@pytest.mark.parametrize('rate', [1, 15, 22, 30, 32])
+def test_signed_quantiles(rate):
+    """Poisson counts with a sign: every count as often as it is, to half of a 32,768th."""
+    z = noise.quantiles(noise.SIGNED, rate)
+    assert z.shape == (65536,) and z.dtype == np.float32 and (z == -z[::-1]).all() and (np.diff(z) >= 0).all() and (z == np.rint(z)).all()
+    share = np.bincount(np.abs(z).astype(int), minlength=300) / 65536
+    true = scipy.stats.poisson.pmf(np.arange(300), rate)
+    assert np.abs(np.cumsum(share) - np.cumsum(true)).max() <= 0.5 / 32768 + 1e-12
+    assert abs(z.astype(np.float64).var() / (rate + rate ** 2) - 1) < 1e-3
+
+
 def implied(V):
     """[256, 600] int64: the mass that the alias tables give to each count at each level, out of 2^24."""
     threshold, own, other = (t.reshape(256, 256).astype(np.int64) for t in noise.alias(V))
@@ -125,7 +143,7 @@ def near_ties(x, gray):
 
 @pytest.mark.parametrize('gray', [False, True])
 @pytest.mark.parametrize('kind, amount', [(noise.GAUSSIAN, 20 / 255), (noise.GAUSSIAN, 0), (noise.POISSON, 2.0),
-                                          (noise.POISSON, 0.05)])
+                                          (noise.POISSON, 0.05), (noise.LAPLACE, 40 / 255), (noise.SIGNED, 15 / 255), (noise.SIGNED, 32 / 255)])
 def test_implementations_agree(kind, amount, gray, photo):
     for number, (h, w) in enumerate([(63, 17), (1, 1), (5, 90), (120, 100)]):
         u8 = photo(h, w, number)
@@ -180,6 +198,18 @@ def test_draws():
     assert (p.seed == 3).all() and len(set(p.stream)) == 1 and (p.number == d.samples).all()
     other = noise.sample(d.at('t'), on, None)
     assert other.stream[0] != p.stream[0]
+
+
+def test_draws_of_additive_noise():
+    n = 10000
+    p = noise.sample(Draw(3, np.arange(n)).at('s'), np.ones(n, bool), None, kinds=(1, 0, 1, 1), sigma=(20, 40), laplace=(5, 10), rate=(15, 30), gray=0.0)
+    assert np.abs(np.bincount(p.kind, minlength=5) / n - np.array([0, 1, 0, 1, 1]) / 3).max() < 0.02 and not p.gray.any()
+    amount = {k: 255 * p.amount[p.kind == k] for k in (noise.GAUSSIAN, noise.LAPLACE, noise.SIGNED)}
+    assert 20 <= amount[noise.GAUSSIAN].min() < 20.1 and 5 <= amount[noise.LAPLACE].min() < 5.1 and 9.9 < amount[noise.LAPLACE].max() < 10
+    rates, counts = np.unique(noise.rate(p)[p.kind == noise.SIGNED], return_counts=True)
+    assert rates.tolist() == list(range(15, 31)) and counts.min() > 150
+    with pytest.raises(ValueError, match='rate 33: there are tables for 1 to 32'):
+        noise.sample(Draw(3, np.arange(1)), np.ones(1, bool), None, rate=(15, 33))
 
 
 def test_a_tied_plane_is_shared_by_the_gray_samples_of_a_batch():

@@ -20,6 +20,7 @@ from metrics.miou import Confusion
 from tasks import parse
 from tools import report, submit
 
+from test_report import FONT
 from test_train import ROOT, SIZE, cache      # noqa: F401, a fixture
 
 NET = '{"width": [8, 12, 16], "blocks": [1, 1, 1], "stride": 2, "aux": true, "position": 8}'
@@ -53,11 +54,14 @@ def logits(*shape):
 def test_the_criterion_is_the_sum_it_says(kind, weights):
     y, target = logits(16, 16), torch.randint(0, 19, (2, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     batch, criterion = Batch(None, target, None, None), parse.Criterion({'loss': kind})
-    terms = segmentation.cross_entropy(y, target, segmentation.MILD), segmentation.lovasz_softmax(y, target, every=2), segmentation.dice(y, target)
-    expected = sum(w * t for w, t in zip(weights, terms))
-    found = sum(criterion.net(y, batch, None, 0, 0.0).values())
-    assert found == pytest.approx(float(expected), rel=1e-6)
-    assert sum(criterion.net((y, y, y), batch, None, 0, 0.0).values()) == pytest.approx(float((1 + 2 * parse.AUX) * expected), rel=1e-6)
+
+    def expected(y, target, every):
+        terms = segmentation.cross_entropy(y, target, segmentation.MILD), segmentation.lovasz_softmax(y, target, every), segmentation.dice(y, target)
+        return float(sum(w * t for w, t in zip(weights, terms)))
+    assert sum(criterion.net(y, batch, None, 0, 0.0).values()) == pytest.approx(expected(y, target, parse.LOVASZ_EVERY), rel=1e-6)
+    quarter = logits(4, 4)
+    assert sum(criterion.net((y, quarter, quarter), batch, None, 0, 0.0).values()) == pytest.approx(
+        expected(y, target, parse.LOVASZ_EVERY) + 2 * parse.AUX * expected(quarter, target[:, 2::4, 2::4], 1), rel=1e-6)
 
 
 def test_scores_are_those_of_the_whole_set():
@@ -131,7 +135,7 @@ def test_submission_of_masks(run, data, tmp_path, capsys):
 
 
 def test_report_and_page(run, tmp_path):
-    assert report.main([str(run), '--out', str(tmp_path / 'report.pdf')]) == 0 and report.main([str(run), '--out', str(tmp_path / 'page.html')]) == 0
+    assert report.main([str(run), '--out', str(tmp_path / 'report.pdf'), '--font', str(FONT)]) == 0 and report.main([str(run), '--out', str(tmp_path / 'page.html')]) == 0
     text = '\n'.join(page.extract_text() for page in pypdf.PdfReader(tmp_path / 'report.pdf').pages)
     assert all(word in text for word in ('Face Parsing', 'mIoU', 'Lovász', 'l_eye'))
     assert all(word in (tmp_path / 'page.html').read_text() for word in ('mIoU, %', 'mean F1', 'data:image'))

@@ -63,7 +63,7 @@ def test_aux_heads_only_train(case):
     plain, aux, x = make(case), make(case, aux=True), torch.rand(2, 3, 33, 20)
     assert not plain.load_state_dict(aux.state_dict(), strict=False).missing_keys
     outputs = aux(x)
-    assert isinstance(outputs, tuple) and [y.shape for y in outputs] == [(2, 19, 33, 20)] * 3 and all(y.dtype == torch.float32 for y in outputs)
+    assert isinstance(outputs, tuple) and [y.shape[2:] for y in outputs] == [(33, 20), (9, 5), (9, 5)] and all(y.dtype == torch.float32 for y in outputs)
     assert torch.equal(plain(x), outputs[0])
     assert torch.equal(plain.eval()(x), aux.eval()(x))
 

@@ -57,10 +57,10 @@ def assert_same(a, b):
             assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize('recipe', degrade.RECIPES)
+@pytest.mark.parametrize('recipe', [name for name in degrade.RECIPES if not name.startswith('hifacegan_')])         # the parts of hifacegan
 @pytest.mark.parametrize('name', FAST)
 def test_pipe_is_the_reference(name, recipe, images, reference):
-    ours = batches(name, images, recipe)
+    ours = batches(name, images, recipe, len(reference(recipe)))
     for a, b in zip(ours, reference(recipe), strict=True):
         assert torch.equal(a.sample, b.sample) and torch.equal(a.target, b.target)
         side = SIZE // degrade.recipe(recipe).scale
@@ -73,7 +73,7 @@ def test_pipe_is_the_reference(name, recipe, images, reference):
 @pytest.fixture(scope='module')
 def reference(images):
     made = {}
-    return lambda recipe: made.setdefault(recipe, None) or made.update({recipe: batches('reference', images, recipe)}) or made[recipe]
+    return lambda recipe: made.setdefault(recipe, None) or made.update({recipe: batches('reference', images, recipe, STEPS if degrade.recipe(recipe).scale > 1 else 4)}) or made[recipe]
 
 
 def test_samples_cover_the_recipe(images):

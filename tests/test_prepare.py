@@ -2,9 +2,10 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import train
-from dali_pipes import degrade, faces, manifest, validation
+from dali_pipes import degrade, faces, manifest, sources, validation
 from dali_pipes.draw import Draw
 from tools import prepare
 
@@ -54,6 +55,26 @@ def test_degrade_writes_a_validation_set(hq, tmp_path):
     assert len(manifest.scan_pairs(str(tmp_path / 'a'), 4)) == 8
 
 
+def test_pairs_of_one_size_also_above_each_other(hq, tmp_path, capsys):
+    for out, more in ('two', ()), ('one', ('--stacked',)):
+        assert run('degrade', hq, '--size', SIZE, '--recipe', 'face_renovation', '--out', tmp_path / out, *more) == 0
+    c = dict(data=str(hq), val=[str(tmp_path / 'two'), f'stacked:{tmp_path / "one"}'], size=SIZE, recipe='face_renovation', lq_from_usm=True, seed=0)
+    _, sets = sources.load(c, say=lambda _: None)
+    expected = validation.Degraded(manifest.scan(str(hq), size=SIZE).images, degrade.recipe('face_renovation'), size=SIZE)
+    assert list(sets) == ['two', 'one'] and len(expected) == 8
+    for i in range(8):
+        for data in sets.values():
+            (name, lq, gt), (other, a, b) = data[i], expected[i]
+            assert name == other and lq.shape == gt.shape == (3, SIZE, SIZE) and torch.equal(lq, a) and torch.equal(gt, b)
+    assert cv2.imread(str(tmp_path / 'one/00000.png')).shape == (2 * SIZE, SIZE, 3)
+    capsys.readouterr()
+    assert run('degrade', hq, '--size', SIZE, '--stacked', '--out', tmp_path / 'x') == 2 and '4 times smaller: give one of face_renovation' in capsys.readouterr().err
+    with pytest.raises(manifest.DataError, match='8 of 8 pictures are no square LQ above a square GT: .*00000.png is 64x64'):
+        sources.load(c | {'val': f'stacked:{hq}'}, say=lambda _: None)
+    with pytest.raises(manifest.DataError, match='--recipe bicubic is for enlarging 4x'):
+        sources.load(c | {'recipe': 'bicubic'}, say=lambda _: None)
+
+
 def test_annotate(hq, tmp_path):
     assert run('annotate', hq, '--size', SIZE, '--out', tmp_path / 'meta.txt') == 0
     assert (tmp_path / 'meta.txt').read_text().splitlines()[:2] == ['00000.png (64,64,3)', '00001.png (64,64,3)']
@@ -79,12 +100,21 @@ def test_replay_is_what_the_run_saw(hq, tmp_path, capsys):
     assert run('replay', tmp_path / 'run', 3) == 2 and 'was trained on 6 images' in capsys.readouterr().err
 
 
+def test_told_is_in_the_order_of_the_sample():
+    recipe = degrade.recipe('hifacegan')
+    draws, order = degrade.sample(recipe, Draw(0, np.arange(30)), (128, 128)), Draw(0, np.arange(30)).order('order', 4)
+    for i in range(30):
+        names = [line.split(':')[0] for line in prepare.told(recipe, degrade.take(draws, i), (128, 128))]
+        parts = [['blur', 'blurred'], ['noise', 'noisy'], ['jpeg'], ['shrink', 'shrunk', 'grow', 'grown']]
+        assert names == sum((parts[k] for k in order[i]), [])
+
+
 def test_told_leaves_out_what_is_skipped_and_unused():
     recipe = degrade.recipe('ai6126_2024')
     draws = degrade.sample(recipe, Draw(0, np.arange(40)), (128, 128))
     for i in range(40):
         p = degrade.take(draws, i)
-        lines = dict(line.split(': ', 1) for line in prepare.told(recipe, p))
+        lines = dict(line.split(': ', 1) for line in prepare.told(recipe, p, (128, 128)))
         assert ('jpeg2a' in lines) != ('jpeg2b' in lines)
         assert ('blur2' in lines) == (p[5].taps > 1)
         assert ('theta' in lines['blur1']) == (p[1].kind in (1, 3, 5)) and ('omega' in lines['blur1']) == (p[1].kind == 6)

@@ -10,6 +10,8 @@ from dali_pipes.degrade.recipes import RECIPES
 from dali_pipes.draw import Draw
 
 SIZE, COUNT, BATCH = 128, 12, 4
+TASKS = 'hifacegan_blur', 'hifacegan_noise', 'hifacegan_jpeg', 'hifacegan_down'          # what hifacegan is made of
+WHOLE = [name for name in RECIPES if name not in TASKS]
 
 
 def drawn(name, samples, size=(SIZE, SIZE), batch=BATCH, seed=7):
@@ -66,7 +68,7 @@ ALLOWED = {blur: 4e-6, median: 1e-7, resize: 2e-6, noise: 2e-6, jpeg: 1e-7, usm:
 
 
 @pytest.mark.parametrize('opencv', [False, True])
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', WHOLE)
 def test_stage_by_stage(name, opencv, reference):
     _, recipe, params, records = reference(name)
     undecided_values = values = 0
@@ -88,7 +90,7 @@ def test_stage_by_stage(name, opencv, reference):
     assert undecided_values < 0.02 * values                                  # enlarging 8-bit values makes exact ties
 
 
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', WHOLE)
 def test_end_to_end(name, reference):
     x, recipe, params, _ = reference(name)
     expected = degrade.degrade(x, recipe, params, 'ref')
@@ -106,7 +108,7 @@ def test_end_to_end(name, reference):
 
 
 @pytest.mark.parametrize('impl, opencv', [('ref', None), ('torch', False), ('torch', True)])
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', WHOLE)
 def test_a_sample_is_the_same_in_every_batch(name, impl, opencv, photo):
     """To the bit: twice, in another order, alone, as float32, and with parameters drawn for itself."""
     n = 2 if impl == 'ref' else 6
@@ -174,7 +176,7 @@ def test_every_branch_occurs(name):
         assert 0.75 < (p[s].taps > 1).mean() < 0.85
 
 
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', WHOLE)
 def test_sizes_follow_each_other(name):
     """What a stage takes is what the one before gave, and the last is the network's input."""
     recipe, params = drawn(name, np.arange(50), (512, 384))
@@ -185,6 +187,44 @@ def test_sizes_follow_each_other(name):
             assert (drift <= (p.step if stage.ranges.get('by') == 'scale' else 1e-9)).all()
             now = p.size
     assert (now == (512 // recipe.scale, 384 // recipe.scale)).all()
+
+
+@pytest.mark.parametrize('name', ['face_renovation', 'hifacegan'])
+def test_every_stage_acts_where_its_part_stands(name):
+    recipe, params = drawn(name, np.arange(500), (128, 128))
+    order, acted, grown = Draw(7, np.arange(500)).order('order', 4), {}, np.full((500, 2), 128)
+    for stage, p in zip(recipe.stages, params):
+        acts = {blur: lambda: p.taps > 1, median: lambda: p.side > 1, noise: lambda: p.kind != noise.NONE, jpeg: lambda: p.quality > 0, quantize: lambda: p.on,
+                resize: lambda: ~resize.keeps(p, grown)}[stage.op]()
+        grown = getattr(p, 'size', grown)
+        assert not (acts & (order[:, stage.place[2]] != stage.place[3])).any()
+        acted[stage.name] = acted.get(stage.name, 0) + acts.astype(int)
+    either = acted.pop('median', 0)
+    assert (acted.pop('blur') + either == 1).all() and all((count == 1).all() for count in acted.values()), acted
+    assert name == 'hifacegan' or 0.4 < either.mean() < 0.6
+
+
+def test_an_order_is_its_parts_one_after_another(photo):
+    """The single tasks have the draws of the whole."""
+    n = 8
+    x, order = images(photo, n, 48, 48), Draw(7, np.arange(n)).order('order', 4)
+    assert len(np.unique(order, axis=0)) > 4
+    for impl in 'ref', 'torch':
+        whole = degrade.degrade(x, *drawn('hifacegan', np.arange(n), (48, 48)), impl)
+        for i in range(n):
+            y = x[i:i + 1]
+            for part in order[i]:
+                y = degrade.degrade(y, *drawn(TASKS[part], [i], (48, 48)), impl)
+            off = (y - whole[i:i + 1]).abs() * 255
+            assert (off < 1.01).float().mean() > 0.98 and (off < 0.01).float().mean() > 0.9
+
+
+def test_mosaic_is_means_of_squares(photo):
+    x = images(photo, 2, 96, 64)
+    y = degrade.degrade(x, *drawn('hifacegan_mosaic', np.arange(2), (96, 64)))
+    means = x.double().unfold(2, 16, 16).unfold(3, 16, 16).mean((-1, -2))
+    expected = torch.floor(means + 0.5).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    assert (y * 255 - expected).abs().max() < 1e-4
 
 
 def test_parity_ties_what_the_reference_draws_per_batch():

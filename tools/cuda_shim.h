@@ -54,6 +54,24 @@ static void leave(bool done)
 
 static void __syncthreads() { leave(false); }
 
+// A warp waits for itself alone; here it must be the whole block.
+static void __syncwarp()
+{
+    if (blockDim.x * blockDim.y * blockDim.z > 32) abort();
+    leave(false);
+}
+
+// `v` of the lane `by` below, one's own where there is none. What a lane hands in stays until all have taken it: the next exchange uses the other places.
+static unsigned int __shfl_up_sync(unsigned int, unsigned int v, int by)
+{
+    static unsigned int places[2][32];
+    static int exchanges[32];
+    const int lane = threadIdx.x, side = exchanges[lane]++ & 1;
+    places[side][lane] = v;
+    __syncwarp();
+    return places[side][lane < by ? lane : lane - by];
+}
+
 static void thread()
 {
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size);

@@ -8,6 +8,7 @@ Slow (about a microsecond a thread); not a way to degrade on a CPU.
 """
 import ctypes
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -68,6 +69,13 @@ class Shim:
 
     def __exit__(self, *_):
         kernels.launch, kernels.need_gpu = self._kept
+
+
+def sanitized():
+    """Environment for a process that is to load kernels built with `sanitize`."""
+    first = [subprocess.run(['g++', f'-print-file-name={name}'], capture_output=True, text=True).stdout.strip() for name in ('libasan.so', 'libstdc++.so')]
+    # Both libraries from the start: libasan must find C++'s exceptions, which OpenCV throws inside.
+    return {**os.environ, 'LD_PRELOAD': ' '.join(first), 'ASAN_OPTIONS': 'detect_leaks=0', 'OMP_NUM_THREADS': '1'}
 
 
 def _argument(a, declared, where):

@@ -3,8 +3,10 @@
     python tools/prepare.py index DATA                                    every file checked; the bad ones with their reasons
     python tools/prepare.py split DATA --train-size 4000 --val-size 400   train.txt and val.txt, drawn by a seed
     python tools/prepare.py degrade DATA --recipe ai6126_2024 --out val/  val/LQ and val/GT, the same every time: a folder for --val
+    python tools/prepare.py degrade DATA --recipe hifacegan --stacked     one picture a pair, LQ above GT, for --val stacked:pairs
     python tools/prepare.py annotate DATA --out meta_info.txt             lines like 00000.png (512,512,3)
     python tools/prepare.py preview DATA --recipe ai6126_2024             a sheet of degraded faces with the numbers drawn for each
+    python tools/prepare.py priors DATA --parser runs/parser              facial priors for mfpsnet: dictionaries of eyes, nose and mouth, and the networks beside them
     python tools/prepare.py replay runs/mine 12345 12346                  what samples 12345 and 12346 of that run were
 """
 import argparse
@@ -20,15 +22,20 @@ from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dali_pipes import degrade, manifest, sources, stream, validation
+import options
+from dali_pipes import degrade, manifest, order, sources, stream, validation
 from dali_pipes.batch import Plan
 from dali_pipes.degrade import blur, noise, resize
 from dali_pipes.manifest import DataError
+from dali_pipes.masks import pairs
+from dali_pipes.masks.reader import PairReader
+from dali_pipes.priors import landmarks, store
 from dali_pipes.reader import Reader
-from training import log, pictures, run
+from tasks import priors as making
+from training import checkpoint, log, pictures, run
 from training.run import RunError
 
-WORDS = {'blur': ('kind', blur.KINDS), 'resize': ('mode', resize.MODES), 'noise': ('kind', ('none', 'gaussian', 'poisson'))}      # numbers that have names
+WORDS = {'blur': ('kind', blur.KINDS), 'resize': ('mode', resize.MODES), 'noise': ('kind', noise.KINDS)}      # numbers that have names
 
 
 def scan(args, **more):
@@ -58,7 +65,11 @@ def split(args):
 
 
 def degrade_all(args):
-    data = validation.Degraded(scan(args).images, degrade.recipe(args.recipe), size=args.size, lq_from_usm=not args.plain)
+    recipe = degrade.recipe(args.recipe)
+    if args.stacked and recipe.scale != 1:
+        raise DataError(f'--stacked puts pictures of one size above each other, --recipe {args.recipe} makes them {recipe.scale} times smaller: '
+                        f'give one of {", ".join(degrade.SAME_SIZE)}, or leave --stacked out')
+    data = validation.Degraded(scan(args).images, recipe, size=args.size, lq_from_usm=not args.plain)
     names = [data.name(i) for i in range(len(data))]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:
@@ -66,12 +77,12 @@ def degrade_all(args):
 
     def one(i):
         name, lq, gt = data[i]
-        for side, image in ('LQ', lq), ('GT', gt):
+        for side, image in [('.', torch.cat([lq, gt], 1))] if args.stacked else [('LQ', lq), ('GT', gt)]:
             run.write(args.out / side / f'{name}.png', cv2.imencode('.png', image.permute(1, 2, 0).numpy()[..., ::-1])[1].tobytes())
     with ThreadPoolExecutor() as pool:
         for _ in track(pool.map(one, range(len(data))), 'degrading', total=len(data), disable=not sys.stderr.isatty()):
             pass
-    print(f'{len(data):,} pairs in {args.out}: python train.py --val {args.out}')
+    print(f'{len(data):,} pairs in {args.out}: python train.py --recipe {args.recipe} --val {sources.STACKED if args.stacked else ""}{args.out}')
 
 
 def annotate(args):
@@ -100,6 +111,46 @@ def replay(args):
     show(plan, Reader(images, c['size']), args.sample, args.out)
 
 
+def priors(args):
+    (parser, of), finder = trained(args.parser, '--parser', 'parse_unet'), args.heatmaps and trained(args.heatmaps, '--heatmaps', 'heatmap_net')
+    try:
+        making.level(parser)
+    except ValueError as e:
+        raise RunError(f'--parser {args.parser}: {e}') from None
+    options_of_scan = dict(size=of['size'], progress=log.bar('checking files'))
+    masked = pairs.is_parsing(args.data)
+    images = (pairs.scan_pairs(args.data, repair=True, **options_of_scan) if masked else manifest.scan(args.data, **options_of_scan)).images
+    points = landmarks.of(landmarks.read(args.landmarks), images, of['size']) if args.landmarks else None
+    reader, device = (PairReader if masked else Reader)(images, of['size']), torch.device(args.device)
+    numbers = sorted(order.permutation(0, len(images), args.seed)[:args.faces].tolist())
+    with ThreadPoolExecutor() as pool:
+        batches = making.batches(reader, numbers, points, args.batch, pool)
+        seen = track(batches, 'looking at faces', total=-(-len(numbers) // args.batch), disable=not sys.stderr.isatty())
+        crops = making.collect(parser.to(device), seen, device)
+    entries = making.build(crops, args.entries, args.seed, device)
+
+    made_with = {'parser': {k: of[k] for k in ('network', 'net', 'size')}, 'dict': {name: list(e.shape) for name, e in entries.items()}, 'faces': len(numbers)}
+    tensors = {f'parser.{k}': v for k, v in parser.state_dict().items()} | {f'dict.entries.{name}': e for name, e in entries.items()}
+    if finder:
+        made_with['finder'] = {k: finder[1][k] for k in ('network', 'net', 'size')}
+        tensors |= {f'finder.{k}': v for k, v in finder[0].state_dict().items()}
+    data = store.pack(made_with, tensors)
+    run.write(args.out, data)
+    source = f'points of {args.landmarks}' if args.landmarks else 'their masks' if masked else 'what the parser sees'
+    print(f'{args.out}: {len(data) / 1e6:.1f} MB; {", ".join(f"{name} {len(e)}" for name, e in entries.items())} entries of {next(iter(entries.values())).shape[1]} channels '
+          f'from {len(numbers):,} faces, found by {source}; heatmaps by {args.heatmaps or "the predicted mask"}\nuse it with: python train.py --preset mfpsnet --prior {args.out}')
+
+
+def trained(path, flag, network):
+    """(network of a run in eval mode with its weights, options of the run). Raises RunError where the run is of another one."""
+    of = run.stored(path) if Path(path).is_dir() else {}
+    if of.get('network') != network:
+        raise RunError(f'{flag} {path} is no run of {network}: ' + ('python train.py --preset parse_prior makes one' if network == 'parse_unet' else 'python train.py --preset landmarks makes one'))
+    net = options.network(of)
+    checkpoint.load_weights(net, path)
+    return net.eval().requires_grad_(False), of
+
+
 def show(plan, reader, samples, path):
     """Print what each sample is, and write a sheet of them."""
     rows = []
@@ -108,21 +159,24 @@ def show(plan, reader, samples, path):
         image, used = reader.image(int(step.index[0]))
         image = np.ascontiguousarray(image[:, ::-1]) if step.flip[0] else image
         batch = plan.finish(torch.from_numpy(image).permute(2, 0, 1)[None], step)
-        lines = list(told(plan.recipe, degrade.take(step.params, 0)))
+        lines = list(told(plan.recipe, degrade.take(step.params, 0), (plan.size, plan.size)))
         print(f'sample {n}: {reader.images[used].path}{", mirrored" if step.flip[0] else ""}\n    ' + '\n    '.join(lines))
         rows.append((f'sample {n}', *((t[0] * 255).round().to(torch.uint8) for t in (batch.input, batch.target)), lines))
     pictures.sheet(path, rows)
     print(f'{path}: {len(rows)} samples')
 
 
-def told(recipe, params):
-    """One line for every stage that acts on a sample: its name and numbers."""
+def told(recipe, params, size):
+    """One line for every stage that acts on a sample of this height and width: its name and numbers."""
+    now = size
     for stage, p in zip(recipe.stages, params):
-        values = p._asdict()
-        if not values.get('on', True) or values.get('quality', 1) == 0 or stage.op is blur and p.kind == blur.DELTA or stage.op is noise and p.kind == noise.NONE:
+        values, before = p._asdict(), now
+        now = values.get('size', now)
+        if (not values.get('on', True) or values.get('quality', 1) == 0 or values.get('side', 0) == 1 or stage.op is blur and p.kind == blur.DELTA
+                or stage.op is noise and p.kind == noise.NONE or stage.op is resize and resize.keeps(p, before)):
             continue
         field, names = WORDS.get(stage.op.__name__.split('.')[-1], (None, ()))
-        words = [names[int(v)] if k == field else f'{k} {_number(v)}' for k, v in values.items() if k not in ('on', 'seed', 'stream', 'number') and _matters(stage.op, p, k)]
+        words = [names[int(v)] if k == field else f'{k} {_number(v)}' for k, v in values.items() if k not in ('on', 'up', 'seed', 'stream', 'number') and _matters(stage.op, p, k)]
         yield f'{stage.name}: ' + ', '.join(words)
 
 
@@ -130,6 +184,8 @@ def _matters(op, p, field):
     """Whether a kind of blur uses a parameter at all."""
     if op is not blur:
         return True
+    if p.kind == blur.MOTION:
+        return field not in {'sigma_y', 'omega'}
     unused = {'omega'} if p.kind != blur.SINC else {'sigma_x', 'sigma_y', 'theta', 'beta'}
     unused |= {'sigma_y', 'theta'} if p.kind in (blur.ISO, blur.GEN_ISO, blur.PLATEAU_ISO) else set()
     return field not in unused | ({'beta'} if p.kind in (blur.ISO, blur.ANISO) else set())
@@ -160,12 +216,23 @@ def parse(argv=None):
     recipe = dict(default='ai6126_2024', help=f'{", ".join(degrade.RECIPES)} (default: %(default)s)')
     v = verb('degrade', degrade_all, 'pairs')
     v.add_argument('--recipe', **recipe)
+    v.add_argument('--stacked', action='store_true', help='one picture a pair, the LQ above the GT, instead of two folders; of a recipe of one size')
     v.add_argument('--plain', action='store_true', help='degrade the plain face where the recipe has the sharpened one')
     verb('annotate', annotate, 'meta_info.txt')
     v = verb('preview', preview, 'preview.png')
     v.add_argument('--recipe', **recipe)
     v.add_argument('--count', type=int, default=12, help='samples (default: %(default)s)')
     v.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    v = verb('priors', priors, 'priors.safetensors', data=False)
+    v.add_argument('data', help='HQ training faces: folder, list of files, glob, or a folder of pictures and masks, which then tell where eyes, nose and mouth are')
+    v.add_argument('--parser', required=True, help='run of parse_unet, trained on degraded faces (python train.py --preset parse_prior): its features are what the dictionaries are made of')
+    v.add_argument('--heatmaps', help='run of --preset landmarks, whose heatmaps the file is to give (default: points of the mask that the parser sees)')
+    v.add_argument('--landmarks', help='JSON file of 68 landmarks of every face, which then tell where eyes, nose and mouth are: {name: [[x, y], ...]} or ffhq-dataset-v2.json')
+    v.add_argument('--entries', type=int, default=128, help='entries of each dictionary (default: %(default)s)')
+    v.add_argument('--faces', type=int, default=5000, help='faces to look at, drawn from all (default: %(default)s)')
+    v.add_argument('--batch', type=int, default=8, help='faces at a time (default: %(default)s)')
+    v.add_argument('--seed', type=int, default=0, help='of the choice of faces and the clusters (default: %(default)s)')
+    v.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
     v = verb('replay', replay, 'replay.png', data=False)
     v.add_argument('run', help='run directory')
     v.add_argument('sample', type=int, nargs='+', help='sample numbers, as in the log')

@@ -24,16 +24,18 @@ class EMA:
         # Estimates that belong to the weights, as of spectral normalisation, follow those of the average.
         self._following = [m for m in self.net.modules() if hasattr(m, 'renew')]
         followed = {id(b) for m in self._following for b in m.buffers()}
-        self._copied = [id(b) not in followed for b in self.net.buffers()]
+        self._averaged = [id(b) not in followed for b in self.net.buffers()]
 
     @torch.no_grad()
     def update(self, net, batch):
         """net: after its step, wrapped or not; batch: images of that step over all GPUs."""
         decay = min(math.exp(-batch / self.horizon), (1 + self.n) / (10 + self.n))
         torch._foreach_lerp_(list(self.net.parameters()), [p.detach().float() for p in net.parameters()], 1 - decay)
-        for mine, new, copied in zip(self.net.buffers(), net.buffers(), self._copied):
-            if copied:
-                mine.copy_(new)      # e.g. running statistics, which are averages already
+        for mine, new, averaged in zip(self.net.buffers(), net.buffers(), self._averaged):
+            if averaged and mine.is_floating_point():
+                mine.lerp_(new.float(), 1 - decay)      # running statistics: to first order in the weights, their average is that of the averaged network
+            elif averaged:
+                mine.copy_(new)
         for module in self._following:
             module.renew()
         self.n += 1

@@ -1,14 +1,19 @@
 """Optimizers by name, and one step of one of them: gradients accumulated, clipped, and left out where they are not finite."""
 import torch
 
-OPTIMIZERS = {'adamw': torch.optim.AdamW, 'adam': torch.optim.Adam, 'sgd': torch.optim.SGD}
+from .muon import Muon
+
+OPTIMIZERS = {'adamw': torch.optim.AdamW, 'adam': torch.optim.Adam, 'sgd': torch.optim.SGD, 'muon': Muon}
 
 
 def make(name, net, lr, weight_decay=0.0, betas=None):
-    """Optimizer of a network's parameters: Adam and AdamW with betas (default: 0.9, 0.99), SGD with Nesterov's momentum 0.9; fused on a GPU, which also lets it skip a
-    step there without telling the CPU."""
+    """Optimizer of a network's parameters: Adam and AdamW with betas (default: 0.9, 0.99), SGD with Nesterov's momentum 0.9, Muon with both for what each is for; fused on
+    a GPU, which also lets it skip a step there without telling the CPU."""
+    betas = tuple(betas or (0.9, 0.99))
+    if name == 'muon':
+        return Muon(net, lr, weight_decay, betas=betas)
     parameters = list(net.parameters())
-    more = dict(momentum=0.9, nesterov=True) if name == 'sgd' else dict(betas=tuple(betas or (0.9, 0.99)))
+    more = dict(momentum=0.9, nesterov=True) if name == 'sgd' else dict(betas=betas)
     return OPTIMIZERS[name](parameters, lr=lr, weight_decay=weight_decay, fused=parameters[0].is_cuda, **more)
 
 

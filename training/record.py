@@ -52,7 +52,7 @@ class Record:
 
     def _scalars(self, nimg, values):
         for name, value in values.items():
-            if value is not None:
+            if isinstance(value, (int, float)):
                 self._board.add_scalar(name, value, nimg)
 
     def close(self):

@@ -12,7 +12,7 @@ class RunError(Exception):
 
 
 FORMAT = 3       # of a run directory; 1 had one process, one optimizer and one validation set, 2 kept the counters of a checkpoint elsewhere
-FREE = {'out', 'pipe', 'cache', 'device', 'threads', 'save_minutes', 'strict', 'verify'}      # may differ on resume: they change no sample and no schedule
+FREE = {'out', 'pipe', 'cache', 'decode', 'device', 'threads', 'save_minutes', 'strict', 'verify'}      # may differ on resume: they change no sample and no schedule
 
 
 def prepare(run_dir, config):

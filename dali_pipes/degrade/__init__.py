@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from . import canvas, kernels, usm
-from .recipes import RECIPES, Recipe, Stage
+from .recipes import RECIPES, SAME_SIZE, Recipe, Stage
 
 IMPLS = 'ref', 'torch', 'cuda'
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 FOLDER = Path(__file__).parent
-FILES = 'blur.cu', 'median.cu', 'resize.cu', 'noise.cu', 'jpeg.cu', 'usm.cu', 'quantize.cu'
+FILES = {**dict.fromkeys(('blur.cu', 'median.cu', 'resize.cu', 'noise.cu', 'jpeg.cu', 'usm.cu', 'quantize.cu'), FOLDER), 'png.cu': FOLDER.parent}       # and where they are
 ARCHITECTURES = '75', '80', '86', '89', '90', '100', '120'           # Turing to Blackwell; older GPUs are refused
 OPTIONS = '--std=c++17',
 
@@ -23,7 +23,7 @@ class KernelError(Exception):
 
 def source(file):
     """Text of a .cu file with what all of them share before it; error messages count lines in the file itself."""
-    return (FOLDER / 'common.cuh').read_text() + f'#line 1 "{file}"\n' + (FOLDER / file).read_text()
+    return (FOLDER / 'common.cuh').read_text() + f'#line 1 "{file}"\n' + (FILES[file] / file).read_text()
 
 
 def launch(file, name, grid, block, *args):

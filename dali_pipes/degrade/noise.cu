@@ -48,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(128) add(const void* x, bool bytes,
     if (first == last) return;
 
     u64 bits[4], more[4] = {0, 0, 0, 0};
-    const Alias* table = alias;
+    const void* table = quantiles + 32768 * p.table;     // one pointer for both: registers are scarce
     float V = 1;
     if (p.kind != NONE) philox(bits, block, p.number, 0, p.seed, p.stream);
     if (p.kind == POISSON)
@@ -58,11 +58,11 @@ extern "C" __global__ void __launch_bounds__(128) add(const void* x, bool bytes,
         for (int i = 0; i < 8; i++)
             levels += __popc(seen[8 * b + i]);
         while (1 << power < levels) power++;
-        table += 65536 * power;
+        table = alias + 65536 * power;
         V = (float)(1 << power);
     }
 
-    const float amount = (float)p.amount, *numbers = quantiles + 32768 * p.table;
+    const float amount = (float)p.amount;
     int at_row = first / row, at_col = first % row;
     #pragma unroll 1
     for (int k = 0; k < 4; k++)
@@ -77,11 +77,14 @@ extern "C" __global__ void __launch_bounds__(128) add(const void* x, bool bytes,
             const u32 r16 = word >> 16 * i & 0xffff, r8 = half >> 8 * i & 0xff;
             float n = 0;
             if (p.kind != NONE && p.kind != POISSON)
+            {
+                const float* numbers = (const float*)table;
                 n = field ? field[at] : r16 < 32768 ? numbers[r16] : -numbers[65535 - r16];
+            }
             else if (p.kind == POISSON)
             {
                 const int l = level(x, bytes, at, gray, nudge);
-                const Alias a = table[l * 256 + r8];
+                const Alias a = ((const Alias*)table)[l * 256 + r8];
                 n = __fadd_rn((field ? field[at] : r16 < a.threshold ? a.own : a.other) / V, -(l / 255.0f));
             }
             n = __fmul_rn(n, amount);

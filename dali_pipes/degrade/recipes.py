@@ -147,3 +147,4 @@ RECIPES = {r.name: r for r in (
         _stage('quantize',  quantize),
     )),
 )}
+SAME_SIZE = tuple(name for name, r in RECIPES.items() if r.scale == 1)

@@ -24,10 +24,10 @@ class PairReader(Reader):
         mask = fit(decode(read_bytes(*pair.mask.where)), self.size)
         return SWAP[mask] if pair.swap else mask
 
-    def _judge(self, index):
+    def _judge(self, index, decodes=True):
         """Bytes of the picture, if its mask is good too."""
         new = index not in self._good
-        data = super()._judge(index)
+        data = super()._judge(index, decodes)
         if new and data is not None:
             try:
                 self.ids(index)
