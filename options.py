@@ -93,7 +93,7 @@ def parse(description, argv=None):
     a('--minutes',      type=float, help='length of the run as wall time instead, validation included; the schedule is fitted to it')
     a('--optimizer',    help=f'{", ".join(optim.OPTIMIZERS)} (default: adamw)')
     a('--lr',           type=float, help='peak learning rate')
-    a('--betas',        type=numbers, help='adam and adamw: shares of the two averages that a step keeps (default: 0.9,0.99)')
+    a('--betas',        type=numbers, help='adam, adamw and muon: shares of the two averages that a step keeps (default: 0.9,0.99)')
     a('--weight-decay', type=float, help='default: 0')
     a('--schedule',     help=f'{", ".join(schedule.SCHEDULES)} (default: cosine)')
     a('--warmup',       type=float, help='share of the run with a rising learning rate (default: 0.03)')
@@ -317,7 +317,7 @@ def _check_networks(c, task):
 
 def _check_steps(c):
     if c['betas'] and (c['optimizer'] == 'sgd' or len(c['betas']) != 2 or not all(0 <= b < 1 for b in c['betas'])):
-        raise RunError(f'--betas {",".join(f"{b:g}" for b in c["betas"])}: adam and adamw take two, from 0 up to, but not, 1' + (', and sgd none' if c['optimizer'] == 'sgd' else ''))
+        raise RunError(f'--betas {",".join(f"{b:g}" for b in c["betas"])}: adam, adamw and muon take two, from 0 up to, but not, 1' + (', and sgd none' if c['optimizer'] == 'sgd' else ''))
     try:
         rate(0.5, c)
     except ValueError as e:

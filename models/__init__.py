@@ -58,7 +58,7 @@ def settle(net):
     """Let spectrally normalised layers find the singular vectors of the weights they have now: those of a mean of networks are not the mean of theirs."""
     for module in net.modules():
         if isinstance(module, SpectralConv2d):
-            module.renew(15)
+            module.renew(50)
 
 
 def like(weights):

@@ -17,7 +17,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, net, lr, weight_decay=0.0, momentum=0.95, betas=(0.9, 0.99)):
         matrices = [m.weight for m in net.modules() if isinstance(m, nn.Linear) or isinstance(m, nn.Conv2d) and m.groups == 1]
-        matrices = list({id(p): p for p in matrices if isinstance(p, nn.Parameter)}.values())        # a weight in two places counts once; a computed one is no parameter
+        matrices = list({id(p): p for p in matrices if isinstance(p, nn.Parameter) and p.requires_grad}.values())        # a weight in two places counts once; a computed one is no parameter
         known = {id(p) for p in matrices}
         rest = [p for p in net.parameters() if id(p) not in known]
         super().__init__([dict(params=matrices)], dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
