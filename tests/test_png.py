@@ -4,7 +4,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -122,7 +124,7 @@ MUTANTS = [
     ('unfilter', 'to_b <= to_c ? b', 'to_b < to_c ? b'),
     ('unfilter', '(a ^ b) >> 1 & 0x7f7f7f7fu', '(a ^ b) >> 1'),
     ('unfilter', '            corner = up;\n', ''),
-    ('unfilter', '        __syncwarp();\n    }\n}\n\n// 16', '    }\n}\n\n// 16'),
+    ('unfilter', 'up = top ? load', 'up = top > 32 ? load'),
     ('colour', 'p.palette + 3 * in[0]', 'p.palette + in[0]'),
     ('colour', 'p.channels < 3 ? 0 : c', 'c'),
 ]
@@ -213,8 +215,7 @@ def test_pairs(tmp_path, monkeypatch):
 
 @needs_gxx
 def test_a_stream(folder, tmp_path, monkeypatch):
-    """Every image of an epoch once, bad ones told with their names; a trial takes none away, and the same again is the same."""
-    import tarfile
+    """Every image of an epoch, bad ones told with their names; a trial takes none away, and the same again is the same."""
     monkeypatch.setattr(pipe_png, 'GROUP', 4)
     with tarfile.open(tmp_path / 'a.tar', 'w') as tar:
         for path in sorted(folder.iterdir()):
@@ -224,12 +225,13 @@ def test_a_stream(folder, tmp_path, monkeypatch):
     def run():
         reader = stream.Stream(stream.find(f'file://{tmp_path}/a.tar'), SIZE, say=said.append)
         assert len(reader.peek(5)) == len(reader.peek(5)) == 5
-        return made(pipe_png.PngLoader, reader, plan, steps=4)
+        return made(pipe_png.PngLoader, reader, plan, steps=12)
     with cuda_shim.Shim():
         first = run()
         assert_same(first, run())
     expected = [files.fit(files.decode(p.read_bytes()), SIZE).tobytes() for p in folder.iterdir() if p.name != '6.png']
-    assert sorted(image.permute(1, 2, 0).numpy().tobytes() for _, _, pixels in first for image in pixels) == sorted(expected)
+    seen = Counter(image.permute(1, 2, 0).numpy().tobytes() for _, _, pixels in first for image in pixels)
+    assert seen.keys() == set(expected) and seen.most_common()[-1][1] >= 2 and seen.most_common()[0][1] <= 4           # in 24 images, three epochs of 8
     assert sum('a.tar/6.png skipped: corrupt pixels' in line for line in said) == 2
 
 
