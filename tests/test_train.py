@@ -188,7 +188,7 @@ def test_bad_input_is_refused(change, said, data, tmp_path, capsys):
 
 def test_other_options_are_refused(run, data, capsys):
     assert train.main(flags(data, run, lr=5e-4)) == 2
-    assert 'lr: was 0.001, now 0.0005' in capsys.readouterr().err
+    assert 'lr: was 0.002, now 0.0005' in capsys.readouterr().err
     assert train.main(flags(data, run, data=data / 'pairs' / 'GT', val=2)) == 2
     assert 'images: was' in capsys.readouterr().err
 
