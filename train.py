@@ -104,6 +104,7 @@ def train(c, world, held):
 
     def validate():
         """{name: Scores} of the average."""
+        models.settle(ema.net)                               # one step of estimates an update is too few early in a run
         scores = {name: task.validate(ema.net, data, device, world, batch=c['batch'], autocast=autocast, threads=c['threads'], **more) for name, data in sets.items()}
         if world.main:
             soup.keep(c['out'], at.nimg, ema.net.state_dict(), scores[first].value(slice(0, None, 2)), c['keep'])
