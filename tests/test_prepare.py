@@ -72,7 +72,7 @@ def test_pairs_of_one_size_also_above_each_other(hq, tmp_path, capsys):
     with pytest.raises(manifest.DataError, match='8 of 8 pictures are no square LQ above a square GT: .*00000.png is 64x64'):
         sources.load(c | {'val': f'stacked:{hq}'}, say=lambda _: None)
     with pytest.raises(manifest.DataError, match='--recipe bicubic is for enlarging 4x'):
-        sources.load(c | {'recipe': 'bicubic'}, say=lambda _: None)
+        sources.load(c | {'val': c['val'][1], 'recipe': 'bicubic'}, say=lambda _: None)
 
 
 def test_annotate(hq, tmp_path):
