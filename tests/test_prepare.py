@@ -12,12 +12,17 @@ from tools import prepare
 SIZE = 64
 
 
+@pytest.fixture(scope='module')
+def drawn():
+    return [faces.face(i, SIZE).image[..., ::-1] for i in range(8)]
+
+
 @pytest.fixture
-def hq(tmp_path, monkeypatch):
+def hq(tmp_path, monkeypatch, drawn):
     monkeypatch.setenv('FACES_CACHE', str(tmp_path / 'cache'))
     (tmp_path / 'hq').mkdir()
-    for i in range(8):
-        cv2.imwrite(str(tmp_path / 'hq' / f'{i:05d}.png'), faces.face(i, SIZE).image[..., ::-1])
+    for i, image in enumerate(drawn):
+        cv2.imwrite(str(tmp_path / 'hq' / f'{i:05d}.png'), image)
     return tmp_path / 'hq'
 
 
