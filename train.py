@@ -61,6 +61,8 @@ def train(c, world, held):
         torch.cuda.set_device(device)                        # what names no GPU means this one
     with world.first():                                      # what one process has scanned or drawn, the others find
         images, sets = sources.load(c, say, log.bar if world.main else lambda _: None)
+        if c['task'] == 'search' and c['crop']:
+            sets = {name: task.Middle(data, c['crop'], options.scale_of(c)) for name, data in sets.items()}
         if world.main:
             held.enter_context(Lock(c['out']))
         resumed = run.prepare(c['out'], c | {'images': sources.fingerprint(images)})
@@ -104,6 +106,7 @@ def train(c, world, held):
 
     def validate():
         """{name: Scores} of the average."""
+        models.settle(ema.net)                               # one step of estimates an update is too few early in a run
         scores = {name: task.validate(ema.net, data, device, world, batch=c['batch'], autocast=autocast, threads=c['threads'], **more) for name, data in sets.items()}
         if world.main:
             soup.keep(c['out'], at.nimg, ema.net.state_dict(), scores[first].value(slice(0, None, 2)), c['keep'])

@@ -69,6 +69,23 @@ class Scores(NamedTuple):
                 f'entropy of operations {alpha:.4f}, of ways {beta:.4f} (1: undecided, 0: decided)')
 
 
+class Middle:
+    """Squares from the middle of a validation set's pictures, of the side trained on: the running statistics of a supernet's normalisations hold for maps of that size alone
+    (borders are most of a small one). side: in pixels of the truth, a multiple of the scale, truth / input"""
+
+    def __init__(self, data, side, scale):
+        self._data, self._side, self._scale, self.name = data, side, scale, data.name
+
+    def __len__(self):
+        return len(self._data)
+
+    def __getitem__(self, i):
+        name, lq, gt = self._data[i]
+        top, left = ((s - self._side) // 2 // self._scale for s in gt.shape[1:])
+        one, many = self._side // self._scale, self._scale
+        return name, lq[:, top:top + one, left:left + one], gt[:, many * top:many * top + self._side, many * left:many * left + self._side]
+
+
 def validate(net, data, device, world=None, **more):
     """Score the supernet as restore.validate does, and tell where its architecture stands -> Scores."""
     return Scores(restore.validate(net, data, device, world, **more), entropies(net.supernet), net.supernet.architecture())

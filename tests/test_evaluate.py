@@ -1,5 +1,6 @@
 """The table of tools/evaluate.py: every number is its metric's, names are matched or refused, and landmarks move as far as masks do."""
 import json
+import re
 
 import cv2
 import numpy as np
@@ -36,6 +37,11 @@ def home(tmp_path_factory):
     return home
 
 
+@pytest.fixture(autouse=True)
+def cache(home, monkeypatch):
+    monkeypatch.setenv('FACES_CACHE', str(home / 'cache'))
+
+
 def run(home, *argv):
     return evaluate.main(['--device', 'cpu', '--batch', '2', '--gt', str(home / 'GT'), *map(str, argv)])
 
@@ -61,9 +67,8 @@ def test_small_images_have_no_ms_ssim(home, capsys):
 
 @pytest.mark.parametrize('argv, message', [
     (['fewer'], 'fewer lacks 1 of 3 images .001.: restore these, too'), (['small'], '000.png is 64x64, its truth 176x176'), (['same', 'same'], 'is named twice: give NAME=FOLDER'),
-    (['nowhere'], 'nowhere: no such file or folder'), (['same', '--parser', 'GT'], 'GT is no run directory'), (['same', '--lpips', 'GT/000.png'], 'lpips')])
+    (['nowhere'], 'nowhere: no such file or folder'), (['same', '--parser', 'GT'], 'GT is no run directory')])
 def test_what_does_not_fit_is_refused(home, argv, message, capsys):
-    import re
     assert run(home, *(a if a.startswith('--') else home / a for a in argv)) == 2
     assert re.search(message, capsys.readouterr().err)
 

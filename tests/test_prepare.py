@@ -12,12 +12,17 @@ from tools import prepare
 SIZE = 64
 
 
+@pytest.fixture(scope='module')
+def drawn():
+    return [faces.face(i, SIZE).image[..., ::-1] for i in range(8)]
+
+
 @pytest.fixture
-def hq(tmp_path, monkeypatch):
+def hq(tmp_path, monkeypatch, drawn):
     monkeypatch.setenv('FACES_CACHE', str(tmp_path / 'cache'))
     (tmp_path / 'hq').mkdir()
-    for i in range(8):
-        cv2.imwrite(str(tmp_path / 'hq' / f'{i:05d}.png'), faces.face(i, SIZE).image[..., ::-1])
+    for i, image in enumerate(drawn):
+        cv2.imwrite(str(tmp_path / 'hq' / f'{i:05d}.png'), image)
     return tmp_path / 'hq'
 
 
@@ -72,7 +77,7 @@ def test_pairs_of_one_size_also_above_each_other(hq, tmp_path, capsys):
     with pytest.raises(manifest.DataError, match='8 of 8 pictures are no square LQ above a square GT: .*00000.png is 64x64'):
         sources.load(c | {'val': f'stacked:{hq}'}, say=lambda _: None)
     with pytest.raises(manifest.DataError, match='--recipe bicubic is for enlarging 4x'):
-        sources.load(c | {'recipe': 'bicubic'}, say=lambda _: None)
+        sources.load(c | {'val': c['val'][1], 'recipe': 'bicubic'}, say=lambda _: None)
 
 
 def test_annotate(hq, tmp_path):

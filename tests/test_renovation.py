@@ -127,7 +127,7 @@ def test_two_rates_and_betas(monkeypatch):
     (dict(net='{"width": 2, "phase": 2}'), '0.5 times'), (dict(betas='0,1'), '--betas 0,1'), (dict(betas='0.9'), '--betas 0.9'), (dict(optimizer='sgd'), 'sgd none'),
     (dict(discriminator='unet_sn'), '--discriminator patchgan'), (dict(milestones='1'), '--milestones'), (dict(pixel_weight=-1), '--pixel-weight -1'),
     (dict(gan_from=10, pixel_weight=0), 'in the first 10 images'), (dict(last_loss='psnr', pixel_weight=0), '--last-loss psnr'),
-    (dict(preset='renovation_demo', pixel_weight=0, discriminator_net='{}'), 'or --gan'), (dict(net='{"width": 2, "suppression": "gabor"}'), 'gabor')])
+    (dict(preset='renovation_demo', crop=SIZE, pixel_weight=0, discriminator_net='{}'), 'or --gan'), (dict(net='{"width": 2, "suppression": "gabor"}'), 'gabor')])
 def test_bad_options(more, said, data, tmp_path, capsys):
     assert train.main(flags(data, tmp_path / 'out', **(GAN | more))) == 2
     assert said in capsys.readouterr().err and not (tmp_path / 'out').exists()
@@ -152,7 +152,7 @@ def home(data, pairs, tmp_path_factory):
     """A GAN as published but for its size, and a run of the demo's kind."""
     home = tmp_path_factory.mktemp('renovation')
     assert train.main(flags(data, home / 'gan', **GAN | dict(val=pairs, nimg=16, ticks=2))) == 0
-    assert train.main(flags(data, home / 'l1', preset='renovation_demo', recipe='face_renovation', net='{"width": 2}', val=pairs, nimg=24, ticks=3)) == 0
+    assert train.main(flags(data, home / 'l1', preset='renovation_demo', recipe='face_renovation', net='{"width": 2}', crop=SIZE // 2, val=pairs, nimg=24, ticks=3)) == 0
     return home
 
 

@@ -115,6 +115,18 @@ def test_halves_feed_whoever_asks():
     assert [f.images for f in made] == [list('aceg'), list('bdf')] and all(f.closed for f in made)
 
 
+@pytest.mark.parametrize('scale', [1, 4])
+def test_validation_is_on_squares_of_the_size_trained_on(scale):
+    gt = torch.arange(3 * 40 * 64).reshape(3, 40, 64)
+
+    class One(list):
+        def name(self, i):
+            return 'a'
+    middle = search.Middle(One([('a', gt[:, ::scale, ::scale], gt)]), 16, scale)
+    name, lq, truth = middle[0]
+    assert len(middle) == 1 and middle.name(0) == name == 'a' and torch.equal(truth, gt[:, 12:28, 24:40]) and torch.equal(lq, truth[:, ::scale, ::scale])
+
+
 # ---- what is found ----
 
 def test_a_run_is_decoded_from_its_weights(found):

@@ -4,7 +4,7 @@
     python tools/experiments.py optimizers --data train.txt --val held.txt --minutes 20                           Adam against SGD
     python tools/experiments.py priors --prior runs/parser --data train.txt --val held.txt --minutes 30           every prior left out in turn
 
-All runs of a seed see the same samples in the same order, for the same time or number of images. Flags after -- go to train.py (-- --size 128 --crop 64 --batch 4). The same
+All runs of a seed see the same samples in the same order, for the same time or number of images. Flags after -- go to train.py (-- --size 128 --batch 4). The same
 command again goes on where it was stopped; a finished run is not repeated. Writes table.md, table.json and curves.png in OUT; runs are judged on the odd half of the
 validation images, whose even half chose their weights. Nothing is claimed of a difference whose 95 % interval (Student's t over the seeds) holds 0.
 
