@@ -12,6 +12,7 @@ import dali_pipes
 import guides
 import models
 from dali_pipes import cache, degrade
+from dali_pipes.priors import landmarks as points_of
 from losses import adversarial
 from tasks import landmarks, parse as parsing, restore, search as searching
 from training import optim, run, schedule
@@ -65,7 +66,7 @@ DEFAULTS = dict(
     loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, parser=None, perceptual_weight=1.0, features='esrgan',
     gan=None, gan_weight=0.1, gan_from=0, discriminator=None, discriminator_net={}, discriminator_lr=None, matching_weight=None, r1=0.0,
     optimizer='adamw', betas=None, weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0, keep=3,
-    arch=None, prior=None, drop_priors=None, multi_prior_weight=0.0, search_from=0.1, arch_lr=1e-3, arch_weight_decay=1e-3, lpips=None, compile=False, deterministic=False, cache='auto', decode='auto', save_minutes=5.0)
+    arch=None, prior=None, drop_priors=None, multi_prior_weight=0.0, landmarks=None, search_from=0.1, arch_lr=1e-3, arch_weight_decay=1e-3, lpips=None, compile=False, deterministic=False, cache='auto', decode='auto', save_minutes=5.0)
 
 
 def numbers(text):
@@ -113,6 +114,7 @@ def parse(description, argv=None):
     a('--prior',        nargs='+', help=f'what mfpsnet is guided by, each NAME=PATH, of {", ".join(guides.KINDS)}; without a name, the run of a parser or of landmarks, or a '
                              'file of tools/prepare.py priors, which has all three')
     a('--multi-prior-weight', type=float, help='of a loss where the priors look (MFPSNet, Yu et al., TNNLS 2023), e.g. 0.1; --net \'{"gate": true}\' lets the network weigh the priors (default: 0, off)')
+    a('--landmarks',    help='JSON file of 68 landmarks of every face, {name: [[x, y], ...]} or ffhq-dataset-v2.json: what --preset landmarks learns instead of the 28 points of masks')
     a('--drop-priors',  nargs='+', help='names of priors that are zeros instead, to see what they are good for (default: none)')
     a('--search-from',  type=float, help='share of a search in which weights are trained alone, before the architecture (default: 0.1)')
     a('--arch-lr',      type=float, help='peak learning rate of the architecture, with Adam (default: 1e-3)')
@@ -178,6 +180,10 @@ def _fit(c):
     """Arguments of a network that follow from other options: its scale, its architectures, its priors."""
     network, scale = c['network'], scale_of(c)
     searched = c['task'] == 'search'
+    if c['landmarks']:
+        if c['task'] != 'landmarks' or not c['data']:
+            raise RunError(f'--landmarks {c["landmarks"]} is for --preset landmarks with --data, a folder or list of the faces that it names')
+        c['net'] = dict(c['net'], points=points_of.IBUG)
     if c['multi_prior_weight'] and (network not in models.GUIDED or not c['multi_prior_weight'] > 0):
         raise RunError(f'--multi-prior-weight {c["multi_prior_weight"]}: a positive number, of {", ".join(models.GUIDED)} only, not of {network}')
     if c['multi_prior_weight'] and set(c['drop_priors'] or ()) >= set(guides.named(c['prior'])):

@@ -9,6 +9,7 @@ import guides
 import models
 import options
 from dali_pipes import degrade, stream
+from dali_pipes.priors import landmarks
 from losses import features
 from tasks import search
 from tasks.players import Player, backward, turns
@@ -21,7 +22,8 @@ def feed(c, images, **more):
     shared = dict(batch=c['batch'], size=c['size'], seed=c['seed'], cache=c['cache'], decode=c['decode']) | more
     recipe = c['recipe'] and degrade.recipe(c['recipe'])._replace(pool=c['pair_pool'])
     if c['task'] in options.MASKED:
-        return dali_pipes.make_parse(c['pipe'], images, recipe=recipe, **shared)
+        points = landmarks.of(landmarks.read(c['landmarks']), images, c['size']) if c['landmarks'] else None
+        return dali_pipes.make_parse(c['pipe'], images, points=points, recipe=recipe, **shared)
     make = functools.partial(dali_pipes.make, c['pipe'], lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'], crop=c['crop'], **shared)
     return Halves(make, images, recipe, shared['start']) if c['task'] == 'search' else make(images, recipe)
 
@@ -126,7 +128,8 @@ def trial(c, device, batch):
     """Two steps on black images, for their memory: the optimizers' states come with the first; a batch is made ahead of the one in training."""
     players, goal = cast(c, device), criterion(c, device)
     recipe, shared = c['recipe'] and degrade.recipe(c['recipe']), dict(batch=batch, size=c['size'])
-    plan = (dali_pipes.ParsePlan(1, recipe=recipe, **shared) if c['task'] in options.MASKED else
+    plan = (dali_pipes.PointPlan(np.zeros((1, landmarks.IBUG, 2)), recipe=recipe, **shared) if c['landmarks'] else
+            dali_pipes.ParsePlan(1, recipe=recipe, **shared) if c['task'] in options.MASKED else
             dali_pipes.Plan(1, recipe, lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'], crop=c['crop'], **shared))
     black = torch.zeros(batch, plan.channels, c['size'], c['size'], dtype=torch.uint8, device=device)
     for _ in range(2):

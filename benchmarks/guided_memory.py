@@ -71,12 +71,12 @@ def main():
     print(f'\nMFPSNet with parse, heat, dict at {args.size} x {args.size}, {args.precision} on {device}: {models.count(net.net):,} weights that are trained and '
           f'{models.count(net) - models.count(net.net):,} that are not ({size(net.parameters()):.2f} GB; gradients {size(trained):.2f} GB, two moments of Adam {2 * size(trained):.2f} GB)\n'
           f'{"batch":>5} {"kept, GB":>9} {"peak, GB":>9}')
+    before = int(Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
     for batch in map(int, args.batch.split(',')):
         work, kept = (lambda: kept.append(step(net, batch, args.size, autocast))), []
         if device.type == 'cuda':
             peak = memory.peak(device, work)
         else:
-            before = int(Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
             work()
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
         print(f'{batch:5} {kept[0] / 1e9:9.2f} {peak / 1e9:9.2f}')

@@ -11,10 +11,10 @@ import torch
 from . import cache as caches, degrade, manifest, pipe_png, stream
 from .batch import Options, Plan
 from .degrade import workers
-from .masks.plan import ParsePlan
+from .masks.plan import ParsePlan, PointPlan
 from .masks.reader import PairReader
 from .pipe import Pipe
-from .reader import Reader
+from .reader import Reader, StrictReader
 
 PIPES = 'dali', 'torch', 'reference'
 DECODERS = 'auto', 'cpu', 'gpu'
@@ -62,6 +62,7 @@ def make(name, images, recipe, *,
 def make_parse(name, pairs, *,
                batch   = 8,
                size    = 512,
+               points  = None,               # [N, K, 2] of every picture, in pixels of `size`: the target instead of masks
                recipe  = None,               # degrade.Recipe or its name: what the parser is to see through; None for the faces as they are
                seed    = 0,                  # of order, augmentations and degradations
                start   = 0,
@@ -74,16 +75,19 @@ def make_parse(name, pairs, *,
                say     = print):
     """The same of pictures and masks: input [B, 3, H, W] and target [B, H, W] uint8 ids, both moved alike (augment), the input tinted, and degraded by a recipe.
 
-    pairs: list of masks.pairs.Pair, as masks.pairs.scan_pairs finds them; everything else and what is raised as in `make`
+    pairs: list of masks.pairs.Pair, as masks.pairs.scan_pairs finds them, or with points of manifest.Image, and the target is as of PointPlan; everything else and what is
+           raised as in `make`, and DataError for a bad file that points belong to
     """
     device, threads = _checked(name, cache, device, decode), threads or os.cpu_count()
     recipe = degrade.recipe(recipe) if isinstance(recipe, str) else recipe
-    plan = ParsePlan(len(pairs), batch=batch, size=size, seed=seed, recipe=recipe)
-    Loader, impl = _loader(name, masks=True), _impl(name, device)
-    kept, reader = caches.make(cache, pairs, size, device, say, channels=4) if name != 'reference' else None, PairReader(pairs, size, say)
+    shared, masked = dict(batch=batch, size=size, seed=seed, recipe=recipe), points is None
+    plan = ParsePlan(len(pairs), **shared) if masked else PointPlan(points, **shared)
+    Loader, impl = _loader(name, masks=masked), _impl(name, device)
+    kept = caches.make(cache, pairs, size, device, say, channels=plan.channels) if name != 'reference' else None
+    reader = (PairReader if masked else StrictReader)(pairs, size, say)
     options = Options(reader, kept, workers.make(threads), start, rank, world, device, threads)
     if name == 'dali' and pipe_png.by_gpu(decode, plan, options, say):
-        Loader = pipe_png.PngPairs
+        Loader = pipe_png.PngPairs if masked else pipe_png.PngLoader
     return Pipe(Loader(plan, options), plan, device, impl, options.pool, reader, kept)
 
 

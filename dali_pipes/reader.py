@@ -101,3 +101,12 @@ class Reader:
         for i in new:
             bad, good = (shown(self.images[j].path) for j in (i, used))
             self.say(f'{bad} cannot be decoded ({self._bad[i]}): replaced by {good}')
+
+
+class StrictReader(Reader):
+    """Reader of images that something else belongs to by number: none is replaced. Raises DataError for a bad file."""
+
+    def _report(self, skipped, used):
+        if skipped:
+            path, reason = self.images[skipped[0]].path, self._bad[skipped[0]]
+            raise DataError(f'{shown(path)} cannot be decoded ({reason}): repair or remove it; --verify leaves such files out before training')

@@ -5,6 +5,7 @@ import os
 
 from . import degrade, faces, manifest, stream, validation
 from .masks import pairs
+from .priors import landmarks
 
 STACKED = 'stacked:'                                         # before the path of pairs stored above each other
 TRAIN_FACES, VAL_FACES, VAL_SEED = 112, 12, 1_000_000        # synthetic faces to train and to validate on, drawn from different seeds
@@ -17,10 +18,11 @@ def load(c, say=print, bar=lambda title: None):
          pairs stored above each other has `stacked:` before it
     bar: function of a title -> progress callable (done, total) or None
     With tasks 'parse' and 'landmarks' the images are a list of masks.pairs.Pair, and so is what --val names; repair puts exchanged sides of those to train on right.
+    With landmarks, a JSON file of 68 points, they are lists of manifest.Image again.
     Raises DataError for anything unusable.
     """
     if c.get('task') in ('parse', 'landmarks'):
-        return _load_pairs(c, say, bar)
+        return _load_pairs(c, say, bar, landmarks.read(c['landmarks']) if c.get('landmarks') else None)
     scan = functools.partial(manifest.scan, size=c['size'], verify=bool(c.get('verify')), strict=bool(c.get('strict')), progress=bar('checking files'), say=say)
     degraded = functools.partial(validation.Degraded, recipe=degrade.recipe(c['recipe']), size=c['size'], lq_from_usm=c['lq_from_usm'])
     named = [_named(v) for v in ([c['val']] if isinstance(c['val'], str) else c['val'] or ())]
@@ -61,8 +63,12 @@ def load(c, say=print, bar=lambda title: None):
     return train if isinstance(train, stream.Shards) else train.images, sets
 
 
-def _load_pairs(c, say, bar):
-    scan = functools.partial(pairs.scan_pairs, size=c['size'], repair=c['repair'], verify=bool(c.get('verify')), strict=bool(c.get('strict')), progress=bar('checking files'), say=say)
+def _load_pairs(c, say, bar, points=None):
+    """points: what landmarks.read found, which takes the place of masks"""
+    if points is not None and pairs.is_parsing(c['data']):
+        raise manifest.DataError(f'--data {c["data"]} holds masks beside its pictures: with --landmarks give the folder of the pictures alone')
+    scan = functools.partial(pairs.scan_pairs, repair=c['repair']) if points is None else manifest.scan
+    scan = functools.partial(scan, size=c['size'], verify=bool(c.get('verify')), strict=bool(c.get('strict')), progress=bar('checking files'), say=say)
     named = [_named(v) for v in ([c['val']] if isinstance(c['val'], str) else c['val'] or ())] or [('val', None if c['data'] is None else '0.1')]
     if c['data'] is None:
         train, drawn = (scan(str(_draw(c['size'], *which, bar).parent)) for which in (('train', TRAIN_FACES, 0), ('val', VAL_FACES, VAL_SEED)))
@@ -79,6 +85,9 @@ def _load_pairs(c, say, bar):
             train = train.without(held.paths)
             if not len(train):
                 raise manifest.DataError(f'--data {c["data"]} holds nothing but the faces of --val {path}')
+        if points is not None:
+            sets[name] = validation.Pointed(held.images, landmarks.of(points, held.images, c['size']), c['recipe'] and degrade.recipe(c['recipe']), size=c['size'])
+            continue
         sets[name] = validation.Parsed([pair._replace(swap=False) for pair in held.images], c['recipe'] and degrade.recipe(c['recipe']), size=c['size'])
     return train.images, sets
 

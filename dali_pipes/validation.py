@@ -11,7 +11,7 @@ from .files import BadFile, decode, read_bytes
 from .manifest import DataError
 from .masks.plan import degraded
 from .masks.reader import PairReader
-from .reader import Reader
+from .reader import Reader, StrictReader
 
 SEED = 2 ** 62 + 1        # apart from every training seed: the same validation set whatever --seed is
 
@@ -83,11 +83,27 @@ class Parsed:
     def __getitem__(self, i):
         pixels, _ = self._reader.image(i)
         pixels = torch.from_numpy(pixels).permute(2, 0, 1)
-        image, ids = pixels[:3], pixels[3]
-        if self._recipe:
-            params = degrade.sample(self._recipe, Draw(SEED, np.array([i])), self._sides)
-            image = (255 * degraded(image[None], self._recipe, params)[0]).round().to(torch.uint8)
-        return self.name(i), image, ids
+        return self.name(i), self._seen(pixels[:3], i), pixels[3]
+
+    def _seen(self, image, i):
+        """The picture of item i through the recipe."""
+        if not self._recipe:
+            return image
+        params = degrade.sample(self._recipe, Draw(SEED, np.array([i])), self._sides)
+        return (255 * degraded(image[None], self._recipe, params)[0]).round().to(torch.uint8)
+
+
+class Pointed(Parsed):
+    """[(name, picture [3, size, size] uint8, [K, 3] float32 x, y, 1)] of manifest.Image and their points [N, K, 2]; everything else as of Parsed."""
+
+    def __init__(self, images, points, recipe=None, *, size=512):
+        super().__init__((), recipe, size=size)
+        self._reader, self._points = StrictReader(images, size, say=lambda _: None), points
+
+    def __getitem__(self, i):
+        image, _ = self._reader.image(i)
+        target = np.concatenate([self._points[i], np.ones((len(self._points[i]), 1))], 1)
+        return self.name(i), self._seen(torch.from_numpy(image).permute(2, 0, 1), i), torch.from_numpy(target.astype(np.float32))
 
 
 def _stem(path):

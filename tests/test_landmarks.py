@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dali_pipes import faces, files, masks
+from dali_pipes import augment, faces, files, masks
+from dali_pipes.draw import Draw
 from dali_pipes.faces import shape
 from dali_pipes.manifest import DataError, Image
 from dali_pipes.priors import landmarks
@@ -97,6 +98,22 @@ def test_the_mirror_of_68_points():
     assert sorted(IBUG_MIRROR) == list(range(68)) and (IBUG_MIRROR[IBUG_MIRROR] == np.arange(68)).all() and (MIRROR[MIRROR] == np.arange(28)).all()
     with pytest.raises(ValueError, match='5 landmarks'):
         landmarks.mirror(5)
+
+
+def test_points_move_with_the_augmented_picture():
+    """A bright spot at each point, turned, enlarged and mirrored as augment has it: the spot is where the point is."""
+    place = np.stack([np.linspace(30, 60, 68), np.linspace(55, 35, 68)], 1)
+    for seed in range(6):
+        p = augment.sample(Draw(seed, np.arange(1)), (SIZE, SIZE), jitter=0)
+        y, x = np.mgrid[:SIZE, :SIZE]
+        moved = landmarks.moved(place[None], p.matrix, p.flip, SIZE)[0]
+        for k in 0, 40:
+            k2 = landmarks.IBUG_MIRROR[k] if p.flip[0] else k
+            blob = (255 * np.exp(-((x - place[k2, 0]) ** 2 + (y - place[k2, 1]) ** 2) / 8)).round().astype(np.uint8)
+            image, _ = augment.run_torch(torch.from_numpy(blob).expand(1, 3, -1, -1), torch.zeros(1, SIZE, SIZE, dtype=torch.uint8), p)
+            found = image[0, 0].numpy()
+            centre = np.array([(found * x).sum(), (found * y).sum()]) / found.sum()
+            assert np.abs(centre - moved[k]).max() < 0.2
 
 
 # ---- files ----

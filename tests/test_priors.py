@@ -9,8 +9,9 @@ import guides
 import infer
 import models
 import options
+import stage
 import train
-from dali_pipes import faces
+from dali_pipes import faces, sources
 from dali_pipes.batch import Batch
 from dali_pipes.manifest import DataError
 from dali_pipes.masks import decode
@@ -103,6 +104,24 @@ def test_a_run_of_landmarks(home, made, capsys):
     assert report.main([str(home / 'landmarks'), '--out', str(page)]) == 0 and 'error, px of 128' in page.read_text()
     assert report.main([str(home / 'landmarks'), '--out', str(home / 'x.pdf')]) == 2 and 'a PDF tells of' in capsys.readouterr().err
     assert train.main(teach(home, home / 'other', crop=32)) == 2 and 'for restorers' in capsys.readouterr().err
+
+
+def test_68_given_points_are_learned(home, tmp_path, capsys):
+    argv = teach(home, tmp_path / 'run', data=home / 'faces/images', landmarks=home / 'faces/landmarks.json')
+    assert train.main(argv) == 0 and guides.describe([str(tmp_path / 'run')], SIZE)['heat']['channels'] == 68
+    c = options.configure(options.parse('', argv))
+    images, sets = sources.load(c, say=lambda _: None)
+    name, image, target = sets['val'][0]
+    i = int(name)
+    assert target.shape == (68, 3) and (target[:, :2] - torch.from_numpy(faces.landmarks(i, SIZE))).abs().max() < 1e-3 and image.shape == (3, SIZE, SIZE)
+    with stage.feed(c, images, threads=1, device=torch.device('cpu'), say=lambda _: None) as pipe:
+        batch = next(pipe)
+    assert batch.target.shape == (2, 68, 3) and batch.target.dtype == torch.float32 and batch.target[..., 2].mean() > 0.8
+    stage.trial(c, torch.device('cpu'), 2)
+    (home / 'some.json').write_text(json.dumps({'00000': faces.landmarks(0, SIZE).tolist()}))
+    assert train.main(teach(home, tmp_path / 'no', data=home / 'faces/images', landmarks=home / 'some.json')) == 2 and 'have no landmarks' in capsys.readouterr().err
+    assert train.main(teach(home, tmp_path / 'no', landmarks=home / 'some.json')) == 2 and 'holds masks beside' in capsys.readouterr().err
+    assert train.main(teach(home, tmp_path / 'no', preset='unet', net='{}', landmarks=home / 'some.json')) == 2 and 'is for --preset landmarks' in capsys.readouterr().err
 
 
 # ---- the file ----

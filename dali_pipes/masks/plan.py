@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 
 from .. import augment, degrade, order
-from ..batch import Batch, Step
+from ..batch import Batch, Step, there
 from ..draw import Draw
+from ..priors import landmarks
 
 
 class ParsePlan:
@@ -40,6 +41,26 @@ class ParsePlan:
         if self.recipe:
             image = degraded((255 * image).round().to(torch.uint8), self.recipe, step.params[1], impl, pool)
         return Batch(image, mask, torch.from_numpy(step.sample), None)
+
+
+class PointPlan(ParsePlan):
+    """The same of pictures and points: target [B, K, 3] float32, x and y in pixels and whether that is inside of the picture (1) or not (0).
+
+    points: [N, K, 2] of every picture in the manifest, in pixels of the training size; K as of landmarks.mirror
+    """
+
+    channels = 3
+
+    def __init__(self, points, **options):
+        super().__init__(len(points), **options)
+        self.points = points
+
+    def finish(self, x, step, impl='torch', pool=None):
+        """x: [B, 3, H, W] uint8 -> Batch."""
+        batch, p = super().finish(torch.cat([x, torch.zeros_like(x[:, :1])], 1), step, impl, pool), step.params[0]
+        points = landmarks.moved(self.points[step.index], p.matrix, p.flip, self.size)
+        inside = ((points >= -0.5) & (points < self.size - 0.5)).all(2, keepdims=True)
+        return batch._replace(target=there(np.concatenate([points, inside], 2).astype(np.float32), x.device))
 
 
 def degraded(image, recipe, params, impl='torch', pool=None):

@@ -48,6 +48,12 @@ def mirror(count):
     return MIRROR if count == len(POINTS) else IBUG_MIRROR
 
 
+def moved(points, matrix, flip, width):
+    """Points [B, K, 2] of pictures -> of the same pictures moved as augment.Params says: matrix [B, 2, 3] from a pixel back to the source, then mirrored where flip [B]."""
+    out = np.linalg.solve(matrix[:, None, :, :2], (points - matrix[:, None, :, 2])[..., None])[..., 0]
+    return np.where(flip[:, None, None], mirrored(out, width), out)
+
+
 def from_mask_ref(mask, least=0.0):
     """One mask [H, W] uint8 -> ([28, 2] float64, [28] bool): where the points of POINTS are, and whether they are there at all; absent ones are at (0, 0).
 
