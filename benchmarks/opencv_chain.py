@@ -27,7 +27,7 @@ def kernel(p):
     elif p.kind == blur.MOTION:
         line = np.zeros((p.taps, p.taps), np.float32)
         line[p.taps // 2] = np.linspace(p.beta, 1 - p.beta, p.taps)
-        k = cv2.warpAffine(line, cv2.getRotationMatrix2D((p.taps // 2,) * 2, -math.degrees(p.theta), 1), line.shape)
+        k = cv2.warpAffine(line, cv2.getRotationMatrix2D((int(p.taps) // 2,) * 2, -math.degrees(p.theta), 1), line.shape)
     else:
         c, s = math.cos(p.theta), math.sin(p.theta)
         q = ((x * c + y * s) / p.sigma_x) ** 2 + ((y * c - x * s) / p.sigma_y) ** 2

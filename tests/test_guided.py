@@ -135,7 +135,7 @@ def test_parse_prior_written_out(factor):
 # ---- losses and scores ----
 
 def test_the_loss_is_that_of_both_passes():
-    c = dict(loss='l1', last_loss=None, last_share=0.2, pixel_weight=2.0, gan=None)
+    c = dict(loss='l1', last_loss=None, last_share=0.2, pixel_weight=2.0, gan=None, discriminator=None)
     target, one, two = (torch.full((1, 3, 8, 8), v) for v in (0.0, 0.25, 0.5))
     found = restore.Criterion(c).net([one, two], Batch(None, target, None, target), None, 0, 0.0)
     assert {k: v.item() for k, v in found.items()} == {'pixel_pass0': 0.5, 'pixel_pass1': 1.0}

@@ -115,12 +115,14 @@ def test_resume_is_start(name, found):
 
 @pytest.mark.parametrize('name', FAST)
 def test_degraded_faces(name, found):
-    """Seen through a recipe: the same masks, pictures less sharp, as the reference has them but for single roundings that tip."""
+    """Seen through a recipe: the same masks, pictures less sharp, as the reference has them; but a rounding that tips one grey level can change how many levels a
+    picture has, and with them its Poisson noise, so one of the four may differ."""
     plain, ours, ref = (batches(pipe, found, 2, recipe=recipe) for pipe, recipe in ((name, None), (name, 'ai6126_2024'), ('reference', 'ai6126_2024')))
     for a, b, c in zip(plain, ours, ref):
         assert torch.equal(a.target, b.target) and torch.equal(b.target, c.target) and b.input.shape == a.input.shape
         assert 0.005 < (a.input - b.input).abs().mean() < 0.3
-        assert ((b.input - c.input).abs() * 255 < 1.01).float().mean() > 0.95
+        alike = ((b.input - c.input).abs() * 255 < 1.01).float().mean((1, 2, 3))
+        assert (alike > 0.99).sum() >= BATCH - 1
 
 
 @pytest.mark.parametrize('name', ['reference', *FAST])
