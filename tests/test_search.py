@@ -208,7 +208,7 @@ def test_a_found_architecture_is_trained(found, data, tmp_path):
     c = configured(tmp_path, preset='frsnet', arch=found, net='{"width": 16, "growth": 4}')
     arch = json.loads((found / 'arch.json').read_text())['sr']
     assert c['net']['architecture'] == arch and options.network(c).sr.path.tolist() == arch['path'] and 'arch' not in c
-    assert configured(tmp_path, preset='frsnet', arch='paper')['net']['architecture'] == models.PAPER['sr']
+    assert configured(tmp_path, preset='frsnet', arch='paper', net='{}')['net']['architecture'] == models.PAPER['sr']
 
 
 @pytest.mark.parametrize('text, said', [('no JSON', 'is no architecture'), ('{"eyes": 1}', 'no part eyes'), ('{"sr": {"path": [0], "cell": [[0, 1]]}}', 'from level 3 on'), ('[]', 'is no architecture')])
