@@ -165,6 +165,15 @@ def test_orthogonal(shape):
     assert torch.equal(muon.orthogonal(torch.zeros(shape)), torch.zeros(shape))
 
 
+def test_muon_leaves_what_has_no_gradient():
+    net = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)])          # of one shape, only the first used
+    before = net[1].weight.detach().clone(), net[0].weight.detach().clone()
+    stepper = optim.Stepper(net, optim.make('muon', net, 1e-2), 'fp32', 1.0)
+    stepper.backward(net[0](torch.randn(8, 4)).square().mean())
+    stepper.step(1e-2)
+    assert torch.equal(net[1].weight, before[0]) and not torch.equal(net[0].weight, before[1])
+
+
 def test_muon_of_a_network_without_matrices():
     net = nn.BatchNorm1d(4)
     stepper = optim.Stepper(net, optim.make('muon', net, 1e-2), 'fp32', 1.0)

@@ -44,7 +44,8 @@ class Muon(torch.optim.Optimizer):
         """Move the matrices. bad: scalar tensor, above 0 where the step must change nothing; it is not read, which would make a GPU wait."""
         lr, decay, momentum = (self.param_groups[0][k] for k in ('lr', 'weight_decay', 'momentum'))
         for shape, parameters in self.alike.items():
-            g, m = torch.stack([p.grad.flatten(1) for p in parameters]).float(), self.momenta[shape]
+            g = torch.stack([(torch.zeros_like(p) if p.grad is None else p.grad).flatten(1) for p in parameters]).float()
+            m = self.momenta[shape]
             new = m.lerp(g, 1 - momentum)
             m.copy_(new if bad is None else torch.where(bad > 0, m, new))
             step = orthogonal(g.lerp(m, momentum)) * (0.2 * max(shape) ** 0.5)
