@@ -27,7 +27,7 @@ RRDB = dict(network='rrdbnet', net=dict(blocks=16, width=16, growth=7), recipe='
 HIFACEGAN = dict(network='hifacegan', recipe='hifacegan', batch=2, nimg=500_000, lr=1e-4, discriminator_lr=4e-4, optimizer='adam', betas=[0.0, 0.9], schedule='linear', milestones=[0.6],
                  warmup=0.0, clip=1e3, ema=8_000, ticks=50, pixel_weight=0.0, gan='lsgan', gan_weight=1.0, discriminator='patchgan', matching_weight=10.0, features='pix2pixhd',
                  perceptual_weight=10.0)              # 50 epochs of 10,000 faces; no gradient is so large as to be clipped
-PARSE = dict(task='parse', recipe=None, loss='lovasz', weight_decay=1e-2, ema=2_000, ticks=20)
+PARSE = dict(task='parse', recipe=None, loss='lovasz', batch=4, lr=1e-2, optimizer='muon', weight_decay=1e-2, ema=800, ticks=20)
 FRS = dict(recipe='mfps', size=128, batch=8, nimg=1_600_000, lr=1e-3, optimizer='adam', schedule='multistep', milestones=[n / 10 for n in range(1, 10)], ema=8_000, ticks=60)
 SEARCH = dict(FRS, task='search', batch=2, nimg=200_000, lr=0.025, optimizer='sgd', weight_decay=3e-4, loss='smooth_l1', ema=400, ticks=20, keep=1)
 PRESETS = {
@@ -56,10 +56,10 @@ PRESETS = {
     'search_sr':      dict(SEARCH, network='search_sr',     net={}),
     'search_parse':   dict(SEARCH, network='search_prior',  net={}),
     'search_fusion':  dict(SEARCH, network='search_fusion', net={}),
-    'parse_unet':     dict(PARSE, network='parse_unet', net=dict(stride=2, aux=True, position=16), batch=8, nimg=400_000, lr=1e-3),
-    'parse_prior':    dict(PARSE, network='parse_unet', net=dict(stride=2, aux=True, position=16), batch=8, nimg=400_000, lr=1e-3, recipe='ai6126_2024'),
-    'landmarks':      dict(PARSE, task='landmarks', network='heatmap_net', net={}, loss='mse',         batch=8, nimg=200_000, lr=1e-3, recipe='ai6126_2024'),
-    'bisenet':        dict(PARSE, network='bisenet',    net={},                                    batch=16, nimg=1_280_000, lr=1e-2, optimizer='sgd', loss='ohem'),
+    'parse_unet':     dict(PARSE, network='parse_unet', net=dict(stride=2, aux=True, position=16), nimg=400_000),
+    'parse_prior':    dict(PARSE, network='parse_unet', net=dict(stride=2, aux=True, position=16), nimg=400_000, recipe='ai6126_2024'),
+    'landmarks':      dict(PARSE, task='landmarks', network='heatmap_net', net={}, loss='mse', nimg=200_000, lr=2e-3, recipe='ai6126_2024'),
+    'bisenet':        dict(PARSE, network='bisenet',    net={},                                    batch=16, nimg=1_280_000, ema=2_000, optimizer='sgd', loss='ohem'),
 }
 DEFAULTS = dict(
     task='restore', repair=True, recipe='ai6126_2024', seed=0, size=512, data=None, val=None, lq_from_usm=True, target_usm=False, pair_pool=0, crop=None, start=None, trunk=None, accumulate=1,
