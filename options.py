@@ -50,7 +50,7 @@ PRESETS = {
     'hifacegan_16':   dict(HIFACEGAN, net=dict(width=16)),
     'hifacegan_32':   dict(HIFACEGAN, net=dict(width=32)),
     'hifacegan_64':   dict(HIFACEGAN, net=dict(width=64)),
-    'renovation_demo': dict(network='hifacegan', net=dict(width=8, residual=True), recipe='face_renovation', size=256, crop=128, batch=2, minutes=10, lr=3e-4, ema=400, ticks=10),
+    'renovation_demo': dict(network='hifacegan', net=dict(width=8, residual=True), recipe='face_renovation', size=256, crop=128, batch=2, minutes=10, lr=2e-3, ema=400, ticks=10, optimizer='muon'),
     'frsnet':         dict(FRS, network='frsnet',  net={}),
     'mfpsnet':        dict(FRS, network='mfpsnet', net={}),
     'search_sr':      dict(SEARCH, network='search_sr',     net={}),
