@@ -29,7 +29,6 @@ from tasks.players import ahead, grouped
 from training import checkpoint, run
 from training.run import RunError
 
-SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 
 def parse(argv=None):
@@ -86,9 +85,9 @@ def _images(source, flag):
     source = Path(source)
     if not source.exists():
         raise RunError(f'{flag} {source} does not exist')
-    found = sorted(p for p in source.iterdir() if p.suffix.lower() in SUFFIXES) if source.is_dir() else [source]
+    found = sorted(p for p in source.iterdir() if p.suffix.lower() in files.SUFFIXES) if source.is_dir() else [source]
     if not found:
-        raise RunError(f'{flag} {source} holds no image ({", ".join(SUFFIXES)})')
+        raise RunError(f'{flag} {source} holds no image ({", ".join(files.SUFFIXES)})')
     stems = [p.stem for p in found]
     twice = next((s for s in stems if stems.count(s) > 1), None)
     if twice:

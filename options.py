@@ -86,7 +86,7 @@ def parse(description, argv=None):
                              'and left out of training), or how many of --data to hold out: a number, or a share below 1 (default: 0.01)')
     a('--recipe',       help=f'degradation: {", ".join(degrade.RECIPES)} (default: the preset\'s)')
     a('--pipe',         help=f'{", ".join(dali_pipes.PIPES)} (default: dali; torch where DALI is not installed)')
-    a('--decode',       help=f'who decodes PNG in the dali pipe: {", ".join(dali_pipes.DECODERS)} (default: auto: on a GPU, a few files are decoded both ways and the faster goes on)')
+    a('--decode',       help=f'who decodes PNG and JPH in the dali pipe: {", ".join(dali_pipes.DECODERS)} (default: auto: on a GPU, a few files are decoded both ways and the faster goes on)')
     a('--out',          help='run directory (default: runs/PRESET)')
     a('--batch',        type=int, help='images at a time per process')
     a('--accumulate',   type=int, help='batches whose gradients make one step (default: 1)')

@@ -1,4 +1,5 @@
-"""PNG decoded: images per second of OpenCV, of DALI on the CPU, of the cache in place of both, and of png.cu on the GPU, stage by stage and beside a training.
+"""PNG decoded: images per second of OpenCV, of DALI on the CPU, of the cache in place of both, and of png.cu on the GPU, stage by stage and beside a training; and of the
+same pictures as lossless HTJ2K (JPH, extra htj2k), by OpenJPH, OpenCV and DALI on the CPU, by DALI on a GPU.
 
     python benchmarks/decode_throughput.py [--data FOLDER] [--streams 64,256,512,1024] [--json FILE]
 
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -22,7 +24,7 @@ import dali_pipes
 from benchmarks import nvcomp, timing
 from benchmarks.pipe_throughput import load
 from benchmarks.train_step import stepper
-from dali_pipes import cache, degrade, files, pipe_dali, png
+from dali_pipes import cache, degrade, files, jph, pipe_dali, png
 from dali_pipes.degrade import kernels
 
 
@@ -48,14 +50,26 @@ def check(name, found, expected):
         raise SystemExit(f'{name} decodes other pixels than OpenCV: not timed')
 
 
-def on_cpu(data, expected, args, pool):
-    """{decoder: callable that decodes all once}"""
-    out = {'OpenCV': lambda: list(pool.map(files.decode, data))}
-    if timing.installed('nvidia.dali'):
+def on_cpu(data, expected, args, pool, device):
+    """{decoder: callable that decodes all once}, of JPH on a GPU, too"""
+    out, dali = {'OpenCV': lambda: list(pool.map(files.decode, data))}, timing.installed('nvidia.dali')
+    if dali:
         out['DALI'] = pipe_dali.decoder(data, args.threads)
+    if jph.codec():
+        rewritten = list(pool.map(jph.encode, expected))
+        print(f'as JPH the files take {sum(map(len, rewritten)) / sum(map(len, data)):.0%} of their size as PNG')
+        out |= {'JPH, OpenJPH': lambda: list(pool.map(files.decode, rewritten)), 'JPH, OpenCV': lambda: list(pool.map(opencv, rewritten))}
+        if dali:
+            out['JPH, DALI'] = pipe_dali.decoder(rewritten, args.threads)
+            if device.type == 'cuda':
+                out['JPH, DALI, GPU'] = pipe_dali.decoder(rewritten, args.threads, device)
     for name, run in out.items():
         check(name, run(), expected)
     return out
+
+
+def opencv(data):
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def cached(expected, device):
@@ -190,7 +204,7 @@ def main():
 
 def measure(data, expected, device, args, pool, gpu):
     """Prints the tables -> figures."""
-    contenders, counts = on_cpu(data, expected, args, pool) | cached(expected, device), {}
+    contenders, counts = on_cpu(data, expected, args, pool, device) | cached(expected, device), {}
     if gpu:
         ours, most = on_gpu(data, expected, device, args.streams, pool)
         contenders, counts = contenders | ours, dict.fromkeys(ours, most)

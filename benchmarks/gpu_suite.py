@@ -29,7 +29,7 @@ def parts(args):
     data = ['--data', args.data] if args.data else []
     step = [sys.executable, 'benchmarks/train_step.py', *data, '--json', '{json}']
     return {
-        'tests':   [sys.executable, '-m', 'pytest', 'tests/test_gpu.py', 'tests/test_golden.py', 'tests/test_cuda.py', 'tests/test_png.py', '-k', 'not mutants and not sanitizers'],
+        'tests':   [sys.executable, '-m', 'pytest', 'tests/test_gpu.py', 'tests/test_golden.py', 'tests/test_cuda.py', 'tests/test_png.py', 'tests/test_jph.py', '-k', 'not mutants and not sanitizers'],
         'degrade': [sys.executable, 'benchmarks/degrade_throughput.py', *data, '--recipes', 'ai6126_2024,ai6126_2022', '--rounds', '3', '--batches', '64', '--json', '{json}'],
         'decode':  [sys.executable, 'benchmarks/decode_throughput.py', *data, '--json', '{json}'],
         'pipes':   [sys.executable, 'benchmarks/pipe_throughput.py', *data, '--batch', '32', '--json', '{json}'],

@@ -34,7 +34,7 @@ def make(name, images, recipe, *,
          device      = 'cpu',
          threads     = None,           # CPU threads for decoding and degrading; None = all cores
          cache       = 'off',          # where decoded images are kept: cache.MODES
-         decode      = 'auto',         # who decodes PNG in the dali pipe: the CPU (DALI), the GPU (png.py); auto tries both where there is a GPU and takes the faster
+         decode      = 'auto',         # who decodes PNG and JPH in the dali pipe: the CPU, the GPU (png.py; DALI); auto tries both where there is a GPU and takes the faster
          say         = print):         # takes notices: files replaced, images resized
     """A pipe: endless iterator of Batch and context manager; close() ends its threads and processes.
 
@@ -54,8 +54,9 @@ def make(name, images, recipe, *,
     else:
         kept, reader = caches.make(cache, images, size, device, say) if name != 'reference' else None, Reader(images, size, say)
     options = Options(reader, kept, workers.make(threads), start, rank, world, device, threads)
-    if name == 'dali' and pipe_png.by_gpu(decode, plan, options, say):
-        Loader = pipe_png.PngLoader
+    if name == 'dali':
+        who = pipe_png.decoder(decode, plan, options, say)
+        Loader, options = pipe_png.PngLoader if who == 'png' else Loader, options._replace(mixed=who == 'mixed')
     return Pipe(Loader(plan, options), plan, device, impl, options.pool, reader, kept)
 
 
@@ -86,8 +87,9 @@ def make_parse(name, pairs, *,
     kept = caches.make(cache, pairs, size, device, say, channels=plan.channels) if name != 'reference' else None
     reader = (PairReader if masked else StrictReader)(pairs, size, say)
     options = Options(reader, kept, workers.make(threads), start, rank, world, device, threads)
-    if name == 'dali' and pipe_png.by_gpu(decode, plan, options, say):
-        Loader = pipe_png.PngPairs if masked else pipe_png.PngLoader
+    if name == 'dali':
+        who = pipe_png.decoder(decode, plan, options, say)
+        Loader, options = (pipe_png.PngPairs if masked else pipe_png.PngLoader) if who == 'png' else Loader, options._replace(mixed=who == 'mixed')
     return Pipe(Loader(plan, options), plan, device, impl, options.pool, reader, kept)
 
 

@@ -74,6 +74,7 @@ class Options(NamedTuple):
     world:  int
     device: torch.device
     threads: int             # CPU threads for decoding and degrading
+    mixed:  bool = False     # DALI decodes on the GPU
 
 
 def cropped(x, corner, side):

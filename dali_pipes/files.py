@@ -1,6 +1,6 @@
-"""One image file, good or bad: PNG (W3C PNG, 3rd ed.) and JPEG (ITU-T T.81), its structure, its pixels, their size.
+"""One image file, good or bad: PNG (W3C PNG, 3rd ed.), JPEG (ITU-T T.81) and JPH (lossless HTJ2K, jph.py), its structure, its pixels, their size.
 
-`check` walks a file's structure (all CRCs of a PNG, all markers of a JPEG) at disk speed; `sound` also decodes it; `decode`
+`check` walks a file's structure (all CRCs of a PNG, all markers of the others) at disk speed; `sound` also decodes it; `decode`
 defines the pixels for every pipe. What `sound` accepts, DALI's CPU decoder and OpenCV decode to the same bytes.
 """
 import os
@@ -12,6 +12,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from . import jph
+from .badfile import BadFile
+
+SUFFIXES = '.png', '.jpg', '.jpeg', '.jph'
 LARGEST = 1 << 28                                # pixels; more is taken for a damaged header (OpenCV's limit is 2**30)
 PNG, JPEG = b'\x89PNG\r\n\x1a\n', b'\xff\xd8\xff'      # how such files begin
 _COLOURS = {0: ('gray', 1, (1, 2, 4, 8, 16)), 2: ('rgb', 3, (8, 16)), 3: ('palette', 1, (1, 2, 4, 8)),
@@ -20,13 +24,9 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _FRAMES = {0xC3: 'lossless', 0xC5: 'hierarchical', 0xC6: 'hierarchical', 0xC7: 'lossless',
            **dict.fromkeys((0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF), 'arithmetic coding')}
 _AFTER_SCAN = re.compile(rb'\xff[^\x00\xff\xd0-\xd7]')          # a marker, not stuffing, filling or a restart
-_OTHERS = ((b'GIF8', 'GIF'), (b'BM', 'BMP'), (b'II*\0', 'TIFF'), (b'MM\0*', 'TIFF'), (b'\0\0\0\x0cjP', 'JPEG 2000'),
+_OTHERS = ((b'GIF8', 'GIF'), (b'BM', 'BMP'), (b'II*\0', 'TIFF'), (b'MM\0*', 'TIFF'), (b'\0\0\0\x0cjP', 'JPEG 2000'), (b'\xff\x4f\xff\x51', 'a bare JPEG 2000 codestream'),
            (b'\xff\x0a', 'JPEG XL'), (b'8BPS', 'Photoshop'), (b'%PDF', 'PDF'), (b'PK\3\4', 'ZIP'), (b'\x1f\x8b', 'gzip'),
            (b'version https://git-lfs', 'a Git LFS pointer'))
-
-
-class BadFile(Exception):
-    """Why one file cannot be used."""
 
 
 class _Header(NamedTuple):
@@ -63,19 +63,26 @@ def check(data):
 def sound(data):
     """Raise BadFile unless every pixel of the file can be decoded: `check`, then, for PNG, the zlib stream's length, checksum and
     filter bytes against the header (libpng tolerates an over-long one), then the decoder itself. A JPEG's pixels have no
-    checksum: damage there that keeps the markers decodes to something, the same in OpenCV and DALI, and is accepted."""
+    checksum: damage there that keeps the markers decodes to something, the same in OpenCV and DALI, and is accepted. A JPH,
+    which was decoded when it was written, needs no decoding."""
     data = memoryview(data).cast('B')
     kind, header = _walk(data)
     if kind == 'png':
         _inflate(data, header)
+    if kind == 'jph':
+        return
     found, size = decode(data).shape[1::-1], _decoded_size(header)
     if found != size:
         raise BadFile('decodes to {}x{}, but its header says {}x{}'.format(*found, *size))
 
 
 def decode(data):
-    """PNG or JPEG bytes -> [H, W, 3] uint8 RGB, the definition for all pipes: EXIF orientation applied (in PNG too), gray and
+    """Bytes of a file -> [H, W, 3] uint8 RGB, the definition for all pipes: EXIF orientation applied (in PNG too), gray and
     palette expanded, alpha dropped. Equal to nvidia.dali.fn.decoders.image(device='cpu') to the bit. Raises BadFile."""
+    if bytes(data[:12]) == jph.SIGNATURE:
+        jph.check(data)                          # no decoder of it can be trusted with a damaged one
+        if jph.codec():
+            return jph.decode(data)
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as e:
@@ -116,9 +123,12 @@ def _walk(data):
         return 'png', _walk_png(data)
     if head.startswith(JPEG):
         return 'jpeg', _walk_jpeg(data)
+    if head.startswith(jph.SIGNATURE):
+        width, height = jph.check(data)
+        return 'jph', _Header(width, height, 'rgb', 24, False, 1, [])
     if PNG.startswith(head) or JPEG.startswith(head):
         raise BadFile(f'truncated: only {len(head)} bytes')
-    raise BadFile(f'not a PNG or JPEG image: {looks_like(head)}')
+    raise BadFile(f'not a PNG, JPEG or JPH image: {looks_like(head)}')
 
 
 def looks_like(head):

@@ -10,11 +10,9 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from . import kept, shards
-from .files import JPEG, PNG, BadFile, big_enough, check, read_bytes, shown, sound
+from . import jph, kept, shards
+from .files import JPEG, PNG, SUFFIXES, BadFile, big_enough, check, read_bytes, shown, sound
 from .kept import cache_folder
-
-SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 
 class DataError(Exception):
@@ -25,7 +23,7 @@ class Image(NamedTuple):
     path:   str            # of a shard's member: shard/member
     width:  int            # pixels as decoded, i.e. after the EXIF orientation
     height: int
-    kind:   str            # 'png', 'jpeg': by content, whatever the file is called
+    kind:   str            # 'png', 'jpeg', 'jph': by content, whatever the file is called
     colour: str            # 'rgb', 'gray', 'palette', 'rgba', 'gray+alpha' as stored; decoded always to RGB
     sound:  bool = False   # its pixels were decoded by scan(verify=True)
     part:   tuple = None   # (shard, offset, length) of a shard's member
@@ -80,7 +78,7 @@ class Manifest:
 def scan(source, *, size=512, verify=False, strict=False, cache_dir=None, progress=None, say=print):
     """Read and check every file of a data set once -> Manifest.
 
-    source:    folder (searched recursively for .png .jpg .jpeg .tar; hidden files ignored), text list (one path per line, relative to
+    source:    folder (searched recursively for .png .jpg .jpeg .jph .tar; hidden files ignored), text list (one path per line, relative to
                the list's folder; # comments), glob pattern, brace pattern (faces-{000..012}.tar), or one file. A .tar stands for the
                images in it, as a folder would; a path may also lead into one: faces-000.tar/17.png
     size:      images with a shorter side are bad
@@ -240,7 +238,7 @@ def _read_list(path):
     try:
         with open(path, 'rb') as f:
             data = f.read(8)
-            if data.startswith((PNG, JPEG)) or path.lower().endswith(SUFFIXES):
+            if data.startswith((PNG, JPEG, jph.SIGNATURE[:8])) or path.lower().endswith(SUFFIXES):
                 return [(os.path.basename(path), path)]
             data += f.read()
     except OSError as e:
@@ -312,7 +310,7 @@ class _Entry(NamedTuple):
 class _Store:
     """Results of earlier scans of one source: a JSON file {real path: _Entry}. Without a usable file it starts empty. Failing
     reads and the training size are never kept."""
-    version = 1                                  # of the rules in `check` and `sound`: raise it when they change
+    version = 2                                  # of the rules in `check` and `sound`: raise it when they change
 
     def __init__(self, source, folder, say):
         key = hashlib.blake2b(os.fsencode(os.path.realpath(source)), digest_size=8).hexdigest()

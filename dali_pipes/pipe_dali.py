@@ -9,7 +9,7 @@ from collections import deque
 import numpy as np
 import torch
 
-from . import order
+from . import jph, order
 from .batch import assembled, flipped, there
 from .files import fit
 
@@ -22,7 +22,7 @@ class DaliLoader:
     def __init__(self, plan, options):
         self._plan, self._options, self._cache = plan, options, options.cache
         self._gpu = options.device.type == 'cuda'
-        self._uniform = options.reader.uniform
+        self._uniform, self._decoder = options.reader.uniform, 'mixed' if options.mixed else 'cpu'
         self._samples = order.shard(options.start, plan.batch, options.rank, options.world)
         self._planned, self._fed = deque(), 0            # [step, places to decode, images they are] not yet returned; how many of them DALI has seen
         self._error, self._copied = None, None
@@ -43,7 +43,7 @@ class DaliLoader:
                 data = fn.external_source(source=lambda: self._next_files()[0], batch=True, dtype=types.UINT8)
                 return fn.decoders.image(data, device='cpu', output_type=types.RGB)
             data, flip = fn.external_source(source=self._next_files, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT32])
-            image = fn.decoders.image(data, device='cpu', output_type=types.RGB)
+            image = fn.decoders.image(data, device=self._decoder, output_type=types.RGB)
             return fn.flip(image.gpu() if self._gpu else image, horizontal=flip)
 
         pipe = graph()
@@ -69,11 +69,19 @@ class DaliLoader:
                 entry[1] = np.arange(1)
             step, places, _ = entry
             found = self._options.reader.encoded(step.index[places].tolist(), self._options.pool)
+            if self._decoder == 'cpu' and jph.codec():
+                self._decode_jph(found, step.index[places])
             entry[2] = np.array([used for _, used in found])
         except Exception as e:                           # DALI would wrap it in a message of its own
             self._error = e
             raise
         return [np.frombuffer(data, np.uint8) for data, _ in found], [np.array(f, np.int32) for f in step.flip[places]]
+
+    def _decode_jph(self, found, index):
+        """Put pictures without any compression, which DALI copies, in place of the JPH files in `found`."""
+        places = [i for i, (data, _) in enumerate(found) if data[:12] == jph.SIGNATURE]
+        for i, (image, used) in zip(places, self._options.reader.instead([(int(index[i]), found[i][0]) for i in places], self._options.pool)):
+            found[i] = b'P6 %d %d 255\n' % image.shape[1::-1] + image[..., :3].tobytes(), used
 
     def load(self):
         if not self._planned:
@@ -109,18 +117,18 @@ class DaliLoader:
         self._pipe = None
 
 
-def decoder(files, threads):
-    """callable that decodes all these files [bytes] on the CPU -> [[h, w, 3] uint8]."""
+def decoder(files, threads, gpu=None):
+    """callable that decodes all these files [bytes] on the CPU, or, JPH, on a GPU (torch.device) -> [[h, w, 3] uint8]."""
     from nvidia.dali import fn, pipeline_def, types
 
-    @pipeline_def(batch_size=len(files), num_threads=threads, device_id=None, prefetch_queue_depth=1, exec_pipelined=False, exec_async=False)
+    @pipeline_def(batch_size=len(files), num_threads=threads, device_id=gpu and gpu.index, prefetch_queue_depth=1, exec_pipelined=False, exec_async=False)
     def graph():
         data = fn.external_source(source=lambda: [np.frombuffer(f, np.uint8) for f in files], batch=True, dtype=types.UINT8)
-        return fn.decoders.image(data, device='cpu', output_type=types.RGB)
+        return fn.decoders.image(data, device='mixed' if gpu else 'cpu', output_type=types.RGB)
 
     pipe = graph()
     pipe.build()
-    return lambda: list(map(np.asarray, pipe.run()[0]))
+    return lambda: list(map(np.asarray, pipe.run()[0].as_cpu()))
 
 
 class DaliPairs(DaliLoader):

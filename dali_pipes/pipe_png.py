@@ -23,18 +23,43 @@ LOOKAHEAD = 8        # steps planned beyond them, for those whose images are in 
 TRIAL     = 64       # files that auto decodes both ways
 
 
-def by_gpu(how, plan, options, say):
-    """Whether the GPU is to decode PNG: how is 'gpu', 'cpu', or 'auto', which decodes a few files both ways, compares the pixels, takes the faster and says so.
-    Raises DataError for a GPU that is not there."""
+def decoder(how, plan, options, say):
+    """Who decodes in the dali pipe: 'cpu', DALI there; 'png', this file on the GPU; 'mixed', DALI on the GPU, where all files are JPH of the training's size.
+
+    how: 'gpu', 'cpu', or 'auto', which decodes a few files both ways, compares the pixels, takes the faster and says so
+    Raises DataError for a GPU that is not there.
+    """
     if options.device.type != 'cuda':
         if how == 'gpu':
             raise DataError('--decode gpu: there is no GPU to decode on; give cpu or auto')
+        return 'cpu'
+    ours, faster = ('mixed', _mixed_faster) if options.reader.jph else ('png', _faster)
+    return ours if how == 'gpu' or how == 'auto' and faster(plan, options, say) else 'cpu'
+
+
+def _mixed_faster(plan, options, say):
+    from . import pipe_dali
+    files = options.reader.peek(TRIAL, options.pool)
+    expected = list(options.pool.map(decode, files))
+    try:
+        run = pipe_dali.decoder(files, options.threads, options.device)
+        found = run()
+    except RuntimeError as e:
+        say(f'decode: cpu; DALI cannot decode JPH on this GPU ({str(e).splitlines()[0]})')
         return False
-    return how == 'gpu' or how == 'auto' and _faster(plan, options, say)
+    if not all(map(np.array_equal, found, expected)):
+        say('decode: cpu; DALI decodes other pixels on the GPU, which should not be: please report it')
+        return False
+    return _told(_rate(run, len(files)), _rate(lambda: list(options.pool.map(decode, files)), len(files)), f'on {options.threads} threads', say)
+
+
+def _told(gpu, cpu, where, say):
+    say(f'decode: {"gpu" if gpu > cpu else "cpu"}; {gpu:,.0f} images per second on the GPU, {cpu:,.0f} {where}')
+    return gpu > cpu
 
 
 def _faster(plan, options, say):
-    from .pipe_dali import decoder
+    from .pipe_dali import decoder as decoder_of_dali
     tried = options.reader.peek(TRIAL, options.pool)
     files = [f for f in tried if _head(f, plan.size)]
     if len(files) < len(tried) / 2:
@@ -49,9 +74,7 @@ def _faster(plan, options, say):
         return False
     many = (files * GROUP)[:GROUP]
     ours = _rate(lambda: png.run_cuda(_packed(many, options), options.device)[1].cpu(), len(many))
-    dalis = _rate(decoder(files, options.threads), len(files))
-    say(f'decode: {"gpu" if ours > dalis else "cpu"}; {ours:,.0f} images per second on the GPU, {dalis:,.0f} by DALI on {options.threads} threads')
-    return ours > dalis
+    return _told(ours, _rate(decoder_of_dali(files, options.threads), len(files)), f'by DALI on {options.threads} threads', say)
 
 
 def _packed(files, options):

@@ -17,7 +17,8 @@ class Reader:
         self.images, self.size, self.say = list(images), size, say
         self._good, self._bad, self._said, self._lock = set(), {}, set(), threading.Lock()
         larger = sum((i.width, i.height) != (size, size) for i in self.images)
-        self.uniform = not larger                # all of exactly the training size
+        self.uniform = not larger                # all of exactly the training size,
+        self.jph = self.uniform and all(i.kind == 'jph' for i in self.images)      # and JPH
         if larger:
             say(f'{larger:,} of {len(self):,} images are larger than {size}x{size}: area-resized, then centre-cropped')
 

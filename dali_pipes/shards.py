@@ -10,11 +10,10 @@ import re
 import tarfile
 
 from . import kept
-from .files import BadFile, looks_like, shown
+from .files import SUFFIXES as IMAGES, BadFile, looks_like, shown
 
 SUFFIXES = '.tar', '.tar.gz', '.tgz'             # the compressed ones are taken for shards so as to be refused by name
-IMAGES = '.png', '.jpg', '.jpeg'
-VERSION = 1                                      # of the kept index: raise it when `walk` changes
+VERSION = 2                                      # of the kept index: raise it when `walk` changes
 _PACKED = (b'\x1f\x8b', 'gzip'), (b'BZh', 'bzip2'), (b'\xfd7zXZ\0', 'xz'), (b'(\xb5/\xfd', 'zstd')
 
 

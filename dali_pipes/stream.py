@@ -77,7 +77,7 @@ class Stream:
     Raises DataError: fewer shards than processes; an epoch without a usable image.
     """
 
-    uniform = False                              # sizes are known only when an image is there
+    uniform = jph = False                        # sizes are known only when an image is there
 
     def __init__(self, found, size, *, seed=0, start=0, rank=0, world=1, say=print):
         if len(found) < world:

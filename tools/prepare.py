@@ -4,6 +4,7 @@
     python tools/prepare.py split DATA --train-size 4000 --val-size 400   train.txt and val.txt, drawn by a seed
     python tools/prepare.py degrade DATA --recipe ai6126_2024 --out val/  val/LQ and val/GT, the same every time: a folder for --val
     python tools/prepare.py degrade DATA --recipe hifacegan --stacked     one picture a pair, LQ above GT, for --val stacked:pairs
+    python tools/prepare.py htj2k DATA --out htj2k/                       lossless copies that a GPU decodes, and a CPU faster than PNG
     python tools/prepare.py annotate DATA --out meta_info.txt             lines like 00000.png (512,512,3)
     python tools/prepare.py preview DATA --recipe ai6126_2024             a sheet of degraded faces with the numbers drawn for each
     python tools/prepare.py priors DATA --parser runs/parser              facial priors for mfpsnet: dictionaries of eyes, nose and mouth, and the networks beside them
@@ -23,10 +24,10 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import options
-from dali_pipes import degrade, manifest, order, sources, stream, validation
+from dali_pipes import degrade, files, jph, manifest, order, sources, stream, validation
 from dali_pipes.batch import Plan
 from dali_pipes.degrade import blur, noise, resize
-from dali_pipes.manifest import DataError
+from dali_pipes.manifest import Bad, DataError
 from dali_pipes.masks import pairs
 from dali_pipes.masks.reader import PairReader
 from dali_pipes.priors import landmarks, store
@@ -83,6 +84,50 @@ def degrade_all(args):
         for _ in track(pool.map(one, range(len(data))), 'degrading', total=len(data), disable=not sys.stderr.isatty()):
             pass
     print(f'{len(data):,} pairs in {args.out}: python train.py --recipe {args.recipe} --val {sources.STACKED if args.stacked else ""}{args.out}')
+
+
+def htj2k(args):
+    """Every image of DATA as OUT/NAME.jph, NAME as in DATA, each read back by OpenCV and OpenJPH before it is written; those that are there and whole are left alone."""
+    if not jph.codec():
+        raise DataError('HTJ2K is written by OpenJPH: pip install -e .[htj2k]')
+    found = manifest.scan(args.data, size=1, progress=log.bar('checking files'))
+    root = args.data if os.path.isdir(args.data) else os.path.commonpath([os.path.dirname(i.path) for i in found.images])
+    targets = [args.out / Path(os.path.relpath(i.path, root)).with_suffix('.jph') for i in found.images]
+    twice = next((t for t in targets if targets.count(t) > 1), None) if len(set(targets)) < len(targets) else None
+    if twice:
+        raise DataError(f'{args.data} holds two images that would be {twice}: rename one')
+
+    def one(i):
+        """What becomes of image i: (bytes before, bytes after), 0 of both where it was there, or Bad."""
+        image, target = found.images[i], targets[i]
+        if _whole(target):
+            return 0, 0
+        try:
+            data = files.read_bytes(*image.where)
+            pixels = files.decode(data)
+        except files.BadFile as e:
+            return Bad(image.path, str(e))
+        written = jph.encode(pixels)
+        for name, again in ('OpenJPH', jph.decode(written)), ('OpenCV', cv2.imdecode(np.frombuffer(written, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]):
+            if not np.array_equal(again, pixels):
+                raise DataError(f'{image.path}: {name} reads other pixels than were written; keep the file as it is, and please report it')
+        run.write(target, written)
+        return len(data), len(written)
+    with ThreadPoolExecutor() as pool:
+        made = list(track(pool.map(one, range(len(found))), 'rewriting', total=len(found), disable=not sys.stderr.isatty()))
+    done = [m for m in made if not isinstance(m, Bad)]
+    manifest.report(args.data, done, [m for m in made if isinstance(m, Bad)], False, print)
+    new, (before, after) = sum(m != (0, 0) for m in done), map(sum, zip(*done))
+    print(f'{args.out}: {new:,} images written, {len(done) - new:,} were there' + (f'; {after / 1e6:,.1f} MB, {after / before:.0%} of what they were' if new else '')
+          + f'\nuse them with: python train.py --data {args.out}')
+
+
+def _whole(path):
+    """Whether a JPH file is there and undamaged."""
+    try:
+        return bool(jph.check(files.read_bytes(path)))
+    except (FileNotFoundError, files.BadFile):
+        return False
 
 
 def annotate(args):
@@ -217,6 +262,8 @@ def parse(argv=None):
     v.add_argument('--recipe', **recipe)
     v.add_argument('--stacked', action='store_true', help='one picture a pair, the LQ above the GT, instead of two folders; of a recipe of one size')
     v.add_argument('--plain', action='store_true', help='degrade the plain face where the recipe has the sharpened one')
+    v = verb('htj2k', htj2k, 'htj2k', data=False)
+    v.add_argument('data', help='HQ faces: folder, list of files, glob, or .tar shards, of any size')
     verb('annotate', annotate, 'meta_info.txt')
     v = verb('preview', preview, 'preview.png')
     v.add_argument('--recipe', **recipe)

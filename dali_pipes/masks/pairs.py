@@ -23,6 +23,7 @@ class Pair(NamedTuple):
     where  = property(lambda self: self.image.where)
     width  = property(lambda self: self.image.width)
     height = property(lambda self: self.image.height)
+    kind   = property(lambda self: self.image.kind)
     sound  = property(lambda self: self.image.sound)
 
 

@@ -1,0 +1,2 @@
+class BadFile(Exception):
+    """Why one file cannot be used."""
