@@ -8,13 +8,14 @@ import os
 
 import torch
 
-from . import cache as caches, degrade, manifest, pipe_png, stream
+from . import cache as caches, degrade, manifest, pipe_png, stored, stream
 from .batch import Options, Plan
 from .degrade import workers
 from .masks.plan import ParsePlan, PointPlan
 from .masks.reader import PairReader
 from .pipe import Pipe
 from .reader import Reader, StrictReader
+from .stored import StoredPlan
 
 PIPES = 'dali', 'torch', 'reference'
 DECODERS = 'auto', 'cpu', 'gpu'
@@ -39,24 +40,28 @@ def make(name, images, recipe, *,
     """A pipe: endless iterator of Batch and context manager; close() ends its threads and processes.
 
     name: 'dali' (DALI decodes and flips), 'torch' (DataLoader and OpenCV) or 'reference' (one image at a time through the float64 definition; slow)
-    images: list of manifest.Image, or stream.Shards; recipe: degrade.Recipe or its name
+    images: list of manifest.Image, or stream.Shards, or of manifest.Pair, of which nothing but the scale is left to the recipe
+    recipe: degrade.Recipe or its name
     On a GPU the CUDA kernels degrade, one batch ahead of the one that is asked for.
     Raises ValueError for unknown names, ImportError where the library of a pipe is missing, KernelError where the kernels cannot run, DataError for a cache or a decoder
     that cannot be, or for fewer shards than processes.
     """
     device, threads = _checked(name, cache, device, decode), threads or os.cpu_count()
     recipe = degrade.recipe(recipe) if isinstance(recipe, str) else recipe
-    streamed = isinstance(images, stream.Shards)
-    plan = Plan(None if streamed else len(images), recipe, batch=batch, size=size, seed=seed, flip=flip, lq_from_usm=lq_from_usm, target_usm=target_usm, crop=crop)
-    Loader, impl = _loader(name), _impl(name, device)
+    streamed, paired = isinstance(images, stream.Shards), is_paired(images)
+    shared = dict(batch=batch, size=size, seed=seed, flip=flip, crop=crop)
+    plan = (StoredPlan(len(images), recipe.scale, **shared) if paired else
+            Plan(None if streamed else len(images), recipe, lq_from_usm=lq_from_usm, target_usm=target_usm, **shared))
+    Loader, impl = _loader(name, paired), _impl(name, device)
     if streamed:
         kept, reader = stream.no_cache(cache, say), stream.Stream(images, size, seed=seed, start=start, rank=rank, world=world, say=say)
     else:
-        kept, reader = caches.make(cache, images, size, device, say) if name != 'reference' else None, Reader(images, size, say)
+        kept = caches.make(cache, images, size, device, say, channels=plan.channels) if name != 'reference' else None
+        reader = (stored.PairReader if paired else Reader)(images, size, say)
     options = Options(reader, kept, workers.make(threads), start, rank, world, device, threads)
     if name == 'dali':
         who = pipe_png.decoder(decode, plan, options, say)
-        Loader, options = pipe_png.PngLoader if who == 'png' else Loader, options._replace(mixed=who == 'mixed')
+        Loader, options = (pipe_png.PngPairs if paired else pipe_png.PngLoader) if who == 'png' else Loader, options._replace(mixed=who == 'mixed')
     return Pipe(Loader(plan, options), plan, device, impl, options.pool, reader, kept)
 
 
@@ -83,7 +88,7 @@ def make_parse(name, pairs, *,
     recipe = degrade.recipe(recipe) if isinstance(recipe, str) else recipe
     shared, masked = dict(batch=batch, size=size, seed=seed, recipe=recipe), points is None
     plan = ParsePlan(len(pairs), **shared) if masked else PointPlan(points, **shared)
-    Loader, impl = _loader(name, masks=masked), _impl(name, device)
+    Loader, impl = _loader(name, masked), _impl(name, device)
     kept = caches.make(cache, pairs, size, device, say, channels=plan.channels) if name != 'reference' else None
     reader = (PairReader if masked else StrictReader)(pairs, size, say)
     options = Options(reader, kept, workers.make(threads), start, rank, world, device, threads)
@@ -91,6 +96,11 @@ def make_parse(name, pairs, *,
         who = pipe_png.decoder(decode, plan, options, say)
         Loader, options = (pipe_png.PngPairs if masked else pipe_png.PngLoader) if who == 'png' else Loader, options._replace(mixed=who == 'mixed')
     return Pipe(Loader(plan, options), plan, device, impl, options.pool, reader, kept)
+
+
+def is_paired(images):
+    """Whether images to train on are stored pairs."""
+    return isinstance(images, list) and bool(images) and isinstance(images[0], manifest.Pair)
 
 
 def _checked(name, cache, device, decode):
@@ -108,10 +118,10 @@ def _checked(name, cache, device, decode):
     return torch.device('cuda', torch.cuda.current_device() if device.index is None else device.index) if device.type == 'cuda' else device
 
 
-def _loader(name, masks=False):
+def _loader(name, paired=False):
     if name == 'dali':
         from .pipe_dali import DaliLoader, DaliPairs         # imports DALI
-        return DaliPairs if masks else DaliLoader
+        return DaliPairs if paired else DaliLoader
     if name == 'torch':
         from .pipe_torch import TorchLoader
         return TorchLoader

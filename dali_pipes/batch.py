@@ -85,11 +85,11 @@ def cropped(x, corner, side):
 
 
 def flipped(x, flip):
-    """x [B, H, W, 3] uint8 with the samples of flip [B] bool mirrored."""
+    """x [B, H, W, C] uint8 with the samples of flip [B] bool mirrored."""
     if x.device.type == 'cpu':
         x = x.clone()
         for i in np.flatnonzero(flip):
-            cv2.flip(x[i].numpy(), 1, dst=x[i].numpy())
+            x[i] = torch.from_numpy(cv2.flip(x[i].numpy(), 1)).view(x[i].shape)      # OpenCV drops the dimension of a single channel
         return x
     return torch.where(there(flip, x.device)[:, None, None, None], x.flip(2), x)
 

@@ -1,6 +1,6 @@
 """Decoded images, kept: on the GPU, in host memory, or in a mapped file, so that no file is decoded twice (with a mapped file: not even by the next run).
 
-Slots are numbered like the manifest's images and hold [size, size, 3] uint8, not flipped; with a mask [size, size, 4]. A file that cannot be decoded shares the
+Slots are numbered like the manifest's images and hold [size, size, 3] uint8, not flipped; with more channels what lies beside the image (a mask, an LQ). A file that cannot be decoded shares the
 pixels of its replacement.
 """
 import hashlib
@@ -19,7 +19,7 @@ SHARE = 0.4          # of the free GPU memory, or of the available host memory, 
 
 
 def make(mode, images, size, device, say=print, folder=None, channels=3):
-    """A cache of these images (list of manifest.Image; with 4 channels of masks.pairs.Pair) for batches on `device`, or None.
+    """A cache of these images (list of manifest.Image; with more channels of masks.pairs.Pair or manifest.Pair) for batches on `device`, or None.
 
     mode: 'gpu'; 'host' (pinned where there is a GPU); 'file' (in `folder`, default manifest.cache_folder(); shared by processes and by later runs); 'off';
           'auto': the GPU if everything fits in SHARE of its free memory, else host memory by the same rule, else none; says which and why
@@ -165,6 +165,8 @@ class Mapped:
 def _identity(image):
     if hasattr(image, 'mask'):
         return _identity(image.image) + _identity(image.mask) + bytes([image.swap])
+    if hasattr(image, 'lq'):
+        return _identity(image.gt) + _identity(image.lq)
     try:
         st = os.stat(image.where[0])             # of the shard, where it lies in one
     except OSError:                              # gone since it was checked: whoever reads it will say so

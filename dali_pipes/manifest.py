@@ -40,8 +40,16 @@ class Bad(NamedTuple):
 
 
 class Pair(NamedTuple):
+    """A GT and its LQ; to whoever only reads the GT (Reader, Manifest) it is that Image."""
     lq: Image
     gt: Image
+
+    path   = property(lambda self: self.gt.path)
+    where  = property(lambda self: self.gt.where)
+    width  = property(lambda self: self.gt.width)
+    height = property(lambda self: self.gt.height)
+    kind   = property(lambda self: self.gt.kind)
+    sound  = property(lambda self: self.gt.sound)
 
 
 class Manifest:
@@ -108,22 +116,28 @@ def scan(source, *, size=512, verify=False, strict=False, cache_dir=None, progre
     return Manifest(images, bad)
 
 
-def is_paired(folder):
-    """Whether a folder has one of the sub-folders that `scan_pairs` needs."""
-    return os.path.isdir(folder) and any(e.lower() in ('lq', 'lr', 'gt', 'hr') for e in os.listdir(folder))
+_SIDES = ('lq', 'lr'), ('gt', 'hr')
 
 
-def scan_pairs(folder, scale, *, verify=False, cache_dir=None, progress=None, say=print):
+def is_paired(folder, both=False):
+    """Whether a folder has one of the sub-folders that `scan_pairs` needs, or both."""
+    found = {e.lower() for e in os.listdir(folder)} if os.path.isdir(folder) else ()
+    return (all if both else any)(not found.isdisjoint(names) for names in _SIDES) if found else False
+
+
+def scan_pairs(folder, scale, *, size=None, strict=True, verify=False, cache_dir=None, progress=None, say=print):
     """Folder with sub-folders LQ and GT (or LR and HR) -> list of Pair(lq, gt), matched by name without suffix, in natural order.
-    Raises DataError for a bad file, a missing partner, or a GT that is not scale x its LQ."""
+
+    A bad file, a missing partner, a GT that is not scale x its LQ or, where a size is given, not size x size, is a DataError; not `strict`, they are named and left out.
+    """
     folder, sides = os.fspath(folder), []
-    for names in (('lq', 'lr'), ('gt', 'hr')):
+    for names in _SIDES:
         found = [e for e in (sorted(os.listdir(folder)) if os.path.isdir(folder) else ()) if e.lower() in names]
         if len(found) != 1:
             wanted, has = ' or '.join(n.upper() for n in names), ', '.join(found) or 'none'
             raise DataError(f'{shown(folder)}: needs one sub-folder {wanted}, has {has}')
         root, side = os.path.join(folder, found[0]), {}
-        for image in scan(root, size=1, verify=verify, strict=True, cache_dir=cache_dir, progress=progress, say=say).images:
+        for image in scan(root, size=1, verify=verify, strict=strict, cache_dir=cache_dir, progress=progress, say=say).images:
             stem = os.path.splitext(os.path.relpath(image.path, root))[0]
             if stem in side:
                 raise DataError(f'{shown(side[stem].path)} and {shown(image.path)}: two files for one pair; remove one')
@@ -132,12 +146,18 @@ def scan_pairs(folder, scale, *, verify=False, cache_dir=None, progress=None, sa
     lq, gt = sides
     faults = [f'{len(a.keys() - b.keys())} without a {name} partner: ' + some([shown(a[s].path) for s in a if s not in b], 5)
               for a, b, name in ((lq, gt, 'GT'), (gt, lq, 'LQ')) if a.keys() - b.keys()]
-    wrong = [f'{shown(gt[s].path)} is {gt[s].width}x{gt[s].height}, its LQ {lq[s].width}x{lq[s].height}' for s in lq
-             if s in gt and (gt[s].width, gt[s].height) != (scale * lq[s].width, scale * lq[s].height)]
-    if faults or wrong:
-        faults += [f'{len(wrong)} not {scale} times as large: ' + some(wrong, 5)] if wrong else []
+    pairs = [Pair(lq[s], gt[s]) for s in lq if s in gt]
+    odd = {p for p in pairs if (p.gt.width, p.gt.height) != (scale * p.lq.width, scale * p.lq.height)}
+    other = {p for p in pairs if size and (p.gt.width, p.gt.height) != (size, size)} - odd
+    for wrong, what in (odd, f'not {scale} times as large'), (other, f'not of the training size {size}'):
+        if wrong:
+            faults.append(f'{len(wrong)} {what}: ' + some([f'{shown(p.gt.path)} is {p.gt.width}x{p.gt.height}, its LQ {p.lq.width}x{p.lq.height}' for p in pairs if p in wrong], 5))
+    pairs = [p for p in pairs if p not in odd | other]
+    if faults and (strict or not pairs):
         raise DataError(f'{shown(folder)}: ' + '; '.join(faults) + '. Add, remove or resize these files')
-    return [Pair(lq[s], gt[s]) for s in lq]
+    if faults:
+        say(f'{shown(folder)}: ' + '; '.join(faults) + ': left out')
+    return pairs
 
 
 def scan_stacked(source, *, verify=False, cache_dir=None, progress=None, say=print):

@@ -132,23 +132,23 @@ def decoder(files, threads, gpu=None):
 
 
 class DaliPairs(DaliLoader):
-    """The same of pictures and masks: DALI decodes the pictures, our threads the masks, when DALI asks for their pictures."""
+    """The same of pictures with something beside them: DALI decodes the pictures, our threads the rest, when DALI asks for their pictures."""
 
     def __init__(self, plan, options):
-        self._ids = deque()                              # of the batches that DALI has been given
+        self._beside = deque()                             # of the batches that DALI has been given
         super().__init__(plan, options)
 
     def _next_files(self):
         files = super()._next_files()
         try:
             used = self._planned[self._fed - 1][2]
-            self._ids.append(np.stack(list(self._options.pool.map(self._options.reader.ids, used.tolist()))))
+            self._beside.append(np.stack(list(self._options.pool.map(self._options.reader.beside, used.tolist()))))
         except Exception as e:
             self._error = e
             raise
         return files
 
     def _decode(self, flip):
-        """[k, H, W, 4] uint8, of pictures and masks."""
+        """[k, H, W, 3 + channels beside them] uint8"""
         images = super()._decode(flip)
-        return torch.cat([images, there(self._ids.popleft(), images.device)[..., None]], 3)
+        return torch.cat([images, flipped(there(self._beside.popleft(), images.device), flip)], 3)

@@ -207,8 +207,8 @@ class PngLoader:
 
 
 class PngPairs(PngLoader):
-    """The same of pictures and masks: [B, 4, H, W], the masks decoded by our threads."""
+    """The same of pictures with something beside them, which our threads decode."""
 
     def _complete(self, pixels, used):
-        ids = np.stack(list(self._options.pool.map(self._reader.ids, used)))
-        return torch.cat([pixels, there(ids, pixels.device)[..., None]], 3)
+        beside = np.stack(list(self._options.pool.map(self._reader.beside, used)))
+        return torch.cat([pixels, there(beside, pixels.device)], 3)

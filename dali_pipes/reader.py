@@ -1,6 +1,8 @@
 """Reading while training: a file that turns out bad is replaced by the next good one, the same in every pipe."""
 import threading
 
+import numpy as np
+
 from .files import BadFile, big_enough, check, decode, fit, read_bytes, shown, sound
 from .manifest import DataError, some
 
@@ -102,6 +104,39 @@ class Reader:
         for i in new:
             bad, good = (shown(self.images[j].path) for j in (i, used))
             self.say(f'{bad} cannot be decoded ({self._bad[i]}): replaced by {good}')
+
+
+class PairReader(Reader):
+    """Reader of pictures with something beside them, a mask or an LQ, as further channels: a pair of which either file turns out bad is replaced by the next good one."""
+
+    def beside(self, index):
+        """[size, size, k] uint8. Raises OSError, BadFile."""
+        raise NotImplementedError
+
+    def reason(self, index, error):
+        """What is wrong with a pair whose other file is `error`, for a message."""
+        raise NotImplementedError
+
+    def image(self, index):
+        """([size, size, 3 + k] uint8, index used)"""
+        while True:
+            rgb, used = super().image(index)
+            try:
+                return np.dstack([rgb, self.beside(used)]), used
+            except (OSError, BadFile) as e:      # changed on disk since it was judged
+                self._bad[used] = self.reason(used, e)
+
+    def _judge(self, index, decodes=True):
+        """Bytes of the picture, if what is beside it is good too."""
+        new = index not in self._good
+        data = super()._judge(index, decodes)
+        if new and data is not None:
+            try:
+                self.beside(index)
+            except (OSError, BadFile) as e:
+                self._bad[index] = self.reason(index, e)
+                return None
+        return data
 
 
 class StrictReader(Reader):

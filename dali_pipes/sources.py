@@ -12,7 +12,8 @@ TRAIN_FACES, VAL_FACES, VAL_SEED = 112, 12, 1_000_000        # synthetic faces t
 
 
 def load(c, say=print, bar=lambda title: None):
-    """(images to train on, {name: validation set}) of a run's options; the images are a list of manifest.Image, or stream.Shards where data is an address.
+    """(images to train on, {name: validation set}) of a run's options; the images are a list of manifest.Image, of manifest.Pair where data is a folder of LQ and GT, or
+    stream.Shards where data is an address.
 
     c:   dict with data, val, size, recipe, lq_from_usm, seed, strict, verify, as in config.json; val is a list of `path`, `name=path`, or a number or share to hold out; the path of
          pairs stored above each other has `stacked:` before it
@@ -29,10 +30,12 @@ def load(c, say=print, bar=lambda title: None):
     if c['data'] is None:
         train, held = (scan(str(_draw(c['size'], *which, bar))) for which in (('train', TRAIN_FACES, 0), ('val', VAL_FACES, VAL_SEED)))
         named = named or [('val', None)]
+    elif c['data'].startswith(STACKED):
+        raise manifest.DataError(f'--data {c["data"]}: pairs above each other are for --val; to train on pairs give a folder with LQ/ and GT/ (python tools/prepare.py degrade)')
     elif stream.is_url(c['data']):
         train = _stream(c, named, say)
     else:
-        train, held = scan(c['data']), None
+        train, held = _stored(c, bar, say) if manifest.is_paired(c['data'], both=True) else scan(c['data']), None
         named = named or [('val', '0.01')]
     sets = {}
     for name, path in named:
@@ -42,25 +45,42 @@ def load(c, say=print, bar=lambda title: None):
             sets[name] = degraded(held.images)
         elif _is_count(path):
             train, held = train.split(float(path) if '.' in path else int(path), c['seed'])
-            sets[name] = degraded(held.images)
+            sets[name] = validation.Pairs(held.images) if isinstance(held.images[0], manifest.Pair) else degraded(held.images)
         elif path.startswith(STACKED):
             if degrade.recipe(c['recipe']).scale != 1:
                 raise manifest.DataError(f'--val {path}: pairs above each other are of one size, but --recipe {c["recipe"]} is for enlarging {degrade.recipe(c["recipe"]).scale}x; '
                                          f'recipes of one size: {", ".join(degrade.SAME_SIZE)}')
             sets[name] = validation.Stacked(manifest.scan_stacked(path.removeprefix(STACKED), say=say))
         elif manifest.is_paired(path):
-            sets[name] = validation.Pairs(manifest.scan_pairs(path, degrade.recipe(c['recipe']).scale, say=say))
+            found = manifest.scan_pairs(path, degrade.recipe(c['recipe']).scale, say=say)
+            sets[name] = validation.Pairs(found)
+            train = _without(train, [p.gt.path for p in found], c, path, say)
         else:
             held = scan(path)
             sets[name] = degraded(held.images)
-            if isinstance(train, stream.Shards):
-                continue
-            train, count = train.without(held.paths), len(train)
-            if len(train) < count:
-                say(f'{count - len(train):,} images of --val {path} are left out of training')
-            if not len(train):
-                raise manifest.DataError(f'--data {c["data"]} holds nothing but the images of --val {path}')
+            train = _without(train, held.paths, c, path, say)
     return train if isinstance(train, stream.Shards) else train.images, sets
+
+
+def _without(train, paths, c, val, say):
+    """What there is to train on, less these files of a validation set."""
+    if isinstance(train, stream.Shards):
+        return train
+    rest = train.without(paths)
+    if len(rest) < len(train):
+        say(f'{len(train) - len(rest):,} images of --val {val} are left out of training')
+    if not len(rest):
+        raise manifest.DataError(f'--data {c["data"]} holds nothing but the images of --val {val}')
+    return rest
+
+
+def _stored(c, bar, say):
+    """Manifest of stored pairs."""
+    for k, flag in ('target_usm', '--target-usm'), ('pair_pool', '--pair-pool'):
+        if c.get(k):
+            raise manifest.DataError(f'{flag} is for faces that are degraded while training; --data {c["data"]} holds pairs')
+    scale = degrade.recipe(c['recipe']).scale
+    return manifest.Manifest(manifest.scan_pairs(c['data'], scale, size=c['size'], strict=bool(c.get('strict')), verify=bool(c.get('verify')), progress=bar('checking files'), say=say))
 
 
 def _load_pairs(c, say, bar, points=None):
@@ -129,4 +149,4 @@ def fingerprint(images):
 
 def kind(images):
     """What len(images) counts."""
-    return 'shards' if isinstance(images, stream.Shards) else 'images'
+    return 'shards' if isinstance(images, stream.Shards) else 'stored pairs' if isinstance(images[0], manifest.Pair) else 'images'

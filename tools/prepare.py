@@ -23,6 +23,7 @@ from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import dali_pipes
 import options
 from dali_pipes import degrade, files, jph, manifest, order, sources, stream, validation
 from dali_pipes.batch import Plan
@@ -151,6 +152,8 @@ def replay(args):
         raise RunError(f'{args.run} was trained on {c.get("images")}; what its --data holds now is {sources.fingerprint(images)}')
     if isinstance(images, stream.Shards):
         raise RunError(f'{args.run} was trained on a stream: which image a sample was is not known any more')
+    if dali_pipes.is_paired(images):
+        raise RunError(f'{args.run} was trained on the stored pairs of {c["data"]}: nothing was degraded')
     plan = Plan(len(images), degrade.recipe(c['recipe'])._replace(pool=c['pair_pool']), batch=c['batch'], size=c['size'], seed=c['seed'],
                 lq_from_usm=c['lq_from_usm'], target_usm=c['target_usm'])
     show(plan, Reader(images, c['size']), args.sample, args.out)
