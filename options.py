@@ -28,8 +28,9 @@ HIFACEGAN = dict(network='hifacegan', recipe='hifacegan', batch=2, nimg=500_000,
                  warmup=0.0, clip=1e3, ema=8_000, ticks=50, pixel_weight=0.0, gan='lsgan', gan_weight=1.0, discriminator='patchgan', matching_weight=10.0, features='pix2pixhd',
                  perceptual_weight=10.0)              # 50 epochs of 10,000 faces; no gradient is so large as to be clipped
 PARSE = dict(task='parse', recipe=None, loss='lovasz', batch=4, lr=1e-2, optimizer='muon', weight_decay=1e-2, ema=800, ticks=20)
-FRS = dict(recipe='mfps', size=128, batch=8, nimg=1_600_000, lr=1e-3, optimizer='adam', schedule='multistep', milestones=[n / 10 for n in range(1, 10)], ema=8_000, ticks=60)
-SEARCH = dict(FRS, task='search', batch=2, nimg=200_000, lr=0.025, optimizer='sgd', weight_decay=3e-4, loss='smooth_l1', ema=400, ticks=20, keep=1)
+FRS = dict(recipe='mfps', size=128, batch=4, nimg=1_600_000, lr=2e-3, optimizer='muon', ema=800, ticks=60)
+SEARCH = dict(FRS, task='search', batch=2, nimg=200_000, lr=0.025, optimizer='sgd', weight_decay=3e-4, schedule='multistep', milestones=[n / 10 for n in range(1, 10)], loss='smooth_l1',
+              ema=400, ticks=20, keep=1)                # of the authors, but for the length
 PRESETS = {
     'demo':           dict(network='unet',      net={},                                batch=2,  minutes=6.5,    lr=2e-3, ema=800,    ticks=5,  optimizer='muon'),
     'unet':           dict(network='unet',      net={},                                batch=4,  nimg=200_000,   lr=2e-3, ema=800,    ticks=20, optimizer='muon'),
