@@ -1,7 +1,7 @@
 """Experiments with FRSNet and MFPSNet, each over several seeds, with paired differences and how sure they are.
 
     python tools/experiments.py search --found runs/search_sr --data train.txt --val held.txt --minutes 10        a found architecture against random ones of equal cost
-    python tools/experiments.py optimizers --data train.txt --val held.txt --minutes 20                           Adam against SGD
+    python tools/experiments.py optimizers --data train.txt --val held.txt --minutes 20                           Adam against SGD and Muon
     python tools/experiments.py priors --prior runs/parser --data train.txt --val held.txt --minutes 30           every prior left out in turn
 
 All runs of a seed see the same samples in the same order, for the same time or number of images. Flags after -- go to train.py (-- --size 128 --batch 4). The same
@@ -35,9 +35,10 @@ from training.run import RunError
 PARITY = 0.3           # dB between the first passes of runs that differ in nothing but their priors
 TOLERANCE = 0.05       # of the cost of random architectures
 TRIES = 2_000          # draws for one of them
-OPTIMIZERS = {'adam':            [],
-              'sgd':             ['--optimizer', 'sgd', '--lr', '0.1'],
-              'sgd-rate-of-adam': ['--optimizer', 'sgd']}             # as published
+OPTIMIZERS = {'adam':             ['--optimizer', 'adam', '--lr', '1e-3'],
+              'sgd':              ['--optimizer', 'sgd', '--lr', '0.1'],
+              'sgd-rate-of-adam': ['--optimizer', 'sgd', '--lr', '1e-3'],             # as published
+              'muon':             ['--optimizer', 'muon', '--lr', '2e-3']}
 
 
 def parse(argv=None):
@@ -137,7 +138,7 @@ def _said(rows, difference):
 
 
 def optimizers(args):
-    """Adam against SGD with Nesterov's momentum, SGD at a rate of its own and, as published, at that of Adam."""
+    """Adam against Muon and SGD with Nesterov's momentum, SGD at a rate of its own and, as published, at that of Adam."""
     flags = {name: [*base(args), *more] for name, more in OPTIMIZERS.items()}
 
     def tell(done):
