@@ -74,7 +74,7 @@ def row(runs):
     """One line of a table: means over the seeds. runs: {seed: directory}"""
     each, found = [report.Run(out) for out in runs.values()], [result(out) for out in runs.values()]
     r, odd, images = each[0], np.array([f['odd_half'] for f in found]), np.array([x.rows[-1]['nimg'] for x in each])
-    line = dict(odd=float(odd.mean()), spread=float(np.ptp(odd) / 2), even=float(np.mean([f['even_half'] for f in found])), gain=float(np.mean([f['psnr'] - f['bicubic'] for f in found])),
+    line = dict(odd=float(odd.mean()), spread=float(np.ptp(odd) / 2), even=float(np.mean([f['even_half'] for f in found])), gain=float(np.mean([f['psnr'] - f[r.baseline] for f in found])),
                 seeds=len(runs), parameters=models.count(r.net), gmac=gmac(lambda: options.network(r.config).eval()), images=float(images.mean()),
                 rate=float(np.mean(images / [x.seconds for x in each])))
     if 'pass0' in found[0]:
