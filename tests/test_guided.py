@@ -172,7 +172,7 @@ def test_a_run_holds_its_parser(home, tmp_path, capsys):
         assert torch.equal(net.eval()(x), mine.eval()(x))
     capsys.readouterr()
     assert infer.main(['--run', str(out), '--device', 'cpu']) == 0
-    assert f'{result["psnr"]:.2f}' in capsys.readouterr().out
+    assert f'PSNR: {result["psnr"]:.4f} dB' in capsys.readouterr().out
 
 
 def test_four_times_larger(home, tmp_path):
