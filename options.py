@@ -82,8 +82,8 @@ def parse(description, argv=None):
     a('--preset',       help=f'starting point that the other flags override: {", ".join(PRESETS)} (default: demo; unet if --data is given)')
     a('--network',      help=f'{", ".join([*restore.NETWORKS, *parsing.NETWORKS, *models.LANDMARKERS, *models.SEARCHES])} (default: the preset\'s); python -m models lists them with their parameters')
     a('--net',          type=json.loads, help='its arguments as JSON, e.g. \'{"steps": 2}\'')
-    a('--data',         help='HQ faces: folder, list of files, glob, or .tar shards (faces-{000..099}.tar, also at s3:// or https://); PNG, JPEG or JPH; or pairs, a folder with LQ/ and '
-                             'GT/, of which --recipe says no more than the scale (default: synthetic faces)')
+    a('--data',         help='HQ faces: folder, list of files, glob, or .tar shards (faces-{000..099}.tar, also at s3:// or https://); PNG, JPEG or JPH; or stored pairs, a folder with '
+                             'LQ/ and GT/, or stacked:FOLDER of pictures with LQ above GT, the GT of --size x --size pixels, of which --recipe says no more than the scale (default: synthetic faces)')
     a('--val',          nargs='+', help='validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, stacked:FOLDER of pictures with LQ above GT (recipes of one size), HQ faces as for --data (degraded the same way every time, '
                              'and left out of training), or how many of --data to hold out: a number, or a share below 1 (default: 0.01)')
     a('--recipe',       help=f'degradation: {", ".join(degrade.RECIPES)} (default: the preset\'s)')

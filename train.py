@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+import dali_pipes
 import models
 import options
 import stage
@@ -93,7 +94,7 @@ def train(c, world, held):
         soup.forget_after(c['out'], at.nimg)
         run.write_json(Path(c['out'], 'machine.json'), machine() | {'processes': world.size, 'threads': torch.get_num_threads(),
                                                                      'feeding': 'in turns with training' if device.type == 'cpu' else 'beside training'})
-    say(f'{c["out"]}: {c["preset"]}, {models.count(net):,} parameters, {c["recipe"] or "no degradation"}, {len(images):,} {sources.kind(images)}, '
+    say(f'{c["out"]}: {c["preset"]}, {models.count(net):,} parameters, {"degraded before" if dali_pipes.is_paired(images) else c["recipe"] or "no degradation"}, {len(images):,} {sources.kind(images)}, '
         f'{", ".join(f"{len(v):,} validation pairs ({k})" for k, v in sets.items())}, {c["precision"]} on {device}' + (f' x {world.size}' if world.size > 1 else '')
         + f', {c["pipe"]} pipe, ' + (f'feeding and training take turns on {torch.get_num_threads()} threads' if device.type == 'cpu' else f'{c["threads"]} threads feed')
         + (f', resumed at {at.nimg:,} images' if newest else ''))

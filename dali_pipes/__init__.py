@@ -15,7 +15,6 @@ from .masks.plan import ParsePlan, PointPlan
 from .masks.reader import PairReader
 from .pipe import Pipe
 from .reader import Reader, StrictReader
-from .stored import StoredPlan
 
 PIPES = 'dali', 'torch', 'reference'
 DECODERS = 'auto', 'cpu', 'gpu'
@@ -40,7 +39,7 @@ def make(name, images, recipe, *,
     """A pipe: endless iterator of Batch and context manager; close() ends its threads and processes.
 
     name: 'dali' (DALI decodes and flips), 'torch' (DataLoader and OpenCV) or 'reference' (one image at a time through the float64 definition; slow)
-    images: list of manifest.Image, or stream.Shards, or of manifest.Pair, of which nothing but the scale is left to the recipe
+    images: list of manifest.Image, or stream.Shards, or of manifest.Pair or manifest.Stacked, of which nothing but the scale is left to the recipe
     recipe: degrade.Recipe or its name
     On a GPU the CUDA kernels degrade, one batch ahead of the one that is asked for.
     Raises ValueError for unknown names, ImportError where the library of a pipe is missing, KernelError where the kernels cannot run, DataError for a cache or a decoder
@@ -50,18 +49,19 @@ def make(name, images, recipe, *,
     recipe = degrade.recipe(recipe) if isinstance(recipe, str) else recipe
     streamed, paired = isinstance(images, stream.Shards), is_paired(images)
     shared = dict(batch=batch, size=size, seed=seed, flip=flip, crop=crop)
-    plan = (StoredPlan(len(images), recipe.scale, **shared) if paired else
-            Plan(None if streamed else len(images), recipe, lq_from_usm=lq_from_usm, target_usm=target_usm, **shared))
-    Loader, impl = _loader(name, paired), _impl(name, device)
-    if streamed:
-        kept, reader = stream.no_cache(cache, say), stream.Stream(images, size, seed=seed, start=start, rank=rank, world=world, say=say)
+    if paired:
+        plan, reader = stored.planned(images, recipe.scale, say=say, **shared)
     else:
-        kept = caches.make(cache, images, size, device, say, channels=plan.channels) if name != 'reference' else None
-        reader = (stored.PairReader if paired else Reader)(images, size, say)
+        plan = Plan(None if streamed else len(images), recipe, lq_from_usm=lq_from_usm, target_usm=target_usm, **shared)
+        reader = stream.Stream(images, size, seed=seed, start=start, rank=rank, world=world, say=say) if streamed else Reader(images, size, say)
+    beside = plan.channels > 3
+    Loader, impl = _loader(name, beside), _impl(name, device)
+    kept = (stream.no_cache(cache, say) if streamed else
+            caches.make(cache, images, size, device, say, channels=plan.channels, tall=plan.tall) if name != 'reference' else None)
     options = Options(reader, kept, workers.make(threads), start, rank, world, device, threads)
     if name == 'dali':
         who = pipe_png.decoder(decode, plan, options, say)
-        Loader, options = (pipe_png.PngPairs if paired else pipe_png.PngLoader) if who == 'png' else Loader, options._replace(mixed=who == 'mixed')
+        Loader, options = (pipe_png.PngPairs if beside else pipe_png.PngLoader) if who == 'png' else Loader, options._replace(mixed=who == 'mixed')
     return Pipe(Loader(plan, options), plan, device, impl, options.pool, reader, kept)
 
 
@@ -100,7 +100,7 @@ def make_parse(name, pairs, *,
 
 def is_paired(images):
     """Whether images to train on are stored pairs."""
-    return isinstance(images, list) and bool(images) and isinstance(images[0], manifest.Pair)
+    return isinstance(images, list) and bool(images) and isinstance(images[0], (manifest.Pair, manifest.Stacked))
 
 
 def _checked(name, cache, device, decode):
@@ -118,10 +118,10 @@ def _checked(name, cache, device, decode):
     return torch.device('cuda', torch.cuda.current_device() if device.index is None else device.index) if device.type == 'cuda' else device
 
 
-def _loader(name, paired=False):
+def _loader(name, beside):
     if name == 'dali':
         from .pipe_dali import DaliLoader, DaliPairs         # imports DALI
-        return DaliPairs if paired else DaliLoader
+        return DaliPairs if beside else DaliLoader
     if name == 'torch':
         from .pipe_torch import TorchLoader
         return TorchLoader

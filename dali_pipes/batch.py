@@ -33,7 +33,8 @@ class Plan:
     crop: side in pixels of random squares cut out of the degraded pairs, a multiple of the recipe's scale; None: whole images
     """
 
-    channels = 3             # of decoded images
+    channels = 3             # of decoded images,
+    tall     = 1             # and how many times as high as wide they are
 
     def __init__(self, count, recipe, *, batch, size, seed=0, flip=0.5, lq_from_usm=True, target_usm=False, crop=None):
         self.count, self.batch, self.size, self.scale, self.seed, self.flip = count, batch, size, recipe.scale, seed, flip

@@ -1,7 +1,7 @@
 """Decoded images, kept: on the GPU, in host memory, or in a mapped file, so that no file is decoded twice (with a mapped file: not even by the next run).
 
-Slots are numbered like the manifest's images and hold [size, size, 3] uint8, not flipped; with more channels what lies beside the image (a mask, an LQ). A file that cannot be decoded shares the
-pixels of its replacement.
+Slots are numbered like the manifest's images and hold [size, size, 3] uint8, not flipped; with more channels what lies beside the image (a mask, an LQ), `tall` times as high
+what lies above it. A file that cannot be decoded shares the pixels of its replacement.
 """
 import hashlib
 import os
@@ -18,14 +18,15 @@ MODES = 'auto', 'gpu', 'host', 'file', 'off'
 SHARE = 0.4          # of the free GPU memory, or of the available host memory, that `auto` takes at most
 
 
-def make(mode, images, size, device, say=print, folder=None, channels=3):
-    """A cache of these images (list of manifest.Image; with more channels of masks.pairs.Pair or manifest.Pair) for batches on `device`, or None.
+def make(mode, images, size, device, say=print, folder=None, channels=3, tall=1):
+    """A cache of these images (list of manifest.Image; with more channels of masks.pairs.Pair or manifest.Pair; twice as tall of manifest.Stacked) for batches on `device`, or None.
 
     mode: 'gpu'; 'host' (pinned where there is a GPU); 'file' (in `folder`, default manifest.cache_folder(); shared by processes and by later runs); 'off';
           'auto': the GPU if everything fits in SHARE of its free memory, else host memory by the same rule, else none; says which and why
     Raises DataError: a GPU that is not there, too little memory, a folder that cannot be written.
     """
-    need, gpu = len(images) * size * size * channels, device.type == 'cuda'
+    each, gpu = size * size * channels * tall, device.type == 'cuda'
+    need = len(images) * each
     free = {'host': available_memory(), **({'gpu': torch.cuda.mem_get_info(device)[0]} if gpu else {})}
     if mode == 'auto':
         mode = next((m for m in ('gpu', 'host') if m in free and need <= SHARE * free[m]), 'off')
@@ -34,13 +35,13 @@ def make(mode, images, size, device, say=print, folder=None, channels=3):
     if mode == 'off':
         return None
     if mode == 'file':
-        return Mapped(images, size, folder or cache_folder(), device, say, channels)
+        return Mapped(images, size, folder or cache_folder(), device, say, channels, tall)
     if mode not in free:
         raise DataError(f'--cache {mode}: there is no GPU to keep images on; give host, file, off or auto')
     if need > free[mode]:
-        fit = int(free[mode] // (size * size * channels))
+        fit = int(free[mode] // each)
         raise DataError(f'--cache {mode}: {len(images):,} decoded images take {_gb(need)}, {_gb(free[mode])} are free: {fit:,} would fit; give auto, file or off')
-    return Memory(len(images), size, device, on_gpu=mode == 'gpu', channels=channels)
+    return Memory(len(images), size, device, on_gpu=mode == 'gpu', channels=channels, tall=tall)
 
 
 def available_memory():
@@ -59,9 +60,9 @@ def _gb(n):
 class Memory:
     """Slots in one tensor on the GPU or in host memory."""
 
-    def __init__(self, count, size, device, on_gpu, channels=3):
+    def __init__(self, count, size, device, on_gpu, channels=3, tall=1):
         self.device = device
-        self._pix = torch.empty(count, size, size, channels, dtype=torch.uint8, device=device if on_gpu else 'cpu')
+        self._pix = torch.empty(count, tall * size, size, channels, dtype=torch.uint8, device=device if on_gpu else 'cpu')
         self._has = np.zeros(count, bool)
         self._pinned = not on_gpu and device.type == 'cuda'
         if self._pinned:                         # not by torch's allocator, which rounds up to a power of two
@@ -74,13 +75,13 @@ class Memory:
         return np.flatnonzero(~self._has[index])
 
     def put(self, index, pixels, used=None):
-        """Fill slots: pixels [k, size, size, channels] uint8 tensor on any device."""
+        """Fill slots: pixels [k, tall * size, size, channels] uint8 tensor on any device."""
         for i, image in zip(index, pixels):
             self._pix[int(i)].copy_(image, non_blocking=True)      # on the stream that takes it again
             self._has[i] = True
 
     def take(self, index):
-        """[k, size, size, channels] uint8 on the device, of full slots."""
+        """[k, tall * size, size, channels] uint8 on the device, of full slots."""
         if self._pix.device == self.device:
             return self._pix[there(np.asarray(index, np.int64), self.device)]
         out = torch.empty(len(index), *self._pix.shape[1:], dtype=torch.uint8, device=self.device)
@@ -101,17 +102,17 @@ class Mapped:
     version = 1                                  # of what `decode` and `fit` make of a file: raise it when that changes
     RECORD = np.dtype([('key', np.uint64), ('used', np.uint32), ('crc', np.uint32)])
 
-    def __init__(self, images, size, folder, device, say, channels=3):
-        self.device, self._say, self._bytes = device, say, size * size * channels
+    def __init__(self, images, size, folder, device, say, channels=3, tall=1):
+        self.device, self._say, self._bytes = device, say, size * size * channels * tall
         self._files = [_identity(i) for i in images]
-        kind = f'{self.version}/{size}' + ('' if channels == 3 else f'/{channels}')
+        kind = f'{self.version}/{size}' + ('' if channels == 3 else f'/{channels}') + ('' if tall == 1 else f'/{tall}')
         name = hashlib.blake2b('\0'.join([kind, *(i.path for i in images)]).encode('utf-8', 'surrogateescape'), digest_size=8).hexdigest()
         self.folder, self._full = os.path.join(os.path.expanduser(folder), f'decoded-{name}'), False
         try:
             os.makedirs(self.folder, exist_ok=True)
             self._file = _sized(os.path.join(self.folder, 'pixels'), len(images) * self._bytes)
             os.close(_sized(os.path.join(self.folder, 'records'), len(images) * self.RECORD.itemsize))
-            self._pix = np.memmap(os.path.join(self.folder, 'pixels'), np.uint8, 'r', shape=(len(images), size, size, channels))
+            self._pix = np.memmap(os.path.join(self.folder, 'pixels'), np.uint8, 'r', shape=(len(images), tall * size, size, channels))
             self._records = np.memmap(os.path.join(self.folder, 'records'), self.RECORD, 'r+', shape=len(images))
         except OSError as e:
             raise DataError(f'--cache file: {self.folder} cannot be written ({e.strerror}): set FACES_CACHE to a folder with {_gb(len(images) * self._bytes)} to spare') from e
@@ -134,7 +135,7 @@ class Mapped:
         return np.flatnonzero(~self._has[index])
 
     def put(self, index, pixels, used=None):
-        """Fill slots: pixels [k, size, size, channels] uint8 tensor; used: [k] numbers of the images they really are (default: index)."""
+        """Fill slots: pixels [k, tall * size, size, channels] uint8 tensor; used: [k] numbers of the images they really are (default: index)."""
         for i, image, u in zip(index, pixels, index if used is None else used):
             if self._full:
                 return
@@ -153,7 +154,7 @@ class Mapped:
             self._has[i] = True
 
     def take(self, index):
-        """[k, size, size, channels] uint8 on the device, of full slots."""
+        """[k, tall * size, size, channels] uint8 on the device, of full slots."""
         return there(self._pix[index], self.device)
 
     def close(self):

@@ -52,6 +52,12 @@ class Pair(NamedTuple):
     sound  = property(lambda self: self.gt.sound)
 
 
+class Stacked(Image):
+    """A pair of one size in one picture, the LQ above the GT: an Image twice as high as it is wide."""
+
+    __slots__ = ()
+
+
 class Manifest:
     """images: list of Image in natural order of their names; bad: list of Bad."""
 
@@ -116,13 +122,22 @@ def scan(source, *, size=512, verify=False, strict=False, cache_dir=None, progre
     return Manifest(images, bad)
 
 
-_SIDES = ('lq', 'lr'), ('gt', 'hr')
+SIDES = ('lq', 'lr'), ('gt', 'hr')
+
+
+def pairs_in(found):
+    """A folder or tar, above files of this Manifest, that holds an LQ and a GT folder (`scan_pairs`) of them; None where there is none."""
+    above = {}
+    for path in {os.path.dirname(file.path) for file in (*found.images, *found.bad)}:
+        folder, name = os.path.split(path)
+        above.setdefault(folder, set()).add(name.lower())
+    return next((folder for folder, names in sorted(above.items()) if not any(names.isdisjoint(side) for side in SIDES)), None)
 
 
 def is_paired(folder, both=False):
     """Whether a folder has one of the sub-folders that `scan_pairs` needs, or both."""
     found = {e.lower() for e in os.listdir(folder)} if os.path.isdir(folder) else ()
-    return (all if both else any)(not found.isdisjoint(names) for names in _SIDES) if found else False
+    return (all if both else any)(not found.isdisjoint(names) for names in SIDES) if found else False
 
 
 def scan_pairs(folder, scale, *, size=None, strict=True, verify=False, cache_dir=None, progress=None, say=print):
@@ -131,7 +146,7 @@ def scan_pairs(folder, scale, *, size=None, strict=True, verify=False, cache_dir
     A bad file, a missing partner, a GT that is not scale x its LQ or, where a size is given, not size x size, is a DataError; not `strict`, they are named and left out.
     """
     folder, sides = os.fspath(folder), []
-    for names in _SIDES:
+    for names in SIDES:
         found = [e for e in (sorted(os.listdir(folder)) if os.path.isdir(folder) else ()) if e.lower() in names]
         if len(found) != 1:
             wanted, has = ' or '.join(n.upper() for n in names), ', '.join(found) or 'none'
@@ -149,7 +164,7 @@ def scan_pairs(folder, scale, *, size=None, strict=True, verify=False, cache_dir
     pairs = [Pair(lq[s], gt[s]) for s in lq if s in gt]
     odd = {p for p in pairs if (p.gt.width, p.gt.height) != (scale * p.lq.width, scale * p.lq.height)}
     other = {p for p in pairs if size and (p.gt.width, p.gt.height) != (size, size)} - odd
-    for wrong, what in (odd, f'not {scale} times as large'), (other, f'not of the training size {size}'):
+    for wrong, what in (odd, f'not {scale} times as large, the scale of --recipe'), (other, f'not of the training size {size}, --size'):
         if wrong:
             faults.append(f'{len(wrong)} {what}: ' + some([f'{shown(p.gt.path)} is {p.gt.width}x{p.gt.height}, its LQ {p.lq.width}x{p.lq.height}' for p in pairs if p in wrong], 5))
     pairs = [p for p in pairs if p not in odd | other]
@@ -160,15 +175,23 @@ def scan_pairs(folder, scale, *, size=None, strict=True, verify=False, cache_dir
     return pairs
 
 
-def scan_stacked(source, *, verify=False, cache_dir=None, progress=None, say=print):
-    """Data set of pairs of one size, each stored as one picture with the LQ above the GT (HiFaceGAN's files) -> list of Image in natural order.
-    Raises DataError for a bad file and for one that is not twice as high as it is wide."""
-    found = scan(source, size=1, verify=verify, strict=True, cache_dir=cache_dir, progress=progress, say=say).images
-    wrong = [f'{shown(i.path)} is {i.width}x{i.height}' for i in found if i.height != 2 * i.width]
-    if wrong:
-        raise DataError(f'{shown(source)}: {len(wrong)} of {len(found)} pictures are no square LQ above a square GT: {some(wrong, 5)}. Remove them; '
-                        'of pairs in two folders, LQ/ and GT/, give the folder above both')
-    return found
+def scan_stacked(source, *, size=None, strict=True, verify=False, cache_dir=None, progress=None, say=print):
+    """Data set of pairs of one size, each stored as one picture with the LQ above the GT (HiFaceGAN's files) -> list of Stacked in natural order.
+
+    A bad file, one that is not twice as high as it is wide or, where a size is given, not as wide, is a DataError; not `strict`, they are named and left out.
+    """
+    found = scan(source, size=1, verify=verify, strict=strict, cache_dir=cache_dir, progress=progress, say=say).images
+    odd = {i for i in found if i.height != 2 * i.width}
+    other = {i for i in found if size and i.width != size} - odd
+    faults = [f'{len(these)} of {len(found)} pictures are {what}: ' + some([f'{shown(i.path)} is {i.width}x{i.height}' for i in found if i in these], 5)
+              for these, what in ((odd, 'no square LQ above a square GT'), (other, f'not of the training size {size}, --size, and twice as high')) if these]
+    wrong = odd | other
+    left = [Stacked(*i) for i in found if i not in wrong]
+    if faults and (strict or not left):
+        raise DataError(f'{shown(source)}: {"; ".join(faults)}. Remove them; of pairs in two folders, LQ/ and GT/, give the folder above both')
+    if faults:
+        say(f'{shown(source)}: {"; ".join(faults)}: left out')
+    return left
 
 
 def _image(path, part, entry, size):

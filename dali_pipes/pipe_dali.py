@@ -11,7 +11,6 @@ import torch
 
 from . import jph, order
 from .batch import assembled, flipped, there
-from .files import fit
 
 LOOKAHEAD = 64       # batches that are looked through for the next one with an image that is not in the cache
 
@@ -106,7 +105,7 @@ class DaliLoader:
         except RuntimeError as e:
             raise self._error or e
         if not self._uniform:
-            images = torch.from_numpy(np.stack([fit(np.asarray(image), self._plan.size) for image in out]))
+            images = torch.from_numpy(np.stack([self._options.reader.fit(np.asarray(image)) for image in out]))
             return flipped(images.to(self._options.device), flip)
         x = torch.from_dlpack(out.as_tensor())
         if self._gpu:

@@ -61,9 +61,9 @@ def _told(gpu, cpu, where, say):
 def _faster(plan, options, say):
     from .pipe_dali import decoder as decoder_of_dali
     tried = options.reader.peek(TRIAL, options.pool)
-    files = [f for f in tried if _head(f, plan.size)]
+    files = [f for f in tried if _head(f, plan)]
     if len(files) < len(tried) / 2:
-        say(f'decode: cpu; of {len(tried)} files tried {len(files)} are 8-bit PNG of {plan.size}x{plan.size} pixels, which the GPU decodes')
+        say(f'decode: cpu; of {len(tried)} files tried {len(files)} are 8-bit PNG of {plan.size}x{plan.tall * plan.size} pixels, which the GPU decodes')
         return False
     packed = _packed(files, options)
     out, status = png.run_cuda(packed, options.device)
@@ -91,13 +91,13 @@ def _rate(run, count):
     return count / min(seconds[1:])
 
 
-def _head(data, size):
+def _head(data, plan):
     """What the device must know of a file, None if it is left to the CPU."""
     try:
         head = png.head(data)
     except png.Unfit:
         return None
-    return head if (head.height, head.width) == (size, size) else None
+    return head if (head.height, head.width) == (plan.tall * plan.size, plan.size) else None
 
 
 class _Group:
@@ -115,7 +115,7 @@ class PngLoader:
         self._plan, self._options, self._cache, self._reader = plan, options, options.cache, options.reader
         self._samples = order.shard(options.start, plan.batch, options.rank, options.world)
         self._planned, self._flying = deque(), []            # (step, places to decode, their group, first place in it), in order; groups
-        gpu, per_image = options.device.type == 'cuda', FLYING * 6 * plan.size ** 2
+        gpu, per_image = options.device.type == 'cuda', FLYING * 6 * plan.tall * plan.size ** 2
         self._stream = torch.cuda.Stream(options.device) if gpu else None
         self._group = max(min(GROUP, int(SHARE * torch.cuda.mem_get_info(options.device)[0] / per_image) if gpu else GROUP), plan.batch)
         self._most = FLYING * -(-self._group // plan.batch) + LOOKAHEAD
@@ -139,15 +139,15 @@ class PngLoader:
     def _begin(self, wanted):
         """Read and send files and have them decoded: ([(bytes, image they are)], places decoded by the device, its verdicts, pixels, event that they are there)."""
         with torch.cuda.stream(self._stream) if self._stream else nullcontext():
-            pool, size, device = self._options.pool, self._plan.size, self._options.device
+            pool, plan, device = self._options.pool, self._plan, self._options.device
             found = self._reader.encoded(wanted, pool, sound=False)
-            heads = list(pool.map(lambda f: _head(f[0], size), found))
+            heads = list(pool.map(lambda f: _head(f[0], plan), found))
             ours, others = (np.array([i for i, h in enumerate(heads) if bool(h) == fit], np.int64) for fit in (True, False))
             pixels = status = None
             if len(ours):
                 packed = png.pack([found[i][0] for i in ours], [heads[i] for i in ours], device.type == 'cuda', pool)
                 pixels, verdicts = png.run_cuda(packed, device)
-                pixels = pixels.view(-1, size, size, 3)
+                pixels = pixels.view(-1, plan.tall * plan.size, plan.size, 3)
                 status = torch.empty(len(ours), dtype=torch.int32, pin_memory=device.type == 'cuda').copy_(verdicts, non_blocking=True)
             if len(others):
                 images = self._instead(found, others, wanted)

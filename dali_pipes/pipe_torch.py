@@ -55,7 +55,7 @@ class TorchLoader:
         gpu = options.device.type == 'cuda'
         data = Decoded(plan, options.reader)
         data.pool = None if gpu else options.pool
-        processes, ahead = _workers(min(options.threads, len(options.reader)), plan.batch * plan.size ** 2 * 3) if gpu else (0, None)
+        processes, ahead = _workers(min(options.threads, len(options.reader)), plan.batch * plan.size ** 2 * plan.tall * plan.channels) if gpu else (0, None)
         loader = DataLoader(data, batch_sampler=self._wanted(), num_workers=processes, collate_fn=_as_tensor, pin_memory=gpu, prefetch_factor=ahead,
                             multiprocessing_context='spawn' if gpu else None, worker_init_fn=_one_thread if gpu else None)
         self._decoded = iter(loader)

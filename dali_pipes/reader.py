@@ -15,10 +15,12 @@ class Reader:
     processes get a copy that judges and reports for itself.
     """
 
+    tall = 1                                     # how many times as high as wide the decoded images are
+
     def __init__(self, images, size=512, say=print):
         self.images, self.size, self.say = list(images), size, say
         self._good, self._bad, self._said, self._lock = set(), {}, set(), threading.Lock()
-        larger = sum((i.width, i.height) != (size, size) for i in self.images)
+        larger = sum((i.width, i.height) != (size, self.tall * size) for i in self.images)
         self.uniform = not larger                # all of exactly the training size,
         self.jph = self.uniform and all(i.kind == 'jph' for i in self.images)      # and JPH
         if larger:
@@ -73,9 +75,17 @@ class Reader:
         while True:
             data, used = self.read(index)
             try:
-                return fit(decode(data), self.size), used
+                return self.fit(decode(data)), used
             except BadFile as e:                 # changed on disk since it was judged
                 self._bad[used] = str(e)
+
+    def suits(self, width, height):
+        """Raise BadFile for pictures of this size in pixels that `fit` refuses."""
+        big_enough(width, height, self.size)
+
+    def fit(self, rgb):
+        """A decoded picture [H, W, 3] -> what is trained on. Raises BadFile."""
+        return fit(rgb, self.size)
 
     def _judge(self, index, decodes=True):
         """Bytes of a good file, None of a bad one; good is what decodes, or what only looks so."""
@@ -85,7 +95,7 @@ class Reader:
         try:
             data = read_bytes(*image.where)
             if index not in self._good:
-                big_enough(*check(data)[1:3], self.size)
+                self.suits(*check(data)[1:3])
                 if decodes:
                     if not image.sound:
                         sound(data)

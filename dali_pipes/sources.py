@@ -4,6 +4,7 @@ import hashlib
 import os
 
 from . import degrade, faces, manifest, stream, validation
+from .files import shown
 from .masks import pairs
 from .priors import landmarks
 
@@ -12,11 +13,11 @@ TRAIN_FACES, VAL_FACES, VAL_SEED = 112, 12, 1_000_000        # synthetic faces t
 
 
 def load(c, say=print, bar=lambda title: None):
-    """(images to train on, {name: validation set}) of a run's options; the images are a list of manifest.Image, of manifest.Pair where data is a folder of LQ and GT, or
-    stream.Shards where data is an address.
+    """(images to train on, {name: validation set}) of a run's options; the images are a list of manifest.Image, of manifest.Pair where data is a folder of LQ and GT, of
+    manifest.Stacked where it is `stacked:PATH`, or stream.Shards where it is an address.
 
-    c:   dict with data, val, size, recipe, lq_from_usm, seed, strict, verify, as in config.json; val is a list of `path`, `name=path`, or a number or share to hold out; the path of
-         pairs stored above each other has `stacked:` before it
+    c:   dict with data, val, size, recipe, lq_from_usm, seed, strict, verify, as in config.json; val is a list of `path`, `name=path`, or a number or share to hold out; `stacked:` is before
+         the path of pairs stored above each other. Of a recipe pairs only need the scale; they are validated on as they are.
     bar: function of a title -> progress callable (done, total) or None
     With tasks 'parse' and 'landmarks' the images are a list of masks.pairs.Pair, and so is what --val names; repair puts exchanged sides of those to train on right.
     With landmarks, a JSON file of 68 points, they are lists of manifest.Image again.
@@ -30,12 +31,11 @@ def load(c, say=print, bar=lambda title: None):
     if c['data'] is None:
         train, held = (scan(str(_draw(c['size'], *which, bar))) for which in (('train', TRAIN_FACES, 0), ('val', VAL_FACES, VAL_SEED)))
         named = named or [('val', None)]
-    elif c['data'].startswith(STACKED):
-        raise manifest.DataError(f'--data {c["data"]}: pairs above each other are for --val; to train on pairs give a folder with LQ/ and GT/ (python tools/prepare.py degrade)')
-    elif stream.is_url(c['data']):
+    elif stream.is_url(c['data']) and not c['data'].startswith(STACKED):
         train = _stream(c, named, say)
     else:
-        train, held = _stored(c, bar, say) if manifest.is_paired(c['data'], both=True) else scan(c['data']), None
+        stored = c['data'].startswith(STACKED) or manifest.is_paired(c['data'], both=True)
+        train, held = _stored(c, bar, say) if stored else _single(scan(c['data']), c['data']), None
         named = named or [('val', '0.01')]
     sets = {}
     for name, path in named:
@@ -44,13 +44,12 @@ def load(c, say=print, bar=lambda title: None):
         if path is None:
             sets[name] = degraded(held.images)
         elif _is_count(path):
-            train, held = train.split(float(path) if '.' in path else int(path), c['seed'])
-            sets[name] = validation.Pairs(held.images) if isinstance(held.images[0], manifest.Pair) else degraded(held.images)
+            train, held = _held_out(train, path, c['seed'])
+            sets[name] = {manifest.Pair: validation.Pairs, manifest.Stacked: validation.Stacked}.get(type(held.images[0]), degraded)(held.images)
         elif path.startswith(STACKED):
-            if degrade.recipe(c['recipe']).scale != 1:
-                raise manifest.DataError(f'--val {path}: pairs above each other are of one size, but --recipe {c["recipe"]} is for enlarging {degrade.recipe(c["recipe"]).scale}x; '
-                                         f'recipes of one size: {", ".join(degrade.SAME_SIZE)}')
-            sets[name] = validation.Stacked(manifest.scan_stacked(path.removeprefix(STACKED), say=say))
+            found = _stacked(c, '--val', path, say=say)
+            sets[name] = validation.Stacked(found)
+            train = _without(train, [i.path for i in found], c, path, say)
         elif manifest.is_paired(path):
             found = manifest.scan_pairs(path, degrade.recipe(c['recipe']).scale, say=say)
             sets[name] = validation.Pairs(found)
@@ -74,13 +73,41 @@ def _without(train, paths, c, val, say):
     return rest
 
 
+def _held_out(train, count, seed):
+    """(rest, held) of a Manifest, for a number or share as --val has it."""
+    if not float(count):
+        raise manifest.DataError(f'--val {count} leaves nothing to validate on: give a number from 1, a share below 1, or a set')
+    return train.split(float(count) if '.' in count else int(count), seed)
+
+
+def _single(found, data):
+    """Manifest of faces, once it is clear that no LQ is among them."""
+    folder = manifest.pairs_in(found)
+    if folder:
+        raise manifest.DataError(f'--data {data} holds pairs: ' + (f'give --data {shown(folder)}, or the GT in it for its faces alone' if os.path.isdir(folder) else
+                                                                   f'unpack {shown(folder)} and give the folder with LQ/ and GT/'))
+    return found
+
+
 def _stored(c, bar, say):
     """Manifest of stored pairs."""
-    for k, flag in ('target_usm', '--target-usm'), ('pair_pool', '--pair-pool'):
+    for k, flag, remedy in ('target_usm', '--target-usm', '--no-target-usm'), ('pair_pool', '--pair-pool', '--pair-pool 0'):
         if c.get(k):
-            raise manifest.DataError(f'{flag} is for faces that are degraded while training; --data {c["data"]} holds pairs')
-    scale = degrade.recipe(c['recipe']).scale
-    return manifest.Manifest(manifest.scan_pairs(c['data'], scale, size=c['size'], strict=bool(c.get('strict')), verify=bool(c.get('verify')), progress=bar('checking files'), say=say))
+            raise manifest.DataError(f'{flag} is for faces that are degraded while training; --data {c["data"]} holds pairs: give {remedy}')
+    how = dict(size=c['size'], strict=bool(c.get('strict')), verify=bool(c.get('verify')), progress=bar('checking files'), say=say)
+    stacked = c['data'].startswith(STACKED)
+    return manifest.Manifest(_stacked(c, '--data', c['data'], **how) if stacked else manifest.scan_pairs(c['data'], degrade.recipe(c['recipe']).scale, **how))
+
+
+def _stacked(c, flag, path, **how):
+    """List of manifest.Stacked of `stacked:PATH`."""
+    source, scale = path.removeprefix(STACKED), degrade.recipe(c['recipe']).scale
+    if scale != 1:
+        raise manifest.DataError(f'{flag} {path}: pairs above each other are of one size, but --recipe {c["recipe"]} is for enlarging {scale}x; '
+                                 f'recipes of one size: {", ".join(degrade.SAME_SIZE)}')
+    if stream.is_url(source):
+        raise manifest.DataError(f'{flag} {path}: pairs are read from a disk: copy them there')
+    return manifest.scan_stacked(source, **how)
 
 
 def _load_pairs(c, say, bar, points=None):
@@ -99,7 +126,7 @@ def _load_pairs(c, say, bar, points=None):
         if path is None:
             held = drawn
         elif _is_count(path):
-            train, held = train.split(float(path) if '.' in path else int(path), c['seed'])
+            train, held = _held_out(train, path, c['seed'])
         else:
             held = scan(path)
             train = train.without(held.paths)
@@ -149,4 +176,4 @@ def fingerprint(images):
 
 def kind(images):
     """What len(images) counts."""
-    return 'shards' if isinstance(images, stream.Shards) else 'stored pairs' if isinstance(images[0], manifest.Pair) else 'images'
+    return 'shards' if isinstance(images, stream.Shards) else 'stored pairs' if isinstance(images[0], (manifest.Pair, manifest.Stacked)) else 'images'

@@ -1,6 +1,6 @@
-"""Pairs that were degraded before, GT and LQ from two folders: read, decoded, kept and mirrored together as one array of bytes.
+"""Pairs that were degraded before: read, decoded, kept and mirrored together as one array of bytes.
 
-The GT is the picture; the LQ lies in `beside` it, in further channels of the same size: its channel c fills the rows c, c + scale, ... of one of them, every value repeated over
+Of pairs above each other that is their picture, cut in two at last. Of those from two folders the GT is the picture; the LQ lies in `beside` it, in further channels of the same size: its channel c fills the rows c, c + scale, ... of one of them, every value repeated over
 `scale` columns, so that what mirrors the GT mirrors the LQ.
 """
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from . import degrade, reader
 from .batch import Batch, Plan, cropped
 from .files import BadFile, decode, read_bytes, shown
+from .manifest import Stacked
 
 
 class PairReader(reader.PairReader):
@@ -28,8 +29,22 @@ class PairReader(reader.PairReader):
         return f'its LQ {shown(self.images[index].lq.path)}: {error}'
 
 
+class StackedReader(reader.Reader):
+    """Reader of manifest.Stacked of exactly the training size."""
+
+    tall = 2
+
+    def suits(self, width, height):
+        if (width, height) != (self.size, 2 * self.size):
+            raise BadFile(f'{width}x{height}, where {self.size}x{2 * self.size} are wanted')
+
+    def fit(self, rgb):
+        self.suits(*rgb.shape[1::-1])
+        return rgb
+
+
 class StoredPlan(Plan):
-    """Plan of such pairs: nothing is degraded; flips, order and crops are those of Plan. scale: GT / LQ"""
+    """Plan of pairs from two folders: nothing is degraded; flips, order and crops are those of Plan. scale: GT / LQ"""
 
     def __init__(self, count, scale, **options):
         super().__init__(count, degrade.recipe('bicubic')._replace(name='pairs', scale=scale, stages=()), **options)
@@ -37,9 +52,33 @@ class StoredPlan(Plan):
 
     def finish(self, x, step, impl='torch', pool=None):
         """x: [B, channels, H, W] uint8, decoded and flipped -> Batch."""
-        lq, gt = (degrade.canvas.unit(part.contiguous(memory_format=torch.channels_last)) for part in (unpacked(x[:, 3:], self.scale), x[:, :3]))
+        lq, gt = (degrade.canvas.unit(part.contiguous(memory_format=torch.channels_last)) for part in self.parts(x))
         gt = cropped(gt, step.corner * self.scale, self.crop)
         return Batch(cropped(lq, step.corner, self.crop // self.scale), gt, torch.from_numpy(step.sample), gt)
+
+
+    def parts(self, x):
+        """(LQ [B, 3, h, w], GT [B, 3, H, W])"""
+        return unpacked(x[:, 3:], self.scale), x[:, :3]
+
+
+class StackedPlan(StoredPlan):
+    """The same of pairs above each other; x is [B, 3, 2 H, W]."""
+
+    tall = 2
+
+    def __init__(self, count, scale, **options):
+        super().__init__(count, scale, **options)
+        self.channels = 3
+
+    def parts(self, x):
+        return x[:, :, :self.size], x[:, :, self.size:]
+
+
+def planned(pairs, scale, *, size, say, **options):
+    """(plan, reader) of a list of manifest.Pair or of manifest.Stacked. options: of Plan"""
+    Plan, Reader = (StackedPlan, StackedReader) if isinstance(pairs[0], Stacked) else (StoredPlan, PairReader)
+    return Plan(len(pairs), scale, size=size, **options), Reader(pairs, size, say)
 
 
 def planes(scale):

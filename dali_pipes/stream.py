@@ -15,7 +15,7 @@ from torch.utils.data import get_worker_info
 
 from . import draw, shards
 from .files import BadFile, big_enough, check, decode, fit, shown, sound
-from .manifest import DataError, natural, some
+from .manifest import SIDES, DataError, natural, some
 from .order import permutation
 
 SHUFFLE = 1000       # encoded images that the next one is drawn from, per process: 0.4 GB of 512x512 PNG, and several shards of 1 GB mix well enough
@@ -78,6 +78,7 @@ class Stream:
     """
 
     uniform = jph = False                        # sizes are known only when an image is there
+    tall = 1
 
     def __init__(self, found, size, *, seed=0, start=0, rank=0, world=1, say=print):
         if len(found) < world:
@@ -149,8 +150,11 @@ class Stream:
             items = ()
         return taken
 
+    def fit(self, rgb):
+        return fit(rgb, self._size)
+
     def _image(self, item):
-        return fit(decode(self._judge(item)), self._size)
+        return self.fit(decode(self._judge(item)))
 
     def _walk(self, item):
         """Bytes of a file that looks good. Raises BadFile."""
@@ -194,6 +198,8 @@ class Stream:
             words = np.random.Philox(key=np.array([self._seed, draw.stream(f'shuffle/{self._start}/{self._rank}/{worker}')], np.uint64))
             epochs = (self._epoch(epoch, worker, workers) for epoch in itertools.count())
             for item in shuffled(epochs, SHUFFLE, lambda n: int(words.random_raw()) * n >> 64):
+                if item.name.split('/')[-2].lower() in SIDES[0]:
+                    raise DataError(f'{item.name} is an LQ, and of a stream only HQ faces are trained on: copy and unpack the shards, and give --data the folder with LQ/ and GT/')
                 self._put(item)
                 if self._closing.is_set():
                     return

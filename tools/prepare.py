@@ -2,8 +2,8 @@
 
     python tools/prepare.py index DATA                                    every file checked; the bad ones with their reasons
     python tools/prepare.py split DATA --train-size 4000 --val-size 400   train.txt and val.txt, drawn by a seed
-    python tools/prepare.py degrade DATA --recipe ai6126_2024 --out val/  val/LQ and val/GT, the same every time: a folder for --val
-    python tools/prepare.py degrade DATA --recipe hifacegan --stacked     one picture a pair, LQ above GT, for --val stacked:pairs
+    python tools/prepare.py degrade DATA --recipe ai6126_2024 --out val/  val/LQ and val/GT, the same every time: a folder for --val, or for --data
+    python tools/prepare.py degrade DATA --recipe hifacegan --stacked     one picture a pair, LQ above GT, for --val or --data stacked:pairs
     python tools/prepare.py htj2k DATA --out htj2k/                       lossless copies that a GPU decodes, and a CPU faster than PNG
     python tools/prepare.py annotate DATA --out meta_info.txt             lines like 00000.png (512,512,3)
     python tools/prepare.py preview DATA --recipe ai6126_2024             a sheet of degraded faces with the numbers drawn for each
@@ -84,7 +84,8 @@ def degrade_all(args):
     with ThreadPoolExecutor() as pool:
         for _ in track(pool.map(one, range(len(data))), 'degrading', total=len(data), disable=not sys.stderr.isatty()):
             pass
-    print(f'{len(data):,} pairs in {args.out}: python train.py --recipe {args.recipe} --val {sources.STACKED if args.stacked else ""}{args.out}')
+    where = f'{sources.STACKED if args.stacked else ""}{args.out}'
+    print(f'{len(data):,} pairs in {args.out}: python train.py --recipe {args.recipe} --val {where}, or, to train on them, --data {where} --size {args.size}')
 
 
 def htj2k(args):

@@ -219,6 +219,8 @@ def _restoring(c):
     loss = {'l1': 'the mean absolute difference', 'charbonnier': "Charbonnier's loss", 'mse': 'the mean squared difference', 'psnr': 'the logarithm of the squared error, picture by picture'}
     last = f', in the last {c["last_share"]:.0%} of the run {loss[c["last_loss"]]},' if c.get('last_loss') else ''
     pixel = f'The loss is {loss[c["loss"]]}{last} between output and {"sharpened" if c["target_usm"] else "plain"} ground truth. ' if c['pixel_weight'] else ''
+    if 'stored pairs' in c.get('images', ''):
+        return f'{pixel}Inputs were degraded before, and are stored beside their truths.'
     return f'{pixel}Inputs are made on the fly by the recipe {c["recipe"]}, every degradation drawn for each sample on its own [1].'
 
 

@@ -16,7 +16,8 @@ class ParsePlan:
     recipe: degrade.Recipe of what the parser is to see, enlarged again (bicubic), or None for the faces as they are
     """
 
-    channels = 4             # of decoded images: red, green, blue, id
+    channels = 4             # of decoded images: red, green, blue, id;
+    tall     = 1             # they are square
 
     def __init__(self, count, *, batch, size, seed=0, recipe=None):
         self.count, self.batch, self.size, self.seed, self.recipe = count, batch, size, seed, recipe
