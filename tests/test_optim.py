@@ -33,7 +33,7 @@ def test_steps_are_torchs(name):
     plain = copy.deepcopy(net)
     ours = run(net, optim.Stepper(net, optim.make(name, net, 1e-2, 0.1), 'fp32', clip=0.5), batches)
     theirs = {'adamw': lambda p: torch.optim.AdamW(p, 1e-2, betas=(0.9, 0.99), weight_decay=0.1), 'adam': lambda p: torch.optim.Adam(p, 1e-2, betas=(0.9, 0.99), weight_decay=0.1),
-              'sgd': lambda p: torch.optim.SGD(p, 1e-2, momentum=0.9, nesterov=True, weight_decay=0.1)}[name](plain.parameters())
+              'sgd': lambda p: torch.optim.SGD(p, 1e-2, momentum=0.9, weight_decay=0.1)}[name](plain.parameters())
     for x in batches:
         theirs.zero_grad()
         plain(x).square().mean().backward()

@@ -138,7 +138,7 @@ def _said(rows, difference):
 
 
 def optimizers(args):
-    """Adam against Muon and SGD with Nesterov's momentum, SGD at a rate of its own and, as published, at that of Adam."""
+    """Adam against Muon and SGD with momentum, SGD at a rate of its own and, as published, at that of Adam."""
     flags = {name: [*base(args), *more] for name, more in OPTIMIZERS.items()}
 
     def tell(done):

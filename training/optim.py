@@ -7,13 +7,13 @@ OPTIMIZERS = {'adamw': torch.optim.AdamW, 'adam': torch.optim.Adam, 'sgd': torch
 
 
 def make(name, net, lr, weight_decay=0.0, betas=None):
-    """Optimizer of a network's parameters: Adam and AdamW with betas (default: 0.9, 0.99), SGD with Nesterov's momentum 0.9, Muon with both for what each is for; fused on
-    a GPU, which also lets it skip a step there without telling the CPU."""
+    """Optimizer of a network's parameters: Adam and AdamW with betas (default: 0.9, 0.99), SGD with plain momentum 0.9, Muon with both for what each is for; fused on a GPU,
+    which also lets it skip a step there without telling the CPU."""
     betas = tuple(betas or (0.9, 0.99))
     if name == 'muon':
         return Muon(net, lr, weight_decay, betas=betas)
     parameters = list(net.parameters())
-    more = dict(momentum=0.9, nesterov=True) if name == 'sgd' else dict(betas=betas)
+    more = dict(momentum=0.9) if name == 'sgd' else dict(betas=betas)
     return OPTIMIZERS[name](parameters, lr=lr, weight_decay=weight_decay, fused=parameters[0].is_cuda, **more)
 
 
