@@ -107,8 +107,8 @@ def _guided_like(weights, length):
     def architecture(module):
         return {part: weights[f'{module}.{part}'].int().tolist() for part in ('path', 'cell')}
     names = sorted({m[1] for name in weights if (m := re.match(r'guides\.(\w+)\.', name))})
-    if names != ['parse']:
-        raise ValueError(f'an MFPSNet with the priors {", ".join(names) or "(none)"}: without the directory of its run only one with parsing maps can be made again; give --run')
+    if names != ['parse'] or 'guides.parse.parser.head.weight' not in weights:
+        raise ValueError(f'an MFPSNet with the priors {", ".join(names) or "(none)"}: without the directory of its run only one with parsing maps of a parse_unet can be made again; give --run')
     parser = 'guides.parse.parser.'
     blocks = [length(f'{parser}encoder.{n}') for n in range(length(parser + 'encoder'))]
     width = [weights[f'{parser}encoder.{n}.0.conv1.weight'].shape[0] for n in range(len(blocks))]

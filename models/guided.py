@@ -97,7 +97,7 @@ class ParsePrior(nn.Module):
 
     def forward(self, x):
         """x: [B, 3, h, w] in [0, 1] -> [B, classes, h, w] float32, sums 1 over the classes"""
-        return F.interpolate(self.parser(enlarged(x, self._factor)).float().softmax(1), x.shape[2:], mode='area')
+        return means(self.parser(enlarged(x, self._factor)).float().softmax(1), sides(x))
 
     def see(self, x):
         """-> (maps as of `forward`, [B, 1, h, w] 0 or 1: where the parts of a face are, and a little around them)"""
@@ -120,7 +120,7 @@ class HeatPrior(nn.Module):
 
     def forward(self, x):
         """x: [B, 3, h, w] in [0, 1] -> [B, K, h, w] float32, about 0 to 1"""
-        return sized(self.finder(enlarged(x, self._factor)), x.shape[2:])
+        return sized(self.finder(enlarged(x, self._factor)), sides(x))
 
     def see(self, x):
         """-> (maps as of `forward`, [B, 1, h, w] in [0, 1]: their sum)"""
@@ -128,12 +128,27 @@ class HeatPrior(nn.Module):
         return maps, maps.sum(1, keepdim=True).clamp(0, 1)
 
 
+def sides(x):
+    """[B, C, h, w] -> [h, w], numbers also where the network is traced: a map that is resized has one size then"""
+    return [int(side) for side in x.shape[2:]]
+
+
 def enlarged(x, factor):
     """Pictures [B, 3, h, w] in [0, 1] -> [B, 3, factor h, factor w], bicubic; as they are where the size stays"""
-    size = [round(side * factor) for side in x.shape[2:]]
-    return x if list(x.shape[2:]) == size else F.interpolate(x, size, mode='bicubic').clamp(0, 1)
+    size = [round(side * factor) for side in sides(x)]
+    return x if sides(x) == size else F.interpolate(x, size, mode='bicubic').clamp(0, 1)
+
+
+def means(maps, size):
+    """Maps [B, C, H, W] -> [B, C, *size]: each value the mean of what it covers"""
+    steps = [old // new for old, new in zip(sides(maps), size)]
+    if [step * new for step, new in zip(steps, size)] == sides(maps):
+        return F.avg_pool2d(maps, steps)         # what follows does the same, but ONNX has no word for it
+    return F.interpolate(maps, size, mode='area')
 
 
 def sized(maps, size):
     """Maps [B, C, H, W] -> [B, C, *size]: means where that is smaller, bilinear where it is larger"""
-    return maps if maps.shape[2:] == size else F.interpolate(maps, size, mode='area' if maps.shape[2] >= size[0] else 'bilinear')
+    if sides(maps) == list(size):
+        return maps
+    return means(maps, size) if maps.shape[2] >= size[0] else F.interpolate(maps, size, mode='bilinear')

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from dali_pipes.priors import components, dictionary, heatmaps, landmarks
-from models.guided import enlarged, sized
+from models.guided import enlarged, sides, sized
 
 LEAST = 0.05      # columns and rows of a predicted mask with less than this share of a part's fullest one are specks
 SIDE = 128        # features are taken where maps of a whole face are as large as this, or the next smaller ones (DFDNet, Li et al., ECCV 2020)
@@ -39,7 +39,7 @@ class ParsedHeatPrior(nn.Module):
         """x: [B, 3, h, w] in [0, 1] -> [B, 28, h, w] float32 in [0, 1]"""
         ids = self.parser(enlarged(x, self._factor)).argmax(1)
         points, there = landmarks.from_mask(ids, LEAST)
-        return heatmaps.gaussians(heatmaps.reduced(points, ids.shape[1] / x.shape[2]), there, x.shape[2:])
+        return heatmaps.gaussians(heatmaps.reduced(points, ids.shape[1] / x.shape[2]), there, sides(x))
 
     def see(self, x):
         """-> (maps as of `forward`, [B, 1, h, w] in [0, 1]: their sum)"""
@@ -67,7 +67,7 @@ class DictPrior(nn.Module):
         features, ids = looked_at(self.parser, enlarged(x, self._factor), self._level)
         boxes, there = components.boxes_of_masks(ids, LEAST)
         maps, covered = self.entries(features, heatmaps.reduced(boxes, shrink(self.parser, self._level)), there)
-        return sized(maps, x.shape[2:]), sized(covered.float(), x.shape[2:])
+        return sized(maps, sides(x)), sized(covered.float(), sides(x))
 
 
 @torch.no_grad()

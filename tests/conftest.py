@@ -1,8 +1,34 @@
 """Fixtures shared by the tests."""
 import numpy as np
 import pytest
+import torch
 
 from dali_pipes import faces
+
+# ---- what processes that run tests side by side share, or a test leaves to the next ----
+
+SLOW = 'test_world', 'test_faults', 'test_checkpoint', 'test_cuda', 'test_png', 'test_train', 'test_gan'      # they wait for processes that they start
+THREADS = torch.get_num_threads()
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first: begun last, one would keep a single core busy at the end."""
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def own_cache(tmp_path_factory):
+    """What is known of data lies in a folder of this process, not in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('FACES_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_threads():
+    """A run sets torch's threads for good; the next test has those of this process again."""
+    torch.set_num_threads(THREADS)
+
 
 # ---- degradation: pictures ----
 

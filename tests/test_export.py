@@ -8,7 +8,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import infer
 import models
+from dali_pipes.priors import components, dictionary
+from tasks.priors import DictPrior, ParsedHeatPrior
+from test_guided import ONE, PARSER, TINY
 from test_models import SMALL, make
 from tools import export
 from training.run import RunError
@@ -90,6 +94,63 @@ def test_another_scale(tmp_path):
     assert export.main(['--weights', str(tmp_path / 'w.safetensors'), '--out', str(tmp_path / 'net.onnx')]) == 0
     assert {p.key: p.value for p in onnx.load(tmp_path / 'net.onnx').metadata_props}['scale'] == '2'
 
+
+# ---- networks with facial priors ----
+
+def parser():
+    net = models.ParseUNet(**PARSER)
+    nn.init.normal_(net.position)
+    return net
+
+
+def guided():
+    torch.manual_seed(0)
+    entries = dictionary.Dictionary({name: torch.randn(3, 4, 4, 4) for name in components.COMPONENTS})
+    guides = {'parse': models.ParsePrior(parser(), 2), 'heat': ParsedHeatPrior(parser(), 2), 'dict': DictPrior(parser(), entries, 0, 2)}
+    return models.Guided(models.MFPSNet({**TINY, 'heat': ONE, 'dict': ONE}, {'parse': 19, 'heat': 28, 'dict': 4}), guides).eval()
+
+
+class Maps(nn.Module):
+    """Only what makes the priors, whose mistakes would hardly show in the picture of an untrained network."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return torch.cat([*self.net.maps(x).values()], 1)
+
+
+@torch.no_grad()
+def test_priors_are_those_of_torch():
+    net, x = guided(), torch.rand(3, 3, 24, 16)
+    found, wanted = restored(export.convert(Maps(net), size=(24, 16)), x), net.maps(x)
+    assert all(m.std() > 1e-3 for m in wanted.values())
+    assert (found - torch.cat([*wanted.values()], 1)).abs().max() <= 1e-4
+
+
+def test_priors_need_a_size(tmp_path, capsys):
+    """Also told apart: weights that are enough to make the network again, and weights that are not."""
+    net = guided()
+    save_file(net.state_dict(), tmp_path / 'all.safetensors')
+    assert export.main(['--weights', str(tmp_path / 'all.safetensors'), '--out', str(tmp_path / 'net.onnx')]) == 2
+    assert 'all.safetensors: an MFPSNet with the priors dict, heat, parse: ' in (said := capsys.readouterr().err) and said.endswith('give --run\n')
+    assert infer.main(['--weights', str(tmp_path / 'all.safetensors'), '--input', 'face.png', '--device', 'cpu']) == 2 and capsys.readouterr().err.endswith('give --run\n')
+    save_file(models.Guided(models.MFPSNet(TINY, {'parse': 19}), {'parse': models.ParsePrior(parser())}).state_dict(), tmp_path / 'parse.safetensors')
+    argv = ['--weights', str(tmp_path / 'parse.safetensors'), '--out', str(tmp_path / 'net.onnx')]
+    assert export.main(argv) == 2 and 'has facial priors (parse), ' in (said := capsys.readouterr().err) and 'give --size HxW' in said
+    assert export.main([*argv, '--size', '16x24']) == 0
+    assert {p.key: p.value for p in onnx.load(tmp_path / 'net.onnx').metadata_props}['network'] == 'mfpsnet'
+
+
+def test_what_restores_nothing(tmp_path, capsys):
+    (tmp_path / 'config.json').write_text(json.dumps(dict(task='parse', network='parse_unet', net=PARSER)))
+    save_file(parser().state_dict(), tmp_path / 'weights.safetensors')
+    assert export.main(['--run', str(tmp_path), '--out', str(tmp_path / 'net.onnx')]) == 2
+    assert f'--run {tmp_path} holds a ParseUNet, which restores no pictures' in capsys.readouterr().err
+
+
+# ---- refusals ----
 
 class Fixed(nn.Module):
     """Reads its size as a number: right at one size only."""

@@ -37,11 +37,6 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv('FACES_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
-
-
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 400 MB that this test can fill; None where mounting is not allowed."""
@@ -88,7 +83,6 @@ def same(a, b):
 def whole(data, tmp_path_factory):
     """(weights of the run that nothing happens to, seconds that it trains)."""
     out = tmp_path_factory.mktemp('runs') / 'whole'
-    os.environ['FACES_CACHE'] = str(out.parent / 'cache')
     process, began = spawn(flags(data, out)), None
     while process.poll() is None:
         began = began or ((out / 'tensorboard').exists() and time.monotonic()) or None

@@ -26,11 +26,6 @@ TINY = {'sr': dict(ONE, path=[3]), 'parse': ONE, 'fusion': ONE}
 MAPS = {'parse': 19, 'heat': 5}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv('FACES_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
-
-
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
     """Faces, the run of a parser, and architectures."""

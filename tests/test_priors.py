@@ -26,11 +26,6 @@ ONE = {'path': [0], 'cell': [[1, 1], [3, 1], [6, 0]]}
 FOLDED = '{"width": [6, 8], "position": 4}'
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv('FACES_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
-
-
 def flags(**more):
     return [x for k, v in more.items() for x in ('--' + k.replace('_', '-'), *(map(str, v) if isinstance(v, list) else [str(v)]))]
 
@@ -53,12 +48,10 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def made(home, tmp_path_factory):
+def made(home):
     """A run of landmarks, and the file of priors that holds it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('FACES_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
-        assert train.main(teach(home, home / 'landmarks')) == 0
-        assert prepare.main(['priors', str(home / 'faces'), *flags(parser=home / 'parser', heatmaps=home / 'landmarks', entries=3, out=home / 'p.safetensors')]) == 0
+    assert train.main(teach(home, home / 'landmarks')) == 0
+    assert prepare.main(['priors', str(home / 'faces'), *flags(parser=home / 'parser', heatmaps=home / 'landmarks', entries=3, out=home / 'p.safetensors')]) == 0
     return home / 'p.safetensors'
 
 

@@ -22,11 +22,6 @@ from training.run import RunError
 SMALL = '{"width": 16, "growth": 4, "layers": 2}'
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv('FACES_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
-
-
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp('search')

@@ -46,11 +46,6 @@ def _png(path, image):
     cv2.imwrite(str(path), image[..., ::-1])
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv('FACES_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
-
-
 def flags(folder, out, **more):
     """A small real command: 64-pixel faces, the first-order recipe (its kernels fit so small a picture)."""
     options = dict(data=folder / 'hq', val=folder / 'pairs', out=out, preset='unet', recipe='gfpgan', size=SIZE, batch=2, nimg=48, ticks=3, threads=2, pipe='torch') | more

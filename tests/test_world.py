@@ -52,11 +52,6 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv('FACES_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
-
-
 def torchrun(*command, processes=2, restarts=0):
     return [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(processes), '--max-restarts', str(restarts), *map(str, command)]
 
@@ -79,7 +74,6 @@ def test_two_processes_have_the_gradients_of_one(data, tmp_path):
 def pair(data, tmp_path_factory):
     """A run of two processes, batch 2, and of one, batch 4."""
     folder = tmp_path_factory.mktemp('runs')
-    os.environ['FACES_CACHE'] = str(folder / 'cache')
     done = subprocess.run(torchrun(ROOT / 'train.py', *flags(data, folder / 'two')), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert train.main(flags(data, folder / 'one', batch=4)) == 0

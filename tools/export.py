@@ -5,7 +5,7 @@
     python tools/export.py --weights MSRResNet.pth --out net.onnx --half        weights and convolutions in float16
 
 The file takes [B, 3, h, w] float32 RGB in [0, 1] and gives the restored pictures, float32 and not clamped, also with --half. It is written only after onnxruntime
-has restored pictures of several sizes with it as torch does. Its metadata: network, arguments (of a run), scale, parameters. The packages: pip install -e .[onnx]
+has restored pictures of several sizes with it as torch does. A network with facial priors goes into the file with what makes them, and needs --size. Its metadata: network, arguments (of a run), scale, parameters. The packages: pip install -e .[onnx]
 """
 import argparse
 import copy
@@ -65,13 +65,27 @@ def convert(net, size=None, half=False):
     return file.getvalue()
 
 
+def name_of(net):
+    """-> name in the catalogue of a restorer, also of one with guides, or None"""
+    kind = type(net.net if isinstance(net, models.Guided) else net)
+    return next((name for name, network in restore.NETWORKS.items() if kind is network), None)
+
+
+def refuse(net, args):
+    """RunError for what is no restorer, and for one that can be right at one size only without it."""
+    given = f'--weights {args.weights}' if args.weights else f'--run {args.run or run.newest()}'
+    if name_of(net) is None:
+        raise RunError(f'{given} holds a {type(net).__name__}, which restores no pictures: give {", ".join(restore.NETWORKS)}')
+    if isinstance(net, models.Guided) and not args.size:
+        raise RunError(f'{given} has facial priors ({", ".join(net.guides)}), whose maps are resized to the size of the pictures: give --size HxW, e.g. --size 128x128')
+
+
 def described(data, net, scale, arguments=None):
     """ONNX bytes with their metadata and what they take and give. arguments: that the network was made with, None where only its weights are known"""
     import onnx
     model = onnx.load_model_from_string(data)
     onnx.checker.check_model(model)
-    name = next(name for name, network in restore.NETWORKS.items() if type(net) is network)
-    facts = {'network': name, 'scale': str(scale), 'parameters': str(models.count(net))} | ({} if arguments is None else {'arguments': json.dumps(arguments)})
+    facts = {'network': name_of(net), 'scale': str(scale), 'parameters': str(models.count(net))} | ({} if arguments is None else {'arguments': json.dumps(arguments)})
     onnx.helper.set_model_props(model, facts)
     output = '[B, 3, h, w]' if scale == 1 else f'[B, 3, {scale} h, {scale} w]'
     model.doc_string = f'input: [B, 3, h, w] float32 RGB in [0, 1]; output: {output} float32, not clamped'
@@ -131,6 +145,7 @@ def main(argv=None):
     try:
         need_packages()
         net, config, _ = infer.load(args)
+        refuse(net, args)
         net = net.to(memory_format=torch.contiguous_format)
         data = convert(net, args.size, args.half)
         found, scale = check(net, data, args.size, args.half)

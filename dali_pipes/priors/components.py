@@ -46,7 +46,7 @@ def boxes_of_masks(mask, least=0.0):
     found, there = [], []
     for name, c in COMPONENTS.items():
         own = [mask == CLASSES.index(i) for i in c.classes]
-        there.append((own[0] if len(own) < 3 else sum(own) > 0).flatten(1).any(1))       # a mouth may be closed
+        there.append((own[0] if len(own) < 3 else torch.stack(own).any(0)).flatten(1).any(1))       # a mouth may be closed
         member = torch.stack(own).any(0)[None]                                           # [1, B, H, W]
         (left, right), (top, bottom) = (landmarks.ends(member.sum(axis), least) for axis in (2, 3))
         top = torch.maximum(top, bottom - (right - left)) if name == 'nose' else top
