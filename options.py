@@ -170,6 +170,8 @@ def configure(args):
         if all(k in given for k in ('nimg', 'minutes')):
             raise RunError('--nimg and --minutes are two lengths of one run: give one')
     c |= {'nimg': c.get('nimg'), 'minutes': c.get('minutes')}
+    if c['gan'] and 0 < c['pixel_weight'] < 1 and not (c['vgg'] or c['parser'] or 'pixel_weight' in given):
+        c['pixel_weight'] = 1.0                              # so small a one stands beside a perceptual loss, without which nothing would hold the picture
     c |= {k: v for k, v in run.stored(c['out']).items() if k in ('threads', 'precision') and k not in given}      # bits depend on them
     c = {k: v(c) if callable(v) else v for k, v in c.items()}
     _check_names(c)

@@ -19,7 +19,7 @@ from tasks import players as players_module, restore
 from training import checkpoint
 from training.run import RunError
 
-from test_train import ROOT, SIZE, cache, data, flags      # noqa: F401, the fixtures
+from test_train import ROOT, SIZE, data, flags      # noqa: F401, the fixtures
 
 GAN = dict(network='rrdbnet', net='{"blocks": 1, "width": 8, "growth": 4}', gan='ragan', discriminator='unet_sn', discriminator_net='{"width": 8}', crop=32, pixel_weight=0.01)
 
@@ -145,3 +145,9 @@ def test_presets_can_be_built(preset):
     assert ('discriminator' in players) == bool(c['gan']) == preset.startswith(('realesrgan', 'esrgan', 'hifacegan'))
     if c['network'] in models.NETWORKS and preset != 'frsnet':
         models.enforce_param_budget(players['net'].net)
+
+
+def test_without_a_perceptual_loss_the_pixel_loss_holds_the_picture(tmp_path):
+    def weight(*argv):
+        return options.configure(options.parse('', ['--preset', 'esrgan_small', '--device', 'cpu', '--out', str(tmp_path / 'run'), *argv]))['pixel_weight']
+    assert [weight(), weight('--parser', 'runs/parser'), weight('--pixel-weight', '0.1'), weight('--preset', 'hifacegan_16')] == [1.0, 1e-2, 0.1, 0.0]

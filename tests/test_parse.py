@@ -21,7 +21,7 @@ from tasks import parse
 from tools import report, submit
 
 from test_report import FONT
-from test_train import ROOT, SIZE, cache      # noqa: F401, a fixture
+from test_train import ROOT, SIZE
 
 NET = '{"width": [8, 12, 16], "blocks": [1, 1, 1], "stride": 2, "aux": true, "position": 8}'
 

@@ -24,7 +24,7 @@ from tools import export, report, submit
 from training import checkpoint
 
 from test_report import FONT
-from test_train import SIZE, cache, data, flags      # noqa: F401, the fixtures
+from test_train import SIZE, data, flags      # noqa: F401, the fixtures
 
 GAN = dict(preset='hifacegan_16', recipe='face_renovation', net='{"width": 2}', discriminator_net='{"width": 4}', pixel_weight=1.0)
 
