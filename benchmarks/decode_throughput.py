@@ -62,10 +62,22 @@ def on_cpu(data, expected, args, pool, device):
         if dali:
             out['JPH, DALI'] = pipe_dali.decoder(rewritten, args.threads)
             if device.type == 'cuda':
-                out['JPH, DALI, GPU'] = pipe_dali.decoder(rewritten, args.threads, device)
+                out |= mixed(rewritten, args.threads, device)
     for name, run in out.items():
-        check(name, run(), expected)
+        found = run()
+        check(name, found if isinstance(found, list) else pipe_dali.pixels(found), expected)
     return out
+
+
+def mixed(rewritten, threads, device):
+    """The same of JPH by DALI on a GPU; nothing where it cannot: its nvJPEG2000 may be older than HTJ2K."""
+    try:
+        run = pipe_dali.decoder(rewritten, threads, device)
+        run()
+        return {'JPH, DALI, GPU': run}
+    except RuntimeError as e:
+        print(f'DALI cannot decode JPH on this GPU: {str(e).splitlines()[0]}')
+        return {}
 
 
 def opencv(data):

@@ -117,7 +117,8 @@ class DaliLoader:
 
 
 def decoder(files, threads, gpu=None):
-    """callable that decodes all these files [bytes] on the CPU, or, JPH, on a GPU (torch.device) -> [[h, w, 3] uint8]."""
+    """callable that decodes all these files [bytes] on the CPU, or, JPH, on a GPU (torch.device), where they are left once they are there. `pixels` of what it gives
+    are the images. Raises RuntimeError, here or when called, where DALI cannot decode them."""
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(batch_size=len(files), num_threads=threads, device_id=gpu and gpu.index, prefetch_queue_depth=1, exec_pipelined=False, exec_async=False)
@@ -127,7 +128,18 @@ def decoder(files, threads, gpu=None):
 
     pipe = graph()
     pipe.build()
-    return lambda: list(map(np.asarray, pipe.run()[0].as_cpu()))
+
+    def run():
+        decoded, = pipe.run()
+        if gpu:
+            torch.cuda.synchronize(gpu)
+        return decoded
+    return run
+
+
+def pixels(decoded):
+    """[[h, w, 3] uint8 RGB] of what a `decoder` gave."""
+    return list(map(np.array, decoded.as_cpu()))
 
 
 class DaliPairs(DaliLoader):

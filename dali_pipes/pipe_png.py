@@ -27,29 +27,36 @@ def decoder(how, plan, options, say):
     """Who decodes in the dali pipe: 'cpu', DALI there; 'png', this file on the GPU; 'mixed', DALI on the GPU, where all files are JPH of the training's size.
 
     how: 'gpu', 'cpu', or 'auto', which decodes a few files both ways, compares the pixels, takes the faster and says so
-    Raises DataError for a GPU that is not there.
+    Raises DataError for a GPU that is not there, or by which DALI cannot decode JPH.
     """
     if options.device.type != 'cuda':
         if how == 'gpu':
             raise DataError('--decode gpu: there is no GPU to decode on; give cpu or auto')
         return 'cpu'
-    ours, faster = ('mixed', _mixed_faster) if options.reader.jph else ('png', _faster)
-    return ours if how == 'gpu' or how == 'auto' and faster(plan, options, say) else 'cpu'
+    if how == 'cpu':
+        return how
+    if options.reader.jph:
+        return 'mixed' if _mixed(how, options, say) else 'cpu'
+    return 'png' if how == 'gpu' or _faster(plan, options, say) else 'cpu'
 
 
-def _mixed_faster(plan, options, say):
+def _mixed(how, options, say):
+    """Whether DALI is to decode JPH on the GPU. It is tried even if told to: better now than in the first batch."""
     from . import pipe_dali
     files = options.reader.peek(TRIAL, options.pool)
-    expected = list(options.pool.map(decode, files))
+    run, fault = None, 'DALI decodes other pixels on the GPU, which should not be: please report it'
     try:
         run = pipe_dali.decoder(files, options.threads, options.device)
-        found = run()
+        if all(map(np.array_equal, pipe_dali.pixels(run()), options.pool.map(decode, files))):
+            fault = None
     except RuntimeError as e:
-        say(f'decode: cpu; DALI cannot decode JPH on this GPU ({str(e).splitlines()[0]})')
-        return False
-    if not all(map(np.array_equal, found, expected)):
-        say('decode: cpu; DALI decodes other pixels on the GPU, which should not be: please report it')
-        return False
+        fault = f'DALI cannot decode JPH on this GPU ({str(e).splitlines()[0]})'
+    if fault and how == 'gpu':
+        raise DataError(f'--decode gpu: {fault}; give cpu or auto')
+    if fault:
+        say(f'decode: cpu; {fault}')
+    if fault or how == 'gpu':
+        return not fault
     return _told(_rate(run, len(files)), _rate(lambda: list(options.pool.map(decode, files)), len(files)), f'on {options.threads} threads', say)
 
 

@@ -1,4 +1,9 @@
 """Lossless HTJ2K files: the pixels that were put in, for every reader of them, and nothing of a damaged one."""
+import errno
+import os
+import re
+import shutil
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -24,8 +29,9 @@ def face():
 
 
 @pytest.fixture(scope='module')
-def drawn():
-    return [faces.face(i, SIZE).image[..., ::-1] for i in range(6)]
+def drawn(face):
+    """Six that differ; drawing six faces would take most of the time."""
+    return [np.rot90(face, i % 4)[i:i + SIZE, i:i + SIZE, ::-1] for i in range(6)]
 
 
 @pytest.fixture
@@ -57,7 +63,7 @@ def test_every_decoder_gives_the_pixels(face, monkeypatch):
         assert np.array_equal(files.decode(data), image)
         monkeypatch.undo()
         pytest.importorskip('nvidia.dali')
-        assert np.array_equal(pipe_dali.decoder([data], 1)()[0], image)
+        assert np.array_equal(pipe_dali.pixels(pipe_dali.decoder([data], 1)())[0], image)
 
 
 def test_nothing_is_made_of_a_damaged_file(face):
@@ -107,6 +113,71 @@ def test_prepare_rewrites_a_folder(folder, tmp_path, capsys):
     assert prepare.main(['htj2k', str(tmp_path / 'hq'), '--out', str(folder)]) == 0 and '0 images written, 6 were there' in capsys.readouterr().out
 
 
+def test_prepare_takes_what_the_pipes_take(tmp_path, capsys, face):
+    """Gray, palette, alpha, 16 bits, one pixel, a shard: the copies have the pixels that `decode` defines, or the file is named; and they are read as a data set."""
+    rgb, hq = face[..., ::-1], tmp_path / 'hq'
+    hq.mkdir()
+    pictures = {'gray.png': rgb[..., 0], 'alpha.png': np.dstack([rgb, rgb[..., :1]]), 'deep.png': rgb.astype(np.uint16) * 257, 'pixel.png': rgb[:1, :1], 'odd.jpg': rgb[:33, :47], 'gray.2.jpg': rgb[..., 1]}
+    for name, image in pictures.items():
+        cv2.imwrite(str(hq / name), image)
+    (hq / 'cut.png').write_bytes((hq / 'gray.png').read_bytes()[:-20])
+    with tarfile.open(hq / 'shard.tar', 'w') as tar:
+        tar.add(hq / 'odd.jpg', 'a/0.jpg')
+    assert prepare.main(['htj2k', str(hq), '--out', str(tmp_path / 'jph')]) == 0
+    said = capsys.readouterr().out
+    assert 'deep.png (16-bit PNG' in said and 'cut.png (truncated' in said and '6 images written' in said
+    made = manifest.scan(str(tmp_path / 'jph'), size=1, say=lambda _: None).images
+    assert [i.path.removeprefix(f'{tmp_path}/jph/') for i in made] == ['alpha.jph', 'gray.jph', 'gray.2.jph', 'odd.jph', 'pixel.jph', 'shard.tar/a/0.jph']
+    for image, of in zip(made, ('alpha.png', 'gray.png', 'gray.2.jpg', 'odd.jpg', 'pixel.png', 'odd.jpg')):
+        assert np.array_equal(files.decode(files.read_bytes(*image.where)), files.decode((hq / of).read_bytes()))
+
+
+def test_prepare_makes_changed_ones_again(folder, tmp_path, capsys, drawn):
+    (tmp_path / 'hq/bad.png').unlink()
+    source, copy = tmp_path / 'hq/0/0.png', folder / '0/0.jph'
+    cv2.imwrite(str(source), drawn[5])
+    os.utime(source, ns=(copy.stat().st_mtime_ns + 1,) * 2)
+    assert prepare.main(['htj2k', str(tmp_path / 'hq'), '--out', str(folder)]) == 0 and '1 images written, 5 were there' in capsys.readouterr().out
+    assert np.array_equal(files.decode(copy.read_bytes()), drawn[5][..., ::-1])
+
+
+def test_prepare_does_not_write_into_what_it_reads(folder, tmp_path, capsys):
+    for out in tmp_path / 'hq', tmp_path / 'hq/1/../htj2k':
+        assert prepare.main(['htj2k', str(tmp_path / 'hq'), '--out', str(out)]) == 2 and 'give a folder beside it' in capsys.readouterr().err
+    assert not list((tmp_path / 'hq').rglob('*.jph'))
+
+
+def test_prepare_on_a_full_disk(folder, tmp_path, capsys, monkeypatch):
+    """One line, no half file; what was written before stays and counts the next time."""
+    def full(source, target):
+        if str(target).endswith('3.jph'):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(source, target)
+    rename, new = os.replace, tmp_path / 'new'
+    monkeypatch.setattr(os, 'replace', full)
+    assert prepare.main(['htj2k', str(tmp_path / 'hq'), '--out', str(new)]) == 2
+    assert re.fullmatch(r'prepare.py: .*3.jph cannot be written: No space left on device\n', capsys.readouterr().err)
+    left = [p for p in new.rglob('*') if p.is_file()]
+    assert all(files.check(p.read_bytes())[0] == 'jph' and p.name != '3.jph' for p in left)
+    monkeypatch.undo()
+    assert prepare.main(['htj2k', str(tmp_path / 'hq'), '--out', str(new)]) == 0 and f'{6 - len(left)} images written, {len(left)} were there' in capsys.readouterr().out
+
+
+def test_prepare_names_what_it_cannot_read(folder, tmp_path, capsys, monkeypatch):
+    """A file that is there for the check and gone, or damaged, when its turn comes."""
+    scan = manifest.scan
+
+    def then_lost(*args, **more):
+        found = scan(*args, **more)
+        (tmp_path / 'hq/0/2.png').unlink()
+        (tmp_path / 'hq/1/1.png').write_bytes(b'')
+        return found
+    monkeypatch.setattr(manifest, 'scan', then_lost)
+    assert prepare.main(['htj2k', str(tmp_path / 'hq'), '--out', str(tmp_path / 'new')]) == 0
+    said = capsys.readouterr().out
+    assert '0/2.png (cannot be read: No such file or directory)' in said and '1/1.png (' in said and '4 images written' in said
+
+
 def test_two_of_a_name(folder, tmp_path, capsys, drawn):
     cv2.imwrite(str(tmp_path / 'hq/0/0.jpg'), drawn[1])
     assert prepare.main(['htj2k', str(tmp_path / 'hq'), '--out', str(tmp_path / 'new')]) == 2
@@ -137,7 +208,37 @@ def test_pipes_read_them_as_the_png(openjph, folder, tmp_path, monkeypatch):
     assert [line for line in said if 'replaced' in line] == [f'{folder}/1/3.jph cannot be decoded (CRC of the codestream is wrong): replaced by {folder}/1/5.jph']
 
 
+def test_opencv_is_silent(face, capfd):
+    """It warns of files that name no colour space, once for each."""
+    cv2.imdecode(np.frombuffer(jph.encode(face), np.uint8), cv2.IMREAD_COLOR)
+    said = capfd.readouterr()
+    assert not said.out and not said.err
+    cv2.imdecode(np.frombuffer(jph.encode(face)[jph._STREAM + 8:], np.uint8), cv2.IMREAD_COLOR)
+    assert 'colour' in capfd.readouterr().err.lower()
+
+
+def test_a_gpu_is_given_the_files_themselves(folder, monkeypatch):
+    """Without a GPU: its decoder is asked for, and stands in for itself on the CPU; what it is given is not unpacked before."""
+    fn = pytest.importorskip('nvidia.dali.fn')
+    real, asked, given = fn.decoders.image, [], []
+    monkeypatch.setattr(fn.decoders, 'image', lambda data, device, **more: asked.append(device) or real(data, device='cpu', **more))
+    images = manifest.scan(str(folder), size=SIZE, say=lambda _: None).images
+
+    def batch(mixed):
+        with ThreadPoolExecutor(1) as pool:
+            plan = Plan(6, degrade.recipe('bicubic'), batch=4, size=SIZE)
+            loader = pipe_dali.DaliLoader(plan, Options(Reader(images, SIZE), None, pool, 0, 0, 1, torch.device('cpu'), 1, mixed))
+            step = loader._next_files
+            loader._next_files = lambda: given.append(step()) or given[-1]
+            return loader.load()[1]
+    assert torch.equal(batch(True), batch(False)) and asked == ['mixed', 'cpu']
+    assert [{bytes(data[:12]) == jph.SIGNATURE for data in files_of} for files_of, _ in given] == [{True}, {False}]
+
+
 def test_train_on_them(folder, tmp_path, capsys):
+    for copy in '0/2', '1/5':
+        shutil.copy(tmp_path / f'hq/{copy}.png', folder / f'{copy}.png')
+        (folder / f'{copy}.jph').unlink()
     assert train.main(['--data', str(folder), '--val', '2', '--preset', 'unet', '--net', '{"width": [8, 8, 8, 8], "blocks": [[1, 1, 1], 1, [1, 1, 1]], "position": 0}', '--size', str(SIZE), '--batch', '2',
                        '--nimg', '4', '--ticks', '1', '--device', 'cpu', '--threads', '1', '--out', str(tmp_path / 'run')]) == 0
     assert (tmp_path / 'run/weights.safetensors').exists()

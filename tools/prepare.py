@@ -89,9 +89,12 @@ def degrade_all(args):
 
 
 def htj2k(args):
-    """Every image of DATA as OUT/NAME.jph, NAME as in DATA, each read back by OpenCV and OpenJPH before it is written; those that are there and whole are left alone."""
+    """Every image of DATA as OUT/NAME.jph, NAME as in DATA, each read back by OpenCV and OpenJPH before it is written; those that are there, whole and not older than
+    what they were made from are left alone."""
     if not jph.codec():
         raise DataError('HTJ2K is written by OpenJPH: pip install -e .[htj2k]')
+    if Path(args.data).is_dir() and args.out.resolve().is_relative_to(Path(args.data).resolve()):
+        raise DataError(f'--out {args.out} lies in {args.data}: the copies would be taken for faces of it; give a folder beside it')
     found = manifest.scan(args.data, size=1, progress=log.bar('checking files'))
     root = args.data if os.path.isdir(args.data) else os.path.commonpath([os.path.dirname(i.path) for i in found.images])
     targets = [args.out / Path(os.path.relpath(i.path, root)).with_suffix('.jph') for i in found.images]
@@ -102,13 +105,15 @@ def htj2k(args):
     def one(i):
         """What becomes of image i: (bytes before, bytes after), 0 of both where it was there, or Bad."""
         image, target = found.images[i], targets[i]
-        if _whole(target):
-            return 0, 0
         try:
+            if _made(target, image):
+                return 0, 0
             data = files.read_bytes(*image.where)
             pixels = files.decode(data)
         except files.BadFile as e:
             return Bad(image.path, str(e))
+        except OSError as e:
+            return Bad(image.path, f'cannot be read: {e.strerror}')
         written = jph.encode(pixels)
         for name, again in ('OpenJPH', jph.decode(written)), ('OpenCV', cv2.imdecode(np.frombuffer(written, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]):
             if not np.array_equal(again, pixels):
@@ -124,11 +129,12 @@ def htj2k(args):
           + f'\nuse them with: python train.py --data {args.out}')
 
 
-def _whole(path):
-    """Whether a JPH file is there and undamaged."""
+def _made(path, image):
+    """Whether the JPH file of an image is there, undamaged, and not older than the image. Raises OSError for an image that cannot be read."""
+    of = os.stat(image.where[0]).st_mtime_ns
     try:
-        return bool(jph.check(files.read_bytes(path)))
-    except (FileNotFoundError, files.BadFile):
+        return os.stat(path).st_mtime_ns >= of and bool(jph.check(files.read_bytes(path)))
+    except (OSError, files.BadFile):
         return False
 
 
