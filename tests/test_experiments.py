@@ -2,11 +2,14 @@
 import json
 import sys
 
+import cv2
 import numpy as np
 import pytest
 
 import models
+import train
 from benchmarks import compare
+from dali_pipes import faces
 from models import decode
 from tools import experiments
 from training import run
@@ -16,7 +19,7 @@ ONE = {'path': [3, 2], 'cell': [[0, 1], [1, 1], [2, 1], [3, 0], [7, 2], [8, 1]]}
 
 
 def result(psnr, pass0=None):
-    found = dict(psnr=psnr, ssim=0.5, bicubic=20.0, even_half=psnr + 0.1, odd_half=psnr)
+    found = dict(psnr=psnr, ssim=0.5, input=20.0, even_half=psnr + 0.1, odd_half=psnr)
     return found | ({} if pass0 is None else dict(pass0=pass0, gain=psnr - pass0))
 
 
@@ -24,7 +27,7 @@ def made(out, found, nimg=64, **config):
     """A finished run."""
     run.write_json(out / 'config.json', dict(task='restore', network='frsnet', net=NET) | config)
     run.write_json(out / 'result.json', found)
-    rows = [dict(nimg=n, loss=1 / n, lr=1e-3) for n in (16, 32, nimg)] + [dict(nimg=nimg, psnr=found['psnr'], bicubic=20.0, seconds=8.0)]
+    rows = [dict(nimg=n, loss=1 / n, lr=1e-3) for n in (16, 32, nimg)] + [dict(nimg=nimg, psnr=found['psnr'], input=20.0, seconds=8.0)]
     run.write(out / 'log.jsonl', ''.join(json.dumps(r) + '\n' for r in rows).encode())
     return out
 
@@ -150,6 +153,22 @@ def test_what_is_trained(tmp_path, monkeypatch):
     assert all(c[:4] == ['--preset', 'mfpsnet', '--prior', 'a'] and c[-2:] == ['--size', '64'] and ('--drop-priors' in c) == ('without' in c[c.index('--out') + 1]) for c in commands)
     before = len(commands)
     assert experiments.main(argv('priors', tmp_path, '--prior', 'a', '--seeds', '0,1', '--nimg', '8', '--', '--size', '64')) == 0 and len(commands) == before
+
+
+def test_a_search_end_to_end(tmp_path, monkeypatch):
+    """Real runs, in this process: the table holds what they found."""
+    for i in range(6):
+        run.write(tmp_path / f'faces/{i}.png', cv2.imencode('.png', faces.face(i, 64).image[..., ::-1])[1].tobytes())
+    run.write_json(tmp_path / 'arch.json', {'sr': ONE})
+    monkeypatch.setattr(compare.subprocess, 'run', lambda command: type('Done', (), dict(returncode=train.main(command[2:]))))
+    more = ['--size', '64', '--batch', '2', '--ticks', '1', '--threads', '1', '--pipe', 'torch', '--precision', 'fp32', '--device', 'cpu', '--net', '{"width": 16, "growth": 4}']
+    assert experiments.main(['search', '--data', str(tmp_path / 'faces'), '--val', '2', '--found', str(tmp_path / 'arch.json'), '--random', '1', '--seeds', '0', '--nimg', '2',
+                             '--out', str(tmp_path / 'out'), '--', *more]) == 0
+    rows, _ = table(tmp_path / 'out')
+    for name in 'found', 'random-0':
+        own = compare.result(tmp_path / f'out/{name}-0')
+        assert rows[name]['odd'] == own['odd_half'] and rows[name]['gain'] == pytest.approx(own['psnr'] - own['input']) and rows[name]['images'] == 2
+    assert rows['found against random']['mean'] == pytest.approx(rows['found']['odd'] - rows['random-0']['odd'])
 
 
 @pytest.mark.parametrize('experiment', [None, *experiments.EXPERIMENTS])
