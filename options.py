@@ -129,7 +129,7 @@ def parse(description, argv=None):
     a('--discriminator-lr',     type=float, help='its learning rate (default: --lr)')
     a('--matching-weight',      type=float, help='of the difference of patchgan\'s feature maps of restored and real faces (default: 0)')
     a('--r1',           type=float, help='weight of the penalty on its gradients at real images (default: 0)')
-    a('--pixel-weight', type=float, help='of the pixel loss; 0: there is none (default: 1)')
+    a('--pixel-weight', type=float, help='of the pixel loss; 0: there is none (default: 1; esrgan_small with --vgg or --parser: 0.01)')
     a('--vgg',          help='weights of torchvision\'s VGG19, a file: adds a perceptual loss')
     a('--parser',       help='run of parse_unet whose encoder takes the place of VGG19')
     a('--perceptual-weight', type=float, help='of that loss (default: 1)')
@@ -326,6 +326,8 @@ def _check_networks(c, task):
 
 
 def _check_steps(c):
+    if c['optimizer'] == 'muon' and c['task'] == 'search':
+        raise RunError('--optimizer muon knows matrices by their layers, and a search trains parameters without: give sgd, adam or adamw')
     if c['betas'] and (c['optimizer'] == 'sgd' or len(c['betas']) != 2 or not all(0 <= b < 1 for b in c['betas'])):
         raise RunError(f'--betas {",".join(f"{b:g}" for b in c["betas"])}: adam, adamw and muon take two, from 0 up to, but not, 1' + (', and sgd none' if c['optimizer'] == 'sgd' else ''))
     try:

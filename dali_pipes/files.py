@@ -1,6 +1,6 @@
 """One image file, good or bad: PNG (W3C PNG, 3rd ed.), JPEG (ITU-T T.81) and JPH (lossless HTJ2K, jph.py), its structure, its pixels, their size.
 
-`check` walks a file's structure (all CRCs of a PNG, all markers of the others) at disk speed; `sound` also decodes it; `decode`
+`check` walks a file's structure (the CRCs of a PNG and a JPH, the markers of a JPEG) at disk speed; `sound` also decodes it; `decode`
 defines the pixels for every pipe. What `sound` accepts, DALI's CPU decoder and OpenCV decode to the same bytes.
 """
 import os
@@ -126,7 +126,7 @@ def _walk(data):
     if head.startswith(jph.SIGNATURE):
         width, height = jph.check(data)
         return 'jph', _Header(width, height, 'rgb', 24, False, 1, [])
-    if PNG.startswith(head) or JPEG.startswith(head):
+    if PNG.startswith(head) or JPEG.startswith(head) or jph.SIGNATURE.startswith(head):
         raise BadFile(f'truncated: only {len(head)} bytes')
     raise BadFile(f'not a PNG, JPEG or JPH image: {looks_like(head)}')
 

@@ -3,6 +3,7 @@
 JPEG 2000 has no checksum, and its decoders are not safe from damaged files: OpenJPH, fed with flipped bits, gives wrong pixels without a word, or ends the process. So only
 files that `encode` wrote are read. They are JPH files for any reader; their third box holds the CRC-32 of all that follows it.
 """
+import functools
 import importlib.util
 import struct
 import zlib
@@ -36,6 +37,7 @@ def check(data):
     return width, height
 
 
+@functools.cache
 def codec():
     """Whether OpenJPH is there (extra htj2k). OpenCV and DALI read such files without it, slower; only it writes them."""
     return importlib.util.find_spec('imagecodecs') is not None

@@ -1,4 +1,5 @@
 """Reading while training: a file that turns out bad is replaced by the next good one, the same in every pipe."""
+import abc
 import threading
 
 import numpy as np
@@ -116,16 +117,16 @@ class Reader:
             self.say(f'{bad} cannot be decoded ({self._bad[i]}): replaced by {good}')
 
 
-class PairReader(Reader):
+class PairReader(Reader, abc.ABC):
     """Reader of pictures with something beside them, a mask or an LQ, as further channels: a pair of which either file turns out bad is replaced by the next good one."""
 
+    @abc.abstractmethod
     def beside(self, index):
         """[size, size, k] uint8. Raises OSError, BadFile."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def reason(self, index, error):
         """What is wrong with a pair whose other file is `error`, for a message."""
-        raise NotImplementedError
 
     def image(self, index):
         """([size, size, 3 + k] uint8, index used)"""

@@ -1,7 +1,7 @@
 """Pairs that were degraded before: read, decoded, kept and mirrored together as one array of bytes.
 
-Of pairs above each other that is their picture, cut in two at last. Of those from two folders the GT is the picture; the LQ lies in `beside` it, in further channels of the same size: its channel c fills the rows c, c + scale, ... of one of them, every value repeated over
-`scale` columns, so that what mirrors the GT mirrors the LQ.
+Of pairs above each other that is their picture, cut in two at last. Of those from two folders the GT is the picture; the LQ lies `beside` it, in further channels of the same
+size: its channel c fills the rows c, c + scale, ... of one of them, every value repeated over `scale` columns, so that what mirrors the GT mirrors the LQ.
 """
 import numpy as np
 import torch
@@ -55,7 +55,6 @@ class StoredPlan(Plan):
         lq, gt = (degrade.canvas.unit(part.contiguous(memory_format=torch.channels_last)) for part in self.parts(x))
         gt = cropped(gt, step.corner * self.scale, self.crop)
         return Batch(cropped(lq, step.corner, self.crop // self.scale), gt, torch.from_numpy(step.sample), gt)
-
 
     def parts(self, x):
         """(LQ [B, 3, h, w], GT [B, 3, H, W])"""

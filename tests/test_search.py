@@ -216,7 +216,8 @@ def test_what_is_no_architecture_is_refused(text, said, tmp_path):
 @pytest.mark.parametrize('more, said', [
     (dict(preset='unet', net='{}', arch='paper'), 'is for frsnet, mfpsnet and search_fusion'), (dict(arch='nowhere'), 'cannot be read'), (dict(search_from=1), '--search-from 1.0'),
     (dict(preset='unet', net='{}', prior='x'), '--prior is for mfpsnet'), (dict(preset='mfpsnet', net='{}'), 'needs facial priors'), (dict(preset='mfpsnet', net='{}', prior='x'), 'no run of a parser'),
-    (dict(preset='mfpsnet', net='{}', prior='eyes=x'), "unknown prior 'eyes'"), (dict(gan='vanilla', discriminator='unet_sn'), 'not for a search')])
+    (dict(preset='mfpsnet', net='{}', prior='eyes=x'), "unknown prior 'eyes'"), (dict(gan='vanilla', discriminator='unet_sn'), 'not for a search'),
+    (dict(optimizer='muon'), '--optimizer muon')])
 def test_what_does_not_fit_is_refused(more, said, tmp_path):
     if more.get('arch') == 'nowhere':
         more = dict(preset='frsnet', net='{}', arch=tmp_path / 'nowhere')
