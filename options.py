@@ -62,6 +62,9 @@ PRESETS = {
     'landmarks':      dict(PARSE, task='landmarks', network='heatmap_net', net={}, loss='mse', nimg=200_000, lr=2e-3, recipe='ai6126_2024'),
     'bisenet':        dict(PARSE, network='bisenet',    net={},                                    batch=16, nimg=1_280_000, ema=2_000, optimizer='sgd', loss='ohem'),
 }
+# What published weights become where nobody brings the perceptual loss that they are for: without it the pixel loss has to hold the picture, and the discriminator,
+# which nothing else slows down, would win within a thousand images.
+WITHOUT_FEATURES = {'esrgan_small': dict(pixel_weight=1.0, gan_weight=1e-2, discriminator_lr=1e-5)}
 DEFAULTS = dict(
     task='restore', repair=True, recipe='ai6126_2024', seed=0, size=512, data=None, val=None, lq_from_usm=True, target_usm=False, pair_pool=0, crop=None, start=None, trunk=None, accumulate=1,
     loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, parser=None, perceptual_weight=1.0, features='esrgan',
@@ -122,14 +125,14 @@ def parse(description, argv=None):
     a('--arch-lr',      type=float, help='peak learning rate of the architecture, with Adam (default: 1e-3)')
     a('--arch-weight-decay', type=float, help='default: 1e-3')
     a('--gan',          help=f'adversarial loss: {", ".join(adversarial.KINDS)} (default: none)')
-    a('--gan-weight',   type=float, help='of the adversarial loss')
+    a('--gan-weight',   type=float, help='of the adversarial loss (default: of the preset; esrgan_small: 0.01, with --vgg or --parser the paper\'s 0.005)')
     a('--gan-from',     type=int, help='images that the discriminator learns from before the generator listens to it (default: 0)')
     a('--discriminator',        help=f'discriminator: {", ".join(models.DISCRIMINATORS)}')
     a('--discriminator-net',    type=json.loads, help='its arguments as JSON, e.g. \'{"width": 32}\'')
-    a('--discriminator-lr',     type=float, help='its learning rate (default: --lr)')
+    a('--discriminator-lr',     type=float, help='its learning rate; lower it while log.jsonl tells a d_accuracy near 1 (default: --lr; esrgan_small without --vgg and --parser: 1e-5)')
     a('--matching-weight',      type=float, help='of the difference of patchgan\'s feature maps of restored and real faces (default: 0)')
     a('--r1',           type=float, help='weight of the penalty on its gradients at real images (default: 0)')
-    a('--pixel-weight', type=float, help='of the pixel loss; 0: there is none (default: 1; esrgan_small with --vgg or --parser: 0.01)')
+    a('--pixel-weight', type=float, help='of the pixel loss; 0: there is none (default: 1; esrgan_small with --vgg or --parser: the paper\'s 0.01)')
     a('--vgg',          help='weights of torchvision\'s VGG19, a file: adds a perceptual loss')
     a('--parser',       help='run of parse_unet whose encoder takes the place of VGG19')
     a('--perceptual-weight', type=float, help='of that loss (default: 1)')
@@ -170,8 +173,8 @@ def configure(args):
         if all(k in given for k in ('nimg', 'minutes')):
             raise RunError('--nimg and --minutes are two lengths of one run: give one')
     c |= {'nimg': c.get('nimg'), 'minutes': c.get('minutes')}
-    if c['gan'] and 0 < c['pixel_weight'] < 1 and not (c['vgg'] or c['parser'] or 'pixel_weight' in given):
-        c['pixel_weight'] = 1.0                              # so small a one stands beside a perceptual loss, without which nothing would hold the picture
+    if not (c['vgg'] or c['parser']):
+        c |= {k: v for k, v in WITHOUT_FEATURES.get(preset, {}).items() if k not in given}
     c |= {k: v for k, v in run.stored(c['out']).items() if k in ('threads', 'precision') and k not in given}      # bits depend on them
     c = {k: v(c) if callable(v) else v for k, v in c.items()}
     _check_names(c)

@@ -25,15 +25,22 @@ def unet(*flags, **net):
 
 
 ADAMW = '--optimizer', 'adamw', '--lr', '1e-3'
+MUON = '--optimizer', 'muon', '--lr', '2e-3', '--schedule', 'cosine'
 VARIANTS = {
-    # networks
+    # networks, as their presets have them
     'srresnet16':       ['--preset', 'srresnet16', *SHORT],
     'srresnet16-fast':  ['--preset', 'srresnet16', *SHORT, '--lr', '1e-3'],
-    'srresnet16-muon':  ['--preset', 'srresnet16', *SHORT, '--lr', '2e-3', '--optimizer', 'muon'],
     'rcan':             ['--preset', 'rcan', *SHORT],
     'swinir78':         ['--preset', 'swinir78', *SHORT],
     'face_unaf':        ['--preset', 'face_unaf', *SHORT, '--last-share', '0'],
     'rrdb_small':       ['--preset', 'rrdb_small', *SHORT],
+    # trained as the flagship is, which is fairer to them where time is short
+    'srresnet16-muon':  ['--preset', 'srresnet16', *SHORT, *MUON],
+    'rcan-muon':        ['--preset', 'rcan', *SHORT, *MUON],
+    'swinir78-muon':    ['--preset', 'swinir78', *SHORT, *MUON, '--loss', 'l1'],
+    'face_unaf-muon':   ['--preset', 'face_unaf', *SHORT, *MUON, '--loss', 'l1'],
+    'rrdb_small-muon':  ['--preset', 'rrdb_small', *SHORT, *MUON],
+    # small networks of this kind
     'unet':             unet(*ADAMW),
     'unet-muon':        unet(),
     'flagship':         ['--preset', 'flagship', *SHORT],

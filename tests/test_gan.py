@@ -147,7 +147,10 @@ def test_presets_can_be_built(preset):
         models.enforce_param_budget(players['net'].net)
 
 
-def test_without_a_perceptual_loss_the_pixel_loss_holds_the_picture(tmp_path):
-    def weight(*argv):
-        return options.configure(options.parse('', ['--preset', 'esrgan_small', '--device', 'cpu', '--out', str(tmp_path / 'run'), *argv]))['pixel_weight']
-    assert [weight(), weight('--parser', 'runs/parser'), weight('--pixel-weight', '0.1'), weight('--preset', 'hifacegan_16')] == [1.0, 1e-2, 0.1, 0.0]
+def test_without_a_perceptual_loss_other_weights_hold_the_picture(tmp_path):
+    def weights(*argv):
+        c = options.configure(options.parse('', ['--preset', 'esrgan_small', '--device', 'cpu', '--out', str(tmp_path / 'run'), *argv]))
+        return c['pixel_weight'], c['gan_weight'], c['discriminator_lr']
+    assert [weights(), weights('--pixel-weight', '0.1', '--discriminator-lr', '1e-4')] == [(1.0, 1e-2, 1e-5), (0.1, 1e-2, 1e-4)]
+    assert weights('--parser', 'runs/parser') == weights('--vgg', 'vgg19.pth') == (1e-2, 5e-3, None)          # of the paper
+    assert weights('--preset', 'hifacegan_16') == (0.0, 1.0, 4e-4)
