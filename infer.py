@@ -9,6 +9,7 @@
 import argparse
 import functools
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,6 +51,10 @@ def load(args):
     """(network on the device in eval mode, config of its run or None, default output folder)."""
     if args.weights and args.run:
         raise RunError('--run and --weights both name a network: give one')
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as e:              # no such device, no driver, or a torch without CUDA
+        raise RunError(f'--device {args.device} cannot be used ({str(e).splitlines()[0]}): give cuda if there is a GPU, else cpu') from e
     if args.weights:
         path, config, home = args.weights, None, Path('.')
         try:
@@ -74,7 +79,9 @@ def inputs(args, config):
             raise RunError('--input is needed with --weights')
         _, sets = sources.load(config, say=lambda _: None)
         val = next(iter(sets.values()))
-        return [val.name(i) for i in range(len(val))], lambda i: val[i][1:]
+        names = [val.name(i) for i in range(len(val))]
+        known = Counter(names)                               # faces of several folders may share a name
+        return [name if known[name] == 1 else f'{name}-{i}' for i, name in enumerate(names)], lambda i: val[i][1:]
     paths = _images(args.input, '--input')
     truths = _truths(args.gt, paths) if args.gt else [None] * len(paths)
     read_truth = _read_mask if _parses(config) else _read
@@ -147,6 +154,15 @@ def parse_all(net, names, get, folder, args, autocast):
     return confusion.compute() if confusion.counts.any() else None
 
 
+def _is_picture(path):
+    """Whether --output names a picture, not a folder, which may have a dot in its name, too; RunError for one that is no PNG."""
+    if path.is_dir() or path.suffix.lower() not in files.SUFFIXES:
+        return False
+    if path.suffix.lower() != '.png':
+        raise RunError(f'--output {path}: pictures are written as PNG; give {path.with_suffix(".png").name}, or a folder')
+    return True
+
+
 def _png(image):
     return cv2.imencode('.png', image.permute(1, 2, 0).numpy()[..., ::-1])[1].tobytes()
 
@@ -160,7 +176,7 @@ def restore_all(net, names, get, folder, args, autocast):
         with autocast():
             out = restore.restore(net, lq, args.tta).cpu()
         for (name, _, gt), image in zip(group, out):
-            path = folder if folder.suffix else folder / f'{name}.png'
+            path = folder if _is_picture(folder) else folder / f'{name}.png'
             run.write(path, _png(image))
             if gt is not None:
                 scores.append(_score(path, gt.to(args.device), name, lpips))
@@ -178,8 +194,6 @@ def _score(path, gt, name, lpips):
 def main(argv=None):
     args = parse(argv)
     try:
-        if args.device.startswith('cuda') and not torch.cuda.is_available():
-            raise RunError(f'--device {args.device}: there is no CUDA GPU that torch can use; give --device cpu')
         net, config, home = load(args)
         if config and config.get('task') == 'landmarks':
             raise RunError(f'--run {home.parent} finds landmarks, for a restorer: tools/prepare.py priors takes it; give the run of a restorer or of a parser')
@@ -187,17 +201,18 @@ def main(argv=None):
             raise RunError(f'--lpips {args.lpips} compares restored images with their ground truth: give --gt')
         names, get = inputs(args, config)
         folder = Path(args.output or home)
-        if folder.suffix and len(names) > 1:
+        folder = folder if folder.name not in ('', '..') else folder.resolve()      # beside . there is no .-colour
+        if _is_picture(folder) and len(names) > 1:
             raise RunError(f'--output {folder} is one file, --input holds {len(names)}')
         try:
-            (folder.parent if folder.suffix else folder).mkdir(parents=True, exist_ok=True)
+            (folder.parent if _is_picture(folder) else folder).mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise RunError(f'--output {folder} cannot be made: {e.strerror}') from e
         precision = args.precision or (config['precision'] if config else 'fp32')
         half = torch.float16 if precision == 'fp16' else torch.bfloat16
         autocast = functools.partial(torch.autocast, torch.device(args.device).type, half, enabled=precision != 'fp32')
         if _parses(config):
-            if folder.suffix:
+            if _is_picture(folder):
                 raise RunError(f'--output {folder}: a folder is wanted, for masks, and {folder.stem}-colour beside it')
             found = parse_all(net, names, get, folder, args, autocast)
             print(f'{len(names)} masks written to {folder}, pictures to {folder}-colour')

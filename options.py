@@ -88,7 +88,7 @@ def parse(description, argv=None):
     a('--data',         help='HQ faces: folder, list of files, glob, or .tar shards (faces-{000..099}.tar, also at s3:// or https://); PNG, JPEG or JPH; or stored pairs, a folder with '
                              'LQ/ and GT/, or stacked:FOLDER of pictures with LQ above GT, the GT of --size x --size pixels, of which --recipe says no more than the scale (default: synthetic faces)')
     a('--val',          nargs='+', help='validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, stacked:FOLDER of pictures with LQ above GT (recipes of one size), HQ faces as for --data (degraded the same way every time, '
-                             'and left out of training), or how many of --data to hold out: a number, or a share below 1 (default: 0.01)')
+                             'and left out of training), or how many of --data to hold out: a number, or a share below 1 (default: 0.01; with masks or landmarks 0.1)')
     a('--recipe',       help=f'degradation: {", ".join(degrade.RECIPES)} (default: the preset\'s)')
     a('--pipe',         help=f'{", ".join(dali_pipes.PIPES)} (default: dali; torch where DALI is not installed)')
     a('--decode',       help=f'who decodes PNG and JPH in the dali pipe: {", ".join(dali_pipes.DECODERS)} (default: auto: on a GPU, a few files are decoded both ways and the faster goes on)')
@@ -113,7 +113,7 @@ def parse(description, argv=None):
     a('--last-share',   type=float, help='share of the run that has it (default: 0.2)')
     a('--start',        help='run, checkpoint or weights to begin with instead of chance')
     a('--trunk',        help='weights of torchvision\'s ResNet-18, a file: what bisenet begins with')
-    a('--crop',         type=int, help='train on random squares of this side in pixels of the HQ image (default: whole images; 128 in GAN presets)')
+    a('--crop',         type=int, help='train on random squares of this side in pixels of the HQ image (default: of the preset; esrgan_small and renovation_demo: 128, realesrgan_gan: 256, all others: whole images)')
     a('--arch',         nargs='+', help='architectures of frsnet, mfpsnet and search_fusion: arch.json of searches, or their runs, one for each part; the parts that none of '
                                         'them names, and "paper", are those published')
     a('--prior',        nargs='+', help=f'what mfpsnet is guided by, each NAME=PATH, of {", ".join(guides.KINDS)}; without a name, the run of a parser or of landmarks, or a '
@@ -360,7 +360,7 @@ def _has_dali():
 
 def default_precision(c):
     """bf16 where c['device'] computes it in hardware, else fp32."""
-    if torch.device(c['device']).type == 'cuda':
+    if c['device'].startswith('cuda'):
         return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
     info = Path('/proc/cpuinfo')
     flags = info.read_text() if info.exists() else ''

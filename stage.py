@@ -76,7 +76,7 @@ def _searched(c, player):
     """The players that a searched network and its player make: its weights, and its architecture, which Adam trains as published."""
     weights, architecture = search.parts(player.net)
     adam = torch.optim.Adam(architecture.parameters(), c['arch_lr'], weight_decay=c['arch_weight_decay'], fused=next(architecture.parameters()).is_cuda)
-    trained = optim.Stepper(weights, optim.make(c['optimizer'], weights, c['lr'], c['weight_decay']), c['precision'], c['clip'])
+    trained = optim.Stepper(weights, optim.make(c['optimizer'], weights, c['lr'], c['weight_decay'], c['betas']), c['precision'], c['clip'])
     return {'net': player._replace(stepper=trained, still=architecture),
             'architecture': Player(architecture, None, optim.Stepper(architecture, adam, c['precision'], c['clip']), c['arch_lr'] / c['lr'], still=weights)}
 

@@ -1,5 +1,6 @@
 """Runs of train.py side by side, for tables: the same command goes on where it was stopped, and differences come with how sure they are."""
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from models.__main__ import gmac
 from tools import report
 from training import run
 
-# 97.5 % of Student's t for 1, 2, ... degrees of freedom; beyond the last it changes by less than 0.005 per degree.
+# 97.5 % of Student's t for 1, 2, ... degrees of freedom; beyond the last it changes by less than 0.007 per degree.
 T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
 SEEDS = 3       # of a claim, at least
+MADE = {'net', 'arch'}      # options that a run keeps otherwise than it was given them
 
 
 def flags(p, out, seeds='0', recipe=None):
@@ -36,15 +38,32 @@ def flags(p, out, seeds='0', recipe=None):
 def train(name, variant, seed, args):
     """Run or finish one of them in OUT/NAME-SEED -> that directory. variant: its flags for train.py"""
     out = args.out / f'{name}-{seed}'
-    if not (out / 'result.json').exists():
-        length = ['--nimg', str(args.nimg)] if args.nimg else ['--minutes', str(args.minutes or 20)]
-        command = [sys.executable, str(Path(__file__).resolve().parents[1] / 'train.py'), *variant, '--seed', str(seed), '--data', args.data, '--val', args.val,
-                   *(['--recipe', args.recipe] if args.recipe else []), *length, '--out', str(out), *args.more]
-        print(f'{name}, seed {seed}: {" ".join(command[2:])}', flush=True)
-        done = subprocess.run(command)
-        if done.returncode or not (out / 'result.json').exists():                # stopped by a signal it exits with 0, unfinished
-            raise run.RunError(f'{name}, seed {seed} did not finish (exit {done.returncode}): the same command goes on from here')
+    length = ['--nimg', str(args.nimg)] if args.nimg else ['--minutes', str(args.minutes or 20)]
+    argv = [*variant, '--seed', str(seed), '--data', args.data, '--val', args.val, *(['--recipe', args.recipe] if args.recipe else []), *length, '--out', str(out), *args.more]
+    if (out / 'result.json').exists():
+        _check(out, argv)
+        return out
+    print(f'{name}, seed {seed}: {" ".join(argv)}', flush=True)
+    code = call(argv)
+    if code or not (out / 'result.json').exists():                               # stopped by a signal it exits with 0, unfinished
+        raise run.RunError(f'{name}, seed {seed} did not finish (exit {code}): the same command goes on from here')
     return out
+
+
+def call(argv):
+    """Run train.py with these flags -> exit status. A Ctrl-C reaches it, too, and it saves; that is waited for."""
+    process = subprocess.Popen([sys.executable, str(Path(__file__).resolve().parents[1] / 'train.py'), *argv])
+    while True:
+        with contextlib.suppress(KeyboardInterrupt):
+            return process.wait()
+
+
+def _check(out, argv):
+    """Raise RunError if the finished run in `out` was made with other flags: what stands in one table is to be comparable."""
+    given, old = json.loads(json.dumps(vars(options.parse('', argv)))), run.stored(out)
+    differs = [f'{k}: was {old[k]!r}, now {v!r}' for k, v in given.items() if v is not None and k in old.keys() - run.FREE - MADE and old[k] != v]
+    if differs:
+        raise run.RunError(f'{out} was made with other options ({"; ".join(differs)}): give the same ones, or another --out')
 
 
 def all_of(variants, args, tell):
@@ -73,6 +92,8 @@ def result(folder):
 def row(runs):
     """One line of a table: means over the seeds. runs: {seed: directory}"""
     each, found = [report.Run(out) for out in runs.values()], [result(out) for out in runs.values()]
+    if not all('odd_half' in f for f in found):
+        raise run.RunError('--val of a single image has no even and odd half: give two or more')
     r, odd, images = each[0], np.array([f['odd_half'] for f in found]), np.array([x.rows[-1]['nimg'] for x in each])
     line = dict(odd=float(odd.mean()), spread=float(np.ptp(odd) / 2), even=float(np.mean([f['even_half'] for f in found])), gain=float(np.mean([f['psnr'] - f[r.baseline] for f in found])),
                 seeds=len(runs), parameters=models.count(r.net), gmac=gmac(lambda: options.network(r.config).eval()), images=float(images.mean()),

@@ -1,7 +1,7 @@
 """Adversarial losses on logits, one form for discriminator and generator, with the gradient penalty R1.
 
     vanilla   log-likelihood, non-saturating (Goodfellow et al., NeurIPS 2014); a real picture is to have a large logit
-    lsgan     squared distance to 1 for real and 0 for fake (Mao et al., ICCV 2017); sums, as in pix2pixHD: twice that of the paper
+    lsgan     squared distance to 1 for real and 0 for fake (Mao et al., ICCV 2017); sums: twice that of the paper
     hinge     distance to a margin of 1 and -1 (Lim and Ye, Geometric GAN, 2017)
     ragan     relativistic average (Jolicoeur-Martineau, ICLR 2019; ESRGAN, 2018): a real picture is to look more real than fake ones do on average
 

@@ -70,7 +70,7 @@ def like(weights):
     def side(name, i=0):
         return weights[name].shape[i]
 
-    if 'body.0.conv1.weight' in weights and 'conv_first.weight' in weights:
+    if {'body.0.conv1.weight', 'conv_first.weight', 'upconv1.weight'} <= weights.keys():
         width = side('conv_first.weight')
         return SRResNet(length('body'), width, scale=4 if 'upconv2.weight' in weights else round((side('upconv1.weight') / width) ** 0.5))
     if 'body.0.rdb1.conv1.weight' in weights:

@@ -42,6 +42,8 @@ class RCAN(nn.Module):
 
     def __init__(self, groups=4, blocks=6, width=64, reduction=16):
         super().__init__()
+        if not 0 < reduction <= width:
+            raise ValueError(f'RCAN: a reduction by {reduction} leaves nothing of {width} channels')
         self.conv_first = nn.Conv2d(3, width, 3, padding=1)
         self.trunk = nn.Sequential(*[Group(blocks, width, reduction) for _ in range(groups)]) if groups else _blocks(blocks, width, reduction)
         self.conv_trunk = nn.Conv2d(width, width, 3, padding=1)

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 
+HEADS = 4            # of an attention
+
+
 class Block(nn.Module):
     """x + conv(ReLU(conv(x)))"""
 
@@ -29,9 +32,8 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """x + projection(softmax(q k' / sqrt d) v) of the normalised x, every pixel seeing every other (Vaswani et al., 2017); starts as x"""
 
-    def __init__(self, width, heads=4):
+    def __init__(self, width):
         super().__init__()
-        self.heads = heads
         self.norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.projection = nn.Linear(width, width)
@@ -41,7 +43,7 @@ class Attention(nn.Module):
     def forward(self, x):
         b, c, h, w = x.shape
         tokens = x.permute(0, 2, 3, 1).reshape(b, h * w, c)              # no copy where x is channels-last
-        q, k, v = self.qkv(self.norm(tokens)).view(b, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(self.norm(tokens)).view(b, h * w, 3, HEADS, c // HEADS).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c)
         return x + self.projection(y).view(b, h, w, c).permute(0, 3, 1, 2)
 
@@ -65,6 +67,8 @@ class UNet(nn.Module):
             raise ValueError(f'UNet: {len(width)} widths need {len(width) - 1} encoder and decoder levels; blocks is {blocks}')
         if steps not in (1, 2):
             raise ValueError(f'UNet: steps is {steps}; 1 and 2 are possible')
+        if attention and width[-1] % HEADS:
+            raise ValueError(f'UNet: {HEADS} heads of attention do not divide a bottleneck of {width[-1]}')
         pairs = list(zip(width, width[1:]))      # channels of (a level, the level below)
         self.stem = nn.Conv2d(3, width[0], 3, padding=1)
         self.encoder = nn.ModuleList(_blocks(a, n) for (a, b), n in zip(pairs, down))

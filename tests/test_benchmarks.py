@@ -1,8 +1,11 @@
 """The benchmarks run, and refuse to time what is wrong."""
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -11,10 +14,11 @@ import torch
 
 import models
 import options
-from benchmarks import ablate, decode_throughput, degrade_throughput, gpu_suite, pipe_throughput, timing, train_step
+from benchmarks import ablate, compare, decode_throughput, degrade_throughput, gpu_suite, pipe_throughput, timing, train_step
 from dali_pipes import faces
 from dali_pipes.degrade import noise
 from tools import cuda_shim
+from training import run
 
 
 @pytest.fixture
@@ -114,6 +118,36 @@ def test_ablate_compares_and_goes_on(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert ablate.main(argv) == 0 and '| unet-symmetric |' in capsys.readouterr().out
     assert (tmp_path / 'out/unet-symmetric-1/log.jsonl').stat().st_mtime_ns == before and (tmp_path / 'out/curves.png').exists()
+    argv[argv.index('16')] = '24'                            # of a finished run no row of another length is made
+    assert ablate.main(argv) == 2 and 'unet-symmetric-0 was made with other options (nimg: was 16, now 24)' in capsys.readouterr().err
+
+
+def test_one_image_has_no_halves(tmp_path):
+    run.write_json(tmp_path / 'config.json', dict(task='restore', network='unet', net={}))
+    run.write(tmp_path / 'log.jsonl', b'{"nimg": 4, "psnr": 20.0, "bicubic": 19.0, "seconds": 1.0}\n')
+    run.write_json(tmp_path / 'result.json', dict(psnr=20.0, bicubic=19.0))
+    with pytest.raises(run.RunError, match='two or more'):
+        compare.row({'0': tmp_path})
+
+
+def test_ctrl_c_waits_for_the_run_to_save(tmp_path, monkeypatch):
+    """The whole group gets it, as from a terminal; the run takes a second to save."""
+    (tmp_path / 'train.py').write_text(
+        'import pathlib, signal, sys, time\n'
+        'def saved(*_):\n'
+        '    time.sleep(1)\n'
+        '    pathlib.Path(sys.argv[1], "saved").touch()\n'
+        '    sys.exit(0)\n'
+        'signal.signal(signal.SIGINT, saved)\n'
+        'pathlib.Path(sys.argv[1], "began").touch()\n'
+        'time.sleep(60)\n')
+    code = f'from benchmarks import compare; compare.__file__ = {str(tmp_path / "benchmarks/compare.py")!r}; raise SystemExit(10 + compare.call([{str(tmp_path)!r}]))'
+    process = subprocess.Popen([sys.executable, '-c', code], cwd=gpu_suite.ROOT, start_new_session=True)
+    while not (tmp_path / 'began').exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 10 and (tmp_path / 'saved').exists()
 
 
 def test_ablate_variants_fit_the_budget(capsys):

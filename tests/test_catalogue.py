@@ -41,7 +41,8 @@ def test_a_network_is_known_by_its_weights(net):
 
 
 def test_foreign_weights_are_refused():
-    for weights in (torch.nn.Linear(2, 2).state_dict(), models.UNetDiscriminatorSN(8).state_dict(), models.ModifiedVGG(2).state_dict()):
+    edsr = {f'{name}.weight': torch.zeros(8, 3 if name == 'conv_first' else 8, 3, 3) for name in ('conv_first', 'body.0.conv1', 'body.0.conv2', 'conv_after_body', 'upsample.0', 'conv_last')}
+    for weights in (edsr, torch.nn.Linear(2, 2).state_dict(), models.UNetDiscriminatorSN(8).state_dict(), models.ModifiedVGG(2).state_dict()):
         with pytest.raises(ValueError, match='no network of ours'):
             models.like(weights)
 

@@ -134,7 +134,7 @@ def test_priors_left_out(fall, code, tmp_path, capsys):
 @pytest.mark.parametrize('experiment, more, said', [
     ('priors', [], '--prior is needed'), ('search', ['--found', 'nowhere'], 'cannot be read'), ('search', ['--found', 'paper'], 'one part is wanted'), ('optimizers', [], 'did not finish')])
 def test_what_cannot_be_compared(experiment, more, said, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(compare.subprocess, 'run', lambda command: type('Done', (), dict(returncode=2)))
+    monkeypatch.setattr(compare, 'call', lambda argv: 2)
     assert experiments.main(argv(experiment, tmp_path, *more)) == 2 and said in capsys.readouterr().err
 
 
@@ -142,12 +142,11 @@ def test_what_is_trained(tmp_path, monkeypatch):
     """Every variant with the same seed, data, length and further flags."""
     commands = []
 
-    def train(command):
-        commands.append(command[2:])
-        out = command[command.index('--out') + 1]
-        made(type(tmp_path)(out), result(22.0, 21.9))
-        return type('Done', (), dict(returncode=0))
-    monkeypatch.setattr(compare.subprocess, 'run', train)
+    def call(argv):
+        commands.append(argv)
+        made(type(tmp_path)(argv[argv.index('--out') + 1]), result(22.0, 21.9))
+        return 0
+    monkeypatch.setattr(compare, 'call', call)
     assert experiments.main(argv('priors', tmp_path, '--prior', 'a', '--seeds', '0,1', '--nimg', '8', '--', '--size', '64')) == 0
     assert [c[c.index('--out') + 1].rsplit('/')[-1] for c in commands] == ['all-0', 'without-parse-0', 'all-1', 'without-parse-1']
     assert all(c[:4] == ['--preset', 'mfpsnet', '--prior', 'a'] and c[-2:] == ['--size', '64'] and ('--drop-priors' in c) == ('without' in c[c.index('--out') + 1]) for c in commands)
@@ -160,7 +159,7 @@ def test_a_search_end_to_end(tmp_path, monkeypatch):
     for i in range(6):
         run.write(tmp_path / f'faces/{i}.png', cv2.imencode('.png', faces.face(i, 64).image[..., ::-1])[1].tobytes())
     run.write_json(tmp_path / 'arch.json', {'sr': ONE})
-    monkeypatch.setattr(compare.subprocess, 'run', lambda command: type('Done', (), dict(returncode=train.main(command[2:]))))
+    monkeypatch.setattr(compare, 'call', train.main)
     more = ['--size', '64', '--batch', '2', '--ticks', '1', '--threads', '1', '--pipe', 'torch', '--precision', 'fp32', '--device', 'cpu', '--net', '{"width": 16, "growth": 4}']
     assert experiments.main(['search', '--data', str(tmp_path / 'faces'), '--val', '2', '--found', str(tmp_path / 'arch.json'), '--random', '1', '--seeds', '0', '--nimg', '2',
                              '--out', str(tmp_path / 'out'), '--', *more]) == 0

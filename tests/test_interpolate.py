@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import infer
 import models
+import options
 from dali_pipes import faces
 from test_models import make
 from tools import interpolate
@@ -114,10 +115,18 @@ def test_another_validation_set_and_weights_alone(home, tmp_path, capsys):
 
 @pytest.mark.parametrize('b, more, said', [
     ('c', [], 'does not fit SRResNet: the file has 3 body blocks, the network 2'), ('d', [], 'does not fit SRResNet: the file looks like a RRDBNet'),
-    ('none', [], 'no such file or folder'), ('b', ['--alpha', '0,25'], '--alpha 0,25: shares of B from 0 to 1'), ('b', ['--val', 'nowhere'], 'nowhere')])
+    ('none', [], 'no such file or folder'), ('b', ['--device', 'gpu'], '--device gpu cannot be used'), ('b', ['--alpha', '0,25'], '--alpha 0,25: shares of B from 0 to 1'), ('b', ['--val', 'nowhere'], 'nowhere')])
 def test_bad_input(home, tmp_path, capsys, b, more, said):
     assert run(home, tmp_path / 'out', *more, b=b) == 2
     assert said in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
+def test_a_parser_has_no_psnr(home, tmp_path, capsys):
+    config = dict(json.loads((home / 'a/config.json').read_text()), task='parse', network='parse_unet', net={})
+    (home / 'p').mkdir()
+    (home / 'p/config.json').write_text(json.dumps(config))
+    save_file(options.network(config).state_dict(), home / 'p/weights.safetensors')
+    assert run(home, tmp_path / 'out', a='p', b='p') == 2 and 'no run of a restorer' in capsys.readouterr().err
 
 
 def test_a_run_is_not_written_over(home, capsys):

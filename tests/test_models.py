@@ -420,6 +420,7 @@ def test_every_parameter_learns(name):
 
 @pytest.mark.parametrize('make_net', [
     lambda: SRResNet(scale=5), lambda: UNet(width=(8, 16), blocks=((1, 1), 1, (1, 1))), lambda: UNet(steps=3), lambda: FaceUNAF(width=(8, 16)), lambda: SwinIR(width=80),
+    lambda: UNet(width=(8, 16, 32, 42), attention=1), lambda: RCAN(width=8),
     lambda: FRSNet(scale=3), lambda: FRSNet(width=60)])
 def test_wrong_arguments(make_net):
     with pytest.raises(ValueError):

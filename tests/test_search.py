@@ -87,6 +87,8 @@ def test_the_architecture_is_trained_as_published(tmp_path):
     group = adam.param_groups[0]
     assert type(adam) is torch.optim.Adam and (group['betas'], group['weight_decay'], group['lr']) == ((0.9, 0.999), 1e-3, 1e-3)
     assert type(sgd) is torch.optim.SGD and (sgd.param_groups[0]['momentum'], sgd.param_groups[0]['weight_decay'], sgd.param_groups[0]['lr']) == (0.9, 3e-4, 0.025)
+    adam = stage.cast(configured(tmp_path) | dict(optimizer='adam', betas=[0.5, 0.9]), torch.device('cpu'))['net'].stepper.optimizer
+    assert adam.param_groups[0]['betas'] == (0.5, 0.9)
     assert len(group['params']) == 2 and len(sgd.param_groups[0]['params']) + 2 == len(list(players['net'].net.parameters()))
 
 

@@ -161,6 +161,26 @@ def test_infer_with_a_public_checkpoint(tmp_path):
     assert cv2.imread(str(tmp_path / 'o' / 'in.png')).shape == (48, 40, 3)
 
 
+def test_infer_keeps_pictures_of_equal_names_apart(data, tmp_path):
+    for i, folder in enumerate('abcd'):
+        _png(tmp_path / 'hq' / folder / '0001.png', faces.face(i, SIZE).image)
+    assert train.main(flags(data, tmp_path / 'run', data=tmp_path / 'hq', val=2, nimg=2, ticks=1)) == 0
+    assert infer.main(['--run', str(tmp_path / 'run'), '--output', str(tmp_path / 'o')]) == 0
+    assert sorted(p.name for p in (tmp_path / 'o').iterdir()) == ['0001-0.png', '0001-1.png']
+
+
+@pytest.mark.parametrize('output, before, count, found', [('v1.0', False, 2, 'v1.0/0.png'), ('v1.0', False, 1, 'v1.0/0.png'), ('some.png', True, 1, 'some.png/0.png'), ('some.png', False, 1, 'some.png'),
+                                                          ('some.jpg', False, 1, None), ('some.png', False, 2, None), ('.', True, 1, '0.png')])
+def test_infer_output_is_a_folder_or_a_png(output, before, count, found, run, tmp_path, monkeypatch, capsys):
+    for i in range(count):
+        _png(tmp_path / 'in' / f'{i}.png', np.full((16, 16, 3), 99, np.uint8))
+    monkeypatch.chdir(tmp_path)
+    if before:
+        Path(output).mkdir(exist_ok=True)
+    assert infer.main(['--run', str(run), '--input', 'in', '--output', output, '--device', 'cpu']) == (0 if found else 2)
+    assert Path(found).is_file() if found else re.search('pictures are written as PNG; give some.png|is one file', capsys.readouterr().err)
+
+
 def _bad(tmp_path, name):
     (tmp_path / 'empty').mkdir(exist_ok=True)
     (tmp_path / 'text').mkdir(exist_ok=True)
@@ -172,7 +192,7 @@ def _bad(tmp_path, name):
     (dict(data='missing'), 'missing'), (dict(data='empty'), 'empty'), (dict(data='text'), 'a.png'), (dict(size=128), 'smaller'),
     (dict(val='text'), 'a.png'), (dict(val='10'), '10'), (dict(preset='unett'), "did you mean 'unet'"), (dict(recipe='gfpgn'), "did you mean 'gfpgan'"),
     (dict(pipe='dalli'), "did you mean 'dali'"), (dict(loss='l2'), 'l1'), (dict(batch=0), '--batch 0'), (dict(size=62), '--size 62'), (dict(lr=-1), '--lr'),
-    (dict(minutes=1), '--minutes'), (dict(device='cuda:99' if not torch.cuda.is_available() else 'tpu'), '--device'),
+    (dict(minutes=1), '--minutes'), (dict(device='cuda:99' if not torch.cuda.is_available() else 'tpu'), '--device'), (dict(device='gpu'), 'give cuda or cpu'),
 ])
 def test_bad_input_is_refused(change, said, data, tmp_path, capsys):
     change = {k: _bad(tmp_path, v) if v in ('missing', 'empty', 'text') else v for k, v in change.items()}
@@ -214,7 +234,7 @@ def test_dali_missing(data, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize('argv, said', [
-    (['--run', 'nowhere'], 'config.json'), (['--weights', 'nothing.pth', '--input', '.'], 'nothing.pth'), (['--run', 'a', '--weights', 'b'], 'give one'),
+    (['--run', 'nowhere'], 'config.json'), (['--weights', 'nothing.pth', '--input', '.'], 'nothing.pth'), (['--run', 'a', '--weights', 'b'], 'give one'), (['--run', 'a', '--device', 'gpu'], '--device gpu cannot be used'),
 ])
 def test_infer_bad_input(argv, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

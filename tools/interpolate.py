@@ -35,6 +35,8 @@ def between(a, b, alpha):
 def load(args):
     """(network, weights of A, weights of B, options of A). Raises CheckpointError where B belongs to another network, saying how it differs."""
     net, config, _ = infer.load(argparse.Namespace(run=args.a, weights=None, device=args.device))
+    if config.get('task', 'restore') != 'restore':
+        raise RunError(f'{args.a} is no run of a restorer, which is what PSNR and SSIM score')
     a = {k: v.clone() for k, v in net.state_dict().items()}
     checkpoint.load_weights(net, args.b)
     return net, a, {k: v.clone() for k, v in net.state_dict().items()}, config
