@@ -25,7 +25,7 @@ def unet(*flags, **net):
 
 
 ADAMW = '--optimizer', 'adamw', '--lr', '1e-3'
-MUON = '--optimizer', 'muon', '--lr', '2e-3', '--schedule', 'cosine', '--loss', 'l1', '--last-share', '0', '--weight-decay', '0'
+MUON = '--optimizer', 'muon', '--lr', '2e-3', '--schedule', 'cosine', '--loss', 'l1', '--weight-decay', '0'
 VARIANTS = {
     # networks, as their presets have them
     'srresnet16':       ['--preset', 'srresnet16', *SHORT],
@@ -38,7 +38,7 @@ VARIANTS = {
     'srresnet16-muon':  ['--preset', 'srresnet16', *SHORT, *MUON],
     'rcan-muon':        ['--preset', 'rcan', *SHORT, *MUON],
     'swinir78-muon':    ['--preset', 'swinir78', *SHORT, *MUON],
-    'face_unaf-muon':   ['--preset', 'face_unaf', *SHORT, *MUON],
+    'face_unaf-muon':   ['--preset', 'face_unaf', *SHORT, *MUON, '--last-share', '0'],
     'rrdb_small-muon':  ['--preset', 'rrdb_small', *SHORT, *MUON],
     # small networks of this kind
     'unet':             unet(*ADAMW),
