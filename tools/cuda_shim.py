@@ -100,8 +100,8 @@ def _build(text, declared, sanitize):
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder, f'{name}.cpp'), Path(folder, f'{name}.so')
         source.write_text('\n'.join(code))
-        # No contraction: __fmul_rn and __fadd_rn must stay two roundings.
-        done = subprocess.run(['g++', '-std=c++17', '-O1' if sanitize else '-O2', '-ffp-contract=off', '-fPIC', '-shared', '-w', *(SANITIZERS if sanitize else ()),
+        # No contraction: __fmul_rn and __fadd_rn must stay two roundings. Symbolic: zlib, which some builds of torch bring into the process, has an inflate, too.
+        done = subprocess.run(['g++', '-std=c++17', '-O1' if sanitize else '-O2', '-ffp-contract=off', '-fPIC', '-shared', '-Wl,-Bsymbolic', '-w', *(SANITIZERS if sanitize else ()),
                                '-o', str(library), str(source)], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f'g++ cannot build the kernels:\n{done.stderr[:4000]}')
