@@ -62,8 +62,8 @@ PRESETS = {
     'landmarks':      dict(PARSE, task='landmarks', network='heatmap_net', net={}, loss='mse', nimg=200_000, lr=2e-3, recipe='ai6126_2024'),
     'bisenet':        dict(PARSE, network='bisenet',    net={},                                    batch=16, nimg=1_280_000, ema=2_000, optimizer='sgd', loss='ohem'),
 }
-# What published weights become where nobody brings the perceptual loss that they are for: without it the pixel loss has to hold the picture, and the discriminator,
-# which nothing else slows down, would win within a thousand images.
+# What published weights become where nobody brings the perceptual loss that they are for: without it the pixel loss has to hold the picture, and the generator
+# needs more of the adversarial loss, and a slower discriminator, for neither of the two to win at once.
 WITHOUT_FEATURES = {'esrgan_small': dict(pixel_weight=1.0, gan_weight=1e-2, discriminator_lr=1e-5)}
 DEFAULTS = dict(
     task='restore', repair=True, recipe='ai6126_2024', seed=0, size=512, data=None, val=None, lq_from_usm=True, target_usm=False, pair_pool=0, crop=None, start=None, trunk=None, accumulate=1,

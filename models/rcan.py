@@ -37,7 +37,7 @@ class RCAN(nn.Module):
 
     groups:    0: the blocks follow each other, and only the skip over all of them is left
     blocks:    per group
-    reduction: of channels in the attention
+    reduction: of channels in the attention; ValueError if it leaves none
     """
 
     def __init__(self, groups=4, blocks=6, width=64, reduction=16):

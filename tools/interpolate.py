@@ -33,7 +33,7 @@ def between(a, b, alpha):
 
 
 def load(args):
-    """(network, weights of A, weights of B, options of A). Raises CheckpointError where B belongs to another network, saying how it differs."""
+    """(network, weights of A, weights of B, options of A). Raises RunError where A is no run of a restorer, CheckpointError where B belongs to another network."""
     net, config, _ = infer.load(argparse.Namespace(run=args.a, weights=None, device=args.device))
     if config.get('task', 'restore') != 'restore':
         raise RunError(f'{args.a} is no run of a restorer, which is what PSNR and SSIM score')

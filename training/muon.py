@@ -67,7 +67,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(x):
-    """Matrices [n, rows, columns] -> about U V' of their U S V': singular values between 0.7 and 1.2, but for those that were very small beside the others, of x's dtype. On a GPU in bfloat16, whose rounding the iteration forgives."""
+    """Matrices [n, rows, columns] -> about U V' of their U S V': singular values between 0.7 and 1.2, but for those that were very small
+    beside the others, of x's dtype. On a GPU in bfloat16, whose rounding the iteration forgives."""
     wide = x.shape[1] <= x.shape[2]
     y = (x if wide else x.transpose(1, 2)).to(torch.bfloat16 if x.is_cuda else x.dtype)
     y = y / y.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
