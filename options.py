@@ -63,8 +63,8 @@ PRESETS = {
     'bisenet':        dict(PARSE, network='bisenet',    net={},                                    batch=16, nimg=1_280_000, ema=2_000, optimizer='sgd', loss='ohem'),
 }
 # What published weights become where nobody brings the perceptual loss that they are for: without it the pixel loss has to hold the picture, and the generator
-# needs more of the adversarial loss, and a slower discriminator, for neither of the two to win at once.
-WITHOUT_FEATURES = {'esrgan_small': dict(pixel_weight=1.0, gan_weight=1e-2, discriminator_lr=1e-5)}
+# needs more of the adversarial loss, and a slower discriminator that knows something before it is listened to, for neither of the two to win at once.
+WITHOUT_FEATURES = {'esrgan_small': dict(pixel_weight=1.0, gan_weight=1e-2, gan_from=512, discriminator_lr=1e-5)}
 DEFAULTS = dict(
     task='restore', repair=True, recipe='ai6126_2024', seed=0, size=512, data=None, val=None, lq_from_usm=True, target_usm=False, pair_pool=0, crop=None, start=None, trunk=None, accumulate=1,
     loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, parser=None, perceptual_weight=1.0, features='esrgan',
@@ -126,7 +126,7 @@ def parse(description, argv=None):
     a('--arch-weight-decay', type=float, help='default: 1e-3')
     a('--gan',          help=f'adversarial loss: {", ".join(adversarial.KINDS)} (default: none)')
     a('--gan-weight',   type=float, help='of the adversarial loss (default: of the preset; esrgan_small: 0.01, with --vgg or --parser the paper\'s 0.005)')
-    a('--gan-from',     type=int, help='images that the discriminator learns from before the generator listens to it (default: 0)')
+    a('--gan-from',     type=int, help='images that the discriminator learns from, at its full rate, before the generator listens to it (default: 0; esrgan_small without --vgg and --parser: 512)')
     a('--discriminator',        help=f'discriminator: {", ".join(models.DISCRIMINATORS)}')
     a('--discriminator-net',    type=json.loads, help='its arguments as JSON, e.g. \'{"width": 32}\'')
     a('--discriminator-lr',     type=float, help='its learning rate; lower it while log.jsonl tells a d_accuracy near 1 (default: --lr; esrgan_small without --vgg and --parser: 1e-5)')

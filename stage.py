@@ -61,14 +61,15 @@ class Halves:
 
 def cast(c, device):
     """{'net': the network of a run, 'discriminator': its discriminator, if it has one} as tasks.players.Player."""
-    def player(net, lr):
+    def player(net, lr, **more):
         net = net.to(device, memory_format=torch.channels_last)
-        return Player(net, net, optim.Stepper(net, optim.make(c['optimizer'], net, lr, c['weight_decay'], c['betas']), c['precision'], c['clip']), lr / c['lr'])
+        return Player(net, net, optim.Stepper(net, optim.make(c['optimizer'], net, lr, c['weight_decay'], c['betas']), c['precision'], c['clip']), lr / c['lr'], **more)
     players = {'net': player(options.network(c), c['lr'])}
     if c['task'] == 'search':
         players |= _searched(c, players['net'])
     if c['gan']:
-        players['discriminator'] = player(models.DISCRIMINATORS[c['discriminator']](**c['discriminator_net']), c['discriminator_lr'] or c['lr'])
+        lr = c['discriminator_lr'] or c['lr']                # from the first image on: while it is not listened to, nobody has to be spared
+        players['discriminator'] = player(models.DISCRIMINATORS[c['discriminator']](**c['discriminator_net']), lr, alone=(c['gan_from'], lr))
     return players
 
 

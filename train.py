@@ -146,7 +146,7 @@ def train(c, world, held):
                     waited += time.monotonic() - asked
                     with world.last([p.forward for p in playing.values()], part == c['accumulate'] - 1):
                         losses.append(backward(playing, batch, criterion, at.nimg, at.share(c), autocast, c['accumulate']))
-                bad = bad + sum(p.stepper.step(lr * p.rate) for p in playing.values())
+                bad = bad + sum(p.stepper.step(p.lr(lr, at.nimg)) for p in playing.values())
                 found |= {('architecture_' if turn else '') + k: sum(loss[k] for loss in losses) / len(losses) for k in losses[0]}
             ema.update(net, each)
             at.nimg += each
@@ -156,7 +156,7 @@ def train(c, world, held):
             spent = time.monotonic() - start
             bar.update(at.nimg, waited, at.share(c), **seen.means, lr=lr, **memory.used(device))
             if world.main:
-                record.step(at.nimg, at.share(c), seen.means, lr)
+                record.step(at.nimg, at.share(c), seen.take, lr)
         if stopped:
             save()
             say(f'\nstopped by {stopping.asked or "another process"} at {at.nimg:,} images and saved: the same command goes on from here')

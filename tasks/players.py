@@ -21,6 +21,11 @@ class Player(NamedTuple):
     stepper: Any            # training.optim.Stepper
     rate:    float = 1.0    # its learning rate in shares of the run's
     still:   Any = None     # module whose parameters get no gradients while this player learns
+    alone:   tuple = (0, 0.0)      # images before anybody listens to it, and its learning rate until then
+
+    def lr(self, lr, nimg):
+        """Its learning rate for the step after `nimg` images, where the run's is `lr`."""
+        return self.alone[1] if nimg < self.alone[0] else lr * self.rate
 
 
 class frozen:

@@ -79,6 +79,13 @@ def test_the_generator_listens_from_an_image_on(players):
     assert 'gan' not in play(players, nimg=99, gan_from=100) and 'gan' in play(players, nimg=100, gan_from=100)
 
 
+def test_a_discriminator_alone_learns_at_its_full_rate():
+    c = options.configure(options.parse('', ['--preset', 'esrgan_small', '--device', 'cpu', '--pipe', 'torch', '--out', 'nowhere', '--gan-from', '100', '--lr', '1e-3', '--discriminator-lr', '2e-4']))
+    net, discriminator = stage.cast(c, torch.device('cpu')).values()
+    assert (net.lr(0.0, 0), net.lr(5e-4, 99), net.lr(5e-4, 100)) == (0.0, 5e-4, 5e-4)
+    assert (discriminator.lr(0.0, 0), discriminator.lr(5e-4, 99), discriminator.lr(5e-4, 100)) == (2e-4, 2e-4, pytest.approx(1e-4))
+
+
 def test_the_last_loss_takes_over(players):
     del players['discriminator']
     first, last = (play(players, share=share, gan=None, last_loss='psnr', last_share=0.25)['loss'] for share in (0.74, 0.75))
@@ -150,7 +157,7 @@ def test_presets_can_be_built(preset):
 def test_without_a_perceptual_loss_other_weights_hold_the_picture(tmp_path):
     def weights(*argv):
         c = options.configure(options.parse('', ['--preset', 'esrgan_small', '--device', 'cpu', '--out', str(tmp_path / 'run'), *argv]))
-        return c['pixel_weight'], c['gan_weight'], c['discriminator_lr']
-    assert [weights(), weights('--pixel-weight', '0.1', '--discriminator-lr', '1e-4')] == [(1.0, 1e-2, 1e-5), (0.1, 1e-2, 1e-4)]
-    assert weights('--parser', 'runs/parser') == weights('--vgg', 'vgg19.pth') == (1e-2, 5e-3, None)          # of the paper
-    assert weights('--preset', 'hifacegan_16') == (0.0, 1.0, 4e-4)
+        return c['pixel_weight'], c['gan_weight'], c['gan_from'], c['discriminator_lr']
+    assert [weights(), weights('--pixel-weight', '0.1', '--discriminator-lr', '1e-4')] == [(1.0, 1e-2, 512, 1e-5), (0.1, 1e-2, 512, 1e-4)]
+    assert weights('--parser', 'runs/parser') == weights('--vgg', 'vgg19.pth') == (1e-2, 5e-3, 0, None)          # of the paper
+    assert weights('--preset', 'hifacegan_16') == (0.0, 1.0, 0, 4e-4)

@@ -88,7 +88,7 @@ def test_tensorboard_forgets_what_a_resumed_run_makes_again(tmp_path):
     for start, steps in (0, (10, 20, 30)), (20, (25, 35)):
         record = Record(tmp_path, start, restore.METRIC, print)
         for nimg in (start, *steps):
-            record.step(nimg, nimg / 100, {'loss': nimg / 10}, 1e-3)
+            record.step(nimg, nimg / 100, lambda: {'loss': nimg / 10}, 1e-3)
         record.close()
     expected = [10, 20, 25, 35]
     assert [e.step for e in EventAccumulator(str(tmp_path / 'tensorboard')).Reload().Scalars('train/loss')] == expected == [r['nimg'] for r in record.log.read()]

@@ -278,6 +278,13 @@ def test_curves(tmp_path):
     full, empty = (cv2.imread(str(tmp_path / f'{name}.png')) for name in ('full', 'empty'))
     assert full.shape == empty.shape and (full != empty).any()
     assert sorted(os.listdir(tmp_path)) == ['empty.png', 'full.png', 'one.png']
+    sheets = [tmp_path / f'{share}.png' for share in (0.5, 0.9)]
+    for path, share in zip(sheets, (0.5, 0.9)):                          # two players: a panel more, with what the discriminator is right on
+        pictures.curves(path, rows + [{'nimg': 8 * n, 'd_accuracy': share} for n in range(1, 50)])
+    low, high = (cv2.imread(str(path)) for path in sheets)
+    assert low.shape == high.shape and low.shape[0] > full.shape[0]
+    changed = np.flatnonzero((low != high).any((1, 2)))
+    assert 0 < len(changed) < 20 and np.ptp(changed) > 50                # a line that lies elsewhere, and nothing else
 
 
 def test_smoothing_of_a_constant_and_a_step():

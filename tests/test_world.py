@@ -165,10 +165,25 @@ def test_losses_are_smoothed_and_give_up():
         losses.look()
 
 
+def test_a_row_of_the_log_is_the_mean_of_its_steps():
+    losses, every = watch.Losses(1, 3, lambda row: None), [5.0, 1.0, float('nan'), 2.0, 8.0, 4.0]
+    for i, loss in enumerate(every):
+        losses.add(i, {'loss': torch.tensor(loss)} | ({'gan': torch.tensor(loss)} if i > 2 else {}), torch.tensor(float(loss != loss)))
+        if i in (0, 3, 5):
+            losses.look()
+        if i == 3:
+            assert losses.take() == {'loss': 8 / 3, 'gan': 2.0}
+    assert losses.take() == {'loss': 6.0, 'gan': 6.0} and losses.take() == {}
+
+
 def test_hints():
     rows = [{'psnr': p} for p in (26.0, 26.5, 26.4, 26.1)]
     assert watch.hints(rows[:3], 0.04, 0, restore.METRIC) == {}
     assert {k: h.split(':')[0] for k, h in watch.hints(rows, 0.2, 2, restore.METRIC).items()} == {
         'data': 'the network waits for data 20% of the time', 'validation': 'validation fell from 26.50 to 26.10 dB', 'skipped': '2 steps had no finite gradient and were left out'}
+    for share, said in (0.54, 'the discriminator is right on 54% of its pictures, the generator fools it'), (0.96, 'the discriminator is right on 96% of its pictures, the generator can learn little'):
+        assert watch.hints([{'gan': 0.1, 'd_accuracy': share}] * 10, 0, 0, restore.METRIC)['level'].startswith(said)
+    for few in [{'gan': 0.1, 'd_accuracy': 0.6}] * 9 + [{'gan': 0.1, 'd_accuracy': 0.3}], [{'gan': 0.1, 'd_accuracy': 0.5}] * 9, [{'d_accuracy': 1.0}] * 20:
+        assert 'level' not in watch.hints(few, 0, 0, restore.METRIC)          # one row out; too few; nobody listens to it yet
     falling, rising = ([{'loss': x} for x in losses] for losses in ([0.1 - 0.001 * i for i in range(30)], [0.1] * 15 + [0.14] * 15))
     assert watch.hints(falling, 0, 0, restore.METRIC) == {} and watch.hints(rising, 0, 0, restore.METRIC)['rate'].startswith('the loss rose from 0.1000 to 0.1400: the learning rate is too high')

@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from PIL import Image, ImageDraw, ImageFont
 
+from .watch import LEVEL
+
 _NAMES = ('input', 'bicubic', 'ours', 'truth')
 _GAP, _BAND, _FONT = 4, 26, 16      # pixels
 _INK, _BLUE, _GREY = '#222222', '#1f6fb4', '#8a8a8a'
@@ -54,16 +56,23 @@ def sheet(path, rows, side=256, columns=4):
 
 
 def curves(path, log_rows, metric='psnr', label='PSNR, dB'):
-    """Write a PNG with the curves of a run: loss (logarithmic, raw and smoothed), learning rate, what it is judged by, for PSNR above the line of bicubic or of the inputs.
+    """Write a PNG with the curves of a run: loss (logarithmic, raw and smoothed), learning rate, what it is judged by, for PSNR above the line of bicubic or of the inputs;
+    of two players also how often the discriminator is right, and the band in which it should be.
 
-    log_rows: dicts with 'nimg' and any of 'loss', 'lr', the metric's key, 'bicubic' (dB of bicubic enlargement on the same pictures) or 'input' (of the inputs)
+    log_rows: dicts with 'nimg' and any of 'loss', 'lr', the metric's key, 'bicubic' (dB of bicubic enlargement on the same pictures) or 'input' (of the inputs), 'd_accuracy'
     """
-    figure = Figure(figsize=(8, 8), dpi=110, layout='constrained')
-    loss, rate, quality = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.2, 3))
+    x, right = _series(log_rows, 'd_accuracy')
+    figure = Figure(figsize=(8, 9.5 if len(right) else 8), dpi=110, layout='constrained')
+    loss, *level, rate, quality = all_axes = figure.subplots(4 if len(right) else 3, 1, sharex=True, height_ratios=(3, 1.8, 1.2, 3) if len(right) else (3, 1.2, 3))
+
+    for axes in level:
+        axes.axhspan(*LEVEL, color=_GREY, alpha=0.15)
+        _thin_and_bold(axes, x, right, share=0.05)
+        axes.set_ylim(0, 1)
+        axes.set_ylabel('discriminator right')
 
     x, y = _series(log_rows, 'loss')
-    loss.plot(x, y, color=_BLUE, alpha=0.25, linewidth=0.8)
-    loss.plot(x, smooth(y), color=_BLUE, linewidth=1.6)
+    _thin_and_bold(loss, x, y)
     if (y > 0).any():
         loss.set_yscale('log')
     loss.set_ylabel('loss')
@@ -76,17 +85,17 @@ def curves(path, log_rows, metric='psnr', label='PSNR, dB'):
     x, y = _series(log_rows, metric)
     quality.plot(x, y, color=_BLUE, marker='o', markersize=3, linewidth=1.6)
     if len(y):
-        _note(quality, f'ours {y[-1]:.2f}', (x[-1], y[-1]), _BLUE)
+        quality.annotate(f'ours {y[-1]:.2f}', (x[-1], y[-1]), xytext=(0, 5), textcoords='offset points', ha='right', color=_BLUE)
     for baseline in 'bicubic', 'input':
         x, y = _series(log_rows, baseline)
         if len(y):
             quality.axhline(y[-1], color=_GREY, linestyle='--', linewidth=1.2)
-            _note(quality, f'{baseline} {y[-1]:.2f}', (x[-1], y[-1]), _GREY)
+            quality.annotate(f'{baseline} {y[-1]:.2f}', (0.01, y[-1]), xycoords=quality.get_yaxis_transform(), xytext=(0, 5), textcoords='offset points', color=_GREY)
     quality.set_ylabel(label)
     quality.set_xlabel('images')
     quality.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f'{n:,.0f}'))
 
-    for axes in (loss, rate, quality):
+    for axes in all_axes:
         axes.spines[['top', 'right']].set_visible(False)
         axes.grid(alpha=0.25, linewidth=0.6)
     save(path, figure)
@@ -97,8 +106,9 @@ def save(path, figure):
     _replace(path, lambda fresh: figure.savefig(fresh, format='png'))
 
 
-def _note(axes, text, point, color):
-    axes.annotate(text, point, xytext=(0, 5), textcoords='offset points', ha='right', color=color)
+def _thin_and_bold(axes, x, y, **more):
+    axes.plot(x, y, color=_BLUE, alpha=0.25, linewidth=0.8)
+    axes.plot(x, smooth(y, **more), color=_BLUE, linewidth=1.6)
 
 
 def _line(row, values, names, font):

@@ -21,11 +21,11 @@ class Record:
         self.log, self._board = log.Log(out), SummaryWriter(self.out / 'tensorboard', purge_step=nimg + 1)
         self.log.rewind(nimg)
 
-    def step(self, nimg, share, losses, lr):
-        """Note the smoothed losses {name: float} and the learning rate, now and then. share: of the run that is done."""
+    def step(self, nimg, share, take, lr):
+        """Note the losses and the learning rate, now and then. share: of the run that is done; take: callable, what it takes are means since it was last called, {name: float}."""
         row = int(ROWS * share)
         self._rows = row if self._rows is None else self._rows
-        if row > self._rows and losses:
+        if row > self._rows and (losses := take()):
             self._rows = row
             self.log.append(dict(nimg=nimg) | losses | dict(lr=lr))
             self._scalars(nimg, {f'train/{k}': v for k, v in losses.items()} | {'train/lr': lr})

@@ -3,6 +3,8 @@ import torch
 
 from .run import RunError
 
+LEVEL = 0.55, 0.95       # shares of right judgements between which discriminator and generator learn from each other
+
 
 class Losses:
     """Loss of every step since the last look. Reading one makes a GPU wait, so they are read together.
@@ -15,6 +17,7 @@ class Losses:
     def __init__(self, each, most, note):
         self._each, self._most, self._note, self._seen, self._row = each, most, note, [], 0
         self.means = {}                          # {name: float} smoothed; empty until a finite one was seen
+        self._since = {}                         # {name: (sum, steps)} since the last take()
 
     def __len__(self):
         return len(self._seen)
@@ -42,7 +45,14 @@ class Losses:
         for name, seen in sums.items():
             mean = sum(seen) / len(seen)
             self.means[name] = (self.means.get(name, mean) + mean) / 2
+            before = self._since.get(name, (0.0, 0))
+            self._since[name] = before[0] + sum(seen), before[1] + len(seen)
         return self.means
+
+    def take(self):
+        """Means of all finite steps that were looked at since the last take -> {name: float}; {} if there were none."""
+        taken, self._since = {name: total / steps for name, (total, steps) in self._since.items()}, {}
+        return taken
 
 
 def hints(rows, wait, skipped, metric):
@@ -55,6 +65,11 @@ def hints(rows, wait, skipped, metric):
         said['data'] = f'the network waits for data {wait:.0%} of the time: a --cache that holds the images, more --threads or a cheaper --recipe help'
     if len(quality) >= 3 and quality[-1] < max(quality) - metric.fall and quality[-1] < quality[-2]:
         said['validation'] = f'validation fell from {max(quality):.2f} to {quality[-1]:.2f} {metric.unit}: too few images for so long a run, or too high a --lr'
+    right = [r['d_accuracy'] for r in rows if 'd_accuracy' in r and 'gan' in r][-10:]
+    if len(right) == 10 and not LEVEL[0] <= (mean := sum(right) / 10) <= LEVEL[1]:
+        said['level'] = f'the discriminator is right on {mean:.0%} of its pictures, ' + (
+            'the generator can learn little from it: a lower --discriminator-lr or a higher --gan-weight helps' if mean > LEVEL[1] else
+            'the generator fools it: a higher --discriminator-lr or a lower --gan-weight helps')
     means = [sum(loss[i:i + 10]) / 10 for i in range(len(loss) - 9)]
     if means and 0 < 1.3 * min(means) < means[-1]:          # a logarithm may be negative, and says nothing so
         said['rate'] = f'the loss rose from {min(means):.4f} to {means[-1]:.4f}: the learning rate is too high, start afresh with half the --lr'
