@@ -64,11 +64,11 @@ PRESETS = {
 }
 # What published weights become where nobody brings the perceptual loss that they are for: without it the pixel loss has to hold the picture, and the generator
 # needs more of the adversarial loss, and a slower discriminator that knows something before it is listened to, for neither of the two to win at once.
-WITHOUT_FEATURES = {'esrgan_small': dict(pixel_weight=1.0, gan_weight=1e-2, gan_from=512, discriminator_lr=1e-5)}
+WITHOUT_FEATURES = {'esrgan_small': dict(pixel_weight=1.0, gan_weight=1.25e-2, gan_from=1024, gan_level=0.75, discriminator_lr=1e-5)}
 DEFAULTS = dict(
     task='restore', repair=True, recipe='ai6126_2024', seed=0, size=512, data=None, val=None, lq_from_usm=True, target_usm=False, pair_pool=0, crop=None, start=None, trunk=None, accumulate=1,
     loss='l1', pixel_weight=1.0, last_loss=None, last_share=0.2, vgg=None, parser=None, perceptual_weight=1.0, features='esrgan',
-    gan=None, gan_weight=0.1, gan_from=0, discriminator=None, discriminator_net={}, discriminator_lr=None, matching_weight=None, r1=0.0,
+    gan=None, gan_weight=0.1, gan_from=0, gan_level=None, discriminator=None, discriminator_net={}, discriminator_lr=None, matching_weight=None, r1=0.0,
     optimizer='adamw', betas=None, weight_decay=0.0, schedule='cosine', warmup=0.03, milestones=[0.5, 0.75], periods=[1, 1], weights=[1], tail=0.0, clip=1.0, keep=3,
     arch=None, prior=None, drop_priors=None, multi_prior_weight=0.0, landmarks=None, search_from=0.1, arch_lr=1e-3, arch_weight_decay=1e-3, lpips=None, compile=False, deterministic=False, cache='auto', decode='auto', save_minutes=5.0)
 
@@ -125,8 +125,10 @@ def parse(description, argv=None):
     a('--arch-lr',      type=float, help='peak learning rate of the architecture, with Adam (default: 1e-3)')
     a('--arch-weight-decay', type=float, help='default: 1e-3')
     a('--gan',          help=f'adversarial loss: {", ".join(adversarial.KINDS)} (default: none)')
-    a('--gan-weight',   type=float, help='of the adversarial loss (default: of the preset; esrgan_small: 0.01, with --vgg or --parser the paper\'s 0.005)')
-    a('--gan-from',     type=int, help='images that the discriminator learns from, at its full rate, before the generator listens to it (default: 0; esrgan_small without --vgg and --parser: 512)')
+    a('--gan-weight',   type=float, help='of the adversarial loss (default: of the preset; esrgan_small: 0.0125, with --vgg or --parser the paper\'s 0.005)')
+    a('--gan-from',     type=int, help='images that the discriminator learns from, at its full rate, before the generator listens to it (default: 0; esrgan_small without --vgg and --parser: 1024)')
+    a('--gan-level',    type=float, help='hold the discriminator near this share of right judgements: the adversarial loss weighs more while it is right more often, less while less '
+                             '(default: off; esrgan_small without --vgg and --parser: 0.75)')
     a('--discriminator',        help=f'discriminator: {", ".join(models.DISCRIMINATORS)}')
     a('--discriminator-net',    type=json.loads, help='its arguments as JSON, e.g. \'{"width": 32}\'')
     a('--discriminator-lr',     type=float, help='its learning rate; lower it while log.jsonl tells a d_accuracy near 1 (default: --lr; esrgan_small without --vgg and --parser: 1e-5)')
@@ -303,6 +305,8 @@ def _check_gan(c):
         return
     if not c['discriminator']:
         raise RunError(f'--gan {c["gan"]} needs a discriminator: --discriminator {" or ".join(models.DISCRIMINATORS)}')
+    if c['gan_level'] is not None and not 0.5 < c['gan_level'] < 1:
+        raise RunError(f'--gan-level {c["gan_level"]}: a share of right judgements above 0.5, which is chance, and below 1')
     if c['discriminator'] == 'modified_vgg' and (c['crop'] or c['size']) != 128:
         raise RunError('--discriminator modified_vgg takes 128x128 pixels: give --crop 128, or another --discriminator')
     if c['discriminator'] == 'modified_vgg' and c['r1']:

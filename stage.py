@@ -12,7 +12,7 @@ from dali_pipes import degrade, stream
 from dali_pipes.priors import landmarks
 from losses import features
 from tasks import search
-from tasks.players import Player, backward, turns
+from tasks.players import Level, Player, backward, turns
 from training import checkpoint, optim, run
 from training.run import RunError
 
@@ -69,7 +69,8 @@ def cast(c, device):
         players |= _searched(c, players['net'])
     if c['gan']:
         lr = c['discriminator_lr'] or c['lr']                # from the first image on: while it is not listened to, nobody has to be spared
-        players['discriminator'] = player(models.DISCRIMINATORS[c['discriminator']](**c['discriminator_net']), lr, alone=(c['gan_from'], lr))
+        players['discriminator'] = player(models.DISCRIMINATORS[c['discriminator']](**c['discriminator_net']), lr, alone=(c['gan_from'], lr),
+                                          level=Level(c['gan_level'], device) if c['gan_level'] else None)
     return players
 
 

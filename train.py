@@ -80,6 +80,8 @@ def train(c, world, held):
         for name, p in players.items():
             p.net.load_state_dict(tensors[name])
             p.stepper.load_state_dict(state['steppers'][name])
+            if p.level:
+                p.level.accuracy.copy_(state['levels'][name])
         ema.load_state_dict({'n': state['ema_n'], 'net': tensors['ema']})
         at = At(**state['at'])
     elif world.main:
@@ -102,7 +104,8 @@ def train(c, world, held):
     def save():
         if world.main:
             checkpoint.save(c['out'], at.nimg, {name: p.net.state_dict() for name, p in players.items()} | {'ema': ema.net.state_dict()},
-                            dict(steppers={name: p.stepper.state_dict() for name, p in players.items()}, ema_n=ema.n, at=asdict(at)))
+                            dict(steppers={name: p.stepper.state_dict() for name, p in players.items()},
+                                 levels={name: p.level.accuracy for name, p in players.items() if p.level}, ema_n=ema.n, at=asdict(at)))
         world.barrier()
 
     def validate():
@@ -148,6 +151,8 @@ def train(c, world, held):
                         losses.append(backward(playing, batch, criterion, at.nimg, at.share(c), autocast, c['accumulate']))
                 bad = bad + sum(p.stepper.step(p.lr(lr, at.nimg)) for p in playing.values())
                 found |= {('architecture_' if turn else '') + k: sum(loss[k] for loss in losses) / len(losses) for k in losses[0]}
+            if 'discriminator' in players and players['discriminator'].level:
+                players['discriminator'].level.add(world.mean(found['d_accuracy']), each)
             ema.update(net, each)
             at.nimg += each
             seen.add(at.nimg, found, bad)

@@ -3,6 +3,7 @@ import contextlib
 from collections import deque
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 
@@ -22,10 +23,32 @@ class Player(NamedTuple):
     rate:    float = 1.0    # its learning rate in shares of the run's
     still:   Any = None     # module whose parameters get no gradients while this player learns
     alone:   tuple = (0, 0.0)      # images before anybody listens to it, and its learning rate until then
+    level:   Any = None     # Level, of a discriminator that is held at one
 
     def lr(self, lr, nimg):
         """Its learning rate for the step after `nimg` images, where the run's is `lr`."""
         return self.alone[1] if nimg < self.alone[0] else lr * self.rate
+
+
+class Level:
+    """Keeps a discriminator near a share of right judgements: the more often it is right, the more its generator hears of it.
+
+    A proportional control of one weight, as BEGAN has for its two losses (Berthelot et al., 2017, section 3.3). Nothing of it makes a GPU wait.
+
+    aim: share of right judgements with which the adversarial loss has the weight that the user gave it
+    """
+    STRENGTH, HORIZON = 3.0, 64      # the weight doubles with a share of 0.23 more; images over which the share is averaged
+
+    def __init__(self, aim, device):
+        self.aim, self.accuracy = aim, torch.full((), aim, device=device)
+
+    def factor(self):
+        """Of the adversarial loss's weight, a scalar on the device."""
+        return torch.exp(self.STRENGTH * (self.accuracy - self.aim))
+
+    def add(self, accuracy, images):
+        """Take note of the share of right judgements, a scalar on the device, in a step of so many images."""
+        self.accuracy += (accuracy - self.accuracy) * min(images / self.HORIZON, 1.0)
 
 
 class frozen:
@@ -62,6 +85,8 @@ def backward(players, batch, criterion, nimg, share, autocast, parts=1):
         with autocast():
             output = player.forward(batch.input)
             found = criterion.net(output, batch, discriminator and discriminator.net, nimg, share)
+            if 'gan' in found and discriminator.level:
+                found['gan'] = found['gan'] * discriminator.level.factor()
             total = sum(found.values())
         player.stepper.backward(total / parts)
     found = {'loss': total} | (found if len(found) > 1 else {})

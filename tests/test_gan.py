@@ -1,5 +1,6 @@
 """Two players: who gets which gradients, when, and that a run of them resumes to the bit."""
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -86,6 +87,19 @@ def test_a_discriminator_alone_learns_at_its_full_rate():
     assert (discriminator.lr(0.0, 0), discriminator.lr(5e-4, 99), discriminator.lr(5e-4, 100)) == (2e-4, 2e-4, pytest.approx(1e-4))
 
 
+def test_a_level_weighs_the_adversarial_loss_only(players):
+    players['discriminator'].net.eval()
+    plain, level = play(players), players_module.Level(0.75, 'cpu')
+    held = {name: p._replace(level=level if name == 'discriminator' else None) for name, p in players.items()}
+    for accuracy, images, mean in (0.75, 8, 0.75), (0.35, 32, 0.55), (1.0, 64, 1.0), (0.25, 256, 0.25):      # over 64 images; a larger step counts alone
+        level.add(torch.tensor(accuracy), images)
+        assert level.accuracy.item() == pytest.approx(mean, abs=1e-7)
+        found = play(held)
+        assert found['gan'] / plain['gan'] == pytest.approx(math.exp(3 * (mean - 0.75)), rel=1e-6)
+        assert all(found[k] == plain[k] for k in ('pixel', 'd', 'd_accuracy')) and found['loss'] == found['pixel'] + found['gan']
+    assert 'gan' not in play(held, nimg=0, gan_from=1)
+
+
 def test_the_last_loss_takes_over(players):
     del players['discriminator']
     first, last = (play(players, share=share, gan=None, last_loss='psnr', last_share=0.25)['loss'] for share in (0.74, 0.75))
@@ -113,7 +127,7 @@ def test_parts_of_a_step_add_up(players):
 
 def test_a_run_starts_from_another_and_resumes_to_the_bit(data, tmp_path):
     assert train.main(flags(data, tmp_path / 'psnr', nimg=8, ticks=1, network=GAN['network'], net=GAN['net'])) == 0
-    whole, killed = (flags(data, tmp_path / name, start=tmp_path / 'psnr', nimg=160, ticks=8, **GAN) for name in ('whole', 'killed'))
+    whole, killed = (flags(data, tmp_path / name, start=tmp_path / 'psnr', nimg=160, ticks=8, gan_level=0.8, **GAN) for name in ('whole', 'killed'))
     assert train.main(whole) == 0
     rows = [json.loads(line) for line in (tmp_path / 'whole/log.jsonl').read_text().splitlines()]
     assert any({'loss', 'pixel', 'gan', 'd', 'd_accuracy'} <= r.keys() for r in rows)
@@ -130,7 +144,7 @@ def test_a_run_starts_from_another_and_resumes_to_the_bit(data, tmp_path):
 
 
 @pytest.mark.parametrize('more, said', [
-    (dict(discriminator='unet_ns'), "did you mean 'unet_sn'"), (dict(gan='wgan'), 'unknown gan'), (dict(discriminator='modified_vgg'), '--crop 128'),
+    (dict(discriminator='unet_ns'), "did you mean 'unet_sn'"), (dict(gan='wgan'), 'unknown gan'), (dict(gan_level=0.5), 'above 0.5, which is chance'), (dict(discriminator='modified_vgg'), '--crop 128'),
     (dict(discriminator_net='{"widht": 8}'), 'widht'), (dict(crop=30), '--crop 30'), (dict(net='{"blocks": []}', network='unet'), '--net'), (dict(start='nowhere'), 'nowhere'),
     (dict(vgg='none.pth'), 'none.pth'), (dict(discriminator='patchgan', discriminator_net='{"channels": 4}'), 'or alone (3)'),
     (dict(discriminator='modified_vgg', crop=128, size=128, r1=1.0), '--discriminator unet_sn'),
@@ -157,7 +171,7 @@ def test_presets_can_be_built(preset):
 def test_without_a_perceptual_loss_other_weights_hold_the_picture(tmp_path):
     def weights(*argv):
         c = options.configure(options.parse('', ['--preset', 'esrgan_small', '--device', 'cpu', '--out', str(tmp_path / 'run'), *argv]))
-        return c['pixel_weight'], c['gan_weight'], c['gan_from'], c['discriminator_lr']
-    assert [weights(), weights('--pixel-weight', '0.1', '--discriminator-lr', '1e-4')] == [(1.0, 1e-2, 512, 1e-5), (0.1, 1e-2, 512, 1e-4)]
-    assert weights('--parser', 'runs/parser') == weights('--vgg', 'vgg19.pth') == (1e-2, 5e-3, 0, None)          # of the paper
-    assert weights('--preset', 'hifacegan_16') == (0.0, 1.0, 0, 4e-4)
+        return c['pixel_weight'], c['gan_weight'], c['gan_from'], c['gan_level'], c['discriminator_lr']
+    assert [weights(), weights('--pixel-weight', '0.1', '--discriminator-lr', '1e-4')] == [(1.0, 1.25e-2, 1024, 0.75, 1e-5), (0.1, 1.25e-2, 1024, 0.75, 1e-4)]
+    assert weights('--parser', 'runs/parser') == weights('--vgg', 'vgg19.pth') == (1e-2, 5e-3, 0, None, None)          # of the paper
+    assert weights('--preset', 'hifacegan_16') == (0.0, 1.0, 0, None, 4e-4)

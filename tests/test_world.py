@@ -37,6 +37,7 @@ with World(torch.device('cpu')) as world:
         batch = next(pipe)
     restore.LOSSES['l1'](forward(batch.input), batch.target).backward()
     samples = sorted(world.gather(batch.sample.tolist()))
+    assert world.mean(torch.tensor(0.5 + world.rank)) == world.size / 2
     if world.main:
         torch.save({'samples': samples, 'gradients': {k: p.grad for k, p in net.named_parameters()}}, sys.argv[4])
 '''

@@ -238,7 +238,9 @@ def _adversarial(c):
     weights = {'the pixel loss': c['pixel_weight'], f'a {kind} adversarial loss': c['gan_weight'], "the difference of the discriminator's feature maps": c.get('matching_weight'),
                f'a perceptual loss on {"VGG19" if c["vgg"] else "a parser"}': c['perceptual_weight'] if c['vgg'] or c.get('parser') else 0}
     return (f' Weights: {", ".join(f"{name} {w:g}" for name, w in weights.items() if w)}. The discriminator is {c["discriminator"]}'
-            + ('; training started from given weights.' if c['start'] else '.'))
+            + (f', which learned from {c["gan_from"]:,} images before the generator listened to it' if c['gan_from'] else '')
+            + ('; training started from given weights.' if c['start'] else '.')
+            + (f' The adversarial weight rises and falls with what it is right on, to hold that near {c["gan_level"]:.0%} of its pictures.' if c.get('gan_level') else ''))
 
 
 def _results(page, scores, rows):

@@ -95,6 +95,14 @@ class World:
         self._do(dist.all_reduce, words, dist.ReduceOp.MAX, group=self._control)
         return bool(words[0]), bool(words[1]), float(words[2])
 
+    def mean(self, value):
+        """The mean of a scalar tensor over all processes, everywhere; a GPU is not waited for."""
+        if self.size == 1:
+            return value
+        value = value / self.size
+        self._do(dist.all_reduce, value)
+        return value
+
     def gather(self, items):
         """Lists of all processes, one after the other, everywhere."""
         if self.size == 1:
