@@ -128,7 +128,7 @@ def parse(description, argv=None):
     a('--gan-weight',   type=float, help='of the adversarial loss (default: of the preset; esrgan_small: 0.0125, with --vgg or --parser the paper\'s 0.005)')
     a('--gan-from',     type=int, help='images that the discriminator learns from, at its full rate, before the generator listens to it (default: 0; esrgan_small without --vgg and --parser: 1024)')
     a('--gan-level',    type=float, help='hold the discriminator near this share of right judgements: the adversarial loss weighs more while it is right more often, less while less '
-                             '(default: off; esrgan_small without --vgg and --parser: 0.75)')
+                             '(default: 0, off; esrgan_small without --vgg and --parser: 0.75)')
     a('--discriminator',        help=f'discriminator: {", ".join(models.DISCRIMINATORS)}')
     a('--discriminator-net',    type=json.loads, help='its arguments as JSON, e.g. \'{"width": 32}\'')
     a('--discriminator-lr',     type=float, help='its learning rate; lower it while log.jsonl tells a d_accuracy near 1 (default: --lr; esrgan_small without --vgg and --parser: 1e-5)')
@@ -163,20 +163,24 @@ def parse(description, argv=None):
     return p.parse_args(argv)
 
 
+def of_preset(name, c):
+    """What a preset says for a run with options like these."""
+    return PRESETS[name] | ({} if c.get('vgg') or c.get('parser') else WITHOUT_FEATURES.get(name, {}))
+
+
 def configure(args):
     """Flags and preset -> the options that define the run, as in config.json."""
     preset = run.choose(args.preset or ('unet' if args.data else 'demo'), PRESETS, 'preset')
     given = {k: v for k, v in vars(args).items() if v is not None and k != 'dry_run'}
     c = DEFAULTS | dict(format=run.FORMAT, pipe=_default_pipe, out=f'runs/{preset}', precision=default_precision, threads=os.cpu_count(),
                         device='cuda' if torch.cuda.is_available() else 'cpu')
-    c |= PRESETS[preset] | given | {'preset': preset}
+    c |= of_preset(preset, given) | given | {'preset': preset}
     if 'nimg' in given or 'minutes' in given:                # one of the two is the length
         c |= {k: given.get(k) for k in ('nimg', 'minutes')}
         if all(k in given for k in ('nimg', 'minutes')):
             raise RunError('--nimg and --minutes are two lengths of one run: give one')
     c |= {'nimg': c.get('nimg'), 'minutes': c.get('minutes')}
-    if not (c['vgg'] or c['parser']):
-        c |= {k: v for k, v in WITHOUT_FEATURES.get(preset, {}).items() if k not in given}
+    c['gan_level'] = c['gan_level'] or None                  # 0: off
     c |= {k: v for k, v in run.stored(c['out']).items() if k in ('threads', 'precision') and k not in given}      # bits depend on them
     c = {k: v(c) if callable(v) else v for k, v in c.items()}
     _check_names(c)
@@ -285,6 +289,8 @@ def _check_losses(c):
     if c['task'] in MASKED:
         if c['gan'] or c['vgg'] or c['parser'] or c['lpips'] or c['crop'] or c['last_loss']:
             raise RunError(f'--preset {c["preset"]} trains {"a parser" if c["task"] == "parse" else "on masks"}: --gan, --vgg, --parser, --lpips, --crop and --last-loss are for restorers')
+        if c['target_usm'] or not c['lq_from_usm']:
+            raise RunError(f'--preset {c["preset"]}: --target-usm and --no-lq-from-usm are for restorers')
         return
     if c['task'] == 'search' and (c['gan'] or not 0 <= c['search_from'] < 1):
         raise RunError(f'--gan {c["gan"]} is for restorers, not for a search' if c['gan'] else f'--search-from {c["search_from"]}: a share of the run is wanted, from 0 to below 1')
@@ -292,8 +298,8 @@ def _check_losses(c):
         if c[k] is not None and c[k] < 0:
             raise RunError(f'--{k.replace("_", "-")} {c[k]}: must not be negative')
     if not (c['pixel_weight'] or c['vgg'] or c['parser'] or c['gan'] and not c['gan_from']):
-        raise RunError('--pixel-weight 0 leaves nothing to learn from' + (f' in the first {c["gan_from"]} images (--gan-from)' if c['gan'] else '')
-                       + ': give it a weight, or a perceptual loss (--vgg, --parser)' + ('' if c['gan'] else ', or --gan'))
+        raise RunError('--pixel-weight 0 leaves nothing to learn from' + (f' in the first {c["gan_from"]} images: --gan-from 0 lets the generator listen at once; or' if c['gan'] else ':')
+                       + ' give it a weight, or a perceptual loss (--vgg, --parser)' + ('' if c['gan'] else ', or --gan'))
     if c['last_loss'] and not c['pixel_weight']:
         raise RunError(f'--last-loss {c["last_loss"]} takes the place of a pixel loss, and --pixel-weight is 0: give it a weight')
 
@@ -306,7 +312,7 @@ def _check_gan(c):
     if not c['discriminator']:
         raise RunError(f'--gan {c["gan"]} needs a discriminator: --discriminator {" or ".join(models.DISCRIMINATORS)}')
     if c['gan_level'] is not None and not 0.5 < c['gan_level'] < 1:
-        raise RunError(f'--gan-level {c["gan_level"]}: a share of right judgements above 0.5, which is chance, and below 1')
+        raise RunError(f'--gan-level {c["gan_level"]}: a share of right judgements above 0.5, which is chance, and below 1; 0 is off')
     if c['discriminator'] == 'modified_vgg' and (c['crop'] or c['size']) != 128:
         raise RunError('--discriminator modified_vgg takes 128x128 pixels: give --crop 128, or another --discriminator')
     if c['discriminator'] == 'modified_vgg' and c['r1']:

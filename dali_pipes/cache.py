@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import zlib
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,11 +24,12 @@ def make(mode, images, size, device, say=print, folder=None, channels=3, tall=1)
 
     mode: 'gpu'; 'host' (pinned where there is a GPU); 'file' (in `folder`, default manifest.cache_folder(); shared by processes and by later runs); 'off';
           'auto': the GPU if everything fits in SHARE of its free memory, else host memory by the same rule, else none; says which and why
+    Processes that torchrun starts on one machine keep images each for itself, so each has its part of the host memory.
     Raises DataError: a GPU that is not there, too little memory, a folder that cannot be written.
     """
     each, gpu = size * size * channels * tall, device.type == 'cuda'
     need = len(images) * each
-    free = {'host': available_memory(), **({'gpu': torch.cuda.mem_get_info(device)[0]} if gpu else {})}
+    free = {'host': available_memory() // int(os.environ.get('LOCAL_WORLD_SIZE', 1)), **({'gpu': torch.cuda.mem_get_info(device)[0]} if gpu else {})}
     if mode == 'auto':
         mode = next((m for m in ('gpu', 'host') if m in free and need <= SHARE * free[m]), 'off')
         room = ', '.join(f'{SHARE:.0%} of {_gb(b)} {"available host" if m == "host" else "free GPU"} memory' for m, b in free.items())
@@ -44,13 +46,33 @@ def make(mode, images, size, device, say=print, folder=None, channels=3, tall=1)
     return Memory(len(images), size, device, on_gpu=mode == 'gpu', channels=channels, tall=tall)
 
 
-def available_memory():
-    """Bytes of host memory that can be had without swapping; all of it where the system does not tell."""
+def available_memory(groups='/sys/fs/cgroup', member='/proc/self/cgroup'):
+    """Bytes of host memory that can be had without swapping and within the limits of a container or batch job; all of it where the system does not tell."""
     try:
         with open('/proc/meminfo') as f:
-            return next(int(line.split()[1]) << 10 for line in f if line.startswith('MemAvailable'))
+            free = next(int(line.split()[1]) << 10 for line in f if line.startswith('MemAvailable'))
     except (OSError, StopIteration):
-        return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+        free = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    return min([free, *_rooms(groups, member)])
+
+
+def _rooms(groups, member):
+    """Bytes that each control group with a limit still allows this process: its own and those above it, of version 2 (memory.max) or 1 (memory.limit_in_bytes)."""
+    try:
+        lines = Path(member).read_text().splitlines()
+    except OSError:
+        return
+    for _, controllers, path in (line.split(':', 2) for line in lines):
+        if controllers not in ('', 'memory'):
+            continue
+        root, limit, used = (groups, 'memory.max', 'memory.current') if not controllers else (f'{groups}/memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes')
+        for part in (path, *map(str, Path(path).parents)):
+            try:
+                said, taken, stat = (Path(root + part, name).read_text() for name in (limit, used, 'memory.stat'))
+                kept = dict(line.split() for line in stat.splitlines())      # files that the kernel keeps and would give back
+                yield max(int(said) - int(taken) + int(kept.get('total_inactive_file', kept.get('inactive_file', 0))), 0)
+            except (OSError, ValueError):        # no limit here ('max'), or none that can be read: in a container paths begin elsewhere
+                continue
 
 
 def _gb(n):

@@ -134,9 +134,17 @@ def pairs_in(found):
     return next((folder for folder, names in sorted(above.items()) if not any(names.isdisjoint(side) for side in SIDES)), None)
 
 
+def listed(folder):
+    """Sorted names in a folder, [] if it is none. Raises DataError where it may not be read."""
+    try:
+        return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    except OSError as e:
+        raise DataError(f'{shown(folder)} cannot be listed: {e.strerror}') from e
+
+
 def is_paired(folder, both=False):
     """Whether a folder has one of the sub-folders that `scan_pairs` needs, or both."""
-    found = {e.lower() for e in os.listdir(folder)} if os.path.isdir(folder) else ()
+    found = {e.lower() for e in listed(folder)}
     return (all if both else any)(not found.isdisjoint(names) for names in SIDES) if found else False
 
 
@@ -147,7 +155,7 @@ def scan_pairs(folder, scale, *, size=None, strict=True, verify=False, cache_dir
     """
     folder, sides = os.fspath(folder), []
     for names in SIDES:
-        found = [e for e in (sorted(os.listdir(folder)) if os.path.isdir(folder) else ()) if e.lower() in names]
+        found = [e for e in listed(folder) if e.lower() in names]
         if len(found) != 1:
             wanted, has = ' or '.join(n.upper() for n in names), ', '.join(found) or 'none'
             raise DataError(f'{shown(folder)}: needs one sub-folder {wanted}, has {has}')

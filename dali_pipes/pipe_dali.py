@@ -153,7 +153,7 @@ class DaliPairs(DaliLoader):
         files = super()._next_files()
         try:
             used = self._planned[self._fed - 1][2]
-            self._beside.append(np.stack(list(self._options.pool.map(self._options.reader.beside, used.tolist()))))
+            self._beside.append(self._options.reader.all_beside(used.tolist(), self._options.pool))
         except Exception as e:
             self._error = e
             raise

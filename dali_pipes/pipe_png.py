@@ -217,5 +217,4 @@ class PngPairs(PngLoader):
     """The same of pictures with something beside them, which our threads decode."""
 
     def _complete(self, pixels, used):
-        beside = np.stack(list(self._options.pool.map(self._reader.beside, used)))
-        return torch.cat([pixels, there(beside, pixels.device)], 3)
+        return torch.cat([pixels, there(self._reader.all_beside(used, self._options.pool), pixels.device)], 3)

@@ -11,8 +11,8 @@ from .manifest import DataError, some
 class Reader:
     """Files by number, a bad one replaced by the next good one in manifest order (the first after the last).
 
-    images: list of Image; size: training size. A file is judged at first sight and never again; one that scan(verify=True)
-    decoded is only walked. The replacement is a function of the files, not of the order of asking. Threads may share a Reader,
+    images: list of Image; size: training size. A file is walked whenever it is read, and decoded for judgement at first sight, unless scan(verify=True)
+    did that. The replacement is a function of the files, not of the order of asking. Threads may share a Reader,
     processes get a copy that judges and reports for itself.
     """
 
@@ -95,12 +95,11 @@ class Reader:
         image = self.images[index]
         try:
             data = read_bytes(*image.where)
-            if index not in self._good:
-                self.suits(*check(data)[1:3])
-                if decodes:
-                    if not image.sound:
-                        sound(data)
-                    self._good.add(index)
+            self.suits(*check(data)[1:3])        # always: a decoder of a whole batch ends with the one file that changed meanwhile
+            if decodes and index not in self._good:
+                if not image.sound:
+                    sound(data)
+                self._good.add(index)
             return data
         except OSError as e:
             self._bad[index] = f'cannot be read: {e.strerror}'
@@ -123,6 +122,15 @@ class PairReader(Reader, abc.ABC):
     @abc.abstractmethod
     def beside(self, index):
         """[size, size, k] uint8. Raises OSError, BadFile."""
+
+    def all_beside(self, used, pool):
+        """[B, size, size, k] uint8 beside pictures that are decoded elsewhere, too late to replace one. Raises DataError for what changed on disk since it was judged."""
+        def one(index):
+            try:
+                return self.beside(index)
+            except (OSError, BadFile) as e:
+                raise DataError(f'{shown(self.images[index].path)}: {self.reason(index, e)}; it was good when the run began: put it back, and the same command goes on') from e
+        return np.stack(list(pool.map(one, used)))
 
     @abc.abstractmethod
     def reason(self, index, error):

@@ -123,6 +123,8 @@ def _load_pairs(c, say, bar, points=None):
         train, drawn = scan(c['data']), None
     sets = {}
     for name, path in named:
+        if name in sets:
+            raise manifest.DataError(f'--val {name}: two validation sets of that name; give NAME=PATH')
         if path is None:
             held = drawn
         elif _is_count(path):
@@ -163,7 +165,10 @@ def _named(val):
 
 def _draw(size, name, count, seed, bar):
     folder = manifest.cache_folder() / f'faces-{size}-v{faces.VERSION}' / name
-    faces.write(folder, count, first_seed=seed, size=size, progress=bar(f'drawing {count} synthetic faces ({name})'))
+    try:
+        faces.write(folder, count, first_seed=seed, size=size, progress=bar(f'drawing {count} synthetic faces ({name})'))
+    except (FileExistsError, RuntimeError) as e:
+        raise manifest.DataError(f'synthetic faces: {e}') from e
     return folder / 'images'
 
 

@@ -89,7 +89,7 @@ def backward(players, batch, criterion, nimg, share, autocast, parts=1):
                 found['gan'] = found['gan'] * discriminator.level.factor()
             total = sum(found.values())
         player.stepper.backward(total / parts)
-    found = {'loss': total} | (found if len(found) > 1 else {})
+    found = {'loss': total} | (found if len(found) > 1 or discriminator else {})
     if discriminator:
         with autocast():
             more, right = criterion.discriminator(discriminator.forward, output, batch)

@@ -167,6 +167,33 @@ def test_auto_takes_the_host_if_it_fits_and_says_why(images, monkeypatch):
     assert cache.make('off', images, SIZE, CPU) is None
 
 
+def test_limits_of_containers_and_jobs_count(tmp_path):
+    def group(folder, limit, used, stat, names=('memory.max', 'memory.current')):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in zip((*names, 'memory.stat'), (limit, used, stat)):
+            (folder / name).write_text(f'{text}\n')
+    member, groups = tmp_path / 'member', tmp_path / 'groups'
+    room = lambda line: (member.write_text(line + '\n'), cache.available_memory(str(groups), str(member)))[1]      # noqa: E731
+    free = cache.available_memory(str(tmp_path / 'none'), str(tmp_path / 'none'))
+    assert free > 1 << 20
+    group(groups / 'job/step', 'max', 900, 'inactive_file 0')
+    group(groups / 'job', 5000, 4000, 'anon 3000\ninactive_file 700')
+    assert room('0::/job/step') == 1700 and room('0::/elsewhere') > 1 << 20            # of the group above; files that are only kept do not count
+    group(groups / 'job/step', 4500, 4400, 'inactive_file 0')
+    assert room('0::/job/step') == 100                                               # the narrowest counts
+    group(groups, 3000, 3100, 'inactive_file 0')                                     # a container sees its own group as the root
+    assert room('0::/elsewhere') == 0
+    group(groups / 'memory/job', 6000, 4000, 'total_inactive_file 10', ('memory.limit_in_bytes', 'memory.usage_in_bytes'))
+    assert room('4:memory:/job/step\n3:cpu:/job') == 2010
+
+
+def test_processes_of_one_machine_share_its_memory(images, monkeypatch):
+    monkeypatch.setattr(cache, 'available_memory', lambda: COUNT * SIZE * SIZE * 3 / cache.SHARE + 9)
+    assert isinstance(cache.make('auto', images, SIZE, CPU, str), cache.Memory)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    assert cache.make('auto', images, SIZE, CPU, str) is None
+
+
 def test_what_cannot_be(images, tmp_path, monkeypatch):
     with pytest.raises(manifest.DataError, match='--cache gpu: there is no GPU'):
         cache.make('gpu', images, SIZE, CPU)

@@ -124,6 +124,16 @@ def test_write_and_resume(tmp_path):
         assert np.abs(np.array(points[path.name]) - drawn.landmarks).max() < 1e-3
     whole = _bytes(tmp_path)
 
+    # Half a file of a process that was killed goes, that of one that still draws stays.
+    ours, theirs = (tmp_path / f'images/00009.png.{pid}.part' for pid in (os.getpid(), 1 << 30))
+    for part in ours, theirs:
+        part.write_bytes(b'half')
+    (tmp_path / 'landmarks.json').unlink()
+    faces.write(tmp_path, 4, 10, 64, workers=1)
+    assert ours.exists() and not theirs.exists() and _bytes(tmp_path).keys() > whole.keys()
+    ours.unlink()
+    calls.clear()
+
     # Killed half-way: no word of completion, one image and one mask missing. Only those are drawn again.
     state = json.loads((tmp_path / 'done.json').read_text())
     (tmp_path / 'done.json').write_text(json.dumps({**state, 'complete': False}))

@@ -45,6 +45,13 @@ def reads(monkeypatch):
     return paths
 
 
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest.os, 'listdir', lambda path: (_ for _ in ()).throw(PermissionError(13, 'Permission denied')))
+    for call in manifest.is_paired, lambda folder: scan_pairs(folder, 4):
+        with pytest.raises(DataError, match=f'{tmp_path} cannot be listed: Permission denied'):
+            call(str(tmp_path))
+
+
 # A data set.
 
 def test_folder(tmp_path):
@@ -290,6 +297,8 @@ def test_a_file_that_breaks_after_it_was_judged_is_replaced(tmp_path):
     assert reader.image(0)[1] == 0
     write(tmp_path, {'0.png': late()[:200]})
     assert [reader.image(0)[1], reader.image(0)[1], reader.read(0)[1]] == [1, 1, 1]
+    write(tmp_path, {'1.png': late()[:200]})                   # DALI, which is given bytes, would end with it
+    assert [used for _, used in reader.encoded([0, 1, 2])] == [2, 2, 2]
 
 
 def test_no_file_left(tmp_path):

@@ -270,6 +270,9 @@ def test_the_command(drawn, tmp_path):
     def run(*line):
         return subprocess.run([sys.executable, '-m', 'dali_pipes.masks', *map(str, line)], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert run(tmp_path / 'anno', tmp_path / 'out').stdout.endswith('1/1\n')
+    (tmp_path / 'file').write_text('in the way')
+    refused = run(tmp_path / 'anno', tmp_path / 'file/out')
+    assert refused.returncode and 'file/out cannot be made' in refused.stderr and 'Traceback' not in refused.stderr
     out = run('--check', tmp_path / 'out').stdout
     assert '3.png: brow\n' in out and '1 of 1 masks have left and right exchanged' in out
     assert run(tmp_path / 'out', tmp_path / 'more').returncode and run(tmp_path).returncode == 2

@@ -170,6 +170,12 @@ def test_bad_options(more, said, data, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('more, said', [(['--target-usm'], 'are for restorers'), (['--no-lq-from-usm'], 'are for restorers'), (['--val', '0.2', '2'], 'two validation sets of that name')])
+def test_bad_switches(more, said, data, tmp_path, capsys):
+    assert train.main([*flags(data, tmp_path / 'out'), *more]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_restorer_trains_on_the_features_of_a_parser(run, data, tmp_path):
     argv = [a for k, v in dict(data=data / 'train/images', val=3, out=tmp_path / 'run', preset='unet', recipe='gfpgan', size=SIZE, batch=2, nimg=8, ticks=1, pipe='torch', parser=run,
                                perceptual_weight=0.5).items() for a in ('--' + k.replace('_', '-'), str(v))]

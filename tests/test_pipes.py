@@ -15,7 +15,7 @@ from PIL import Image
 
 import dali_pipes
 from dali_pipes import degrade, faces, manifest, pipe_torch, validation
-from dali_pipes.degrade import noise, resize
+from dali_pipes.degrade import noise, resize, workers
 from dali_pipes.reader import Reader
 
 from zoo import picture, png, rows
@@ -210,3 +210,10 @@ def test_validation_never_changes(images):
     assert not torch.equal(a[1][1], a[2][1])
     fewer = validation.Degraded(images[:2], degrade.recipe('ai6126_2024'), size=SIZE)
     assert torch.equal(fewer[1][1], a[1][1])
+
+
+def test_all_threads_of_a_pool_are_started_before_it_is_given_away():
+    """One that started later would leave its single torch thread to pools that start after it."""
+    before = {t for t in threading.enumerate()}
+    with workers.make(6):
+        assert sum(t.name.startswith('degrade') for t in set(threading.enumerate()) - before) == 6

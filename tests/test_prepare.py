@@ -1,4 +1,7 @@
 """Data tools: what they write is what a run reads, and the same every time."""
+import json
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +11,8 @@ import train
 from dali_pipes import degrade, faces, manifest, sources, validation
 from dali_pipes.draw import Draw
 from tools import prepare
+
+from zoo import picture, png, rows
 
 SIZE = 64
 
@@ -80,6 +85,27 @@ def test_pairs_of_one_size_also_above_each_other(hq, tmp_path, capsys):
         sources.load(c | {'val': c['val'][1], 'recipe': 'bicubic'}, say=lambda _: None)
 
 
+def test_what_cannot_be_decoded_is_left_out_and_no_other_takes_its_name(hq, tmp_path, capsys):
+    (hq / '00003.png').write_bytes(png(SIZE, SIZE, 2, rows(picture(SIZE))[:-1]))         # sound to look at
+    assert run('degrade', hq, '--size', SIZE, '--recipe', 'gfpgan', '--out', tmp_path / 'out') == 0
+    assert '00003.png' in capsys.readouterr().out and len(list((tmp_path / 'out/GT').iterdir())) == 7 and not (tmp_path / 'out/GT/00003.png').exists()
+
+
+def test_names_that_are_no_text(hq, tmp_path):
+    strange = os.fsencode(hq) + b'/\xff.png'
+    os.rename(hq / '00000.png', strange)
+    assert run('split', hq, '--size', SIZE, '--val-size', 2, '--out', tmp_path) == 0
+    assert run('annotate', hq, '--size', SIZE, '--out', tmp_path / 'info.txt') == 0 and b'\xff.png (64,64,3)\n' in (tmp_path / 'info.txt').read_bytes()
+    assert strange + b'\n' in (tmp_path / 'train.txt').read_bytes() + (tmp_path / 'val.txt').read_bytes()
+    assert run('preview', hq, '--size', SIZE, '--count', 8, '--recipe', 'gfpgan', '--out', tmp_path / 'p.png') == 0
+
+
+def test_places_that_cannot_be_written(hq, tmp_path, capsys):
+    (tmp_path / 'file').write_text('in the way')
+    assert run('preview', hq, '--size', SIZE, '--count', 1, '--recipe', 'gfpgan', '--out', tmp_path / 'file/p.png') == 2
+    assert 'file/p.png cannot be written' in capsys.readouterr().err
+
+
 def test_annotate(hq, tmp_path):
     assert run('annotate', hq, '--size', SIZE, '--out', tmp_path / 'meta.txt') == 0
     assert (tmp_path / 'meta.txt').read_text().splitlines()[:2] == ['00000.png (64,64,3)', '00001.png (64,64,3)']
@@ -103,6 +129,11 @@ def test_replay_is_what_the_run_saw(hq, tmp_path, capsys):
     (hq / '00003.png').unlink()
     (hq / '00004.png').unlink()
     assert run('replay', tmp_path / 'run', 3) == 2 and 'was trained on 6 images' in capsys.readouterr().err
+
+
+def test_samples_of_other_tasks_are_not_replayed(tmp_path, capsys):
+    (tmp_path / 'config.json').write_text(json.dumps(dict(task='parse', preset='parse_unet')))
+    assert run('replay', tmp_path, 3) == 2 and 'of restorers only' in capsys.readouterr().err
 
 
 def test_told_is_in_the_order_of_the_sample():

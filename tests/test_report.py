@@ -67,3 +67,9 @@ def test_bad_input(runs, capsys, monkeypatch):
 def test_fonts_of_the_right_widths_are_found_in_order(monkeypatch):
     monkeypatch.setattr(report.font_manager, 'findSystemFonts', lambda: ['/f/Arimo-Regular.ttf', '/f/LiberationSans-Regular.ttf', '/f/LiberationSans-Bold.ttf'])
     assert report.font_file(None) == '/f/LiberationSans-Regular.ttf'
+
+
+def test_every_loss_has_words():
+    from tasks.restore import LOSSES
+    for loss in LOSSES:
+        assert 'The loss is ' in report._restoring(dict(loss=loss, last_loss=None, target_usm=False, pixel_weight=1.0, images='', recipe='gfpgan'))

@@ -1,5 +1,6 @@
 """Submissions: a good one is made, and each way to spoil it is refused with its own reason."""
 import json
+import shlex
 import zipfile
 
 import cv2
@@ -8,6 +9,7 @@ import pytest
 from safetensors.torch import save_file
 
 import models
+import options
 from dali_pipes import faces
 from metrics.psnr import psnr
 from tools import submit
@@ -101,6 +103,33 @@ def test_limits(more, said, home, capsys):
 def test_exactly_at_the_limit_is_too_many(home):
     n = models.count(models.SRResNet(2, 8))
     assert run(home, '--limit', n + 1) == 0 and run(home, '--limit', n) == 2
+
+
+def test_the_truth_is_the_picture_of_that_name_and_has_to_be_sound(home, capsys):
+    (home / 'GT/00001.txt').write_text('a note beside it')
+    assert run(home, '--gt', home / 'GT') == 0
+    (home / 'GT/00002.png').write_bytes((home / 'GT/00002.png').read_bytes()[:-30])
+    assert run(home, '--gt', home / 'GT') == 2 and 'GT/00002.png: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('argv', [
+    ['--preset', 'esrgan_small', '--start', 'a run', '--gan-level', '0', '--pixel-weight', '0.01', '--gan-from', '0'], ['--preset', 'esrgan_small', '--vgg', 'v.pth'], ['--preset', 'esrgan_small'],
+    ['--preset', 'unet', '--milestones', '0.5,0.8', '--net', '{"position": 0}', '--last-loss', 'psnr'], ['--preset', 'hifacegan_16', '--nimg', '8']])
+def test_the_command_of_the_readme_makes_the_same_run(argv, tmp_path):
+    made = options.configure(options.parse('', [*argv, '--out', str(tmp_path)]))
+    again = options.configure(options.parse('', [*shlex.split(' '.join(submit._flags(json.loads(json.dumps(made))))), '--out', str(tmp_path)]))
+    assert again == made
+
+
+def test_flags_of_several_words():
+    said = ' '.join(submit._flags(dict(preset='mfpsnet', prior=['a b', 'heatmaps=c'], drop_priors=['dictionary'], guides={'x': 1})))
+    assert shlex.split(said) == ['--preset', 'mfpsnet', '--prior', 'a b', 'heatmaps=c', '--drop-priors', 'dictionary']
+
+
+def test_the_code_without_git(monkeypatch):
+    whole = submit._code()
+    monkeypatch.setenv('PATH', '')
+    assert {'train.py', 'Makefile', 'setup.cfg', 'dali_pipes/degrade/blur.cu'} <= set(submit._code()) & set(whole)
 
 
 def test_handin(home, capsys):

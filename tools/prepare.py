@@ -13,6 +13,7 @@
 import argparse
 import os
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def index(args):
     for kind in sorted(set(kinds), key=kinds.count, reverse=True):
         print(f'{kinds.count(kind):8,} {kind}')
     for bad in found.bad:
-        print(f'     bad {bad.path}: {bad.reason}')
+        print(f'     bad {files.shown(bad.path)}: {bad.reason}')
     print(f'{len(found):,} images to train on at {args.size} px, {len(found.bad):,} bad')
 
 
@@ -62,7 +63,7 @@ def split(args):
     if args.train_size:
         train = manifest.Manifest(train.split(args.train_size, args.seed)[1].images) if args.train_size < len(train) else train
     for name, part in ('train.txt', train), ('val.txt', val):
-        run.write(args.out / name, ''.join(os.path.abspath(i.path) + '\n' for i in part.images).encode())
+        run.write(args.out / name, os.fsencode(''.join(os.path.abspath(i.path) + '\n' for i in part.images)))
         print(f'{args.out / name}: {len(part):,} images')
 
 
@@ -71,9 +72,8 @@ def degrade_all(args):
     if args.stacked and recipe.scale != 1:
         raise DataError(f'--stacked puts pictures of one size above each other, --recipe {args.recipe} makes them {recipe.scale} times smaller: '
                         f'give one of {", ".join(degrade.SAME_SIZE)}, or leave --stacked out')
-    data = validation.Degraded(scan(args).images, recipe, size=args.size, lq_from_usm=not args.plain)
-    names = [data.name(i) for i in range(len(data))]
-    twice = next((n for n in names if names.count(n) > 1), None)
+    data = validation.Degraded(scan(args, verify=True).images, recipe, size=args.size, lq_from_usm=not args.plain)
+    twice = next((n for n, times in Counter(data.name(i) for i in range(len(data))).items() if times > 1), None)
     if twice:
         raise DataError(f'{args.data} holds two images named {twice}: both would be written to {twice}.png')
 
@@ -98,7 +98,7 @@ def htj2k(args):
     found = manifest.scan(args.data, size=1, progress=log.bar('checking files'))
     root = args.data if os.path.isdir(args.data) else os.path.commonpath([os.path.dirname(i.path) for i in found.images])
     targets = [args.out / Path(os.path.relpath(i.path, root)).with_suffix('.jph') for i in found.images]
-    twice = next((t for t in targets if targets.count(t) > 1), None) if len(set(targets)) < len(targets) else None
+    twice = next((t for t, times in Counter(targets).items() if times > 1), None)
     if twice:
         raise DataError(f'{args.data} holds two images that would be {twice}: rename one')
 
@@ -140,7 +140,7 @@ def _made(path, image):
 
 def annotate(args):
     found = scan(args)
-    run.write(args.out, ''.join(f'{os.path.basename(i.path)} ({i.height},{i.width},3)\n' for i in found.images).encode())
+    run.write(args.out, os.fsencode(''.join(f'{os.path.basename(i.path)} ({i.height},{i.width},3)\n' for i in found.images)))
     print(f'{args.out}: {len(found):,} lines')
 
 
@@ -154,6 +154,8 @@ def replay(args):
     c = run.stored(args.run)
     if not c:
         raise RunError(f'{args.run} is no run directory: it has no config.json')
+    if c.get('task', 'restore') != 'restore':
+        raise RunError(f'{args.run} is a run of --preset {c["preset"]}: samples are replayed of restorers only')
     images, _ = sources.load(c, say=lambda _: None)
     if c.get('images') != sources.fingerprint(images):
         raise RunError(f'{args.run} was trained on {c.get("images")}; what its --data holds now is {sources.fingerprint(images)}')
@@ -214,7 +216,7 @@ def show(plan, reader, samples, path):
         image = np.ascontiguousarray(image[:, ::-1]) if step.flip[0] else image
         batch = plan.finish(torch.from_numpy(image).permute(2, 0, 1)[None], step)
         lines = list(told(plan.recipe, degrade.take(step.params, 0), (plan.size, plan.size)))
-        print(f'sample {n}: {reader.images[used].path}{", mirrored" if step.flip[0] else ""}\n    ' + '\n    '.join(lines))
+        print(f'sample {n}: {files.shown(reader.images[used].path)}{", mirrored" if step.flip[0] else ""}\n    ' + '\n    '.join(lines))
         rows.append((f'sample {n}', *((t[0] * 255).round().to(torch.uint8) for t in (batch.input, batch.target)), lines))
     pictures.sheet(path, rows)
     print(f'{path}: {len(rows)} samples')
@@ -300,7 +302,7 @@ def main(argv=None):
     args = parse(argv)
     try:
         args.function(args)
-    except (DataError, RunError, ValueError) as e:
+    except (DataError, RunError, checkpoint.CheckpointError, ValueError) as e:
         print(f'prepare.py: {e}', file=sys.stderr)
         return 2
     return 0

@@ -97,10 +97,10 @@ def judged(r, device='cpu'):
 @torch.no_grad()
 def restored(r, folder, most=6):
     """[(input, bicubic, ours)] of real pictures without ground truth; [(input, ours)] where the size stays."""
-    out = []
+    out, device = [], next(r.net.parameters()).device
     for path in infer._images(folder, '--real')[:most]:
         lq = infer._read(path)
-        ours = restore.restore(r.net, lq[None])[0]
+        ours = restore.restore(r.net, lq[None].to(device))[0].cpu()
         out.append((lq, ours) if r.baseline == 'input' else (lq, restore.bicubic(lq[None], ours.shape[-2:])[0], ours))
     return out
 
@@ -157,8 +157,8 @@ class Page(FPDF):
 
 
 def pdf(r, args):
-    if r.config.get('task') == 'landmarks':
-        raise RunError(f'{r.folder} finds landmarks: a PDF tells of restorers and parsers; give --out compare.html')
+    if r.config.get('task') in ('landmarks', 'search'):
+        raise RunError(f'{r.folder} is of --preset {r.config["preset"]}: a PDF tells of restorers and parsers; give --out compare.html')
     page, title = Page(font_file(args.font)), args.title or ('Face Parsing' if r.parses else 'Face Renovation' if r.baseline == 'input' else 'Blind Face Super-Resolution')
     page.set_title(title)
     page.add_page()
@@ -216,7 +216,7 @@ def _training(page, r):
 
 
 def _restoring(c):
-    loss = {'l1': 'the mean absolute difference', 'charbonnier': "Charbonnier's loss", 'mse': 'the mean squared difference', 'psnr': 'the logarithm of the squared error, picture by picture'}
+    loss = {'l1': 'the mean absolute difference', 'charbonnier': "Charbonnier's loss", 'smooth_l1': 'the smooth L1 loss', 'mse': 'the mean squared difference', 'psnr': 'the logarithm of the squared error, picture by picture'}
     last = f', in the last {c["last_share"]:.0%} of the run {loss[c["last_loss"]]},' if c.get('last_loss') else ''
     pixel = f'The loss is {loss[c["loss"]]}{last} between output and {"sharpened" if c["target_usm"] else "plain"} ground truth. ' if c['pixel_weight'] else ''
     if 'stored pairs' in c.get('images', ''):

@@ -12,6 +12,7 @@ import importlib.metadata
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -34,6 +35,8 @@ from metrics.ssim import ssim
 from training import checkpoint, run
 from training.run import RunError
 
+PICTURES = '.png', '.jpg', '.jpeg'
+WORDS, OFF = ('arch', 'prior', 'drop_priors'), {'gan_level': 0}          # flags that take several words; what says of one that it is off
 ENTRY = (1980, 1, 1, 0, 0, 0)        # the same files make the same zip
 
 
@@ -105,7 +108,10 @@ def score(paths, gt):
     """(mean PSNR, mean SSIM) of restored files against ground truth of the same names."""
     rows = []
     for path, truth in _with_truth(paths, gt):
-        a, b = (torch.from_numpy(files.decode(p.read_bytes())).permute(2, 0, 1)[None] for p in (path, truth))
+        try:
+            a, b = (torch.from_numpy(files.decode(p.read_bytes())).permute(2, 0, 1)[None] for p in (path, truth))
+        except (OSError, files.BadFile) as e:
+            raise Refused(f'{path} and its ground truth {truth}: {e}') from e
         if a.shape != b.shape:
             raise Refused(f'{path} is {a.shape[3]}x{a.shape[2]}, its ground truth {b.shape[3]}x{b.shape[2]}')
         rows.append((float(psnr(a, b)[0]), float(ssim(a, b)[0])))
@@ -118,16 +124,16 @@ def score_masks(paths, gt):
     for path, truth in _with_truth(paths, gt):
         try:
             confusion.update(*(torch.from_numpy(masks.decode(p.read_bytes())) for p in (path, truth)))
-        except (ValueError, files.BadFile) as e:
+        except (OSError, ValueError, files.BadFile) as e:
             raise Refused(f'{path} and its ground truth {truth}: {e}') from e
     return confusion.compute()
 
 
 def _with_truth(paths, gt):
-    known = {p.stem: p for p in gt.iterdir()} if gt.is_dir() else {}
+    known = {p.stem: p for p in gt.iterdir() if p.suffix.lower() in PICTURES} if gt.is_dir() else {}
     for path in paths:
         if path.stem not in known:
-            raise Refused(f'--gt {gt} has no {path.stem}')
+            raise Refused(f'--gt {gt} has no picture named {path.stem}')
         yield path, known[path.stem]
 
 
@@ -155,7 +161,7 @@ def write_zip(out, entries, max_mb=None):
 
 def checked(args):
     """(paths, line about them) after every check that both verbs make."""
-    names = [p.stem for p in sorted(args.names.iterdir()) if p.suffix.lower() in ('.png', '.jpg', '.jpeg')] if args.names.is_dir() else None
+    names = [p.stem for p in sorted(args.names.iterdir()) if p.suffix.lower() in PICTURES] if args.names.is_dir() else None
     if not names:
         raise Refused(f'--names {args.names} is no folder with images: give the inputs that were restored')
     paths = check(args.results, names, args.size, args.count, args.masks)
@@ -209,11 +215,14 @@ def handin(args):
 
 def _code():
     """Files of the project under version control, or its sources where there is none."""
-    listed = subprocess.run(['git', '-C', str(ROOT), 'ls-files', '-z'], capture_output=True, text=True)
-    if listed.returncode == 0 and listed.stdout:
-        return [n for n in listed.stdout.split('\0') if n and (ROOT / n).is_file()]
+    try:
+        listed = subprocess.run(['git', '-C', str(ROOT), 'ls-files', '-z'], capture_output=True, text=True)
+        if listed.returncode == 0 and listed.stdout:
+            return [n for n in listed.stdout.split('\0') if n and (ROOT / n).is_file()]
+    except OSError:                              # no git on this machine
+        pass
     kinds = {'.py', '.cu', '.cuh', '.h', '.cfg', '.toml', '.md'}
-    return [str(p.relative_to(ROOT)) for p in sorted(ROOT.rglob('*')) if p.suffix in kinds and not any(part.startswith('.') or part == 'runs' for part in p.relative_to(ROOT).parts)]
+    return [str(p.relative_to(ROOT)) for p in sorted(ROOT.rglob('*')) if (p.suffix in kinds or p.name == 'Makefile') and not any(part.startswith('.') or part == 'runs' for part in p.relative_to(ROOT).parts)]
 
 
 def readme(args, config, names, said):
@@ -238,16 +247,20 @@ def readme(args, config, names, said):
 
 def _flags(config):
     """What to give train.py beside --data, --val and --out to make this run again."""
-    preset = json.loads(json.dumps(options.DEFAULTS | options.PRESETS[config['preset']]))
+    preset = json.loads(json.dumps(options.DEFAULTS | options.of_preset(config['preset'], config)))
     yield f'--preset {config["preset"]}'
     for k, v in config.items():
-        if k in ('preset', 'data', 'val', 'out', 'task', 'format', 'images', 'threads', 'device', 'pipe', 'cache', 'save_minutes') or v is None or v == preset.get(k):
+        if k in ('preset', 'data', 'val', 'out', 'task', 'format', 'images', 'guides', 'threads', 'device', 'pipe', 'cache', 'save_minutes') or v == preset.get(k):
+            continue
+        v = OFF.get(k, v)
+        if v is None:
             continue
         flag = k.replace('_', '-')
         if isinstance(v, bool):
             yield f'--{"" if v else "no-"}{flag}'
         else:
-            yield f'--{flag} ' + (f"'{json.dumps(v)}'" if isinstance(v, dict) else ','.join(map(str, v)) if isinstance(v, list) else str(v))
+            words = [json.dumps(v)] if isinstance(v, dict) else v if k in WORDS else [','.join(map(str, v)) if isinstance(v, list) else str(v)]
+            yield f'--{flag} {shlex.join(words)}'
 
 
 def _version(name):

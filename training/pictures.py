@@ -1,4 +1,5 @@
 """Pictures of a run: strips of (input, bicubic, ours, truth) to look at, and its curves; a viewer never sees half a file."""
+import contextlib
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from PIL import Image, ImageDraw, ImageFont
 
+from .run import RunError
 from .watch import LEVEL
 
 _NAMES = ('input', 'bicubic', 'ours', 'truth')
@@ -146,7 +148,12 @@ def smooth(y, share=0.02):
 
 def _replace(path, write):
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f'.new-{path.name}')
-    write(fresh)
-    os.replace(fresh, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(fresh)
+        os.replace(fresh, path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise RunError(f'{path} cannot be written: {e.strerror}') from e

@@ -1,6 +1,7 @@
 """Threads that degrade the images of a CPU batch side by side: nearly all of the work releases the GIL."""
 import ctypes
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -16,7 +17,8 @@ def make(count):
     _keep_memory()
     main = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, thread_name_prefix='degrade', initializer=torch.set_num_threads, initargs=(1,))
-    list(pool.map(lambda _: None, range(count)))                 # start them: what they set must not be ...
+    together = threading.Barrier(count)                          # an idle thread would take the next task before another is started
+    list(pool.map(lambda _: together.wait(), range(count)))      # start them: what they set must not be ...
     torch.set_num_threads(main)                                  # ... what threads of later pools inherit
     return pool
 

@@ -82,8 +82,9 @@ def write(folder, count, first_seed, size=512, workers=None, progress=None):
         if progress:
             progress(drawn, total)
     points = {name: landmarks(first_seed + i, size).astype(float).round(3).tolist() for i, name in enumerate(names)}
-    for left in folder.glob('*/*.part'):          # of processes that were killed
-        left.unlink()
+    for left in folder.glob('*/*.part'):
+        if not _alive(left):                     # of a process that was killed, not of another that draws here just now
+            left.unlink(missing_ok=True)
     _replace(folder / 'landmarks.json', json.dumps(points).encode())
     _replace(folder / 'done.json', json.dumps({**state, 'complete': True}).encode())
     return paths
@@ -94,6 +95,17 @@ def _replace(path, data):
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
     part.write_bytes(data)
     os.replace(part, path)
+
+
+def _alive(part):
+    """Whether the process that writes a file of `_replace` still runs, as far as this machine knows."""
+    try:
+        os.kill(int(part.suffixes[-2][1:]), 0)
+    except (ProcessLookupError, ValueError, IndexError, OverflowError):
+        return False
+    except OSError:                              # of another user
+        pass
+    return True
 
 
 def _state(folder):

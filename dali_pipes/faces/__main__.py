@@ -32,7 +32,10 @@ def main():
                 return                                               # nobody waits for the rest
     else:
         progress = lambda done, total: print(f'\r{done}/{total}', end='', flush=True)          # noqa: E731
-        write(a.folder, a.count, a.first_seed, a.size, a.workers, progress)
+        try:
+            write(a.folder, a.count, a.first_seed, a.size, a.workers, progress)
+        except (OSError, RuntimeError) as e:
+            sys.exit(f'{e}')
         print()
 
 

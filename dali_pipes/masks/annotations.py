@@ -31,7 +31,10 @@ def build(folder, out, *, strict=False, progress=None, say=print):
     faces, bad = _find(folder), []
     if not faces:
         raise DataError(f'{shown(folder)}: no annotations such as 00000_skin.png there; give the folder CelebAMask-HQ-mask-anno')
-    os.makedirs(out, exist_ok=True)
+    try:
+        os.makedirs(out, exist_ok=True)
+    except OSError as e:
+        raise DataError(f'{shown(out)} cannot be made: {e.strerror}; name another folder for the masks') from e
     todo = [number for number in sorted(faces) if not os.path.exists(_path(out, number))]
     with ThreadPoolExecutor() as pool:
         for done, fault in enumerate(pool.map(lambda number: _make(faces[number], _path(out, number)), todo), 1):
@@ -69,9 +72,12 @@ def _make(found, path):
     if missing := lacks(mask):
         return f'missing parts: no {" and no ".join(missing)}'
     part = f'{path}.part'
-    with open(part, 'wb') as f:
-        f.write(png(mask))
-    os.replace(part, path)                       # a kill leaves no half mask
+    try:
+        with open(part, 'wb') as f:
+            f.write(png(mask))
+        os.replace(part, path)                   # a kill leaves no half mask
+    except OSError as e:
+        raise DataError(f'{shown(path)} cannot be written: {e.strerror}; the masks before it are whole, and the same command goes on') from e
     return ''
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .. import kept
 from ..files import BadFile, read_bytes, shown
-from ..manifest import Bad, DataError, Image, Manifest, cache_folder, report, scan, some
+from ..manifest import Bad, DataError, Image, Manifest, cache_folder, listed, report, scan, some
 from . import decode, lacks, sides
 
 VERSION = 1                                      # of the rules in `_entry`: raise it when they change
@@ -32,7 +32,7 @@ _SIDES = ('pictures', r'image|img'), ('masks', r'mask(?!.*anno)|label')
 
 def is_parsing(folder):
     """Whether a folder has the two sub-folders that `scan_pairs` needs."""
-    return os.path.isdir(folder) and all(len(_folders(folder, pattern)) == 1 for _, pattern in _SIDES)
+    return all(len(_folders(folder, pattern)) == 1 for _, pattern in _SIDES)
 
 
 def scan_pairs(folder, *, size=512, repair=False, verify=False, strict=False, cache_dir=None, progress=None, say=print):
@@ -68,12 +68,12 @@ def scan_pairs(folder, *, size=512, repair=False, verify=False, strict=False, ca
 
 
 def _folders(folder, pattern):
-    return [e for e in sorted(os.listdir(folder)) if re.search(pattern, e.lower()) and os.path.isdir(os.path.join(folder, e))]
+    return [e for e in listed(folder) if re.search(pattern, e.lower()) and os.path.isdir(os.path.join(folder, e))]
 
 
 def _side(folder, title, pattern, **options):
     """({stem: Image}, {stems of bad files}) of one of the two sub-folders."""
-    found = _folders(folder, pattern) if os.path.isdir(folder) else []
+    found = _folders(folder, pattern)
     if len(found) != 1:
         remedy = '; python -m dali_pipes.masks makes masks of annotations' if title == 'masks' else ''
         raise DataError(f'{shown(folder)}: needs one sub-folder of {title}, has {", ".join(found) or "none"}{remedy}')
