@@ -186,5 +186,7 @@ def test_hints():
         assert watch.hints([{'gan': 0.1, 'd_accuracy': share}] * 10, 0, 0, restore.METRIC)['level'].startswith(said)
     for few in [{'gan': 0.1, 'd_accuracy': 0.6}] * 9 + [{'gan': 0.1, 'd_accuracy': 0.3}], [{'gan': 0.1, 'd_accuracy': 0.5}] * 9, [{'d_accuracy': 1.0}] * 20:
         assert 'level' not in watch.hints(few, 0, 0, restore.METRIC)          # one row out; too few; nobody listens to it yet
+    rising = [{'loss': 0.1, 'psnr': 27.0 - i, 'd_accuracy': 0.7} | ({'loss': 0.2, 'gan': 0.1} if i > 14 else {}) for i in range(30)]
+    assert watch.hints(rising, 0, 0, restore.METRIC) == {}                     # the generator began to listen
     falling, rising = ([{'loss': x} for x in losses] for losses in ([0.1 - 0.001 * i for i in range(30)], [0.1] * 15 + [0.14] * 15))
     assert watch.hints(falling, 0, 0, restore.METRIC) == {} and watch.hints(rising, 0, 0, restore.METRIC)['rate'].startswith('the loss rose from 0.1000 to 0.1400: the learning rate is too high')

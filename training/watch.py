@@ -61,6 +61,8 @@ def hints(rows, wait, skipped, metric):
     rows: of the log; wait: share of the time that the network waited for data; skipped: steps left out; metric: what the run is judged by, with key, unit and fall
     """
     said, quality, loss = {}, [r[metric.key] for r in rows if metric.key in r], [r['loss'] for r in rows if 'loss' in r]
+    if any('d_accuracy' in r for r in rows):                # two players: what one gains the other loses, and faces get sharper at a cost in what is measured
+        quality = loss = []
     if wait > 0.05:
         said['data'] = f'the network waits for data {wait:.0%} of the time: a --cache that holds the images, more --threads or a cheaper --recipe help'
     if len(quality) >= 3 and quality[-1] < max(quality) - metric.fall and quality[-1] < quality[-2]:
