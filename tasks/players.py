@@ -33,7 +33,7 @@ class Player(NamedTuple):
 class Level:
     """Keeps a discriminator near a share of right judgements: the more often it is right, the more its generator hears of it.
 
-    A proportional control of one weight, as BEGAN has for its two losses (Berthelot et al., 2017, section 3.3). Nothing of it makes a GPU wait.
+    A proportional control of one weight, as BEGAN has for its two losses (Berthelot et al., 2017). Nothing of it makes a GPU wait.
 
     aim: share of right judgements with which the adversarial loss has the weight that the user gave it
     """

@@ -10,6 +10,7 @@ from pypdf import PdfReader
 
 import train
 from dali_pipes import faces
+from tasks.restore import LOSSES
 from tools import report
 
 SIZE = 64
@@ -70,6 +71,5 @@ def test_fonts_of_the_right_widths_are_found_in_order(monkeypatch):
 
 
 def test_every_loss_has_words():
-    from tasks.restore import LOSSES
     for loss in LOSSES:
         assert 'The loss is ' in report._restoring(dict(loss=loss, last_loss=None, target_usm=False, pixel_weight=1.0, images='', recipe='gfpgan'))

@@ -156,4 +156,4 @@ def _replace(path, write):
     except OSError as e:
         with contextlib.suppress(OSError):
             fresh.unlink()
-        raise RunError(f'{path} cannot be written: {e.strerror}') from e
+        raise RunError(f'{path} cannot be written: {e.strerror or e}') from e
