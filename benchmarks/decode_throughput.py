@@ -5,9 +5,9 @@ same pictures as lossless HTJ2K (JPH, extra htj2k), by OpenJPH, OpenCV and DALI 
 
 Every decoder must have decoded every image to OpenCV's pixels before it is timed. Without a GPU the CPU's rows alone are timed.
 """
+
 import argparse
 import os
-import sys
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +18,14 @@ import cv2
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import dali_pipes
+import degrade
 from benchmarks import nvcomp, timing
 from benchmarks.pipe_throughput import load
 from benchmarks.train_step import stepper
-from dali_pipes import cache, degrade, files, jph, pipe_dali, png
-from dali_pipes.degrade import kernels
+from dali_pipes import cache, pipe_dali, png
+from degrade import kernels
+from sources import files, jph
 
 
 def read(images, size):
@@ -40,7 +40,9 @@ def read(images, size):
         if (head.height, head.width) == (size, size):
             out.append(data)
     if not out:
-        raise SystemExit(f'none of {len(images)} images is an 8-bit PNG of {size}x{size} pixels: nothing to time')
+        raise SystemExit(
+            f'none of {len(images)} images is an 8-bit PNG of {size}x{size} pixels: nothing to time'
+        )
     return out
 
 
@@ -52,13 +54,21 @@ def check(name, found, expected):
 
 def on_cpu(data, expected, args, pool, device):
     """{decoder: callable that decodes all once}, of JPH on a GPU, too"""
-    out, dali = {'OpenCV': lambda: list(pool.map(files.decode, data))}, timing.installed('nvidia.dali')
+    out, dali = (
+        {'OpenCV': lambda: list(pool.map(files.decode, data))},
+        timing.installed('nvidia.dali'),
+    )
     if dali:
         out['DALI'] = pipe_dali.decoder(data, args.threads)
     if jph.codec():
         rewritten = list(pool.map(jph.encode, expected))
-        print(f'as JPH the files take {sum(map(len, rewritten)) / sum(map(len, data)):.0%} of their size as PNG')
-        out |= {'JPH, OpenJPH': lambda: list(pool.map(files.decode, rewritten)), 'JPH, OpenCV': lambda: list(pool.map(opencv, rewritten))}
+        print(
+            f'as JPH the files take {sum(map(len, rewritten)) / sum(map(len, data)):.0%} of their size as PNG'
+        )
+        out |= {
+            'JPH, OpenJPH': lambda: list(pool.map(files.decode, rewritten)),
+            'JPH, OpenCV': lambda: list(pool.map(opencv, rewritten)),
+        }
         if dali:
             out['JPH, DALI'] = pipe_dali.decoder(rewritten, args.threads)
             if device.type == 'cuda':
@@ -81,7 +91,9 @@ def mixed(rewritten, threads, device):
 
 
 def opencv(data):
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(
+        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB
+    )
 
 
 def cached(expected, device):
@@ -95,6 +107,7 @@ def cached(expected, device):
             for i in range(0, len(expected), 32):
                 kept.take(range(i, min(i + 32, len(expected))))
             wait(device)
+
         out[f'cache, {where}'] = run
     return out
 
@@ -117,10 +130,12 @@ def on_gpu(data, expected, device, streams, pool):
         raise SystemExit(f'the GPU refuses a file ({png.REFUSED[int(status.max())]}): not timed')
     check('the GPU', pixels.view(-1, *expected[0].shape).cpu().numpy(), expected)
     for n in streams:
+
         def run(n=n):
             for i in range(0, most, n):
-                png.run_cuda(packed(many[i:i + n], device, pool), device)
+                png.run_cuda(packed(many[i : i + n], device, pool), device)
             wait(device)
+
         out[f'GPU, {n} at once'] = run
     return out, most
 
@@ -136,9 +151,10 @@ def stages(data, device, count, rounds, pool):
         wait(device)
         seconds.setdefault(name, []).append(time.perf_counter() - start)
         return result
+
     try:
         kernels.launch = lambda file, name, *args: timed(name, lambda: launch(file, name, *args))
-        for _ in range(rounds + 1):                              # the first warms up
+        for _ in range(rounds + 1):  # the first warms up
             whole = timed('packing', lambda: packed(many, device, pool))
             timed('copy', lambda: whole.data.to(device, non_blocking=True))
             png.run_cuda(whole, device)
@@ -161,21 +177,31 @@ def nvcomps(data, device, rounds):
     except (OSError, AttributeError) as e:
         return str(e)
     for z, h, at in zip(zlibs, heads, places):
-        if out[at:at + h.raw].cpu().numpy().tobytes() != zlib.decompress(z):
+        if out[at : at + h.raw].cpu().numpy().tobytes() != zlib.decompress(z):
             return 'inflates to other bytes'
 
     def once():
         run()
         wait(device)
-    return 1000 * timing.median(timing.rounds({'nvCOMP': once}, rounds, progress=lambda _: None)['nvCOMP'])
+
+    return 1000 * timing.median(
+        timing.rounds({'nvCOMP': once}, rounds, progress=lambda _: None)['nvCOMP']
+    )
 
 
 def beside(data, device, preset, batch, steps, count, pool):
     """(images per second trained alone, trained while `count` images at a time are decoded on a second stream, decoded meanwhile)"""
     size = png.head(data[0]).height
-    many, step = packed((data * -(-count // len(data)))[:count], device, pool), stepper(preset, device, 'bf16' if device.type == 'cuda' else 'fp32')
+    many, step = (
+        packed((data * -(-count // len(data)))[:count], device, pool),
+        stepper(preset, device, 'bf16' if device.type == 'cuda' else 'fp32'),
+    )
     plan = dali_pipes.Plan(1, degrade.recipe('bicubic'), batch=batch, size=size)
-    resident = plan.finish(torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device), plan(np.arange(batch)), 'cuda' if device.type == 'cuda' else 'torch')
+    resident = plan.finish(
+        torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device),
+        plan(np.arange(batch)),
+        'cuda' if device.type == 'cuda' else 'torch',
+    )
     side, rates, decoded = torch.cuda.Stream(device) if device.type == 'cuda' else None, [], 0
     for decoding in False, True:
         for warm in True, False:
@@ -194,19 +220,48 @@ def beside(data, device, preset, batch, steps, count, pool):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data', help='HQ faces: folder, list or glob (default: 64 synthetic ones, drawn once)')
-    parser.add_argument('--size', type=int, default=512, help='side of the HQ images in pixels (default: %(default)s)')
-    parser.add_argument('--count', type=int, default=256, help='images that are decoded, at most (default: %(default)s)')
-    parser.add_argument('--streams', type=lambda s: [int(n) for n in s.split(',')], default=[64, 256, 512, 1024], help='images at once on the GPU (default: 64,256,512,1024)')
-    parser.add_argument('--rounds', type=int, default=3, help='medians are reported (default: %(default)s)')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--data', help='HQ faces: folder, list or glob (default: 64 synthetic ones, drawn once)'
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        default=512,
+        help='side of the HQ images in pixels (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--count',
+        type=int,
+        default=256,
+        help='images that are decoded, at most (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--streams',
+        type=lambda s: [int(n) for n in s.split(',')],
+        default=[64, 256, 512, 1024],
+        help='images at once on the GPU (default: 64,256,512,1024)',
+    )
+    parser.add_argument(
+        '--rounds', type=int, default=3, help='medians are reported (default: %(default)s)'
+    )
     parser.add_argument('--threads', type=int, default=os.cpu_count(), help='default: all cores')
-    parser.add_argument('--preset', default='srresnet16', help='what is trained beside the decoding (default: %(default)s)')
+    parser.add_argument(
+        '--preset',
+        default='srresnet16',
+        help='what is trained beside the decoding (default: %(default)s)',
+    )
     parser.add_argument('--json', type=Path, help='also write the figures to this file')
     args = parser.parse_args()
-    device = torch.device('cuda', torch.cuda.current_device()) if torch.cuda.is_available() else torch.device('cpu')
+    device = (
+        torch.device('cuda', torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device('cpu')
+    )
     print(timing.header())
-    data = read(load(args.data, args.size)[:args.count], args.size)
+    data = read(load(args.data, args.size)[: args.count], args.size)
     expected = [files.decode(d) for d in data]
     with ThreadPoolExecutor(args.threads) as pool:
         figures = measure(data, expected, device, args, pool, device.type == 'cuda')
@@ -223,22 +278,41 @@ def measure(data, expected, device, args, pool, gpu):
     seconds = timing.rounds(contenders, args.rounds, progress=lambda _: None)
     rate = {name: counts.get(name, len(data)) / timing.median(s) for name, s in seconds.items()}
     pixels, ratio = expected[0].nbytes, sum(map(len, data)) / sum(e.nbytes for e in expected)
-    print(f'\n{len(data)} PNG of {args.size} px, {ratio:.0%} of their pixels\' size, {args.threads} threads; decoded to OpenCV\'s pixels by all\n'
-          f'{"":20} {"img/s":>10} {"GB/s":>7} {"spread":>7} {"against OpenCV":>15}')
+    print(
+        f"\n{len(data)} PNG of {args.size} px, {ratio:.0%} of their pixels' size, {args.threads} threads; decoded to OpenCV's pixels by all\n"
+        f'{"":20} {"img/s":>10} {"GB/s":>7} {"spread":>7} {"against OpenCV":>15}'
+    )
     for name in rate:
-        print(f'{name:20} {rate[name]:10.1f} {rate[name] * pixels / 1e9:7.2f} {timing.spread(seconds[name]):6.1f}% {rate[name] / rate["OpenCV"]:14.1f}x')
+        print(
+            f'{name:20} {rate[name]:10.1f} {rate[name] * pixels / 1e9:7.2f} {timing.spread(seconds[name]):6.1f}% {rate[name] / rate["OpenCV"]:14.1f}x'
+        )
     figures = {'images_per_second': rate}
     if not gpu:
         print('no GPU here: png.cu, nvCOMP and a training beside them were not timed')
         return figures
     count = max(args.streams)
     parts = stages(data, device, count, args.rounds, pool)
-    print(f'\nstages of {count} images at once, each waited for: ' + ', '.join(f'{name} {ms:.2f} ms' for name, ms in parts.items()))
+    print(
+        f'\nstages of {count} images at once, each waited for: '
+        + ', '.join(f'{name} {ms:.2f} ms' for name, ms in parts.items())
+    )
     rival = nvcomps((data * -(-count // len(data)))[:count], device, args.rounds)
-    print(f'nvCOMP inflates them in {rival:.2f} ms' if isinstance(rival, float) else f'nvCOMP could not be compared: {rival}')
-    alone, trained, decoded = beside(data, device, args.preset, 8, 10 * args.rounds, min(256, count), pool)
-    print(f'{args.preset}, batch 8: {alone:.1f} images per second trained alone, {trained:.1f} while {decoded:,.0f} per second are decoded beside it')
-    return figures | {'stages_ms': parts, 'nvcomp_inflate_ms': rival, 'beside': {'alone': alone, 'trained': trained, 'decoded': decoded}}
+    print(
+        f'nvCOMP inflates them in {rival:.2f} ms'
+        if isinstance(rival, float)
+        else f'nvCOMP could not be compared: {rival}'
+    )
+    alone, trained, decoded = beside(
+        data, device, args.preset, 8, 10 * args.rounds, min(256, count), pool
+    )
+    print(
+        f'{args.preset}, batch 8: {alone:.1f} images per second trained alone, {trained:.1f} while {decoded:,.0f} per second are decoded beside it'
+    )
+    return figures | {
+        'stages_ms': parts,
+        'nvcomp_inflate_ms': rival,
+        'beside': {'alone': alone, 'trained': trained, 'decoded': decoded},
+    }
 
 
 if __name__ == '__main__':

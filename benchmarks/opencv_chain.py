@@ -3,15 +3,22 @@
 float32 HWC throughout, filter2D with the true kernel size, cv2.resize, NumPy's own random generators, libjpeg through imencode. It executes the plans of a recipe
 (kinds, sizes, scales, qualities), with noise fields of its own.
 """
+
 import math
 
 import cv2
 import numpy as np
 
-from dali_pipes.degrade import blur, jpeg, median, noise, quantize, resize, usm
+from degrade import blur, jpeg, median, noise, quantize, resize, usm
 
-INTERPOLATION = {resize.AREA: cv2.INTER_AREA, resize.AREA_CV: cv2.INTER_AREA, resize.BILINEAR: cv2.INTER_LINEAR, resize.BICUBIC: cv2.INTER_CUBIC,
-                 resize.BICUBIC_AA: cv2.INTER_CUBIC, resize.NEAREST: cv2.INTER_NEAREST}
+INTERPOLATION = {
+    resize.AREA: cv2.INTER_AREA,
+    resize.AREA_CV: cv2.INTER_AREA,
+    resize.BILINEAR: cv2.INTER_LINEAR,
+    resize.BICUBIC: cv2.INTER_CUBIC,
+    resize.BICUBIC_AA: cv2.INTER_CUBIC,
+    resize.NEAREST: cv2.INTER_NEAREST,
+}
 SHARPEN = cv2.getGaussianKernel(usm.TAPS, 0).astype(np.float32)
 
 
@@ -23,20 +30,24 @@ def kernel(p):
         d = np.hypot(x, y)
         d[p.taps // 2, p.taps // 2] = 1
         k = p.omega * _j1(p.omega * d) / (2 * np.pi * d)
-        k[p.taps // 2, p.taps // 2] = p.omega ** 2 / (4 * np.pi)
+        k[p.taps // 2, p.taps // 2] = p.omega**2 / (4 * np.pi)
     elif p.kind == blur.MOTION:
         line = np.zeros((p.taps, p.taps), np.float32)
         line[p.taps // 2] = np.linspace(p.beta, 1 - p.beta, p.taps)
-        k = cv2.warpAffine(line, cv2.getRotationMatrix2D((int(p.taps) // 2,) * 2, -math.degrees(p.theta), 1), line.shape)
+        k = cv2.warpAffine(
+            line,
+            cv2.getRotationMatrix2D((int(p.taps) // 2,) * 2, -math.degrees(p.theta), 1),
+            line.shape,
+        )
     else:
         c, s = math.cos(p.theta), math.sin(p.theta)
         q = ((x * c + y * s) / p.sigma_x) ** 2 + ((y * c - x * s) / p.sigma_y) ** 2
         if p.kind in (blur.ISO, blur.ANISO):
             k = np.exp(-q / 2)
         elif p.kind in (blur.GEN_ISO, blur.GEN_ANISO):
-            k = np.exp(-q ** p.beta / 2)
+            k = np.exp(-(q**p.beta) / 2)
         else:
-            k = 1 / (1 + q ** p.beta)
+            k = 1 / (1 + q**p.beta)
     return (k / k.sum()).astype(np.float32)
 
 
@@ -54,7 +65,12 @@ def run_blur(x, p, rng):
 def run_median(x, p, rng):
     if p.side == 1:
         return x
-    return cv2.medianBlur(np.clip(np.rint(x * 255), 0, 255).astype(np.uint8), int(p.side)).astype(np.float32) / 255
+    return (
+        cv2.medianBlur(np.clip(np.rint(x * 255), 0, 255).astype(np.uint8), int(p.side)).astype(
+            np.float32
+        )
+        / 255
+    )
 
 
 def run_resize(x, p, rng):
@@ -71,7 +87,9 @@ def run_noise(x, p, rng):
     elif p.kind == noise.LAPLACE:
         n = rng.laplace(0, p.amount, shape).astype(np.float32)
     elif p.kind == noise.SIGNED:
-        n = (rng.poisson(255 * p.amount, shape) * rng.choice((-1, 1), shape) / 255).astype(np.float32)
+        n = (rng.poisson(255 * p.amount, shape) * rng.choice((-1, 1), shape) / 255).astype(
+            np.float32
+        )
     else:
         base = (x @ np.array(noise.LUMA, np.float32))[..., None] if p.gray else x
         level = np.clip(np.rint(base * 255), 0, 255).astype(np.uint8)
@@ -102,7 +120,15 @@ def run_quantize(x, p, rng):
     return np.clip(np.rint(x * 255), 0, 255) / 255 if p.on else x
 
 
-RUN = {blur: run_blur, median: run_median, resize: run_resize, noise: run_noise, jpeg: run_jpeg, usm: run_usm, quantize: run_quantize}
+RUN = {
+    blur: run_blur,
+    median: run_median,
+    resize: run_resize,
+    noise: run_noise,
+    jpeg: run_jpeg,
+    usm: run_usm,
+    quantize: run_quantize,
+}
 
 
 def degrade(image, recipe, params, rng):

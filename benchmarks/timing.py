@@ -1,4 +1,5 @@
 """Timing shared by the benchmarks: rounds, medians, and a line that says on what and with what they ran."""
+
 import importlib.util
 import json
 import statistics
@@ -18,7 +19,10 @@ def rounds(contenders, count, *, progress=print):
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
-        progress(f'  round {i + 1} of {count}: ' + ', '.join(f'{n} {s[-1]:.2f} s' for n, s in seconds.items()))
+        progress(
+            f'  round {i + 1} of {count}: '
+            + ', '.join(f'{n} {s[-1]:.2f} s' for n, s in seconds.items())
+        )
     return seconds
 
 
@@ -33,7 +37,12 @@ def spread(values):
 
 def header():
     m = machine()
-    return m['device'] + '; ' + ', '.join(f'{k} {v}' for k, v in m.items() if k not in ('device', 'date')) + f'; {m["date"]}'
+    return (
+        m['device']
+        + '; '
+        + ', '.join(f'{k} {v}' for k, v in m.items() if k not in ('device', 'date'))
+        + f'; {m["date"]}'
+    )
 
 
 def write(path, **figures):
@@ -45,5 +54,5 @@ def write(path, **figures):
 def installed(module):
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:                  # of its parent
+    except ModuleNotFoundError:  # of its parent
         return False

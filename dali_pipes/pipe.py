@@ -1,4 +1,5 @@
 """Batches from a loader of decoded images: degraded in step on a CPU, one batch ahead on a stream of their own on a GPU."""
+
 import torch
 
 
@@ -10,11 +11,20 @@ class Pipe:
     """
 
     def __init__(self, loader, plan, device, impl, pool, reader, cache=None):
-        self._loader, self._plan, self._impl, self._pool, self._reader, self._cache = loader, plan, impl, pool, reader, cache
+        self._loader, self._plan, self._impl, self._pool, self._reader, self._cache = (
+            loader,
+            plan,
+            impl,
+            pool,
+            reader,
+            cache,
+        )
         self._stream = torch.cuda.Stream(device) if device.type == 'cuda' else None
-        self._ahead = None                       # (batch, event that it is done) on its way on the stream
+        self._ahead = None  # (batch, event that it is done) on its way on the stream
         if self._stream:
-            self._stream.wait_stream(torch.cuda.current_stream(device))          # the memory that the cache got may still be in use there
+            self._stream.wait_stream(
+                torch.cuda.current_stream(device)
+            )  # the memory that the cache got may still be in use there
 
     def __iter__(self):
         return self
@@ -24,9 +34,9 @@ class Pipe:
             return self._make()
         batch, done = self._ahead or self._start()
         here = torch.cuda.current_stream(batch.target.device)
-        here.wait_event(done)                    # the GPU waits, the CPU does not
+        here.wait_event(done)  # the GPU waits, the CPU does not
         for tensor in filter(torch.is_tensor, (batch.input, batch.target, batch.plain)):
-            tensor.record_stream(here)           # its memory is free for others once `here` is done with it
+            tensor.record_stream(here)  # its memory is free for others once `here` is done with it
         self._ahead = self._start()
         return batch
 
@@ -46,7 +56,7 @@ class Pipe:
 
     def close(self):
         if self._stream:
-            self._stream.synchronize()           # what it fills must not be given to others yet
+            self._stream.synchronize()  # what it fills must not be given to others yet
         self._ahead = None
         self._loader.close()
         self._reader.close()

@@ -1,8 +1,9 @@
 """The definition: one image at a time, OpenCV's decoder, no cache; the pipe degrades what comes from here by the float64 reference."""
+
 import numpy as np
 import torch
 
-from . import order
+from sources import order
 
 
 class ReferenceLoader:

@@ -3,6 +3,7 @@
 On a GPU worker processes decode ahead. On a CPU, training and feeding want the same cores: batches are made when they are asked for, by all threads at once,
 which is faster than two thread pools that wait for each other.
 """
+
 import shutil
 
 import cv2
@@ -10,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from . import order
+from sources import order
+
 from .batch import assembled, flipped
 
 
@@ -19,13 +21,15 @@ class Decoded(Dataset):
 
     def __init__(self, plan, reader):
         self.plan, self.reader = plan, reader
-        self.pool = None                         # threads, in this process only
+        self.pool = None  # threads, in this process only
 
     def __getitems__(self, wanted):
         samples, decode = (np.array(column) for column in zip(*wanted))
         step, places = self.plan(samples), np.flatnonzero(decode)
         found = self.reader.decoded(step.index[places].tolist(), self.pool)
-        images = np.stack([image for image, _ in found]) if found else np.empty((0, 0, 0, 3), np.uint8)
+        images = (
+            np.stack([image for image, _ in found]) if found else np.empty((0, 0, 0, 3), np.uint8)
+        )
         return step, places, np.array([used for _, used in found]), images
 
 
@@ -40,7 +44,7 @@ def _workers(threads, batch_bytes):
 
 
 def _one_thread(_):
-    cv2.setNumThreads(1)                         # the processes are many already
+    cv2.setNumThreads(1)  # the processes are many already
 
 
 def _as_tensor(item):
@@ -55,18 +59,37 @@ class TorchLoader:
         gpu = options.device.type == 'cuda'
         data = Decoded(plan, options.reader)
         data.pool = None if gpu else options.pool
-        processes, ahead = _workers(min(options.threads, len(options.reader)), plan.batch * plan.size ** 2 * plan.tall * plan.channels) if gpu else (0, None)
-        loader = DataLoader(data, batch_sampler=self._wanted(), num_workers=processes, collate_fn=_as_tensor, pin_memory=gpu, prefetch_factor=ahead,
-                            multiprocessing_context='spawn' if gpu else None, worker_init_fn=_one_thread if gpu else None)
+        processes, ahead = (
+            _workers(
+                min(options.threads, len(options.reader)),
+                plan.batch * plan.size**2 * plan.tall * plan.channels,
+            )
+            if gpu
+            else (0, None)
+        )
+        loader = DataLoader(
+            data,
+            batch_sampler=self._wanted(),
+            num_workers=processes,
+            collate_fn=_as_tensor,
+            pin_memory=gpu,
+            prefetch_factor=ahead,
+            multiprocessing_context='spawn' if gpu else None,
+            worker_init_fn=_one_thread if gpu else None,
+        )
         self._decoded = iter(loader)
 
     def _wanted(self):
         """What each batch is made of; asked for in this process, some batches ahead, so an image may be decoded twice before it is found in the cache."""
-        for samples in order.shard(self._options.start, self._plan.batch, self._options.rank, self._options.world):
+        for samples in order.shard(
+            self._options.start, self._plan.batch, self._options.rank, self._options.world
+        ):
             decode = np.ones(len(samples), bool)
             if self._cache:
                 decode[:] = False
-                decode[self._cache.missing(order.index(samples, self._plan.count, self._plan.seed))] = True
+                decode[
+                    self._cache.missing(order.index(samples, self._plan.count, self._plan.seed))
+                ] = True
             yield list(zip(samples.tolist(), decode.tolist()))
 
     def load(self):
@@ -80,4 +103,4 @@ class TorchLoader:
         return step, flipped(x, step.flip).permute(0, 3, 1, 2)
 
     def close(self):
-        self._decoded = None                     # ends the worker processes
+        self._decoded = None  # ends the worker processes

@@ -1,19 +1,21 @@
 """Validation pairs: LQ and GT read from two folders or above each other from one picture, or HQ images degraded the same way every time."""
+
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from . import degrade
-from .batch import Plan
-from .draw import Draw
-from .files import BadFile, decode, read_bytes
-from .manifest import DataError
-from .masks.plan import degraded
-from .masks.reader import PairReader
-from .reader import Reader, StrictReader
+import degrade
+from degrade.draw import Draw
+from errors import BadFile, DataError
+from faces.masks.reader import MaskReader
+from sources.files import decode, read_bytes
+from sources.reader import Reader, StrictReader
 
-SEED = 2 ** 62 + 1        # apart from every training seed: the same validation set whatever --seed is
+from .batch import Plan
+from .parse_plan import degraded
+
+SEED = 2**62 + 1  # apart from every training seed: the same validation set whatever --seed is
 
 
 class Pairs:
@@ -53,7 +55,9 @@ class Degraded:
 
     def __init__(self, images, recipe, *, size=512, lq_from_usm=True):
         self._reader = Reader(images, size, say=lambda _: None)
-        self._plan = Plan(len(images), recipe, batch=1, size=size, seed=SEED, flip=0.0, lq_from_usm=lq_from_usm)
+        self._plan = Plan(
+            len(images), recipe, batch=1, size=size, seed=SEED, flip=0.0, lq_from_usm=lq_from_usm
+        )
 
     def __len__(self):
         return len(self._reader)
@@ -72,7 +76,11 @@ class Parsed:
     """[(name, picture [3, size, size], ids [size, size])] uint8 of masks.pairs.Pair; with a recipe the picture is degraded as `Degraded` does it, and enlarged again."""
 
     def __init__(self, pairs, recipe=None, *, size=512):
-        self._reader, self._recipe, self._sides = PairReader(pairs, size, say=lambda _: None), recipe, (size, size)
+        self._reader, self._recipe, self._sides = (
+            MaskReader(pairs, size, say=lambda _: None),
+            recipe,
+            (size, size),
+        )
 
     def __len__(self):
         return len(self._reader)
@@ -103,7 +111,11 @@ class Pointed(Parsed):
     def __getitem__(self, i):
         image, _ = self._reader.image(i)
         target = np.concatenate([self._points[i], np.ones((len(self._points[i]), 1))], 1)
-        return self.name(i), self._seen(torch.from_numpy(image).permute(2, 0, 1), i), torch.from_numpy(target.astype(np.float32))
+        return (
+            self.name(i),
+            self._seen(torch.from_numpy(image).permute(2, 0, 1), i),
+            torch.from_numpy(target.astype(np.float32)),
+        )
 
 
 def _stem(path):

@@ -8,20 +8,27 @@
 Logits are a tensor of any shape, or a list with an entry per scale: a tensor, or a list of feature maps that ends with the logits. Losses are float32 means
 over the logits of a scale, then over the scales.
 """
+
 import torch
 import torch.nn.functional as F
 
 _D = {
-    'vanilla': lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean(),         # softplus(-x) is the cross entropy of x and 1
-    'lsgan':   lambda real, fake: (real - 1).square().mean() + fake.square().mean(),
-    'hinge':   lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
-    'ragan':   lambda real, fake: (F.softplus(fake.mean() - real).mean() + F.softplus(fake - real.mean()).mean()) / 2,
+    'vanilla': lambda real, fake: (
+        F.softplus(-real).mean() + F.softplus(fake).mean()
+    ),  # softplus(-x) is the cross entropy of x and 1
+    'lsgan': lambda real, fake: (real - 1).square().mean() + fake.square().mean(),
+    'hinge': lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
+    'ragan': lambda real, fake: (
+        (F.softplus(fake.mean() - real).mean() + F.softplus(fake - real.mean()).mean()) / 2
+    ),
 }
 _G = {
     'vanilla': lambda real, fake: F.softplus(-fake).mean(),
-    'lsgan':   lambda real, fake: (fake - 1).square().mean(),
-    'hinge':   lambda real, fake: -fake.mean(),
-    'ragan':   lambda real, fake: _D['ragan'](fake, real),                                    # the generator wants what the discriminator does not
+    'lsgan': lambda real, fake: (fake - 1).square().mean(),
+    'hinge': lambda real, fake: -fake.mean(),
+    'ragan': lambda real, fake: _D['ragan'](
+        fake, real
+    ),  # the generator wants what the discriminator does not
 }
 KINDS = tuple(_D)
 
@@ -40,7 +47,9 @@ def g_loss(kind, fake, real=None):
     real: logits of the real pictures, for 'ragan'; no gradient goes there
     """
     if _known(kind) == 'ragan' and real is None:
-        raise ValueError("g_loss: 'ragan' compares with the real pictures: their logits are needed, too")
+        raise ValueError(
+            "g_loss: 'ragan' compares with the real pictures: their logits are needed, too"
+        )
     return _mean(_G[kind], fake if real is None else real, fake, still=True)
 
 
@@ -56,7 +65,7 @@ def r1(real_images, logits):
         raise ValueError('r1: call real_images.requires_grad_() before the discriminator sees them')
     maps = scales(logits)
     total = sum(m.reshape(len(m), -1).mean(1).sum() for m in maps) / len(maps)
-    gradient, = torch.autograd.grad(total, real_images, create_graph=True)
+    (gradient,) = torch.autograd.grad(total, real_images, create_graph=True)
     return gradient.float().square().flatten(1).sum(1).mean() / 2
 
 
@@ -66,9 +75,13 @@ def accuracy(real, fake, kind):
 
     The border is 0, for 'lsgan' 1/2; for 'ragan' it is the mean of the others. A logit on the border counts as fake.
     """
+
     def right(real, fake):
-        above, below = {'lsgan': (0.5, 0.5), 'ragan': (fake.mean(), real.mean())}.get(kind, (0.0, 0.0))
+        above, below = {'lsgan': (0.5, 0.5), 'ragan': (fake.mean(), real.mean())}.get(
+            kind, (0.0, 0.0)
+        )
         return ((real > above).float().mean() + (fake <= below).float().mean()) / 2
+
     _known(kind)
     return _mean(right, real, fake)
 

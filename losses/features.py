@@ -5,6 +5,7 @@
 
 Any module that maps pictures [B, 3, H, W] in [0, 1] to a list of feature maps can take the place of VGG19.
 """
+
 import pickle
 
 import torch
@@ -14,11 +15,23 @@ from torch import nn
 from .pixel import l1
 
 # Weights by layer, as of the papers whose names they have. 'conv' is a layer before its ReLU, where it is dense and tells more, 'relu' behind it.
-ESRGAN      = {'conv5_4': 1.0}
+ESRGAN = {'conv5_4': 1.0}
 REAL_ESRGAN = {'conv1_2': 0.1, 'conv2_2': 0.1, 'conv3_4': 1.0, 'conv4_4': 1.0, 'conv5_4': 1.0}
-PIX2PIXHD   = {'relu1_1': 1 / 32, 'relu2_1': 1 / 16, 'relu3_1': 1 / 8, 'relu4_1': 1 / 4, 'relu5_1': 1.0}
+PIX2PIXHD = {
+    'relu1_1': 1 / 32,
+    'relu2_1': 1 / 16,
+    'relu3_1': 1 / 8,
+    'relu4_1': 1 / 4,
+    'relu5_1': 1.0,
+}
 
-_BLOCKS = (64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4      # channels; a pooling by 2 after each block
+_BLOCKS = (
+    (64, 64),
+    (128, 128),
+    (256,) * 4,
+    (512,) * 4,
+    (512,) * 4,
+)  # channels; a pooling by 2 after each block
 _NAMES = [f'conv{b}_{i}' for b, widths in enumerate(_BLOCKS, 1) for i in range(1, len(widths) + 1)]
 # torchvision numbers convolutions, ReLUs and poolings in one list.
 _NUMBERS = {name: 2 * n + int(name[4]) - 1 for n, name in enumerate(_NAMES)}
@@ -35,7 +48,11 @@ class VGG19(nn.Module):
         super().__init__()
         unknown = [name for name in layers if _conv(name) not in _NUMBERS]
         if unknown or not layers:
-            raise ValueError(f'VGG19 has no layer {unknown[0]!r}; there are: {", ".join(_NUMBERS)}, and the same with relu' if unknown else 'VGG19: no layer is asked for')
+            raise ValueError(
+                f'VGG19 has no layer {unknown[0]!r}; there are: {", ".join(_NUMBERS)}, and the same with relu'
+                if unknown
+                else 'VGG19: no layer is asked for'
+            )
         self.layers, last = tuple(layers), max(_NUMBERS[_conv(name)] for name in layers)
         self.features = nn.ModuleDict()
         before = 3
@@ -43,8 +60,12 @@ class VGG19(nn.Module):
             if _NUMBERS[name] <= last:
                 self.features[str(_NUMBERS[name])] = nn.Conv2d(before, width, 3, padding=1)
                 before = width
-        self.register_buffer('mean', torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)      # of ImageNet's pictures
-        self.register_buffer('std', torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+        self.register_buffer(
+            'mean', torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False
+        )  # of ImageNet's pictures
+        self.register_buffer(
+            'std', torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False
+        )
 
     def forward(self, x):
         """x: [B, 3, H, W] in [0, 1], sides at least 2 for each pooling that is passed: 16 for conv5_4 -> [map] in the order of `layers`"""
@@ -55,7 +76,9 @@ class VGG19(nn.Module):
             if name.endswith('_1') and found:
                 y = F.max_pool2d(y, 2)
             found[name] = self.features[str(number)](y)
-            y = found[f'relu{name[4:]}'] = F.relu(found[name])      # not in place: the layer is given away as it is
+            y = found[f'relu{name[4:]}'] = F.relu(
+                found[name]
+            )  # not in place: the layer is given away as it is
         return [found[name] for name in self.layers]
 
 
@@ -70,17 +93,21 @@ def vgg19(path, layers):
     layers: as of VGG19; the dicts of this file will do
     Raises ValueError naming the file and what was expected. Nothing is downloaded.
     """
-    with torch.device('meta'):      # shapes only
+    with torch.device('meta'):  # shapes only
         wanted = {k: v.shape for k, v in VGG19(['conv5_4']).state_dict().items()}
     try:
         weights = torch.load(path, map_location='cpu', weights_only=True)
         found = {k: v.shape for k, v in weights.items() if k.startswith('features.')}
     except (OSError, EOFError, RuntimeError, AttributeError, pickle.UnpicklingError) as e:
-        raise ValueError(f'{path} cannot be read as weights ({str(e).splitlines()[0] if str(e) else type(e).__name__}): {_EXPECTED}') from e
+        raise ValueError(
+            f'{path} cannot be read as weights ({str(e).splitlines()[0] if str(e) else type(e).__name__}): {_EXPECTED}'
+        ) from e
     if found != wanted:
         wrong = next((k for k in [*wanted, *found] if found.get(k) != wanted.get(k)))
         has = f'{wrong} is {list(found[wrong])}' if wrong in found else f'{wrong} is missing'
-        raise ValueError(f'{path}: {has}{"" if wrong in wanted else ", which VGG19 has not"}: {_EXPECTED}')
+        raise ValueError(
+            f'{path}: {has}{"" if wrong in wanted else ", which VGG19 has not"}: {_EXPECTED}'
+        )
     net = VGG19(layers)
     net.load_state_dict({k: v for k, v in weights.items() if k in net.state_dict()})
     return net.requires_grad_(False).eval()

@@ -3,6 +3,7 @@
 The published code has no such loss; this is a reading of the paper: sum over the priors of weight x mean error inside of the prior's region, and a bonus for weights that
 do not collapse to one prior.
 """
+
 import torch
 import torch.nn.functional as F
 
@@ -15,19 +16,25 @@ def multi_prior(output, target, regions, weights=None):
     ValueError for other shapes, or another number of weights.
     """
     if output.shape != target.shape:
-        raise ValueError(f'loss of {tuple(output.shape)} against {tuple(target.shape)}: the shapes must be equal')
+        raise ValueError(
+            f'loss of {tuple(output.shape)} against {tuple(target.shape)}: the shapes must be equal'
+        )
     if weights is not None and weights.shape != (len(output), len(regions)):
-        raise ValueError(f'multi_prior: weights {tuple(weights.shape)} for {len(output)} pictures and {len(regions)} regions')
+        raise ValueError(
+            f'multi_prior: weights {tuple(weights.shape)} for {len(output)} pictures and {len(regions)} regions'
+        )
     error = (output.float() - target.float()).abs().mean(1, keepdim=True)
     terms = []
     for region in regions.values():
         region = F.interpolate(region.float(), error.shape[2:], mode='bilinear')
         terms.append((region * error).sum((1, 2, 3)) / region.sum((1, 2, 3)).clamp_min(1e-6))
-    terms = torch.stack(terms, 1)                                                        # [B, P]
+    terms = torch.stack(terms, 1)  # [B, P]
     return (terms.mean(1) if weights is None else (weights.float() * terms).sum(1)).mean()
 
 
 def entropy(weights):
     """Mean over the pictures of -sum_p a_p log a_p of weights [B, P] -> scalar float32: log P of equal ones, 0 where one prior has it all"""
     weights = weights.float()
-    return -(weights * weights.clamp_min(1e-12).log()).sum(1).mean()      # also of a weight that is 0 the gradient is finite
+    return (
+        -(weights * weights.clamp_min(1e-12).log()).sum(1).mean()
+    )  # also of a weight that is 0 the gradient is finite

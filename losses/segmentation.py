@@ -3,6 +3,7 @@
 All take logits [B, C, H, W] and targets [B, H, W] of integer ids 0..C-1, compute in float32 and give a scalar; pixels whose target is IGNORE
 do not count, and a batch of nothing else costs 0.
 """
+
 import math
 
 import torch
@@ -10,13 +11,17 @@ import torch.nn.functional as F
 
 IGNORE = 255
 # Per class of CelebAMask-HQ: what is rare or small counts a little more, and the necklace, 0.015 % of all pixels, double.
-MILD = (.95, .95, .95, 1, 1, 1, 1.05, 1.05, 1.05, 1.05, 1, 1, 1, .95, 1.05, 1.5, 2, 1, 1.05)
+MILD = (0.95, 0.95, 0.95, 1, 1, 1, 1.05, 1.05, 1.05, 1.05, 1, 1, 1, 0.95, 1.05, 1.5, 2, 1, 1.05)
 
 
 def cross_entropy(logits, target, weight=None):
     """Mean of -log softmax at the target, each pixel weighted by weight[target] (C numbers, default 1) over the sum of these weights."""
     target = _checked(logits, target)
-    weight = logits.new_ones(logits.shape[1], dtype=torch.float32) if weight is None else torch.as_tensor(weight, dtype=torch.float32, device=logits.device)
+    weight = (
+        logits.new_ones(logits.shape[1], dtype=torch.float32)
+        if weight is None
+        else torch.as_tensor(weight, dtype=torch.float32, device=logits.device)
+    )
     total = F.cross_entropy(logits.float(), target, weight, ignore_index=IGNORE, reduction='sum')
     counts = torch.where(target == IGNORE, 0.0, weight[target.clamp(max=len(weight) - 1)])
     return total / counts.sum().clamp_min(1e-6)
@@ -40,7 +45,9 @@ def lovasz_softmax(logits, target, every=1):
     valid, terms, present = target != IGNORE, [], []
     for c in range(len(p)):
         g = target == c
-        error, order = torch.where(valid, (g.float() - p[c]).abs(), 0.0).sort(descending=True)       # an error of 0 costs nothing, wherever it stands
+        error, order = torch.where(valid, (g.float() - p[c]).abs(), 0.0).sort(
+            descending=True
+        )  # an error of 0 costs nothing, wherever it stands
         terms.append(error @ _jaccard_steps(g[order], valid[order]))
         present.append(g.any())
     return _mean(torch.stack(terms), torch.stack(present))
@@ -50,7 +57,7 @@ def ohem(logits, target, threshold=0.7, least=1 / 16):
     """Mean cross entropy of the pixels whose class got a probability below `threshold`, of the hardest `least` of all pixels if those are more."""
     target = _checked(logits, target)
     loss = F.cross_entropy(logits.float(), target, ignore_index=IGNORE, reduction='none').flatten()
-    loss = torch.where(target.flatten() == IGNORE, -1.0, loss)               # below every loss there is
+    loss = torch.where(target.flatten() == IGNORE, -1.0, loss)  # below every loss there is
     hard, hardest = loss > -math.log(threshold), loss.topk(max(1, int(loss.numel() * least))).values
     enough, some = hard.sum() >= len(hardest), hardest >= 0
     # Both means are computed: on a GPU a choice between them would wait for it.
@@ -60,12 +67,14 @@ def ohem(logits, target, threshold=0.7, least=1 / 16):
 def _jaccard_steps(g, counts):
     """g, counts: [P] bool in order of falling errors, pixels of the class and pixels that count -> [P] float32, what each adds to 1 - IoU (algorithm 1)."""
     members, others = g.cumsum(0), (counts & ~g).cumsum(0)
-    lost = 1 - (members[-1] - members).double() / (members[-1] + others).clamp_min(1)        # neighbours differ by less than float32 can tell
+    lost = 1 - (members[-1] - members).double() / (members[-1] + others).clamp_min(
+        1
+    )  # neighbours differ by less than float32 can tell
     return torch.diff(lost, prepend=lost.new_zeros(1)).float()
 
 
 def _one_hot(target, classes):
-    return torch.stack([target == c for c in range(classes)], 1).float()     # of IGNORE nothing
+    return torch.stack([target == c for c in range(classes)], 1).float()  # of IGNORE nothing
 
 
 def _mean(x, where):
@@ -74,6 +83,12 @@ def _mean(x, where):
 
 
 def _checked(logits, target):
-    if logits.dim() != 4 or target.shape != (len(logits), *logits.shape[2:]) or target.is_floating_point():
-        raise ValueError(f'loss of logits {tuple(logits.shape)} against {tuple(target.shape)} {target.dtype}: needs [B, C, H, W] and [B, H, W] integer ids')
+    if (
+        logits.dim() != 4
+        or target.shape != (len(logits), *logits.shape[2:])
+        or target.is_floating_point()
+    ):
+        raise ValueError(
+            f'loss of logits {tuple(logits.shape)} against {tuple(target.shape)} {target.dtype}: needs [B, C, H, W] and [B, H, W] integer ids'
+        )
     return target.long()

@@ -1,4 +1,5 @@
 """How much of a picture's detail is there, whether right or not: what a blurred restoration loses and PSNR hardly sees."""
+
 import torch
 
 
@@ -8,8 +9,10 @@ def sharpness(output, target):
     The energy is the sum of squared differences between neighbours to the right and below, over all channels; of a truth without any the share is NaN or infinite.
     """
     if output.shape != target.shape or output.dtype != torch.uint8 or target.dtype != torch.uint8:
-        raise ValueError(f'sharpness of {tuple(output.shape)} {output.dtype} and {tuple(target.shape)} {target.dtype}: '
-                         'two uint8 tensors of one shape are needed (see to_uint8)')
+        raise ValueError(
+            f'sharpness of {tuple(output.shape)} {output.dtype} and {tuple(target.shape)} {target.dtype}: '
+            'two uint8 tensors of one shape are needed (see to_uint8)'
+        )
     return _energy(output) / _energy(target)
 
 

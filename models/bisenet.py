@@ -1,10 +1,14 @@
 """BiSeNet with a ResNet-18 as both of its paths (Yu et al., ECCV 2018; He et al., 2016): the usual face parser, and slim forms of it."""
+
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)      # what ImageNet's weights were trained on, RGB in [0, 1]
+MEAN, STD = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # what ImageNet's weights were trained on, RGB in [0, 1]
 
 
 class Residual(nn.Module):
@@ -15,11 +19,17 @@ class Residual(nn.Module):
         self.conv1, self.bn1 = _conv(width_in, width, 3, stride), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = _conv(width, width, 3), nn.BatchNorm2d(width)
         same = width_in == width and stride == 1
-        self.downsample = None if same else nn.Sequential(_conv(width_in, width, 1, stride), nn.BatchNorm2d(width))
+        self.downsample = (
+            None
+            if same
+            else nn.Sequential(_conv(width_in, width, 1, stride), nn.BatchNorm2d(width))
+        )
 
     def forward(self, x):
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(y)) + (self.downsample(x) if self.downsample else x), inplace=True)
+        return F.relu(
+            self.bn2(self.conv2(y)) + (self.downsample(x) if self.downsample else x), inplace=True
+        )
 
 
 class ResNet18(nn.Module):
@@ -30,7 +40,9 @@ class ResNet18(nn.Module):
         self.conv1, self.bn1 = _conv(3, width, 7, 2), nn.BatchNorm2d(width)
         self.layer1 = nn.Sequential(Residual(width, width, 1), Residual(width, width, 1))
         self.layer2, self.layer3, self.layer4 = (
-            nn.Sequential(Residual(w // 2, w, 2), Residual(w, w, 1)) for w in (2 * width, 4 * width, 8 * width))
+            nn.Sequential(Residual(w // 2, w, 2), Residual(w, w, 1))
+            for w in (2 * width, 4 * width, 8 * width)
+        )
 
     def forward(self, x):
         y = F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, 2, 1)
@@ -62,7 +74,9 @@ class Fusion(nn.Module):
 
     def forward(self, spatial, context):
         y = self.conv(torch.cat([spatial, context], 1))
-        return y + y * torch.sigmoid(self.excite(F.relu(self.squeeze(y.mean((2, 3), keepdim=True)))))
+        return y + y * torch.sigmoid(
+            self.excite(F.relu(self.squeeze(y.mean((2, 3), keepdim=True))))
+        )
 
 
 class ConvNorm(nn.Sequential):
@@ -82,7 +96,10 @@ class BiSeNet(nn.Module):
         super().__init__()
         context = 2 * width
         self.trunk = ResNet18(width)
-        self.refine32, self.refine16 = Refinement(8 * width, context), Refinement(4 * width, context)
+        self.refine32, self.refine16 = (
+            Refinement(8 * width, context),
+            Refinement(4 * width, context),
+        )
         self.whole = ConvNorm(8 * width, context, 1)
         self.smooth32, self.smooth16 = ConvNorm(context, context), ConvNorm(context, context)
         self.fuse = Fusion(4 * width)
@@ -105,23 +122,45 @@ class BiSeNet(nn.Module):
         logits = [self.head(self.fuse(y8, context8))]
         if self.aux and self.training:
             logits += [self.aux[0](context8), self.aux[1](context16)]
-        logits = tuple(F.interpolate(y.float(), [-(-n // part) for n in x.shape[-2:]], mode='bilinear', align_corners=True) for y, part in zip(logits, (1, 4, 4)))
+        logits = tuple(
+            F.interpolate(
+                y.float(),
+                [-(-n // part) for n in x.shape[-2:]],
+                mode='bilinear',
+                align_corners=True,
+            )
+            for y, part in zip(logits, (1, 4, 4))
+        )
         return logits if len(logits) > 1 else logits[0]
 
     def load_trunk(self, path):
         """Weights of an ImageNet ResNet-18 with torchvision's names, from a .pth or .safetensors file; its classifier is left out.
         Raises ValueError where the file is of another network, OSError where it cannot be read."""
         path = str(path)
-        weights = load_file(path) if path.endswith('.safetensors') else torch.load(path, map_location='cpu', weights_only=True)
+        weights = (
+            load_file(path)
+            if path.endswith('.safetensors')
+            else torch.load(path, map_location='cpu', weights_only=True)
+        )
         own = self.trunk.state_dict()
         weights = {name: value for name, value in weights.items() if not name.startswith('fc.')}
-        missing = {name for name in own if name not in weights and not name.endswith('num_batches_tracked')}      # which old files lack
-        wrong = missing | {name for name, value in weights.items() if name not in own or value.shape != own[name].shape}
+        missing = {
+            name for name in own if name not in weights and not name.endswith('num_batches_tracked')
+        }  # which old files lack
+        wrong = missing | {
+            name
+            for name, value in weights.items()
+            if name not in own or value.shape != own[name].shape
+        }
         if wrong:
             name = min(wrong)
-            found, wanted = (tuple(side[name].shape) if name in side else 'nothing' for side in (weights, own))
-            raise ValueError(f'{path}: not the weights of a ResNet-18 of width {len(own["bn1.weight"])}; '
-                             f'{len(wrong)} tensors do not fit, as {name}: {found} there, {wanted} here')
+            found, wanted = (
+                tuple(side[name].shape) if name in side else 'nothing' for side in (weights, own)
+            )
+            raise ValueError(
+                f'{path}: not the weights of a ResNet-18 of width {len(own["bn1.weight"])}; '
+                f'{len(wrong)} tensors do not fit, as {name}: {found} there, {wanted} here'
+            )
         self.trunk.load_state_dict({**own, **weights})
 
 

@@ -6,6 +6,7 @@ alpha: [9, 4]    float; what each operation weighs on each edge of a cell; one c
 beta:  [L, 4, 3] float; what the way from a level weighs in a layer: to the next higher resolution, to the same, to the next lower one
 architecture: {'path': [L levels], 'cell': [[edge, operation], ...]}, plain lists of int, ready for JSON
 """
+
 import torch
 
 LEVELS = 4
@@ -33,14 +34,16 @@ def normalise(alpha, beta, start):
 def viterbi(beta, start):
     """-> list of L levels, the path with the greatest product of weights; beta: normalised"""
     beta = beta.tolist()
-    best = {start: (1.0, [])}                     # level -> weight of the best path that ends there, and the path
+    best = {start: (1.0, [])}  # level -> weight of the best path that ends there, and the path
     for layer in beta:
         found = {}
         for source, (weight, path) in best.items():
             for way in range(3):
                 level = source + way - 1
                 if 0 <= level < LEVELS:
-                    found.setdefault(level, []).append((weight * layer[source][way], [*path, level]))
+                    found.setdefault(level, []).append(
+                        (weight * layer[source][way], [*path, level])
+                    )
         best = {level: max(ends) for level, ends in found.items()}
     return max(best.values())[1]
 
@@ -54,7 +57,10 @@ def strongest_edges(alpha):
     rows = []
     for node in range(NODES):
         edges = [edge for edge, (end, _) in enumerate(EDGES) if end == node]
-        rows += [[edge, operation[edge]] for edge in sorted(sorted(edges, key=lambda edge: -strength[edge])[:2])]
+        rows += [
+            [edge, operation[edge]]
+            for edge in sorted(sorted(edges, key=lambda edge: -strength[edge])[:2])
+        ]
     return rows
 
 
@@ -67,13 +73,25 @@ def decode(alpha, beta, start):
 def check(architecture, start):
     """Raise ValueError, saying what is wrong, unless an architecture is a path of neighbouring levels from `start` and a cell whose nodes all have an edge."""
     if set(architecture) != {'path', 'cell'}:
-        raise ValueError(f'an architecture is {{"path": [levels], "cell": [[edge, operation], ...]}}, not {architecture}')
+        raise ValueError(
+            f'an architecture is {{"path": [levels], "cell": [[edge, operation], ...]}}, not {architecture}'
+        )
     path, cell = architecture['path'], architecture['cell']
     for before, level in zip([start, *path], path):
         if not (0 <= level < LEVELS and abs(level - before) <= 1):
-            raise ValueError(f'path {list(path)}: from level {start} on, each is to be at most one from the level before it, and within 0..{LEVELS - 1}')
+            raise ValueError(
+                f'path {list(path)}: from level {start} on, each is to be at most one from the level before it, and within 0..{LEVELS - 1}'
+            )
     edges = [edge for edge, _ in cell]
-    if not path or len(set(edges)) < len(edges) or not all(0 <= edge < len(EDGES) and 0 <= operation < len(OPERATIONS) for edge, operation in cell):
-        raise ValueError(f'path {list(path)}, cell {cell}: at least one layer; edges 0..{len(EDGES) - 1}, each at most once, with operations 0..{len(OPERATIONS) - 1}')
+    if (
+        not path
+        or len(set(edges)) < len(edges)
+        or not all(
+            0 <= edge < len(EDGES) and 0 <= operation < len(OPERATIONS) for edge, operation in cell
+        )
+    ):
+        raise ValueError(
+            f'path {list(path)}, cell {cell}: at least one layer; edges 0..{len(EDGES) - 1}, each at most once, with operations 0..{len(OPERATIONS) - 1}'
+        )
     if {EDGES[edge][0] for edge in edges} != set(range(NODES)):
         raise ValueError(f'cell {cell}: no edge leads to some of its {NODES} nodes')

@@ -2,6 +2,7 @@
 
 They give logits, float32 also under autocast: the loss decides what is to be made of them.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,7 +18,9 @@ class ModifiedVGG(nn.Module):
         super().__init__()
         channels = (3, width, 2 * width, 4 * width, 8 * width, 8 * width)
         for n, (a, b) in enumerate(zip(channels, channels[1:])):
-            self.add_module(f'conv{n}_0', nn.Conv2d(a, b, 3, padding=1, bias=n == 0))      # elsewhere the normalisation would remove a bias
+            self.add_module(
+                f'conv{n}_0', nn.Conv2d(a, b, 3, padding=1, bias=n == 0)
+            )  # elsewhere the normalisation would remove a bias
             if n:
                 self.add_module(f'bn{n}_0', nn.BatchNorm2d(b))
             self.add_module(f'conv{n}_1', nn.Conv2d(b, b, 4, stride=2, padding=1, bias=False))
@@ -28,7 +31,9 @@ class ModifiedVGG(nn.Module):
     def forward(self, x):
         """x: [B, 3, 128, 128] in [0, 1] -> [B, 1] float32; ValueError for pictures of other sizes."""
         if x.shape[-2:] != (128, 128):
-            raise ValueError(f'ModifiedVGG judges 128 x 128 pictures only, not {x.shape[-2]} x {x.shape[-1]}')
+            raise ValueError(
+                f'ModifiedVGG judges 128 x 128 pictures only, not {x.shape[-2]} x {x.shape[-1]}'
+            )
         y = _leaky(self.conv0_0(x))
         y = _leaky(self.bn0_1(self.conv0_1(y)))
         for n in range(1, 5):
@@ -118,11 +123,16 @@ class SpectralConv2d(nn.Module):
         conv = nn.Conv2d(channels, out_channels, kernel, bias=bias)
         if start:
             start(conv.weight, conv.bias)
-        self.stride, self.padding, self.weight_orig, self.bias = stride, padding, conv.weight, conv.bias
+        self.stride, self.padding, self.weight_orig, self.bias = (
+            stride,
+            padding,
+            conv.weight,
+            conv.bias,
+        )
         matrix = conv.weight.detach().flatten(1)
         self.register_buffer('weight_u', F.normalize(torch.randn(matrix.shape[0]), dim=0))
         self.register_buffer('weight_v', torch.empty(matrix.shape[1]))
-        self.renew(15)
+        self.refresh(15)
 
     def forward(self, x):
         return F.conv2d(x, self.weight(), self.bias, stride=self.stride, padding=self.padding)
@@ -132,12 +142,15 @@ class SpectralConv2d(nn.Module):
         with torch.autocast(self.weight_orig.device.type, enabled=False):
             matrix = self.weight_orig.flatten(1)
             if self.training:
-                self.renew()
-            u, v = self.weight_u.clone(), self.weight_v.clone()      # the next forward may come before this one's backward
+                self.refresh()
+            u, v = (
+                self.weight_u.clone(),
+                self.weight_v.clone(),
+            )  # the next forward may come before this one's backward
             return self.weight_orig / torch.dot(u, matrix @ v)
 
     @torch.no_grad()
-    def renew(self, steps=1):
+    def refresh(self, steps=1):
         """Improve the estimate of the singular vectors of the weights as they are now."""
         matrix = self.weight_orig.flatten(1)
         for _ in range(steps):

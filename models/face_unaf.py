@@ -2,6 +2,7 @@
 
 Fewer multiplications than a flat network of its size, but depthwise ones, which CPUs are slow at.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -33,7 +34,9 @@ class Block(nn.Module):
     def forward(self, x):
         y = _gate(self.depthwise(self.widen1(self.norm1(x))))
         y = self.narrow1(y * self.attention(y.mean((2, 3), keepdim=True)))
-        x = x + y * self.beta.to(y.dtype)      # without the cast a bfloat16 stream would become float32 here
+        x = x + y * self.beta.to(
+            y.dtype
+        )  # without the cast a bfloat16 stream would become float32 here
         y = self.narrow2(_gate(self.widen2(self.norm2(x))))
         return x + y * self.gamma.to(y.dtype)
 
@@ -51,8 +54,10 @@ class FaceUNAF(nn.Module):
         super().__init__()
         down, middle, up = blocks
         if not len(down) == len(up) == len(width) - 1:
-            raise ValueError(f'FaceUNAF: {len(width)} widths need {len(width) - 1} encoder and decoder levels; blocks is {blocks}')
-        pairs = list(zip(width, width[1:]))      # channels of (a level, the level below)
+            raise ValueError(
+                f'FaceUNAF: {len(width)} widths need {len(width) - 1} encoder and decoder levels; blocks is {blocks}'
+            )
+        pairs = list(zip(width, width[1:]))  # channels of (a level, the level below)
         self.stem = nn.Conv2d(3, width[0], 3, padding=1)
         self.encoder = nn.ModuleList(_blocks(a, n) for (a, b), n in zip(pairs, down))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
@@ -64,7 +69,9 @@ class FaceUNAF(nn.Module):
         self.upconv1 = nn.Conv2d(width[0], 4 * 32, 3, padding=1)
         self.upconv2 = nn.Conv2d(32, 4 * 32, 3, padding=1)
         self.tail = nn.Conv2d(32, 3, 3, padding=1)
-        nn.init.normal_(self.tail.weight, std=0.01)      # start at bilinear enlargement: a default tail starts 3-4 dB below
+        nn.init.normal_(
+            self.tail.weight, std=0.01
+        )  # start at bilinear enlargement: a default tail starts 3-4 dB below
         nn.init.zeros_(self.tail.bias)
 
     def forward(self, x):
@@ -85,8 +92,10 @@ class FaceUNAF(nn.Module):
         for up, blocks in zip(self.up, self.decoder):
             y = blocks(F.pixel_shuffle(up(y), 2) + skips.pop())
         y = _enlarge(self.upconv1, self.body(y) + first)
-        y = self.tail(_enlarge(self.upconv2, y))[..., :4 * h, :4 * w]
-        return y.float() + F.interpolate(x.float(), scale_factor=4, mode='bilinear')      # the image itself stays float32
+        y = self.tail(_enlarge(self.upconv2, y))[..., : 4 * h, : 4 * w]
+        return y.float() + F.interpolate(
+            x.float(), scale_factor=4, mode='bilinear'
+        )  # the image itself stays float32
 
 
 def _blocks(width, n):

@@ -2,6 +2,7 @@
 
 The module's result is folded back to the small size ("redistilled"), so the wide convolutions stay cheap. No image is added at the end.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from .rrdbnet import RDB
 from .searched import PAPER, Searched
 
-FOLD = 8      # the trunk works at 1/8 of the size
+FOLD = 8  # the trunk works at 1/8 of the size
 
 
 class FRSNet(nn.Module):
@@ -25,15 +26,19 @@ class FRSNet(nn.Module):
     def __init__(self, architecture=PAPER['sr'], width=64, growth=32, scale=4, spare=False):
         super().__init__()
         if scale not in (1, 2, 4) or width % FOLD:
-            raise ValueError(f'FRSNet: scale is {scale} and width {width}; 1, 2 and 4, and multiples of {FOLD}, are possible')
-        self.conv_first = nn.Conv2d(3 * FOLD ** 2, width, 3, padding=1)
+            raise ValueError(
+                f'FRSNet: scale is {scale} and width {width}; 1, 2 and 4, and multiples of {FOLD}, are possible'
+            )
+        self.conv_first = nn.Conv2d(3 * FOLD**2, width, 3, padding=1)
         self.rdb_first = nn.Sequential(*[RDB(width, growth) for _ in range(3)])
         self.sr = Searched(architecture, width // FOLD, start=3, spare=spare)
         self.redistill1 = nn.Conv2d(3 * width * FOLD, width * FOLD, 1)
         self.redistill2 = nn.Conv2d(width * FOLD, width, 1)
         self.rdb_last = nn.Sequential(*[RDB(width, growth) for _ in range(3)])
         self.conv_after = nn.Conv2d(width, width, 3, padding=1)
-        self.up = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range((FOLD * scale).bit_length() - 1))
+        self.up = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=1) for _ in range((FOLD * scale).bit_length() - 1)
+        )
         self.conv_hr = nn.Conv2d(width, width, 3, padding=1)
         self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
         self.scale = scale
@@ -42,7 +47,7 @@ class FRSNet(nn.Module):
         """x: [B, 3, h, w] in [0, 1], any h, w -> [B, 3, scale h, scale w] float32, not clamped; also under autocast."""
         h, w = x.shape[-2:]
         shallow, deep = self.read(pad(x))
-        return self.write(self.sr(deep), shallow, deep)[..., :self.scale * h, :self.scale * w]
+        return self.write(self.sr(deep), shallow, deep)[..., : self.scale * h, : self.scale * w]
 
     def read(self, x):
         """x: [B, 3, 8h, 8w] -> two [B, width, h, w]: after the first convolution, and after the dense blocks"""
@@ -56,7 +61,9 @@ class FRSNet(nn.Module):
         for conv in self.up:
             y = _leaky(conv(F.interpolate(y, scale_factor=2, mode='nearest')))
         y = _leaky(self.conv_hr(y))
-        with torch.autocast(y.device.type, enabled=False):      # no image is added: bfloat16 here would round the image itself
+        with torch.autocast(
+            y.device.type, enabled=False
+        ):  # no image is added: bfloat16 here would round the image itself
             return self.conv_last(y.float())
 
 

@@ -3,14 +3,15 @@
 The decoder starts from the picture at 1/32 and is modulated at six resolutions by what the encoder found there. Widths 64, 48, 32, 16 and 8 have
 130,568,012, 79,873,084, 41,213,740, 14,294,876 and 5,274,868 parameters.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from .discriminators import SpectralConv2d, instance_norm
 
-
 # ---- suppression ----
+
 
 class LIP(nn.Module):
     """Pooling by 2 in which a pixel counts by its importance, exp(12 sigmoid(logit)) (Gao et al., ICCV 2019); starts as average pooling."""
@@ -25,12 +26,16 @@ class LIP(nn.Module):
     def forward(self, x):
         """x: [B, C, h, w] -> [B, C, ceil(h / 2), ceil(w / 2)], means over windows of 3 x 3, at the border over their part within the picture"""
         logit = instance_norm(self.logit(x).float()) * self.scale + self.shift
-        weight = torch.exp(12 * torch.sigmoid(logit))                            # up to 1.6e5: not for float16
+        weight = torch.exp(12 * torch.sigmoid(logit))  # up to 1.6e5: not for float16
         return (_window_mean(x.float() * weight) / _window_mean(weight)).to(x.dtype)
 
 
 # D of the paper: what makes factors of the scores of nine taps, dimension 1.
-ADAPT = {'softmax': lambda score: 9 * score.softmax(1), 'sigmoid': torch.sigmoid, 'relu': torch.relu}
+ADAPT = {
+    'softmax': lambda score: 9 * score.softmax(1),
+    'sigmoid': torch.sigmoid,
+    'relu': torch.relu,
+}
 
 
 class PAC(nn.Module):
@@ -49,27 +54,41 @@ class PAC(nn.Module):
         super().__init__()
         self.stride, self.adapt = stride, adapt
         self.conv = _conv(channels, out_channels)
-        self.query = nn.Sequential(nn.Conv2d(channels, dim, 1), nn.ReLU(inplace=True), nn.Conv2d(dim, dim, 1))
-        self.tap = nn.Parameter(torch.ones(9, 1, 1))                             # 'relu' starts at 1, too, and 'softmax' does not see it
-        self.register_buffer('kind', torch.tensor(list(ADAPT).index(adapt)))     # so that weights tell what they are for
+        self.query = nn.Sequential(
+            nn.Conv2d(channels, dim, 1), nn.ReLU(inplace=True), nn.Conv2d(dim, dim, 1)
+        )
+        self.tap = nn.Parameter(
+            torch.ones(9, 1, 1)
+        )  # 'relu' starts at 1, too, and 'softmax' does not see it
+        self.register_buffer(
+            'kind', torch.tensor(list(ADAPT).index(adapt))
+        )  # so that weights tell what they are for
 
     def forward(self, x):
         """x: [B, C, h, w] -> [B, out_channels, ceil(h / stride), ceil(w / stride)]; takes memory for 9 C numbers per pixel that comes out"""
         factors = self.factors(x).to(x.dtype).split(1, 1)
         unfolded = torch.cat([x_j * k_j for x_j, k_j in zip(_taps(x, self.stride), factors)], 1)
-        weight = self.conv.weight.flatten(2).transpose(1, 2).flatten(1)[..., None, None]      # [out, 9 C, 1, 1]
+        weight = (
+            self.conv.weight.flatten(2).transpose(1, 2).flatten(1)[..., None, None]
+        )  # [out, 9 C, 1, 1]
         return F.conv2d(unfolded, weight, self.conv.bias)
 
     def factors(self, x):
         """K: [B, C, h, w] -> [B, 9, ceil(h / stride), ceil(w / stride)] float32, taps row by row"""
         taps = _taps(self.query(x).float(), self.stride)
-        score = torch.stack([(taps[4] * q_j).sum(1) for q_j in taps], 1)         # the middle one is the pixel itself
+        score = torch.stack(
+            [(taps[4] * q_j).sum(1) for q_j in taps], 1
+        )  # the middle one is the pixel itself
         return ADAPT[self.adapt](score / taps[4].shape[1] ** 0.5 + self.tap)
 
 
 # What halves the picture in the encoder.
-SUPPRESSION = {'lip': lambda a, b: nn.Sequential(LIP(a), _conv(a, b)), 'pac': lambda a, b: PAC(a, b, stride=2),
-               'pac-sigmoid': lambda a, b: PAC(a, b, stride=2, adapt='sigmoid'), 'pac-relu': lambda a, b: PAC(a, b, stride=2, adapt='relu')}
+SUPPRESSION = {
+    'lip': lambda a, b: nn.Sequential(LIP(a), _conv(a, b)),
+    'pac': lambda a, b: PAC(a, b, stride=2),
+    'pac-sigmoid': lambda a, b: PAC(a, b, stride=2, adapt='sigmoid'),
+    'pac-relu': lambda a, b: PAC(a, b, stride=2, adapt='relu'),
+}
 
 
 class Encoder(nn.Module):
@@ -79,7 +98,9 @@ class Encoder(nn.Module):
         super().__init__()
         channels = [width * n for n in (1, 2, 4, 8, 16, 16)]
         self.head = _conv(3, width, bias=False)
-        self.stages = nn.ModuleList(SUPPRESSION[suppression](a, b) for a, b in zip(channels, channels[1:]))
+        self.stages = nn.ModuleList(
+            SUPPRESSION[suppression](a, b) for a, b in zip(channels, channels[1:])
+        )
 
     def forward(self, x):
         """x: [B, 3, h, w], multiples of 32 -> six feature maps, from [B, 16 width, h / 32, w / 32] to [B, width, h, w]"""
@@ -91,6 +112,7 @@ class Encoder(nn.Module):
 
 
 # ---- replenishment ----
+
 
 class SPADE(nn.Module):
     """Instance normalisation whose scale and shift are drawn from a guide, pixel by pixel (Park et al., CVPR 2019).
@@ -121,7 +143,10 @@ class Block(nn.Module):
         self.norm2, self.conv2 = SPADE(middle, guide_channels), _spectral(middle, out_channels, 3)
         self.skip = channels != out_channels
         if self.skip:
-            self.norm_skip, self.conv_skip = SPADE(channels, guide_channels), _spectral(channels, out_channels, 1, bias=False)
+            self.norm_skip, self.conv_skip = (
+                SPADE(channels, guide_channels),
+                _spectral(channels, out_channels, 1, bias=False),
+            )
 
     def forward(self, x, guide):
         y = self.conv1(_leaky(self.norm1(x, guide)))
@@ -140,21 +165,30 @@ class HiFaceGAN(nn.Module):
     def __init__(self, width=64, suppression='lip', phase=3, residual=False):
         super().__init__()
         if suppression not in SUPPRESSION:
-            raise ValueError(f'HiFaceGAN: suppression is {suppression!r}; there are: {", ".join(SUPPRESSION)}')
+            raise ValueError(
+                f'HiFaceGAN: suppression is {suppression!r}; there are: {", ".join(SUPPRESSION)}'
+            )
         if phase not in range(4):
             raise ValueError(f'HiFaceGAN: phase is {phase}; 0, 1, 2 and 3 are possible')
         if residual and phase < 3:
-            raise ValueError(f'HiFaceGAN: phase is {phase}; with residual only the whole network is possible, 3')
-        wide, channels, self.phase, self.scale = 16 * width, [width * n for n in (16, 8, 4, 2, 1)], phase, 1 if phase == 3 else 2.0 ** (phase - 3)
+            raise ValueError(
+                f'HiFaceGAN: phase is {phase}; with residual only the whole network is possible, 3'
+            )
+        wide, channels, self.phase, self.scale = (
+            16 * width,
+            [width * n for n in (16, 8, 4, 2, 1)],
+            phase,
+            1 if phase == 3 else 2.0 ** (phase - 3),
+        )
         self.encoder = Encoder(width, suppression)
         self.fc = _conv(3, wide)
-        self.bottom = Block(wide, wide, wide)                                    # at 1/32
-        self.middle = nn.ModuleList(Block(wide, wide, wide) for _ in range(2))   # at 1/16
+        self.bottom = Block(wide, wide, wide)  # at 1/32
+        self.middle = nn.ModuleList(Block(wide, wide, wide) for _ in range(2))  # at 1/16
         self.up = nn.ModuleList(Block(a, b, b) for a, b in zip(channels, channels[1:]))
         self.to_rgb = nn.ModuleList(_conv(b, 3) for b in channels[1:])
         self.residual = residual
         if residual:
-            self.register_buffer('adds', torch.ones(()))                         # so that weights tell
+            self.register_buffer('adds', torch.ones(()))  # so that weights tell
             nn.init.zeros_(self.to_rgb[-1].weight)
         for n, parts in enumerate(zip(self.up, self.to_rgb)):
             parts[0].requires_grad_(n <= phase)
@@ -173,12 +207,14 @@ class HiFaceGAN(nn.Module):
         y = _double(self.bottom(y, lowest))
         for block in self.middle:
             y = block(y, low)
-        for block, guide in zip(self.up[:self.phase + 1], guides):
+        for block, guide in zip(self.up[: self.phase + 1], guides):
             y = block(_double(y), guide)
-        with torch.autocast(x.device.type, enabled=False):                       # bfloat16 here would round the image itself
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # bfloat16 here would round the image itself
             y = torch.tanh(self.to_rgb[self.phase](_leaky(y.float())))
         part = 2 ** (3 - self.phase)
-        y = y[..., :-(-h // part), :-(-w // part)]
+        y = y[..., : -(-h // part), : -(-w // part)]
         return given.float() + y if self.residual else (1 + y) / 2
 
 
@@ -189,7 +225,9 @@ def _conv(channels, out_channels, bias=True):
 
 
 def _spectral(channels, out_channels, kernel, bias=True):
-    return SpectralConv2d(channels, out_channels, kernel, padding=kernel // 2, bias=bias, start=_start)
+    return SpectralConv2d(
+        channels, out_channels, kernel, padding=kernel // 2, bias=bias, start=_start
+    )
 
 
 def _start(weight, bias):
@@ -202,7 +240,7 @@ def _taps(x, stride):
     """[B, C, h, w] -> what the nine taps of a 3 x 3 convolution see, row by row: 9 x [B, C, ceil(h / stride), ceil(w / stride)], 0 outside of the picture"""
     h, w = x.shape[-2:]
     padded = F.pad(x, (1, 1, 1, 1))
-    return [padded[..., v:v + h:stride, u:u + w:stride] for v in range(3) for u in range(3)]
+    return [padded[..., v : v + h : stride, u : u + w : stride] for v in range(3) for u in range(3)]
 
 
 def _window_mean(x):

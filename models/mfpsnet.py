@@ -2,6 +2,7 @@
 
 A prior is a map of the size of the input: face parsing, landmark heatmaps, features of the most similar facial components of a dictionary.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from .frsnet import FRSNet, pad
 from .searched import PAPER, Searched
 
-PRIORS = {'parse': 19, 'heat': 71, 'dict': 256}      # channels
+PRIORS = {'parse': 19, 'heat': 71, 'dict': 256}  # channels
 
 
 class MFPSNet(nn.Module):
@@ -28,16 +29,26 @@ class MFPSNet(nn.Module):
         super().__init__()
         self.priors, self.scale = dict(priors), scale
         self.base = FRSNet(architectures['sr'], scale=scale, spare=spare)
-        self.enter = nn.ModuleDict({name: entrance(name, channels) for name, channels in self.priors.items()})
-        self.features = nn.ModuleDict({name: Searched(architectures[name], spare=spare) for name in priors})
-        self.narrow = nn.Conv2d(24, 8, 3, padding=1) if priors else None      # one for all priors
+        self.enter = nn.ModuleDict(
+            {name: entrance(name, channels) for name, channels in self.priors.items()}
+        )
+        self.features = nn.ModuleDict(
+            {name: Searched(architectures[name], spare=spare) for name in priors}
+        )
+        self.narrow = nn.Conv2d(24, 8, 3, padding=1) if priors else None  # one for all priors
         width = 24 + 8 * len(priors)
         self.fusion = Searched(architectures['fusion'], width, spare=spare)
         self.fuse1 = nn.Conv2d(3 * width, 48, 3, padding=1)
         self.fuse2 = nn.Conv2d(48, 24, 3, padding=1)
-        self.gate = nn.Sequential(nn.Linear(width, 16), nn.ReLU(inplace=True), nn.Linear(16, len(priors))) if gate and priors else None
+        self.gate = (
+            nn.Sequential(nn.Linear(width, 16), nn.ReLU(inplace=True), nn.Linear(16, len(priors)))
+            if gate and priors
+            else None
+        )
         if spare:
-            self.spare = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in ((64, 50), (50, 38), (38, 24)))
+            self.spare = nn.ModuleList(
+                nn.Conv2d(a, b, 3, padding=1) for a, b in ((64, 50), (50, 38), (38, 24))
+            )
 
     def forward(self, x, priors, weights=False):
         """x: [B, 3, h, w] in [0, 1], any h, w; priors: {name: [B, channels, h, w]} -> [first, second] [B, 3, scale h, scale w] float32, not clamped; also under autocast.
@@ -56,7 +67,7 @@ class MFPSNet(nn.Module):
         shallow, deep = self.base.read(seen)
         mixed, gated = self._fuse(self.base.sr(deep), seen, priors)
         second = self.base.write(mixed, shallow, deep)
-        passes = [y[..., :self.scale * h, :self.scale * w] for y in (first, second)]
+        passes = [y[..., : self.scale * h, : self.scale * w] for y in (first, second)]
         return (passes, gated) if weights else passes
 
     def _fuse(self, y, seen, priors):
@@ -68,7 +79,9 @@ class MFPSNet(nn.Module):
         weights = None
         if self.gate is not None:
             weights = self.gate(torch.cat([y.mean((2, 3)) for y in found], 1)).float().softmax(1)
-            found[1:] = [y * weights[:, i, None, None, None].to(y.dtype) for i, y in enumerate(found[1:])]
+            found[1:] = [
+                y * weights[:, i, None, None, None].to(y.dtype) for i, y in enumerate(found[1:])
+            ]
         return self.fuse2(self.fuse1(self.fusion(torch.cat(found, 1)))), weights
 
 
@@ -77,5 +90,10 @@ def entrance(name, channels):
     convolutions after the search."""
     if name != 'dict':
         return nn.Conv2d(3 + channels, 8, 3, padding=1)
-    return nn.Sequential(nn.Conv2d(channels, 174, 3, padding=1), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(174, 90, 3, padding=1), nn.LeakyReLU(0.2, inplace=True),
-                         nn.Conv2d(90, 8, 3, padding=1))
+    return nn.Sequential(
+        nn.Conv2d(channels, 174, 3, padding=1),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(174, 90, 3, padding=1),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(90, 8, 3, padding=1),
+    )

@@ -1,9 +1,13 @@
 """Residual U-Net for face parsing (Ronneberger et al., 2015; blocks of He et al., 2016): 19 classes, learned from scratch."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-MEAN, STD = (132.53, 106.68, 92.84), (77.06, 69.73, 68.29)      # RGB grey levels of CelebAMask-HQ's training faces
+MEAN, STD = (
+    (132.53, 106.68, 92.84),
+    (77.06, 69.73, 68.29),
+)  # RGB grey levels of CelebAMask-HQ's training faces
 
 
 class Block(nn.Module):
@@ -13,7 +17,11 @@ class Block(nn.Module):
         super().__init__()
         self.conv1, self.norm1 = _conv(width_in, width, 3), nn.BatchNorm2d(width)
         self.conv2, self.norm2 = _conv(width, width, 3), nn.BatchNorm2d(width)
-        self.project = None if width_in == width else nn.Sequential(_conv(width_in, width, 1), nn.BatchNorm2d(width))
+        self.project = (
+            None
+            if width_in == width
+            else nn.Sequential(_conv(width_in, width, 1), nn.BatchNorm2d(width))
+        )
 
     def forward(self, x):
         y = F.relu(self.norm1(self.conv1(x)), inplace=True)
@@ -32,20 +40,39 @@ class ParseUNet(nn.Module):
               inputs see it bilinearly resized. It tells the left eye from the right one.
     """
 
-    def __init__(self, width=(24, 48, 72, 96, 128), blocks=(1, 1, 2, 2, 2), classes=19, stride=1, aux=False, position=0):
+    def __init__(
+        self,
+        width=(24, 48, 72, 96, 128),
+        blocks=(1, 1, 2, 2, 2),
+        classes=19,
+        stride=1,
+        aux=False,
+        position=0,
+    ):
         super().__init__()
         if len(width) != len(blocks) or len(width) < 2:
-            raise ValueError(f'ParseUNet: width {width} and blocks {blocks} need one entry per level, of two levels or more')
+            raise ValueError(
+                f'ParseUNet: width {width} and blocks {blocks} need one entry per level, of two levels or more'
+            )
         if stride not in (1, 2):
             raise ValueError(f'ParseUNet: stride is {stride}; 1 and 2 are possible')
         self.stride = stride
-        self.stem = nn.Sequential(_conv(3, width[0], 3, stride), nn.BatchNorm2d(width[0]), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(
+            _conv(3, width[0], 3, stride), nn.BatchNorm2d(width[0]), nn.ReLU(inplace=True)
+        )
         levels = zip((width[0], *width), width, blocks)
-        self.encoder = nn.ModuleList(nn.Sequential(*[Block(before if i == 0 else w, w) for i in range(n)]) for before, w, n in levels)
-        self.decoder = nn.ModuleList(Block(below + w, w) for below, w in reversed(list(zip(width[1:], width))))
+        self.encoder = nn.ModuleList(
+            nn.Sequential(*[Block(before if i == 0 else w, w) for i in range(n)])
+            for before, w, n in levels
+        )
+        self.decoder = nn.ModuleList(
+            Block(below + w, w) for below, w in reversed(list(zip(width[1:], width)))
+        )
         self.head = nn.Conv2d(width[0], classes, 1)
         self.aux = nn.ModuleList(nn.Conv2d(w, classes, 1) for w in width[:-3:-1]) if aux else None
-        self.position = nn.Parameter(torch.zeros(1, width[-1], position, position)) if position else None
+        self.position = (
+            nn.Parameter(torch.zeros(1, width[-1], position, position)) if position else None
+        )
         self.register_buffer('mean', torch.tensor(MEAN).view(3, 1, 1) / 255, persistent=False)
         self.register_buffer('std', torch.tensor(STD).view(3, 1, 1) / 255, persistent=False)
 
@@ -64,16 +91,25 @@ class ParseUNet(nn.Module):
         skips = list(maps)
         y, whole = skips.pop(), [self.stride * side for side in maps[0].shape[-2:]]
         if self.position is not None:
-            y = y + resized(self.position, y.shape[-2:]).to(y.dtype)      # without the cast a bfloat16 stream would become float32 here
+            y = y + resized(self.position, y.shape[-2:]).to(
+                y.dtype
+            )  # without the cast a bfloat16 stream would become float32 here
 
         coarse = [y]
         for block in self.decoder:
-            y = block(torch.cat([F.interpolate(y, scale_factor=2, mode='bilinear'), skips.pop()], 1))
+            y = block(
+                torch.cat([F.interpolate(y, scale_factor=2, mode='bilinear'), skips.pop()], 1)
+            )
             coarse.append(y)
         logits = [self.head(y)]
         if self.aux and self.training:
             logits += [head(c) for head, c in zip(self.aux, coarse)]
-        logits = tuple(resized(y.float(), [n // part for n in whole])[..., :-(-size[0] // part), :-(-size[1] // part)] for y, part in zip(logits, (1, 4, 4)))
+        logits = tuple(
+            resized(y.float(), [n // part for n in whole])[
+                ..., : -(-size[0] // part), : -(-size[1] // part)
+            ]
+            for y, part in zip(logits, (1, 4, 4))
+        )
         return logits if len(logits) > 1 else logits[0]
 
     def encode(self, x):

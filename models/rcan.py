@@ -1,4 +1,5 @@
 """RCAN (Zhang et al., ECCV 2018): residual blocks with channel attention, in groups; here the bilinear enlargement is added, too."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -45,12 +46,18 @@ class RCAN(nn.Module):
         if not 0 < reduction <= width:
             raise ValueError(f'RCAN: a reduction by {reduction} leaves nothing of {width} channels')
         self.conv_first = nn.Conv2d(3, width, 3, padding=1)
-        self.trunk = nn.Sequential(*[Group(blocks, width, reduction) for _ in range(groups)]) if groups else _blocks(blocks, width, reduction)
+        self.trunk = (
+            nn.Sequential(*[Group(blocks, width, reduction) for _ in range(groups)])
+            if groups
+            else _blocks(blocks, width, reduction)
+        )
         self.conv_trunk = nn.Conv2d(width, width, 3, padding=1)
         self.upconv1 = nn.Conv2d(width, 4 * width, 3, padding=1)
         self.upconv2 = nn.Conv2d(width, 4 * width, 3, padding=1)
         self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
-        nn.init.normal_(self.conv_last.weight, std=0.01)      # start at bilinear enlargement: a default tail starts 3-4 dB below
+        nn.init.normal_(
+            self.conv_last.weight, std=0.01
+        )  # start at bilinear enlargement: a default tail starts 3-4 dB below
         nn.init.zeros_(self.conv_last.bias)
 
     def forward(self, x):
@@ -59,7 +66,9 @@ class RCAN(nn.Module):
         y = y + self.conv_trunk(self.trunk(y))
         y = F.pixel_shuffle(self.upconv1(y), 2)
         y = F.pixel_shuffle(self.upconv2(y), 2)
-        return self.conv_last(y).float() + F.interpolate(x.float(), scale_factor=4, mode='bilinear')      # the image itself stays float32
+        return self.conv_last(y).float() + F.interpolate(
+            x.float(), scale_factor=4, mode='bilinear'
+        )  # the image itself stays float32
 
 
 def _blocks(n, width, reduction):

@@ -1,4 +1,5 @@
 """RRDBNet (Wang et al., ESRGAN, ECCV Workshops 2018): dense blocks within residual blocks, no normalisation; BasicSR's names."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -62,7 +63,9 @@ class RRDBNet(nn.Module):
         y = _leaky(self.conv_up1(F.interpolate(y, scale_factor=2, mode='nearest')))
         y = _leaky(self.conv_up2(F.interpolate(y, scale_factor=2, mode='nearest')))
         y = _leaky(self.conv_hr(y))
-        with torch.autocast(x.device.type, enabled=False):      # no image is added: bfloat16 here would round the image itself
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # no image is added: bfloat16 here would round the image itself
             return self.conv_last(y.float())
 
 

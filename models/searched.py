@@ -1,4 +1,5 @@
 """A decoded module: a path through four resolutions with one cell in every layer (Liu et al., Auto-DeepLab, CVPR 2019), and what the search shares with it."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -7,18 +8,26 @@ from . import decode
 
 # The architectures found by MFPSNet's authors.
 PAPER = {
-    'sr':     {'path': [2, 1, 1, 1, 0, 1], 'cell': [[0, 0], [1, 0], [2, 2], [3, 0], [7, 1], [8, 3]]},
-    'parse':  {'path': [1, 2, 1, 0, 1, 0], 'cell': [[0, 1], [1, 1], [3, 1], [4, 3], [5, 3], [7, 0]]},
-    'heat':   {'path': [0, 0, 0, 1, 0, 1], 'cell': [[0, 3], [1, 1], [2, 2], [3, 2], [5, 1], [7, 2]]},
-    'dict':   {'path': [0, 0, 1, 2, 1, 0], 'cell': [[0, 0], [1, 1], [2, 3], [4, 0], [6, 1], [7, 0]]},
-    'fusion': {'path': [0, 1, 2, 1, 1, 2], 'cell': [[0, 0], [1, 0], [2, 2], [4, 2], [7, 2], [8, 3]]}}
+    'sr': {'path': [2, 1, 1, 1, 0, 1], 'cell': [[0, 0], [1, 0], [2, 2], [3, 0], [7, 1], [8, 3]]},
+    'parse': {'path': [1, 2, 1, 0, 1, 0], 'cell': [[0, 1], [1, 1], [3, 1], [4, 3], [5, 3], [7, 0]]},
+    'heat': {'path': [0, 0, 0, 1, 0, 1], 'cell': [[0, 3], [1, 1], [2, 2], [3, 2], [5, 1], [7, 2]]},
+    'dict': {'path': [0, 0, 1, 2, 1, 0], 'cell': [[0, 0], [1, 1], [2, 3], [4, 0], [6, 1], [7, 0]]},
+    'fusion': {
+        'path': [0, 1, 2, 1, 1, 2],
+        'cell': [[0, 0], [1, 0], [2, 2], [4, 2], [7, 2], [8, 3]],
+    },
+}
 
 
 class ConvNorm(nn.Sequential):
     """ReLU(BatchNorm(conv(x))), same size"""
 
     def __init__(self, before, after, kernel):
-        super().__init__(nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True))
+        super().__init__(
+            nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(inplace=True),
+        )
         nn.init.kaiming_normal_(self[0].weight, mode='fan_out', nonlinearity='relu')
 
 
@@ -33,7 +42,9 @@ class Head(nn.Module):
     def __init__(self, width, deepest=decode.LEVELS - 1, spare=False):
         super().__init__()
         width *= decode.NODES
-        halve = [ConvNorm(width << level, width << (level - 1), 1) for level in range(1, decode.LEVELS)]
+        halve = [
+            ConvNorm(width << level, width << (level - 1), 1) for level in range(1, decode.LEVELS)
+        ]
         self.halve = nn.ModuleList(halve[:deepest])
         self.final = nn.Conv2d(width, width, 1, bias=False)
         nn.init.kaiming_normal_(self.final.weight, mode='fan_out', nonlinearity='relu')
@@ -61,10 +72,15 @@ class Cell(nn.Module):
 
     def __init__(self, cell, width, before, last, spare=False):
         super().__init__()
-        self.rows = [[(edge, decode.EDGES[edge][1]) for edge, _ in cell if decode.EDGES[edge][0] == node] for node in range(decode.NODES)]
+        self.rows = [
+            [(edge, decode.EDGES[edge][1]) for edge, _ in cell if decode.EDGES[edge][0] == node]
+            for node in range(decode.NODES)
+        ]
         self.enter = ConvNorm(last, width, 1)
         remembers = any(source == 0 for row in self.rows for _, source in row)
-        self.remember = ConvNorm(before, width, 1) if remembers and before != width else nn.Identity()
+        self.remember = (
+            ConvNorm(before, width, 1) if remembers and before != width else nn.Identity()
+        )
         self.edges = nn.ModuleDict({str(edge): operation(kind, width) for edge, kind in cell})
         if spare and isinstance(self.remember, nn.Identity):
             self.spare = ConvNorm(before, width, 1)
@@ -92,12 +108,20 @@ class Searched(nn.Module):
         # Known from the weights alone: edges that skip have none.
         self.register_buffer('path', torch.tensor(self.levels))
         self.register_buffer('cell', torch.tensor(architecture['cell']))
-        self.register_load_state_dict_post_hook(_same_architecture(self.levels, [list(row) for row in architecture['cell']]))
+        self.register_load_state_dict_post_hook(
+            _same_architecture(self.levels, [list(row) for row in architecture['cell']])
+        )
 
         self.stem = ConvNorm(width << start, decode.NODES * width << start, 3)
         # Channels of the input, of the stem, and of every layer.
-        channels = [width << start, *(decode.NODES * width << level for level in (start, *self.levels))]
-        self.layers = nn.ModuleList(Cell(architecture['cell'], width << level, before, last, spare) for level, before, last in zip(self.levels, channels, channels[1:]))
+        channels = [
+            width << start,
+            *(decode.NODES * width << level for level in (start, *self.levels)),
+        ]
+        self.layers = nn.ModuleList(
+            Cell(architecture['cell'], width << level, before, last, spare)
+            for level, before, last in zip(self.levels, channels, channels[1:])
+        )
         self.head = Head(width, self.levels[-1], spare)
 
     def forward(self, x):
@@ -125,12 +149,18 @@ def level_sizes(x, start):
 
 def resize(x, size):
     """-> [B, C, *size], bilinear, corners kept; x itself where the size is right"""
-    return x if x.shape[-2:] == size else F.interpolate(x, size, mode='bilinear', align_corners=True)
+    return (
+        x if x.shape[-2:] == size else F.interpolate(x, size, mode='bilinear', align_corners=True)
+    )
 
 
 def _same_architecture(path, cell):
     """-> hook that refuses weights of another architecture: their names and shapes may be the same."""
+
     def hook(module, _):
         if module.path.tolist() != path or module.cell.tolist() != cell:
-            raise ValueError(f'the weights belong to path {module.path.tolist()}, cell {module.cell.tolist()}; this network has path {path}, cell {cell}')
+            raise ValueError(
+                f'the weights belong to path {module.path.tolist()}, cell {module.cell.tolist()}; this network has path {path}, cell {cell}'
+            )
+
     return hook

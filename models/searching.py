@@ -1,4 +1,5 @@
 """Networks in which an architecture is searched (Yu et al., TNNLS 2023): one module at a time is a supernet, everything around it stands."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -31,16 +32,22 @@ class SearchPrior(nn.Module):
     priors: {name: channels} of one prior; channels of its supernet: 8; the rest as of FRSNet
     """
 
-    def __init__(self, priors=(('parse', PRIORS['parse']),), width=64, growth=32, scale=1, layers=6):
+    def __init__(
+        self, priors=(('parse', PRIORS['parse']),), width=64, growth=32, scale=1, layers=6
+    ):
         super().__init__()
         self.priors, self.scale = dict(priors), scale
         if len(self.priors) != 1:
-            raise ValueError(f'SearchPrior searches the module of one prior at a time, not of {", ".join(self.priors) or "none"}')
-        self.part, = self.priors
+            raise ValueError(
+                f'SearchPrior searches the module of one prior at a time, not of {", ".join(self.priors) or "none"}'
+            )
+        (self.part,) = self.priors
         self.base = FRSNet(width=width, growth=growth, scale=scale)
-        del self.base.sr                         # the branch below stands for it
+        del self.base.sr  # the branch below stands for it
         out = 3 * width // 8
-        self.branch = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in ((width, 50), (50, 38), (38, out)))
+        self.branch = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1) for a, b in ((width, 50), (50, 38), (38, out))
+        )
         self.enter = entrance(self.part, self.priors[self.part])
         self.features = AutoPrior(8, layers)
         self.fuse = nn.Conv2d(out + 24, out, 3, padding=1)
@@ -56,9 +63,15 @@ class SearchPrior(nn.Module):
         shallow, deep = self.base.read(seen)
         y = deep
         for conv in self.branch:
-            y = F.leaky_relu(conv(F.interpolate(y, scale_factor=2, mode='nearest')), 0.2, inplace=True)
-        prior = self.features(self.enter(prior if self.part == 'dict' else torch.cat([seen, prior], 1)))
-        return self.base.write(self.fuse(torch.cat([y, prior], 1)), shallow, deep)[..., :self.scale * h, :self.scale * w]
+            y = F.leaky_relu(
+                conv(F.interpolate(y, scale_factor=2, mode='nearest')), 0.2, inplace=True
+            )
+        prior = self.features(
+            self.enter(prior if self.part == 'dict' else torch.cat([seen, prior], 1))
+        )
+        return self.base.write(self.fuse(torch.cat([y, prior], 1)), shallow, deep)[
+            ..., : self.scale * h, : self.scale * w
+        ]
 
 
 class SearchFusion(MFPSNet):
@@ -75,7 +88,10 @@ class SearchFusion(MFPSNet):
         super().__init__(architectures, priors, scale)
         before = 24 + 8 * len(self.priors)
         width = width or before
-        narrow, widen = (nn.Conv2d(a, b, 1) if width != before else nn.Identity() for a, b in ((before, width), (3 * width, 3 * before)))
+        narrow, widen = (
+            nn.Conv2d(a, b, 1) if width != before else nn.Identity()
+            for a, b in ((before, width), (3 * width, 3 * before))
+        )
         self.fusion = nn.Sequential(narrow, AutoPrior(width, layers), widen)
 
     @property

@@ -1,4 +1,5 @@
 """SRResNet without normalisation (Ledig et al., CVPR 2017; Wang et al., ESRGAN, 2018): BasicSR's MSRResNet, with its names."""
+
 import torch.nn.functional as F
 from torch import nn
 
@@ -30,15 +31,17 @@ class SRResNet(nn.Module):
         self.conv_first = nn.Conv2d(3, width, 3, padding=1)
         self.body = nn.Sequential(*[Block(width) for _ in range(blocks)])
         step = 2 if scale == 4 else scale
-        self.upconv1 = nn.Conv2d(width, width * step ** 2, 3, padding=1)
+        self.upconv1 = nn.Conv2d(width, width * step**2, 3, padding=1)
         if scale == 4:
-            self.upconv2 = nn.Conv2d(width, width * step ** 2, 3, padding=1)
+            self.upconv2 = nn.Conv2d(width, width * step**2, 3, padding=1)
         self.conv_hr = nn.Conv2d(width, width, 3, padding=1)
         self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
                 nn.init.kaiming_normal_(conv.weight)
-                conv.weight.data.mul_(0.1)      # residual branches start small, so depth does not blow up the signal
+                conv.weight.data.mul_(
+                    0.1
+                )  # residual branches start small, so depth does not blow up the signal
                 nn.init.zeros_(conv.bias)
 
     def forward(self, x):

@@ -2,6 +2,7 @@
 
 Between the convolutions pictures are [B, h, w, C], which is what channels-last memory holds, so changing between the two is free.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,10 +24,19 @@ class Attention(nn.Module):
         """x: [B * masks, N, C] windows of N pixels, those of a picture in a row; mask: [masks, 1, N, N], -inf between pixels that may not meet -> as x"""
         groups, (_, pixels, width) = mask.shape[0], x.shape
         size = width // self.heads
-        bias = self.table[self.offset].permute(2, 0, 1) + mask                      # [masks, heads, N, N]
-        qkv = self.qkv(x).view(-1, groups, pixels, 3, self.heads, size).permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
-        q, k, v = F.pad(qkv, (0, -size % 8))                                        # fused kernels want sizes in eights; zeros change nothing
-        y = F.scaled_dot_product_attention(q, k, v, bias.flatten(0, 1).to(q.dtype), scale=size ** -0.5)[..., :size]
+        bias = self.table[self.offset].permute(2, 0, 1) + mask  # [masks, heads, N, N]
+        qkv = (
+            self.qkv(x)
+            .view(-1, groups, pixels, 3, self.heads, size)
+            .permute(3, 0, 1, 4, 2, 5)
+            .flatten(2, 3)
+        )
+        q, k, v = F.pad(
+            qkv, (0, -size % 8)
+        )  # fused kernels want sizes in eights; zeros change nothing
+        y = F.scaled_dot_product_attention(
+            q, k, v, bias.flatten(0, 1).to(q.dtype), scale=size**-0.5
+        )[..., :size]
         return self.project(y.unflatten(1, (groups, self.heads)).transpose(2, 3).reshape(x.shape))
 
 
@@ -44,7 +54,11 @@ class Block(nn.Module):
 
     def forward(self, x, mask):
         """x: [B, h, w, C], multiples of the window; mask: [masks, 1, N, N] -> as x"""
-        y = torch.roll(self.norm1(x), (-self.shift, -self.shift), (1, 2)) if self.shift else self.norm1(x)
+        y = (
+            torch.roll(self.norm1(x), (-self.shift, -self.shift), (1, 2))
+            if self.shift
+            else self.norm1(x)
+        )
         y = _whole(self.attention(_windows(y, self.window), mask), x.shape, self.window)
         x = x + (torch.roll(y, (self.shift, self.shift), (1, 2)) if self.shift else y)
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
@@ -55,7 +69,9 @@ class Group(nn.Module):
 
     def __init__(self, depth, width, heads, window, ratio):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, window, ratio, shift=n % 2 * (window // 2)) for n in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, window, ratio, shift=n % 2 * (window // 2)) for n in range(depth)
+        )
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x, masks):
@@ -88,20 +104,28 @@ class SwinIR(nn.Module):
             if isinstance(linear, nn.Linear):
                 nn.init.normal_(linear.weight, std=0.02)
                 nn.init.zeros_(linear.bias)
-        nn.init.normal_(self.tail.weight, std=0.001)     # start at bilinear enlargement; what comes here is normalised, so larger than elsewhere
+        nn.init.normal_(
+            self.tail.weight, std=0.001
+        )  # start at bilinear enlargement; what comes here is normalised, so larger than elsewhere
         nn.init.zeros_(self.tail.bias)
 
     def forward(self, x):
         """x: [B, 3, h, w] in [0, 1], any h, w -> [B, 3, 4h, 4w] float32, not clamped; also under autocast."""
         h, w = x.shape[-2:]
-        first = self.conv_first(F.pad(x, (0, -w % self.window, 0, -h % self.window), mode='replicate'))
-        masks = [_mask(*first.shape[2:], self.window, shift, x.device) for shift in (0, self.window // 2)]
+        first = self.conv_first(
+            F.pad(x, (0, -w % self.window, 0, -h % self.window), mode='replicate')
+        )
+        masks = [
+            _mask(*first.shape[2:], self.window, shift, x.device) for shift in (0, self.window // 2)
+        ]
         y = self.norm_first(first.permute(0, 2, 3, 1))
         for group in self.groups:
             y = group(y, masks)
         y = first + self.conv_after_body(self.norm_last(y).permute(0, 3, 1, 2))
-        y = F.pixel_shuffle(self.tail(y), 4)[..., :4 * h, :4 * w]
-        return y.float() + F.interpolate(x.float(), scale_factor=4, mode='bilinear')      # the image itself stays float32
+        y = F.pixel_shuffle(self.tail(y), 4)[..., : 4 * h, : 4 * w]
+        return y.float() + F.interpolate(
+            x.float(), scale_factor=4, mode='bilinear'
+        )  # the image itself stays float32
 
 
 def _offsets(window):
@@ -115,8 +139,10 @@ def _offsets(window):
 def _mask(h, w, window, shift, device):
     """[masks, 1, N, N] float32: -inf between pixels that only the cyclic shift has brought together; one mask for all windows without a shift"""
     if not shift:
-        return torch.zeros(1, 1, window ** 2, window ** 2, device=device)
-    wrapped = 2 * (torch.arange(h, device=device) >= h - shift)[:, None] + (torch.arange(w, device=device) >= w - shift)
+        return torch.zeros(1, 1, window**2, window**2, device=device)
+    wrapped = 2 * (torch.arange(h, device=device) >= h - shift)[:, None] + (
+        torch.arange(w, device=device) >= w - shift
+    )
     side = _windows(wrapped[None, ..., None], window)[..., 0]
     return torch.where(side[:, None, :] == side[:, :, None], 0.0, float('-inf'))[:, None]
 
@@ -124,10 +150,16 @@ def _mask(h, w, window, shift, device):
 def _windows(x, window):
     """[B, h, w, C] -> [B * h/window * w/window, window * window, C]"""
     b, h, w, c = x.shape
-    return x.view(b, h // window, window, w // window, window, c).transpose(2, 3).reshape(-1, window * window, c)
+    return (
+        x.view(b, h // window, window, w // window, window, c)
+        .transpose(2, 3)
+        .reshape(-1, window * window, c)
+    )
 
 
 def _whole(windows, shape, window):
     """What `_windows` has cut -> [B, h, w, C]"""
     b, h, w, c = shape
-    return windows.view(b, h // window, w // window, window, window, c).transpose(2, 3).reshape(shape)
+    return (
+        windows.view(b, h // window, w // window, window, window, c).transpose(2, 3).reshape(shape)
+    )

@@ -1,4 +1,5 @@
 """Landmarks of a face as heatmaps: which prior they are for a restorer; the loss, and the validation (share of points that are found, PCK; Yang and Ramanan, TPAMI 2013)."""
+
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -6,7 +7,7 @@ import numpy as np
 import torch
 
 import models
-from dali_pipes.priors import heatmaps, landmarks
+from faces import heatmaps, landmarks
 from losses import heatmap
 
 from .players import Metric, ahead, grouped
@@ -14,8 +15,8 @@ from .players import Metric, ahead, grouped
 METRIC = Metric('pck', 'PCK', '%', 5.0)
 NETWORKS = models.LANDMARKERS
 LOSSES = {'mse': heatmap.squared}
-NEAR = 0.025             # a point is found if it lies this share of the picture's side from the true one or nearer: a tenth of the distance of aligned eyes
-SIDE = heatmaps.SIDE     # errors are told in pixels of faces of this side
+NEAR = 0.025  # a point is found if it lies this share of the picture's side from the true one or nearer: a tenth of the distance of aligned eyes
+SIDE = heatmaps.SIDE  # errors are told in pixels of faces of this side
 
 
 def located(target):
@@ -35,14 +36,16 @@ class Criterion:
         """{name: scalar} of maps [B, K, h, w]; the batch's pictures are a whole multiple of their size."""
         points, visible = located(batch.target)
         size = output.shape[2:]
-        wanted = heatmaps.gaussians(heatmaps.reduced(points, batch.input.shape[2] / size[0]), visible, size)
+        wanted = heatmaps.gaussians(
+            heatmaps.reduced(points, batch.input.shape[2] / size[0]), visible, size
+        )
         return {self.c['loss']: LOSSES[self.c['loss']](output, wanted)}
 
 
 class Scores(NamedTuple):
-    pck:   np.ndarray      # [N] percent of the points that are there and were found
-    error: np.ndarray      # [N] mean distance of the points that are there, in pixels of a face of SIDE
-    shown: list            # (input, ours, truth) uint8 [3, H, W] of the first few, points in colour over the picture
+    pck: np.ndarray  # [N] percent of the points that are there and were found
+    error: np.ndarray  # [N] mean distance of the points that are there, in pixels of a face of SIDE
+    shown: list  # (input, ours, truth) uint8 [3, H, W] of the first few, points in colour over the picture
 
     def value(self, part=slice(None)):
         """What a run is judged by, over a part of the images."""
@@ -72,7 +75,11 @@ def dotted(image, points, visible):
     """image [3, H, W] uint8, points [K, 2] -> [3, H, W] uint8 with a green square at each visible point."""
     out, radius = image.clone(), image.shape[1] // 128
     for x, y in points[visible].round().long().tolist():
-        out[:, max(y - radius, 0):max(y + radius + 1, 0), max(x - radius, 0):max(x + radius + 1, 0)] = torch.tensor([0, 255, 0], dtype=torch.uint8)[:, None, None]
+        out[
+            :,
+            max(y - radius, 0) : max(y + radius + 1, 0),
+            max(x - radius, 0) : max(x + radius + 1, 0),
+        ] = torch.tensor([0, 255, 0], dtype=torch.uint8)[:, None, None]
     return out
 
 
@@ -89,8 +96,13 @@ def validate(net, data, device, world=None, *, batch=8, autocast, show=4, thread
             points, visible = located(target)
             with autocast():
                 ours = find(net, image)
-            distance, there = (ours - points).norm(dim=2) / image.shape[2], visible.sum(1).clamp_min(1)
-            found, error = ((x * visible).sum(1) / there for x in ((distance <= NEAR).float(), distance))
+            distance, there = (
+                (ours - points).norm(dim=2) / image.shape[2],
+                visible.sum(1).clamp_min(1),
+            )
+            found, error = (
+                (x * visible).sum(1) / there for x in ((distance <= NEAR).float(), distance)
+            )
             rows += torch.stack([100 * found, SIDE * error], 1).tolist()
             for i in range(min(len(image), show - len(shown))):
                 x, a, b, v = (t[i].cpu() for t in (image, ours, points, visible))

@@ -1,4 +1,5 @@
 """Face parsing: which part of a face each pixel belongs to; its losses, and the challenge's validation (mIoU of the data set over 19 classes; AI6126, project 1)."""
+
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -6,7 +7,7 @@ import numpy as np
 import torch
 
 import models
-from dali_pipes import masks
+from faces import masks
 from losses import segmentation
 from metrics.miou import Confusion
 
@@ -14,10 +15,15 @@ from .players import Metric, ahead, grouped
 
 METRIC = Metric('miou', 'mIoU', '%', 2.0)
 NETWORKS = models.PARSERS
-LOSSES = {'ce': (1, 0, 0), 'lovasz': (1, 2, 0), 'mixed': (0.5, 0.3, 1), 'ohem': None}     # weights of cross entropy, Lovász-softmax and Dice
-LOVASZ_EVERY = 4                                           # it sorts: of all pixels it would cost more than the network
-AUX = 0.4                                                  # weight of the losses at every auxiliary head (PSPNet, Zhao et al., CVPR 2017)
-SWAP = torch.from_numpy(masks.SWAP[:len(masks.CLASSES)].astype(np.int64))
+LOSSES = {
+    'ce': (1, 0, 0),
+    'lovasz': (1, 2, 0),
+    'mixed': (0.5, 0.3, 1),
+    'ohem': None,
+}  # weights of cross entropy, Lovász-softmax and Dice
+LOVASZ_EVERY = 4  # it sorts: of all pixels it would cost more than the network
+AUX = 0.4  # weight of the losses at every auxiliary head (PSPNet, Zhao et al., CVPR 2017)
+SWAP = torch.from_numpy(masks.SWAP[: len(masks.CLASSES)].astype(np.int64))
 
 
 class Criterion:
@@ -48,8 +54,8 @@ class Criterion:
 
 
 class Scores(NamedTuple):
-    counts: np.ndarray      # [N, C, C] int64 pixels of each image by (true, predicted) class
-    shown:  list            # (input, ours, truth) uint8 [3, H, W] of the first few, masks in colour over the picture
+    counts: np.ndarray  # [N, C, C] int64 pixels of each image by (true, predicted) class
+    shown: list  # (input, ours, truth) uint8 [3, H, W] of the first few, masks in colour over the picture
 
     def value(self, part=slice(None)):
         """What a run is judged by, over a part of the images."""
@@ -64,7 +70,9 @@ class Scores(NamedTuple):
     def row(self):
         """{name: percent} of everything that is known."""
         s = self.over()
-        return dict(miou=s.miou, f1=s.f1, accuracy=s.accuracy) | {f'iou/{name}': v for name, v in zip(masks.CLASSES, s.iou) if v == v}
+        return dict(miou=s.miou, f1=s.f1, accuracy=s.accuracy) | {
+            f'iou/{name}': v for name, v in zip(masks.CLASSES, s.iou) if v == v
+        }
 
     def pictures(self):
         """(rows, figures, names) of pictures.strip."""

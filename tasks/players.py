@@ -1,4 +1,5 @@
 """What every task has: networks that are trained, the gradients of one batch for them, and a validation set read ahead of the network."""
+
 import contextlib
 from collections import deque
 from typing import Any, NamedTuple
@@ -9,21 +10,23 @@ from torch import nn
 
 class Metric(NamedTuple):
     """What a task is judged by: higher is better."""
-    key:  str        # in logs
-    name: str        # on curves and in sentences
+
+    key: str  # in logs
+    name: str  # on curves and in sentences
     unit: str
-    fall: float      # below the best that is worth a hint
+    fall: float  # below the best that is worth a hint
 
 
 class Player(NamedTuple):
     """A network and what trains it."""
-    net:     nn.Module
-    forward: Any            # the network as it is called: compiled, averaging its gradients over processes, or itself
-    stepper: Any            # training.optim.Stepper
-    rate:    float = 1.0    # its learning rate in shares of the run's
-    still:   Any = None     # module whose parameters get no gradients while this player learns
-    alone:   tuple = (0, 0.0)      # images before anybody listens to it, and its learning rate until then
-    level:   Any = None     # Level, of a discriminator that is held at one
+
+    net: nn.Module
+    forward: Any  # the network as it is called: compiled, averaging its gradients over processes, or itself
+    stepper: Any  # training.optim.Stepper
+    rate: float = 1.0  # its learning rate in shares of the run's
+    still: Any = None  # module whose parameters get no gradients while this player learns
+    alone: tuple = (0, 0.0)  # images before anybody listens to it, and its learning rate until then
+    level: Any = None  # Level, of a discriminator that is held at one
 
     def lr(self, lr, nimg):
         """Its learning rate for the step after `nimg` images, where the run's is `lr`."""
@@ -37,7 +40,11 @@ class Level:
 
     aim: share of right judgements with which the adversarial loss has the weight that the user gave it
     """
-    STRENGTH, HORIZON = 3.0, 64      # the weight doubles with a share of 0.23 more; images over which the share is averaged
+
+    STRENGTH, HORIZON = (
+        3.0,
+        64,
+    )  # the weight doubles with a share of 0.23 more; images over which the share is averaged
 
     def __init__(self, aim, device):
         self.aim, self.accuracy = aim, torch.full((), aim, device=device)
@@ -111,7 +118,7 @@ def ahead(pool, get, count, depth):
 
 def grouped(items, most):
     """Runs of up to `most` items (name, tensors, or None where one is missing) of equal sizes."""
-    group = []
+    group, last = [], None
     for item in items:
         shapes = [x if x is None else x.shape for x in item[1:]]
         if group and (len(group) == most or shapes != last):

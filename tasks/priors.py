@@ -1,13 +1,14 @@
 """Facial priors that need more than a network: the entries of a dictionary of components, and heatmaps of points that follow from a predicted mask; and how a dictionary is made."""
+
 import numpy as np
 import torch
 from torch import nn
 
-from dali_pipes.priors import components, dictionary, heatmaps, landmarks
+from faces import components, dictionary, heatmaps, landmarks
 from models.guided import enlarged, sides, sized
 
-LEAST = 0.05      # columns and rows of a predicted mask with less than this share of a part's fullest one are specks
-SIDE = 128        # features are taken where maps of a whole face are as large as this, or the next smaller ones (DFDNet, Li et al., ECCV 2020)
+LEAST = 0.05  # columns and rows of a predicted mask with less than this share of a part's fullest one are specks
+SIDE = 128  # features are taken where maps of a whole face are as large as this, or the next smaller ones (DFDNet, Li et al., ECCV 2020)
 
 
 def level(parser, size):
@@ -18,7 +19,7 @@ def level(parser, size):
 
 def shrink(parser, level):
     """How much smaller a feature map is than the picture."""
-    return parser.stride * 2 ** level
+    return parser.stride * 2**level
 
 
 def looked_at(parser, picture, level):
@@ -39,7 +40,9 @@ class ParsedHeatPrior(nn.Module):
         """x: [B, 3, h, w] in [0, 1] -> [B, 28, h, w] float32 in [0, 1]"""
         ids = self.parser(enlarged(x, self._factor)).argmax(1)
         points, there = landmarks.from_mask(ids, LEAST)
-        return heatmaps.gaussians(heatmaps.reduced(points, ids.shape[1] / x.shape[2]), there, sides(x))
+        return heatmaps.gaussians(
+            heatmaps.reduced(points, ids.shape[1] / x.shape[2]), there, sides(x)
+        )
 
     def see(self, x):
         """-> (maps as of `forward`, [B, 1, h, w] in [0, 1]: their sum)"""
@@ -50,7 +53,7 @@ class ParsedHeatPrior(nn.Module):
 class DictPrior(nn.Module):
     """Features of a face, and added to them, where its components are, the entries of a dictionary that are most like them.
 
-    parser: models.ParseUNet, the one whose features the dictionary is made of; entries: dali_pipes.priors.dictionary.Dictionary; level: number of the
+    parser: models.ParseUNet, the one whose features the dictionary is made of; entries: faces.dictionary.Dictionary; level: number of the
     feature map that it is made of; factor: as of models.ParsePrior
     """
 
@@ -66,7 +69,9 @@ class DictPrior(nn.Module):
         """-> (maps as of `forward`, [B, 1, h, w] in [0, 1]: the boxes of the components)"""
         features, ids = looked_at(self.parser, enlarged(x, self._factor), self._level)
         boxes, there = components.boxes_of_masks(ids, LEAST)
-        maps, covered = self.entries(features, heatmaps.reduced(boxes, shrink(self.parser, self._level)), there)
+        maps, covered = self.entries(
+            features, heatmaps.reduced(boxes, shrink(self.parser, self._level)), there
+        )
         return sized(maps, sides(x)), sized(covered.float(), sides(x))
 
 
@@ -86,7 +91,9 @@ def collect(parser, level, batches, device):
             boxes, there = components.boxes_of_masks(told, LEAST)
         boxes = heatmaps.reduced(boxes, shrink(parser, level))
         for i, (name, side) in enumerate(components.sides(features.shape[2]).items()):
-            found[name].append(components.roi_align(features, boxes[:, i], side)[there[:, i]].half().cpu())
+            found[name].append(
+                components.roi_align(features, boxes[:, i], side)[there[:, i]].half().cpu()
+            )
     return {name: torch.cat(crops) for name, crops in found.items()}
 
 
@@ -95,13 +102,19 @@ def build(crops, count, seed, device):
     empty = [name for name, c in crops.items() if not len(c)]
     if empty:
         raise ValueError(f'no face has the component {", ".join(empty)}')
-    return {name: dictionary.build(c.to(device).float(), count, seed).half().cpu() for name, c in crops.items()}
+    return {
+        name: dictionary.build(c.to(device).float(), count, seed).half().cpu()
+        for name, c in crops.items()
+    }
 
 
 def batches(reader, numbers, points, batch, pool):
-    """What `collect` takes, of the faces numbered so. reader: Reader or masks.reader.PairReader, whose ids tell; points: [N, 68, 2] of all its images tell instead, or None."""
+    """What `collect` takes, of the faces numbered so. reader: Reader or masks.reader.MaskReader, whose ids tell; points: [N, 68, 2] of all its images tell instead, or None."""
     for first in range(0, len(numbers), batch):
-        found = reader.decoded(numbers[first:first + batch], pool)
+        found = reader.decoded(numbers[first : first + batch], pool)
         pixels = torch.from_numpy(np.stack([image for image, _ in found])).permute(0, 3, 1, 2)
         ids = pixels[:, 3] if pixels.shape[1] == 4 else None
-        yield pixels[:, :3], ids if points is None else torch.from_numpy(points[[used for _, used in found]])
+        yield (
+            pixels[:, :3],
+            ids if points is None else torch.from_numpy(points[[used for _, used in found]]),
+        )

@@ -1,4 +1,5 @@
 """Face restoration: a network, and for GANs a discriminator; what they are trained on; and the challenge's validation (PSNR and SSIM of rounded 8-bit images, no crop)."""
+
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -16,9 +17,19 @@ from .players import Metric, ahead, frozen, grouped
 METRIC = Metric('psnr', 'PSNR', 'dB', 0.2)
 NETWORKS = models.NETWORKS | models.GUIDED | models.RENOVATORS
 
-LOSSES = {'l1': pixel.l1, 'charbonnier': pixel.charbonnier, 'smooth_l1': pixel.smooth_l1, 'mse': pixel.mse, 'psnr': pixel.psnr}
-ENTROPY = 1e-3           # weight of the bonus for priors that count alike, beside a multi-prior loss
-FEATURES = {'esrgan': features.ESRGAN, 'realesrgan': features.REAL_ESRGAN, 'pix2pixhd': features.PIX2PIXHD}      # weights by layer of VGG19
+LOSSES = {
+    'l1': pixel.l1,
+    'charbonnier': pixel.charbonnier,
+    'smooth_l1': pixel.smooth_l1,
+    'mse': pixel.mse,
+    'psnr': pixel.psnr,
+}
+ENTROPY = 1e-3  # weight of the bonus for priors that count alike, beside a multi-prior loss
+FEATURES = {
+    'esrgan': features.ESRGAN,
+    'realesrgan': features.REAL_ESRGAN,
+    'pix2pixhd': features.PIX2PIXHD,
+}  # weights by layer of VGG19
 
 
 class Criterion:
@@ -45,11 +56,24 @@ class Criterion:
         kind = c['last_loss'] if c['last_loss'] and share >= 1 - c['last_share'] else c['loss']
         passes = _passes(output)
         names = [f'_pass{i}' for i in range(len(passes))] if len(passes) > 1 else ['']
-        found = {'pixel' + name: c['pixel_weight'] * LOSSES[kind](y, batch.target) for name, y in zip(names, passes)} if c['pixel_weight'] else {}
+        found = (
+            {
+                'pixel' + name: c['pixel_weight'] * LOSSES[kind](y, batch.target)
+                for name, y in zip(names, passes)
+            }
+            if c['pixel_weight']
+            else {}
+        )
         if self.extract is not None:
-            found |= {'perceptual' + name: c['perceptual_weight'] * features.perceptual(self.extract, y, batch.target, self.weights) for name, y in zip(names, passes)}
+            found |= {
+                'perceptual' + name: c['perceptual_weight']
+                * features.perceptual(self.extract, y, batch.target, self.weights)
+                for name, y in zip(names, passes)
+            }
         if isinstance(output, models.Attended):
-            found['multi_prior'] = c['multi_prior_weight'] * priors.multi_prior(passes[-1], batch.target, output.regions, output.weights)
+            found['multi_prior'] = c['multi_prior_weight'] * priors.multi_prior(
+                passes[-1], batch.target, output.regions, output.weights
+            )
             if output.weights is not None:
                 found['entropy'] = -ENTROPY * priors.entropy(output.weights)
         if discriminator is not None and nimg >= c['gan_from']:
@@ -60,7 +84,9 @@ class Criterion:
     def _adversarial(self, discriminator, output, batch):
         c = self.c
         if c['gan'] == 'ragan' or c['matching_weight']:
-            real, fake = self._judged(discriminator, batch.plain, output, batch.input)       # the real ones need no gradient, and have none
+            real, fake = self._judged(
+                discriminator, batch.plain, output, batch.input
+            )  # the real ones need no gradient, and have none
         else:
             real, fake = None, discriminator(self._beside(batch.input, output))
         found = {'gan': c['gan_weight'] * adversarial.g_loss(c['gan'], fake, real)}
@@ -82,7 +108,9 @@ class Criterion:
         if not self._together:
             return forward(real), forward(fake)
         both = forward(torch.cat([self._beside(lq, real), self._beside(lq, fake)]))
-        return [[x[:len(real)] for x in scale] for scale in both], [[x[len(real):] for x in scale] for scale in both]
+        return [[x[: len(real)] for x in scale] for scale in both], [
+            [x[len(real) :] for x in scale] for scale in both
+        ]
 
     def _beside(self, lq, image):
         """What is judged: a picture, or the degraded one and it, [B, 6, H, W] (pix2pixHD, Wang et al., CVPR 2018)."""
@@ -99,13 +127,15 @@ def _passes(output):
 
 
 class Scores(NamedTuple):
-    psnr:     np.ndarray    # [N] dB of the restored images
-    ssim:     np.ndarray    # [N]
-    baseline: np.ndarray    # [N] dB of bicubic enlargement of the same inputs; where the size stays that is the inputs
-    lpips:    np.ndarray    # [N], NaN where it was not asked for
-    pass0:    np.ndarray    # [N] dB of the first of two passes, NaN of a network with one
-    shown:    list          # (input, bicubic, ours, truth) uint8 [3, h, w] of the first few
-    named:    str           # the baseline: 'bicubic' or 'input'
+    psnr: np.ndarray  # [N] dB of the restored images
+    ssim: np.ndarray  # [N]
+    baseline: (
+        np.ndarray
+    )  # [N] dB of bicubic enlargement of the same inputs; where the size stays that is the inputs
+    lpips: np.ndarray  # [N], NaN where it was not asked for
+    pass0: np.ndarray  # [N] dB of the first of two passes, NaN of a network with one
+    shown: list  # (input, bicubic, ours, truth) uint8 [3, h, w] of the first few
+    named: str  # the baseline: 'bicubic' or 'input'
 
     def value(self, part=slice(None)):
         """What a run is judged by, over a part of the images."""
@@ -113,20 +143,41 @@ class Scores(NamedTuple):
 
     def row(self):
         """{name: mean} of everything that is known; gain: of the second pass over the first, dB."""
-        found = {'psnr': self.psnr, 'ssim': self.ssim, self.named: self.baseline, 'lpips': self.lpips, 'pass0': self.pass0}
+        found = {
+            'psnr': self.psnr,
+            'ssim': self.ssim,
+            self.named: self.baseline,
+            'lpips': self.lpips,
+            'pass0': self.pass0,
+        }
         found = {k: float(v.mean()) for k, v in found.items() if not np.isnan(v).any()}
         return found | ({'gain': found['psnr'] - found['pass0']} if 'pass0' in found else {})
 
     def pictures(self):
         """(rows, figures, names) of pictures.strip."""
         if self.named == 'input':
-            return [(lq, *rest) for lq, _, *rest in self.shown], [(b, o, None) for b, o in zip(self.baseline, self.psnr)], ('input', 'ours', 'truth')
-        return self.shown, [(None, b, o, None) for b, o in zip(self.baseline, self.psnr)], ('input', 'bicubic', 'ours', 'truth')
+            return (
+                [(lq, *rest) for lq, _, *rest in self.shown],
+                [(b, o, None) for b, o in zip(self.baseline, self.psnr)],
+                ('input', 'ours', 'truth'),
+            )
+        return (
+            self.shown,
+            [(None, b, o, None) for b, o in zip(self.baseline, self.psnr)],
+            ('input', 'bicubic', 'ours', 'truth'),
+        )
 
     def sentence(self):
         gain = self.psnr - self.baseline
-        return (f'PSNR {self.psnr.mean():.3f} dB, SSIM {self.ssim.mean():.4f}, {self.named} {self.baseline.mean():.3f} dB (gain {gain.mean():+.3f}; worst image {gain.min():+.3f}), '
-                f'{len(self.psnr)} pairs' + ('' if np.isnan(self.pass0).any() else f'; first pass {self.pass0.mean():.3f} dB, the second gains {(self.psnr - self.pass0).mean():+.3f}'))
+        return (
+            f'PSNR {self.psnr.mean():.3f} dB, SSIM {self.ssim.mean():.4f}, {self.named} {self.baseline.mean():.3f} dB (gain {gain.mean():+.3f}; worst image {gain.min():+.3f}), '
+            f'{len(self.psnr)} pairs'
+            + (
+                ''
+                if np.isnan(self.pass0).any()
+                else f'; first pass {self.pass0.mean():.3f} dB, the second gains {(self.psnr - self.pass0).mean():+.3f}'
+            )
+        )
 
 
 def restore(net, lq, tta=False):
@@ -146,7 +197,9 @@ def baseline(net):
 def passes(net, lq):
     """The same of every pass of the network, the last one what counts -> [[B, 3, H, W] uint8]."""
     x = _unit(lq)
-    return [to_uint8(y.float()) for y in (net.passes(x) if isinstance(net, models.Guided) else [net(x)])]
+    return [
+        to_uint8(y.float()) for y in (net.passes(x) if isinstance(net, models.Guided) else [net(x)])
+    ]
 
 
 def _unit(lq):
@@ -168,15 +221,30 @@ def validate(net, data, device, world=None, *, batch=8, autocast, show=4, thread
     rows, shown = [], []
     rank, size = (world.rank, world.size) if world else (0, 1)
     mine = range(rank, len(data), size)
-    with ThreadPoolExecutor(threads) as pool:                    # reads ahead of the network
+    with ThreadPoolExecutor(threads) as pool:  # reads ahead of the network
         for items in grouped(ahead(pool, lambda i: data[mine[i]], len(mine), 2 * batch), batch):
             lq, gt = (torch.stack(x).to(device) for x in list(zip(*items))[1:])
             with autocast():
                 found = passes(net, lq)
-            ours, unknown = found[-1], torch.full((len(lq),), torch.nan, dtype=torch.float64, device=lq.device)
+            ours, unknown = (
+                found[-1],
+                torch.full((len(lq),), torch.nan, dtype=torch.float64, device=lq.device),
+            )
             cubic = bicubic(lq, gt.shape[-2:])
-            rows.append(torch.stack([m.to(unknown) for m in (psnr(ours, gt), ssim(ours, gt), psnr(cubic, gt), lpips(ours, gt) if lpips else unknown,
-                                                            psnr(found[0], gt) if len(found) > 1 else unknown)]).cpu())
+            rows.append(
+                torch.stack(
+                    [
+                        m.to(unknown)
+                        for m in (
+                            psnr(ours, gt),
+                            ssim(ours, gt),
+                            psnr(cubic, gt),
+                            lpips(ours, gt) if lpips else unknown,
+                            psnr(found[0], gt) if len(found) > 1 else unknown,
+                        )
+                    ]
+                ).cpu()
+            )
             for i in range(min(len(lq), show - len(shown))):
                 shown.append(tuple(t[i].cpu() for t in (lq, cubic, ours, gt)))
     found = torch.cat(rows, 1).T.tolist() if rows else []

@@ -2,6 +2,7 @@
 
 The images are split in halves: on one the weights of a supernet are trained, on the other, later, the parameters that say what each way and operation weighs.
 """
+
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,9 @@ NETWORKS = models.SEARCHES
 def halves(images):
     """-> (images of the weights, images of the architecture): those with even numbers and those with odd ones. ValueError where there are fewer than two."""
     if len(images) < 2:
-        raise ValueError(f'a search needs at least two images, one for the weights and one for the architecture, not {len(images)}')
+        raise ValueError(
+            f'a search needs at least two images, one for the weights and one for the architecture, not {len(images)}'
+        )
     return images[::2], images[1::2]
 
 
@@ -33,8 +36,11 @@ def parts(net):
 
 def entropies(supernet):
     """-> (of the operations of an edge, of the ways from a level): means of the entropies of their weights, as shares of the greatest one; 1 knows nothing, 0 has decided."""
-    alpha, beta = (w.double().cpu() for w in decode.normalise(supernet.alpha.detach(), supernet.beta.detach(), supernet.start))
-    ways = beta[beta.sum(2) > 0]                 # of levels that are reached
+    alpha, beta = (
+        w.double().cpu()
+        for w in decode.normalise(supernet.alpha.detach(), supernet.beta.detach(), supernet.start)
+    )
+    ways = beta[beta.sum(2) > 0]  # of levels that are reached
     return float(_entropy(alpha).mean()), float(_entropy(ways / ways.sum(1, keepdim=True)).mean())
 
 
@@ -49,24 +55,31 @@ def found(net):
 
 
 class Scores(NamedTuple):
-    restored:     restore.Scores
-    entropies:    tuple           # see `entropies`
-    architecture: dict            # of greatest weight so far
+    restored: restore.Scores
+    entropies: tuple  # see `entropies`
+    architecture: dict  # of greatest weight so far
 
     def value(self, part=slice(None)):
         return self.restored.value(part)
 
     def row(self):
         alpha, beta = self.entropies
-        return self.restored.row() | dict(alpha_entropy=alpha, beta_entropy=beta, path=self.architecture['path'], cell=self.architecture['cell'])
+        return self.restored.row() | dict(
+            alpha_entropy=alpha,
+            beta_entropy=beta,
+            path=self.architecture['path'],
+            cell=self.architecture['cell'],
+        )
 
     def pictures(self):
         return self.restored.pictures()
 
     def sentence(self):
         alpha, beta = self.entropies
-        return (f'{self.restored.sentence()}\npath {self.architecture["path"]}, cell {self.architecture["cell"]}; '
-                f'entropy of operations {alpha:.4f}, of ways {beta:.4f} (1: undecided, 0: decided)')
+        return (
+            f'{self.restored.sentence()}\npath {self.architecture["path"]}, cell {self.architecture["cell"]}; '
+            f'entropy of operations {alpha:.4f}, of ways {beta:.4f} (1: undecided, 0: decided)'
+        )
 
 
 class Middle:
@@ -83,9 +96,17 @@ class Middle:
         name, lq, gt = self._data[i]
         top, left = ((s - self._side) // 2 // self._scale for s in gt.shape[1:])
         one, many = self._side // self._scale, self._scale
-        return name, lq[:, top:top + one, left:left + one], gt[:, many * top:many * top + self._side, many * left:many * left + self._side]
+        return (
+            name,
+            lq[:, top : top + one, left : left + one],
+            gt[:, many * top : many * top + self._side, many * left : many * left + self._side],
+        )
 
 
 def validate(net, data, device, world=None, **more):
     """Score the supernet as restore.validate does, and tell where its architecture stands -> Scores."""
-    return Scores(restore.validate(net, data, device, world, **more), entropies(net.supernet), net.supernet.architecture())
+    return Scores(
+        restore.validate(net, data, device, world, **more),
+        entropies(net.supernet),
+        net.supernet.architecture(),
+    )

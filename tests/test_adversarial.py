@@ -1,4 +1,5 @@
 """Adversarial losses in closed form, at their optima, and where their gradients go; R1 where the gradient is known."""
+
 import math
 
 import pytest
@@ -20,15 +21,21 @@ def bce(x, target):
 
 def test_vanilla_is_cross_entropy():
     real, fake = logits()
-    assert d_loss('vanilla', real, fake).item() == pytest.approx(bce(real, 1) + bce(fake, 0), rel=1e-5)
+    assert d_loss('vanilla', real, fake).item() == pytest.approx(
+        bce(real, 1) + bce(fake, 0), rel=1e-5
+    )
     assert g_loss('vanilla', fake).item() == pytest.approx(bce(fake, 1), rel=1e-5)
 
 
 def test_lsgan_is_squared_error():
     real, fake = logits()
-    to_one, to_zero = (F.mse_loss(x, torch.full_like(x, t)).item() for x, t in ((real, 1), (fake, 0)))
+    to_one, to_zero = (
+        F.mse_loss(x, torch.full_like(x, t)).item() for x, t in ((real, 1), (fake, 0))
+    )
     assert d_loss('lsgan', real, fake).item() == pytest.approx(to_one + to_zero, rel=1e-5)
-    assert g_loss('lsgan', fake).item() == pytest.approx(F.mse_loss(fake, torch.ones_like(fake)).item(), rel=1e-5)
+    assert g_loss('lsgan', fake).item() == pytest.approx(
+        F.mse_loss(fake, torch.ones_like(fake)).item(), rel=1e-5
+    )
 
 
 def test_ragan_is_esrgans_formula():
@@ -39,21 +46,39 @@ def test_ragan_is_esrgans_formula():
     assert g_loss('ragan', fake, real).item() == pytest.approx(mirrored, rel=1e-5)
 
 
-@pytest.mark.parametrize('kind, d, g', [('vanilla', 2 * math.log(2), math.log(2)), ('lsgan', 1, 1), ('hinge', 2, 0), ('ragan', math.log(2), math.log(2))])
+@pytest.mark.parametrize(
+    'kind, d, g',
+    [
+        ('vanilla', 2 * math.log(2), math.log(2)),
+        ('lsgan', 1, 1),
+        ('hinge', 2, 0),
+        ('ragan', math.log(2), math.log(2)),
+    ],
+)
 def test_logits_of_zero(kind, d, g):
     zero = torch.zeros(3, 1)
-    assert d_loss(kind, zero, zero).item() == pytest.approx(d, rel=1e-6) and g_loss(kind, zero, zero).item() == pytest.approx(g, rel=1e-6)
+    assert d_loss(kind, zero, zero).item() == pytest.approx(d, rel=1e-6) and g_loss(
+        kind, zero, zero
+    ).item() == pytest.approx(g, rel=1e-6)
 
 
 def test_ragan_is_symmetric():
     """Swapping the pictures swaps the discriminator's halves: of opposite logits they are the same, and the generator's loss is the swapped discriminator's."""
     real, fake = logits()
-    assert d_loss('ragan', real, fake).item() == pytest.approx(d_loss('ragan', -fake, -real).item(), rel=1e-6)
-    assert g_loss('ragan', fake, real).item() == pytest.approx(d_loss('ragan', fake, real).item(), rel=1e-6)
-    assert d_loss('ragan', real, fake).item() == pytest.approx(d_loss('ragan', real + 7, fake + 7).item(), rel=1e-5)      # only differences count
+    assert d_loss('ragan', real, fake).item() == pytest.approx(
+        d_loss('ragan', -fake, -real).item(), rel=1e-6
+    )
+    assert g_loss('ragan', fake, real).item() == pytest.approx(
+        d_loss('ragan', fake, real).item(), rel=1e-6
+    )
+    assert d_loss('ragan', real, fake).item() == pytest.approx(
+        d_loss('ragan', real + 7, fake + 7).item(), rel=1e-5
+    )  # only differences count
 
 
-@pytest.mark.parametrize('kind, real, fake', [('lsgan', 1.0, 0.0), ('hinge', 1.0, -1.0), ('hinge', 5.0, -3.0)])
+@pytest.mark.parametrize(
+    'kind, real, fake', [('lsgan', 1.0, 0.0), ('hinge', 1.0, -1.0), ('hinge', 5.0, -3.0)]
+)
 def test_the_discriminators_optimum(kind, real, fake):
     """Nothing is lost there, and nothing pulls: beyond the margin of the hinge, either."""
     real, fake = (torch.full((2, 1, 3, 3), v, requires_grad=True) for v in (real, fake))
@@ -63,21 +88,29 @@ def test_the_discriminators_optimum(kind, real, fake):
 
 
 def test_hinge_by_hand():
-    real, fake = torch.tensor([2.0, 0.5, -1.0], requires_grad=True), torch.tensor([-2.0, 0.25], requires_grad=True)
+    real, fake = (
+        torch.tensor([2.0, 0.5, -1.0], requires_grad=True),
+        torch.tensor([-2.0, 0.25], requires_grad=True),
+    )
     loss = d_loss('hinge', real, fake)
     loss.backward()
     assert loss.item() == pytest.approx((0 + 0.5 + 2) / 3 + (0 + 1.25) / 2)
-    assert torch.allclose(real.grad, torch.tensor([0, -1 / 3, -1 / 3])) and torch.allclose(fake.grad, torch.tensor([0, 0.5]))
+    assert torch.allclose(real.grad, torch.tensor([0, -1 / 3, -1 / 3])) and torch.allclose(
+        fake.grad, torch.tensor([0, 0.5])
+    )
     assert g_loss('hinge', fake).item() == pytest.approx(1.75 / 2)
 
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_gradients_go_where_they_should(kind):
     real, fake = logits()
-    real, fake = real.requires_grad_(), (fake + 1).requires_grad_()              # both means lie between 0 and 1, what 'lsgan' wants
+    real, fake = (
+        real.requires_grad_(),
+        (fake + 1).requires_grad_(),
+    )  # both means lie between 0 and 1, what 'lsgan' wants
     for_d = torch.autograd.grad(d_loss(kind, real, fake), (real, fake))
     assert all(g.abs().sum() > 0 for g in for_d)
-    assert for_d[0].sum() < 0 < for_d[1].sum()                                   # real logits are to rise, fake ones to sink
+    assert for_d[0].sum() < 0 < for_d[1].sum()  # real logits are to rise, fake ones to sink
     for_g = torch.autograd.grad(g_loss(kind, fake, real), (real, fake), allow_unused=True)
     assert for_g[0] is None and for_g[1].sum() < 0
 
@@ -94,21 +127,38 @@ def test_scales_are_averaged(kind):
     """A scale is a tensor, or feature maps that end with the logits; other maps do not matter."""
     pairs = [logits(0), logits(1, (4, 1, 3, 2)), logits(2, (4, 1))]
     reals, fakes = zip(*pairs)
-    maps = [[torch.full((9,), torch.nan), x] for x in reals], [[torch.full((9,), torch.nan), x] for x in fakes]
+    maps = (
+        [[torch.full((9,), torch.nan), x] for x in reals],
+        [[torch.full((9,), torch.nan), x] for x in fakes],
+    )
     for r, f in ((reals, fakes), maps):
-        assert d_loss(kind, r, f).item() == pytest.approx(sum(d_loss(kind, *p).item() for p in pairs) / 3, rel=1e-6)
-        assert g_loss(kind, f, r).item() == pytest.approx(sum(g_loss(kind, b, a).item() for a, b in pairs) / 3, rel=1e-6)
-        assert accuracy(r, f, kind).item() == pytest.approx(sum(accuracy(*p, kind).item() for p in pairs) / 3, rel=1e-6)
+        assert d_loss(kind, r, f).item() == pytest.approx(
+            sum(d_loss(kind, *p).item() for p in pairs) / 3, rel=1e-6
+        )
+        assert g_loss(kind, f, r).item() == pytest.approx(
+            sum(g_loss(kind, b, a).item() for a, b in pairs) / 3, rel=1e-6
+        )
+        assert accuracy(r, f, kind).item() == pytest.approx(
+            sum(accuracy(*p, kind).item() for p in pairs) / 3, rel=1e-6
+        )
     with pytest.raises(ValueError):
         d_loss(kind, reals, fakes[:2])
 
 
-@pytest.mark.parametrize('net', [lambda: ModifiedVGG(4), lambda: UNetDiscriminatorSN(8), lambda: MultiscalePatchGAN(3, 8)], ids=['modified_vgg', 'unet_sn', 'patchgan'])
+@pytest.mark.parametrize(
+    'net',
+    [lambda: ModifiedVGG(4), lambda: UNetDiscriminatorSN(8), lambda: MultiscalePatchGAN(3, 8)],
+    ids=['modified_vgg', 'unet_sn', 'patchgan'],
+)
 @pytest.mark.parametrize('kind', KINDS)
 def test_of_every_discriminator(net, kind):
     """One step of each player: the discriminator's leaves no gradient in the picture, the generator's none in a frozen discriminator."""
     torch.manual_seed(0)
-    net, truth, ours = net(), torch.rand(2, 3, 128, 128), torch.rand(2, 3, 128, 128, requires_grad=True)
+    net, truth, ours = (
+        net(),
+        torch.rand(2, 3, 128, 128),
+        torch.rand(2, 3, 128, 128, requires_grad=True),
+    )
     d_loss(kind, net(truth), net(ours.detach())).backward()
     assert ours.grad is None and all(p.grad.isfinite().all() for p in net.parameters())
     net.requires_grad_(False)
@@ -121,7 +171,9 @@ def test_computed_in_float32(kind):
     real, fake = logits()
     out = d_loss(kind, real.bfloat16(), fake.bfloat16())
     assert out.dtype == torch.float32 and out.shape == ()
-    assert out.item() == pytest.approx(d_loss(kind, real.bfloat16().float(), fake.bfloat16().float()).item(), rel=1e-6)
+    assert out.item() == pytest.approx(
+        d_loss(kind, real.bfloat16().float(), fake.bfloat16().float()).item(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -134,7 +186,9 @@ def test_finite_for_large_logits(kind):
 
 
 def test_refused():
-    with pytest.raises(ValueError, match="'wgan' is unknown; there are: vanilla, lsgan, hinge, ragan"):
+    with pytest.raises(
+        ValueError, match="'wgan' is unknown; there are: vanilla, lsgan, hinge, ragan"
+    ):
         d_loss('wgan', *logits())
     for call in (lambda: g_loss('wgan', logits()[0]), lambda: accuracy(*logits(), 'wgan')):
         with pytest.raises(ValueError, match='is unknown'):
@@ -147,17 +201,35 @@ def test_refused():
 
 # ---- accuracy ----
 
-@pytest.mark.parametrize('kind, real, fake, share', [
-    ('vanilla', [1, 2, -1, 3], [-1, -2, -3, 1], 0.75), ('hinge', [0.5, -0.5], [-0.5, -0.1], 0.75), ('lsgan', [0.6, 0.4], [0.4, 0.1, 0.7, 0.2], 0.625),
-    ('ragan', [5, 6, 7], [3, 4, 5], 1.0), ('ragan', [3, 4, 5], [5, 6, 7], 0.0), ('ragan', [1, 3], [0, 2.5], 0.5),
-    ('vanilla', [0, 0], [0, 0], 0.5), ('ragan', [2, 2], [2, 2], 0.5), ('lsgan', [0.5], [0.5], 0.5)])
+
+@pytest.mark.parametrize(
+    'kind, real, fake, share',
+    [
+        ('vanilla', [1, 2, -1, 3], [-1, -2, -3, 1], 0.75),
+        ('hinge', [0.5, -0.5], [-0.5, -0.1], 0.75),
+        ('lsgan', [0.6, 0.4], [0.4, 0.1, 0.7, 0.2], 0.625),
+        ('ragan', [5, 6, 7], [3, 4, 5], 1.0),
+        ('ragan', [3, 4, 5], [5, 6, 7], 0.0),
+        ('ragan', [1, 3], [0, 2.5], 0.5),
+        ('vanilla', [0, 0], [0, 0], 0.5),
+        ('ragan', [2, 2], [2, 2], 0.5),
+        ('lsgan', [0.5], [0.5], 0.5),
+    ],
+)
 def test_accuracy(kind, real, fake, share):
-    real, fake = (torch.tensor(x, dtype=torch.float32).view(-1, 1).requires_grad_() for x in (real, fake))
+    real, fake = (
+        torch.tensor(x, dtype=torch.float32).view(-1, 1).requires_grad_() for x in (real, fake)
+    )
     found = accuracy(real, fake, kind)
-    assert found.item() == pytest.approx(share) and not found.requires_grad and found.dtype == torch.float32
+    assert (
+        found.item() == pytest.approx(share)
+        and not found.requires_grad
+        and found.dtype == torch.float32
+    )
 
 
 # ---- R1 ----
+
 
 def test_r1_of_a_linear_discriminator():
     """D(x) = <w, x>: the gradient is w everywhere."""
@@ -174,7 +246,9 @@ def test_r1_of_a_quadratic_discriminator():
     mean = x.detach().square().flatten(1).sum(1).mean()
     penalty = r1(x, a * x.square().flatten(1).sum(1) / 2)
     penalty.backward()
-    assert penalty.item() == pytest.approx(1.5 ** 2 / 2 * mean.item(), rel=1e-5) and a.grad.item() == pytest.approx(1.5 * mean.item(), rel=1e-5)
+    assert penalty.item() == pytest.approx(
+        1.5**2 / 2 * mean.item(), rel=1e-5
+    ) and a.grad.item() == pytest.approx(1.5 * mean.item(), rel=1e-5)
 
 
 def test_r1_of_maps_and_scales():
@@ -184,13 +258,22 @@ def test_r1_of_maps_and_scales():
     expected = pytest.approx(w.square().sum().item() / 2, rel=1e-5)
     assert r1(x, one.expand(2, 1, 7, 9)).item() == expected
     assert r1(x, [[one * 100, one], one.expand(2, 1, 7, 9)]).item() == expected
-    assert r1(x, [one, torch.zeros(2, 1)]).item() == pytest.approx(w.square().sum().item() / 8, rel=1e-5)      # the gradient is halved
+    assert r1(x, [one, torch.zeros(2, 1)]).item() == pytest.approx(
+        w.square().sum().item() / 8, rel=1e-5
+    )  # the gradient is halved
 
 
-@pytest.mark.parametrize('net', [lambda: UNetDiscriminatorSN(8), lambda: MultiscalePatchGAN(3, 8)], ids=['unet_sn', 'patchgan'])
+@pytest.mark.parametrize(
+    'net',
+    [lambda: UNetDiscriminatorSN(8), lambda: MultiscalePatchGAN(3, 8)],
+    ids=['unet_sn', 'patchgan'],
+)
 def test_r1_trains_a_discriminator(net):
     torch.manual_seed(0)
     net, x = net(), torch.rand(2, 3, 24, 24, requires_grad=True)
     penalty = r1(x, net(x))
     penalty.backward()
-    assert penalty > 0 and sum(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters()) >= 5
+    assert (
+        penalty > 0
+        and sum(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters()) >= 5
+    )

@@ -1,4 +1,5 @@
 """Blur: kernels against closed forms, every way to correlate against the reference and OpenCV, and the draws."""
+
 import math
 
 import cv2
@@ -8,8 +9,8 @@ import scipy.ndimage
 import scipy.special
 import torch
 
-from dali_pipes.degrade import Sizes, blur, canvas
-from dali_pipes.draw import Draw
+from degrade import Sizes, blur, canvas
+from degrade.draw import Draw
 
 KINDS = 0.45, 0.25, 0.12, 0.03, 0.12, 0.03
 
@@ -19,9 +20,15 @@ def params(kind, n, seed=0):
     rng = np.random.default_rng([seed, kind])
     sx = rng.uniform(0.2, 3, n)
     iso = kind in (blur.ISO, blur.GEN_ISO, blur.PLATEAU_ISO)
-    return blur.Params(np.full(n, kind), 2 * rng.integers(3, 11, n) + 1, sx, sx if iso else rng.uniform(0.2, 3, n),
-                       np.zeros(n) if iso else rng.uniform(-math.pi, math.pi, n), rng.uniform(0.5, 4, n),
-                       rng.uniform(math.pi / 5, math.pi, n))
+    return blur.Params(
+        np.full(n, kind),
+        2 * rng.integers(3, 11, n) + 1,
+        sx,
+        sx if iso else rng.uniform(0.2, 3, n),
+        np.zeros(n) if iso else rng.uniform(-math.pi, math.pi, n),
+        rng.uniform(0.5, 4, n),
+        rng.uniform(math.pi / 5, math.pi, n),
+    )
 
 
 def one(p, i):
@@ -31,16 +38,24 @@ def one(p, i):
 def closed_form(p):
     """The formulas in matrices, J1 from scipy."""
     off = np.arange(p.taps) - p.taps // 2
-    point = np.stack(np.meshgrid(off, off), -1).astype(float)            # (x, y)
+    point = np.stack(np.meshgrid(off, off), -1).astype(float)  # (x, y)
     R = np.array([[math.cos(p.theta), -math.sin(p.theta)], [math.sin(p.theta), math.cos(p.theta)]])
-    S = R @ np.diag([p.sigma_x ** 2, p.sigma_y ** 2]) @ R.T
+    S = R @ np.diag([p.sigma_x**2, p.sigma_y**2]) @ R.T
     q = np.einsum('yxi,ij,yxj->yx', point, np.linalg.inv(S), point)
     r = np.hypot(*np.moveaxis(point, 2, 0))
     if p.kind == blur.SINC:
         with np.errstate(invalid='ignore'):
-            k = np.where(r > 0, p.omega * scipy.special.j1(p.omega * r) / (2 * np.pi * r), p.omega ** 2 / (4 * np.pi))
+            k = np.where(
+                r > 0,
+                p.omega * scipy.special.j1(p.omega * r) / (2 * np.pi * r),
+                p.omega**2 / (4 * np.pi),
+            )
     else:
-        k = {0: np.exp(-q / 2), 1: np.exp(-np.abs(q) ** p.beta / 2), 2: 1 / (1 + np.abs(q) ** p.beta)}[p.kind // 2]
+        k = {
+            0: np.exp(-q / 2),
+            1: np.exp(-(np.abs(q) ** p.beta) / 2),
+            2: 1 / (1 + np.abs(q) ** p.beta),
+        }[p.kind // 2]
     return k / k.sum()
 
 
@@ -60,42 +75,82 @@ def test_motion_is_a_line_turned_by_interpolation():
     """imgaug's construction (a column of weights on a square, turned by bilinear interpolation with zeros around it), without its rounding of the weights to 8 bits."""
     rng = np.random.default_rng(0)
     for taps in 11, 13, 21:
-        for theta, begin in [(0.0, 0.3), (math.pi / 2, 0.9), *rng.uniform((-math.pi, 0), (math.pi, 1), (6, 2))]:
+        for theta, begin in [
+            (0.0, 0.3),
+            (math.pi / 2, 0.9),
+            *rng.uniform((-math.pi, 0), (math.pi, 1), (6, 2)),
+        ]:
             r = taps // 2
             line = np.zeros((taps, taps))
             line[r] = np.linspace(begin, 1 - begin, taps)
             c, s = math.cos(theta), math.sin(theta)
-            back = np.array([[c, -s], [s, c]])                           # (y, x) of the picture -> (y, x) of the line
-            expected = scipy.ndimage.affine_transform(line, back, (r, r) - back @ (r, r), order=1, mode='grid-constant')
+            back = np.array([[c, -s], [s, c]])  # (y, x) of the picture -> (y, x) of the line
+            expected = scipy.ndimage.affine_transform(
+                line, back, (r, r) - back @ (r, r), order=1, mode='grid-constant'
+            )
             expected /= expected.sum()
             p = blur.Params(blur.MOTION, taps, float(r), 1.0, theta, begin, 1.0)
             assert np.abs(blur.kernel_ref(p) - expected).max() < 1e-12
-            assert np.abs(blur.kernels(blur.Params(*(np.array([f]) for f in p)))[0].numpy() - expected).max() < 1e-7
+            assert (
+                np.abs(
+                    blur.kernels(blur.Params(*(np.array([f]) for f in p)))[0].numpy() - expected
+                ).max()
+                < 1e-7
+            )
     level = blur.kernel_ref(blur.Params(blur.MOTION, 11, 5.0, 1.0, 0.0, 0.0, 1.0))
     assert np.abs(level[5] - np.arange(11) / 55).max() < 1e-15 and level.sum() == level[5].sum()
 
 
 def test_motion_and_gaussian_draws():
     n = 8000
-    p = blur.sample(Draw(1, np.arange(n)).at('b'), np.ones(n, bool), None, motion=0.5, length=(10, 20), sigma=(3, 8), taps=None)
+    p = blur.sample(
+        Draw(1, np.arange(n)).at('b'),
+        np.ones(n, bool),
+        None,
+        motion=0.5,
+        length=(10, 20),
+        sigma=(3, 8),
+        taps=None,
+    )
     moving = p.kind == blur.MOTION
     assert abs(moving.mean() - 0.5) < 0.02 and (p.kind[~moving] == blur.ISO).all()
     taps, counts = np.unique(p.taps[moving], return_counts=True)
-    assert taps.tolist() == [11, 13, 15, 17, 19, 21] and np.abs(counts / moving.sum() - np.array([2, 2, 2, 2, 2, 1]) / 11).max() < 0.025
-    assert (p.sigma_x[moving] == p.taps[moving] // 2).all() and 0 <= p.beta[moving].min() < 0.01 and 0.99 < p.beta[moving].max() < 1
+    assert (
+        taps.tolist() == [11, 13, 15, 17, 19, 21]
+        and np.abs(counts / moving.sum() - np.array([2, 2, 2, 2, 2, 1]) / 11).max() < 0.025
+    )
+    assert (
+        (p.sigma_x[moving] == p.taps[moving] // 2).all()
+        and 0 <= p.beta[moving].min() < 0.01
+        and 0.99 < p.beta[moving].max() < 1
+    )
     assert p.theta[moving].min() < -3.1 and p.theta[moving].max() > 3.1
     rest = p.sigma_x[~moving]
-    assert 3 <= rest.min() < 3.01 and 7.99 < rest.max() < 8 and (p.taps[~moving] == blur.imgaug_taps(rest)).all()
+    assert (
+        3 <= rest.min() < 3.01
+        and 7.99 < rest.max() < 8
+        and (p.taps[~moving] == blur.imgaug_taps(rest)).all()
+    )
 
 
 def test_taps_of_imgaugs_gaussian():
-    assert blur.imgaug_taps(np.array([0.1, 1.6, 2.99, 3.0, 4.99, 5.0, 8.0])).tolist() == [5, 5, 9, 9, 15, 13, 21]
+    assert blur.imgaug_taps(np.array([0.1, 1.6, 2.99, 3.0, 4.99, 5.0, 8.0])).tolist() == [
+        5,
+        5,
+        9,
+        9,
+        15,
+        13,
+        21,
+    ]
 
 
 def test_theta_turns_the_long_axis_clockwise_on_the_screen():
     k = blur.kernel_ref(blur.Params(blur.ANISO, 21, 3.0, 0.7, math.pi / 6, 1.0, 1.0))
     y, x = np.mgrid[-10:11, -10:11]
-    angle = 0.5 * math.atan2(2 * (k * x * y).sum(), (k * (x * x - y * y)).sum())         # of the second moments, y down
+    angle = 0.5 * math.atan2(
+        2 * (k * x * y).sum(), (k * (x * x - y * y)).sum()
+    )  # of the second moments, y down
     assert angle == pytest.approx(math.pi / 6, abs=0.01)
 
 
@@ -114,9 +169,13 @@ def test_every_way_to_correlate(h, w, taps, mirrored, photo):
     u8, k = photo(h, w, taps), kernel(taps, mirrored)
     x = u8.astype(np.float32) / np.float32(255)
     expected = blur.apply_ref(x.astype(np.float64), k.astype(np.float64))
-    other = cv2.filter2D(x.astype(np.float64), -1, k.astype(np.float64), borderType=cv2.BORDER_REFLECT_101)
+    other = cv2.filter2D(
+        x.astype(np.float64), -1, k.astype(np.float64), borderType=cv2.BORDER_REFLECT_101
+    )
     assert np.abs(other - expected).max() < 1e-12
-    torch_y = blur.apply_torch(canvas.nchw(x), torch.from_numpy(k)[None])[0].permute(1, 2, 0).numpy()
+    torch_y = (
+        blur.apply_torch(canvas.nchw(x), torch.from_numpy(k)[None])[0].permute(1, 2, 0).numpy()
+    )
     assert np.abs(torch_y - expected).max() < 2e-6
     assert np.abs(blur.apply_opencv(x, k) - expected).max() < 2e-6
     assert np.abs(blur.apply_opencv(u8, k) - expected).max() < 2e-6
@@ -126,13 +185,24 @@ def test_each_way_is_taken(monkeypatch, photo):
     """Nothing of the above is worth much if all kernels go the same way."""
     ways = []
     for owner, name in (blur, '_fourier'), (cv2, 'filter2D'), (cv2, 'sepFilter2D'):
-        monkeypatch.setattr(owner, name, lambda *a, _f=getattr(owner, name), _n=name, **k: ways.append(_n) or _f(*a, **k))
+        monkeypatch.setattr(
+            owner,
+            name,
+            lambda *a, _f=getattr(owner, name), _n=name, **k: ways.append(_n) or _f(*a, **k),
+        )
     x = photo(40, 40)
-    for k, separable in ((kernel(13, False), False), (kernel(9, False), False), (kernel(7, True), True),
-                         (np.pad(kernel(1, False), 3), False)):
+    for k, separable in (
+        (kernel(13, False), False),
+        (kernel(9, False), False),
+        (kernel(7, True), True),
+        (np.pad(kernel(1, False), 3), False),
+    ):
         blur.apply_opencv(x, k, separable)
     assert ways == ['_fourier', 'filter2D', 'sepFilter2D']
-    assert blur.spectrum(kernel(13, True), (64, 64)).ndim == 3 and blur.spectrum(kernel(13, False), (64, 64)).ndim == 2
+    assert (
+        blur.spectrum(kernel(13, True), (64, 64)).ndim == 3
+        and blur.spectrum(kernel(13, False), (64, 64)).ndim == 2
+    )
 
 
 @pytest.mark.parametrize('taps, sigma', [(7, 0.2), (7, 3.0), (15, 1.1), (21, 3.0), (41, 10.0)])
@@ -152,7 +222,9 @@ def test_real_kernels_survive_trimming(kind, photo):
     x, p = photo(48, 45, kind), params(kind, 12, seed=1)
     for i in range(12):
         expected = blur.run_ref(x / 255.0, one(p, i))
-        y = blur.run_torch(canvas.of(canvas.nchw(x)), blur.Params(*(f[i:i + 1] for f in p)), opencv=True)
+        y = blur.run_torch(
+            canvas.of(canvas.nchw(x)), blur.Params(*(f[i : i + 1] for f in p)), opencv=True
+        )
         assert np.abs(canvas.hwc(y.pix) - expected).max() < 4e-6
 
 
@@ -174,7 +246,10 @@ def ragged(photo, sizes):
 
 def test_ragged_canvas_sample_by_sample(photo):
     sizes = [(63, 17), (20, 31), (63, 17), (40, 40), (20, 31)]
-    c, p = ragged(photo, sizes), blur.Params(*map(np.concatenate, zip(*(params(k, 1) for k in (0, 3, 5, 6, blur.DELTA)))))
+    c, p = (
+        ragged(photo, sizes),
+        blur.Params(*map(np.concatenate, zip(*(params(k, 1) for k in (0, 3, 5, 6, blur.DELTA))))),
+    )
     p.taps[4] = 1
     out = blur.run_torch(c, p)
     assert (out.size == c.size).all() and not out.pix.isnan().any()
@@ -198,28 +273,57 @@ def test_skipped_blur_is_the_identity(opencv, photo):
 def test_draws():
     n = 8000
     on = np.arange(n) % 5 > 0
-    p = blur.sample(Draw(1, np.arange(n)).at('b'), on, Sizes(None, None, None), kinds=KINDS, sinc=0.1, sigma=(0.2, 3.0))
+    p = blur.sample(
+        Draw(1, np.arange(n)).at('b'),
+        on,
+        Sizes(None, None, None),
+        kinds=KINDS,
+        sinc=0.1,
+        sigma=(0.2, 3.0),
+    )
     assert (p.kind[~on] == blur.DELTA).all() and (p.taps[~on] == 1).all()
     p = blur.Params(*(f[on] for f in p))
     share = np.array([*(0.9 * np.array(KINDS)), 0.1, 0.0])
     found = np.bincount(p.kind, minlength=8) / len(p.kind)
     assert (np.abs(found - share) <= 4.5 * np.sqrt(share * (1 - share) / len(p.kind))).all()
     sizes, counts = np.unique(p.taps, return_counts=True)
-    assert sizes.tolist() == list(range(7, 22, 2)) and (np.abs(counts / len(p.taps) - 1 / 8) < 0.02).all()
+    assert (
+        sizes.tolist() == list(range(7, 22, 2))
+        and (np.abs(counts / len(p.taps) - 1 / 8) < 0.02).all()
+    )
     for s in p.sigma_x, p.sigma_y:
         assert 0.2 <= s.min() < 0.22 and 2.98 < s.max() < 3
     iso = np.isin(p.kind, (blur.ISO, blur.GEN_ISO, blur.PLATEAU_ISO))
-    assert (p.sigma_x[iso] == p.sigma_y[iso]).all() and (p.theta[iso] == 0).all() and (p.sigma_x[~iso] != p.sigma_y[~iso]).all()
+    assert (
+        (p.sigma_x[iso] == p.sigma_y[iso]).all()
+        and (p.theta[iso] == 0).all()
+        and (p.sigma_x[~iso] != p.sigma_y[~iso]).all()
+    )
     assert p.theta.min() < -3.1 and p.theta.max() > 3.1 and np.abs(p.theta).max() <= math.pi
-    for kinds, lo, hi in ((blur.GEN_ISO, blur.GEN_ANISO), 0.5, 4), ((blur.PLATEAU_ISO, blur.PLATEAU_ANISO), 1, 2):
+    for kinds, lo, hi in (
+        ((blur.GEN_ISO, blur.GEN_ANISO), 0.5, 4),
+        ((blur.PLATEAU_ISO, blur.PLATEAU_ANISO), 1, 2),
+    ):
         beta = p.beta[np.isin(p.kind, kinds)]
         assert lo <= beta.min() and hi - 0.1 < beta.max() < hi
-        assert ((beta <= 1).mean() - 0.5) ** 2 < 0.25 / len(beta) * 20                     # a coin, not a uniform range
+        assert ((beta <= 1).mean() - 0.5) ** 2 < 0.25 / len(
+            beta
+        ) * 20  # a coin, not a uniform range
     small = p.taps < 13
-    assert math.pi / 3 <= p.omega[small].min() < 1.06 and math.pi / 5 <= p.omega[~small].min() < 0.64 and p.omega.max() < math.pi
+    assert (
+        math.pi / 3 <= p.omega[small].min() < 1.06
+        and math.pi / 5 <= p.omega[~small].min() < 0.64
+        and p.omega.max() < math.pi
+    )
 
 
 def test_final_sinc_ignores_the_size_rule():
     n = 2000
-    p = blur.sample(Draw(1, np.arange(n)).at('b'), np.ones(n, bool), None, sinc=1.0, omega=((math.pi / 3, math.pi),) * 2)
+    p = blur.sample(
+        Draw(1, np.arange(n)).at('b'),
+        np.ones(n, bool),
+        None,
+        sinc=1.0,
+        omega=((math.pi / 3, math.pi),) * 2,
+    )
     assert (p.kind == blur.SINC).all() and p.omega.min() >= math.pi / 3

@@ -1,4 +1,5 @@
 """Cached images change nothing but the time: same batches, nothing decoded twice, nothing trusted that does not fit its file."""
+
 import errno
 import os
 import zlib
@@ -7,22 +8,26 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from zoo import picture, png, rows
 
 import dali_pipes
-from dali_pipes import cache, faces, manifest, reader
-
-from zoo import picture, png, rows
+import synthetic
+from dali_pipes import cache
+from errors import DataError
+from sources import manifest, reader
 
 SIZE, COUNT, BATCH = 64, 7, 3
 CPU = torch.device('cpu')
 
 
 def write(path, seed):
-    cv2.imwrite(str(path), faces.face(seed, SIZE).image[..., ::-1])
+    cv2.imwrite(str(path), synthetic.face(seed, SIZE).image[..., ::-1])
 
 
 def scan(folder):
-    return manifest.scan(str(folder), size=SIZE, cache_dir=folder / 'scan', say=lambda _: None).images
+    return manifest.scan(
+        str(folder), size=SIZE, cache_dir=folder / 'scan', say=lambda _: None
+    ).images
 
 
 @pytest.fixture(autouse=True)
@@ -42,12 +47,16 @@ def images(tmp_path):
 def batches(name, images, steps=8, say=lambda _: None, **options):
     if name == 'dali':
         pytest.importorskip('nvidia.dali')
-    with dali_pipes.make(name, images, 'bicubic', batch=BATCH, size=SIZE, say=say, **options) as pipe:
+    with dali_pipes.make(
+        name, images, 'bicubic', batch=BATCH, size=SIZE, say=say, **options
+    ) as pipe:
         return [next(pipe) for _ in range(steps)]
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for one, other in zip(a, b, strict=True) for x, y in zip(one, other))
+    return all(
+        torch.equal(x, y) for one, other in zip(a, b, strict=True) for x, y in zip(one, other)
+    )
 
 
 @pytest.fixture
@@ -64,8 +73,10 @@ def test_same_batches_and_each_file_is_read_once(name, mode, images, opened):
     plain = batches(name, images)
     opened.clear()
     assert same(plain, batches(name, images, cache=mode))
-    once = COUNT + 1                                                     # one image stands twice in the batch between two epochs
-    assert set(opened) == {i.path for i in images} and len(opened) <= once       # eight batches of three are more than three epochs of seven
+    once = COUNT + 1  # one image stands twice in the batch between two epochs
+    assert (
+        set(opened) == {i.path for i in images} and len(opened) <= once
+    )  # eight batches of three are more than three epochs of seven
     opened.clear()
     assert same(plain, batches(name, images, cache=mode))
     assert not opened if mode == 'file' else COUNT <= len(opened) <= once
@@ -86,22 +97,27 @@ def mapped(images, folder, say=lambda _: None):
 
 def filled(images, folder):
     c = mapped(images, folder)
-    c.put(np.arange(COUNT), torch.stack([torch.from_numpy(faces.face(i, SIZE).image) for i in range(COUNT)]))
+    c.put(
+        np.arange(COUNT),
+        torch.stack([torch.from_numpy(synthetic.face(i, SIZE).image) for i in range(COUNT)]),
+    )
     return c
 
 
 def test_what_does_not_fit_its_file_is_decoded_again(images, tmp_path):
     c = filled(images, tmp_path)
     assert not len(mapped(images, tmp_path).missing(np.arange(COUNT)))
-    assert torch.equal(c.take(np.array([4]))[0], torch.from_numpy(faces.face(4, SIZE).image))
+    assert torch.equal(c.take(np.array([4]))[0], torch.from_numpy(synthetic.face(4, SIZE).image))
 
-    with open(os.path.join(c.folder, 'pixels'), 'r+b') as f:             # a damaged disk, or a kill within a write
+    with open(
+        os.path.join(c.folder, 'pixels'), 'r+b'
+    ) as f:  # a damaged disk, or a kill within a write
         f.seek(2 * SIZE * SIZE * 3 + 99)
         f.write(b'\x01\x02\x03')
-    write(images[3].path, 100)                                           # another picture under the same name
+    write(images[3].path, 100)  # another picture under the same name
     os.utime(images[5].path, ns=(1, 1))
     records = np.memmap(os.path.join(c.folder, 'records'), c.RECORD, 'r+')
-    records[6]['used'] = 10 ** 6
+    records[6]['used'] = 10**6
     again = mapped(images, tmp_path)
     assert again.missing(np.arange(COUNT)).tolist() == [2, 3, 5, 6]
 
@@ -127,7 +143,9 @@ def test_processes_share_a_file(images, tmp_path):
     a, b = mapped(images, tmp_path), mapped(images, tmp_path)
     assert b.missing(np.array([3, 3, 0])).tolist() == [0, 1, 2]
     a.put([3], torch.full((1, SIZE, SIZE, 3), 7, dtype=torch.uint8))
-    assert b.missing(np.array([3, 3, 0])).tolist() == [2] and b.take(np.array([3])).unique().tolist() == [7]
+    assert b.missing(np.array([3, 3, 0])).tolist() == [2] and b.take(
+        np.array([3])
+    ).unique().tolist() == [7]
 
 
 def test_other_images_have_another_folder(images, tmp_path):
@@ -137,20 +155,36 @@ def test_other_images_have_another_folder(images, tmp_path):
 
 def test_full_disk_ends_the_filling_and_not_the_run(images, monkeypatch):
     plain, said = batches('torch', images), []
-    monkeypatch.setattr(cache.os, 'pwrite', lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'No space left on device')))
+    monkeypatch.setattr(
+        cache.os,
+        'pwrite',
+        lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'No space left on device')),
+    )
     assert same(plain, batches('torch', images, say=said.append, cache='file'))
-    assert len([s for s in said if 'takes no more images (No space left on device)' in s and 'FACES_CACHE' in s]) == 1
+    assert (
+        len(
+            [
+                s
+                for s in said
+                if 'takes no more images (No space left on device)' in s and 'FACES_CACHE' in s
+            ]
+        )
+        == 1
+    )
 
 
 def test_a_replaced_file_shares_pixels_until_it_is_repaired(images, opened):
     good, stream = images[2], bytearray(zlib.compress(rows(picture(SIZE))))
     data = open(good.path, 'rb').read()
-    stream[-1] ^= 1                              # a fault that only decoding finds
+    stream[-1] ^= 1  # a fault that only decoding finds
     with open(good.path, 'wb') as f:
         f.write(png(SIZE, SIZE, 2, b'', stream=bytes(stream)))
     said = []
     plain = batches('torch', images)
-    assert same(plain, batches('torch', images, say=said.append, cache='file')) and sum('2.png cannot be decoded' in s for s in said) == 1
+    assert (
+        same(plain, batches('torch', images, say=said.append, cache='file'))
+        and sum('2.png cannot be decoded' in s for s in said) == 1
+    )
     opened.clear()
     assert same(plain, batches('torch', images, cache='file')) and not opened
     with open(good.path, 'wb') as f:
@@ -161,9 +195,13 @@ def test_a_replaced_file_shares_pixels_until_it_is_repaired(images, opened):
 def test_auto_takes_the_host_if_it_fits_and_says_why(images, monkeypatch):
     said = []
     assert isinstance(cache.make('auto', images, SIZE, CPU, said.append), cache.Memory)
-    monkeypatch.setattr(cache, 'available_memory', lambda: COUNT * SIZE * SIZE * 3 / cache.SHARE - 9)
+    monkeypatch.setattr(
+        cache, 'available_memory', lambda: COUNT * SIZE * SIZE * 3 / cache.SHARE - 9
+    )
     assert cache.make('auto', images, SIZE, CPU, said.append) is None
-    assert said[0].startswith('cache: host; 7 decoded images take 0.0 GB, auto allows 40% of') and said[1].startswith('cache: off;')
+    assert said[0].startswith(
+        'cache: host; 7 decoded images take 0.0 GB, auto allows 40% of'
+    ) and said[1].startswith('cache: off;')
     assert cache.make('off', images, SIZE, CPU) is None
 
 
@@ -172,36 +210,52 @@ def test_limits_of_containers_and_jobs_count(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in zip((*names, 'memory.stat'), (limit, used, stat)):
             (folder / name).write_text(f'{text}\n')
+
     member, groups = tmp_path / 'member', tmp_path / 'groups'
-    room = lambda line: (member.write_text(line + '\n'), cache.available_memory(str(groups), str(member)))[1]      # noqa: E731
+    room = lambda line: (
+        member.write_text(line + '\n'),
+        cache.available_memory(str(groups), str(member)),
+    )[1]  # noqa: E731
     free = cache.available_memory(str(tmp_path / 'none'), str(tmp_path / 'none'))
     assert free > 1 << 20
     group(groups / 'job/step', 'max', 900, 'inactive_file 0')
     group(groups / 'job', 5000, 4000, 'anon 3000\ninactive_file 700')
-    assert room('0::/job/step') == 1700 and room('0::/elsewhere') > 1 << 20            # of the group above; files that are only kept do not count
+    assert (
+        room('0::/job/step') == 1700 and room('0::/elsewhere') > 1 << 20
+    )  # of the group above; files that are only kept do not count
     group(groups / 'job/step', 4500, 4400, 'inactive_file 0')
-    assert room('0::/job/step') == 100                                               # the narrowest counts
-    group(groups, 3000, 3100, 'inactive_file 0')                                     # a container sees its own group as the root
+    assert room('0::/job/step') == 100  # the narrowest counts
+    group(groups, 3000, 3100, 'inactive_file 0')  # a container sees its own group as the root
     assert room('0::/elsewhere') == 0
-    group(groups / 'memory/job', 6000, 4000, 'total_inactive_file 10', ('memory.limit_in_bytes', 'memory.usage_in_bytes'))
+    group(
+        groups / 'memory/job',
+        6000,
+        4000,
+        'total_inactive_file 10',
+        ('memory.limit_in_bytes', 'memory.usage_in_bytes'),
+    )
     assert room('4:memory:/job/step\n3:cpu:/job') == 2010
 
 
 def test_processes_of_one_machine_share_its_memory(images, monkeypatch):
-    monkeypatch.setattr(cache, 'available_memory', lambda: COUNT * SIZE * SIZE * 3 / cache.SHARE + 9)
+    monkeypatch.setattr(
+        cache, 'available_memory', lambda: COUNT * SIZE * SIZE * 3 / cache.SHARE + 9
+    )
     assert isinstance(cache.make('auto', images, SIZE, CPU, str), cache.Memory)
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
     assert cache.make('auto', images, SIZE, CPU, str) is None
 
 
 def test_what_cannot_be(images, tmp_path, monkeypatch):
-    with pytest.raises(manifest.DataError, match='--cache gpu: there is no GPU'):
+    with pytest.raises(DataError, match='--cache gpu: there is no GPU'):
         cache.make('gpu', images, SIZE, CPU)
     (tmp_path / 'file').write_text('in the way')
-    with pytest.raises(manifest.DataError, match='--cache file: .*decoded-.* cannot be written .*FACES_CACHE'):
+    with pytest.raises(
+        DataError, match='--cache file: .*decoded-.* cannot be written .*FACES_CACHE'
+    ):
         cache.make('file', images, SIZE, CPU, folder=tmp_path / 'file')
     monkeypatch.setattr(cache, 'available_memory', lambda: 3 * SIZE * SIZE * 3)
-    with pytest.raises(manifest.DataError, match='--cache host: .* 3 would fit'):
+    with pytest.raises(DataError, match='--cache host: .* 3 would fit'):
         cache.make('host', images, SIZE, CPU)
     with pytest.raises(ValueError, match="unknown cache 'disk'"):
         dali_pipes.make('torch', images, 'bicubic', cache='disk')

@@ -1,10 +1,12 @@
 """The catalogue of networks: known by their weights, counted, and printed as a table."""
+
 import io
 from functools import partial
 
 import pytest
 import torch
 from rich.console import Console
+from test_models import SMALL
 
 import models
 from models import __main__ as catalogue
@@ -18,15 +20,32 @@ from models.srresnet import SRResNet
 from models.swinir import SwinIR
 from models.unet import UNet
 
-from test_models import SMALL
-
 OTHER = {'path': [3, 2, 3], 'cell': [[1, 1], [2, 0], [3, 2], [8, 3]]}
 
 
-@pytest.mark.parametrize('net', [*SMALL.values(), SRResNet, UNet, FaceUNAF, SwinIR, RCAN, partial(RCAN, 0, 20), partial(RRDBNet, 16, 16, 7), partial(SRResNet, scale=2),
-                                 partial(SRResNet, scale=3), partial(SwinIR, 12, (1, 2), 3, 5, 17 / 12), partial(RCAN, 0, 2, 20, 3), partial(UNet, position=0),
-                                 partial(UNet, symmetric=True), FRSNet, partial(FRSNet, OTHER, 16, 4, 2, spare=True), *(partial(HiFaceGAN, 2, name) for name in SUPPRESSION),
-                                 partial(HiFaceGAN, 3, residual=True)])
+@pytest.mark.parametrize(
+    'net',
+    [
+        *SMALL.values(),
+        SRResNet,
+        UNet,
+        FaceUNAF,
+        SwinIR,
+        RCAN,
+        partial(RCAN, 0, 20),
+        partial(RRDBNet, 16, 16, 7),
+        partial(SRResNet, scale=2),
+        partial(SRResNet, scale=3),
+        partial(SwinIR, 12, (1, 2), 3, 5, 17 / 12),
+        partial(RCAN, 0, 2, 20, 3),
+        partial(UNet, position=0),
+        partial(UNet, symmetric=True),
+        FRSNet,
+        partial(FRSNet, OTHER, 16, 4, 2, spare=True),
+        *(partial(HiFaceGAN, 2, name) for name in SUPPRESSION),
+        partial(HiFaceGAN, 3, residual=True),
+    ],
+)
 def test_a_network_is_known_by_its_weights(net):
     torch.manual_seed(0)
     net = net()
@@ -41,34 +60,81 @@ def test_a_network_is_known_by_its_weights(net):
 
 
 def test_foreign_weights_are_refused():
-    edsr = {f'{name}.weight': torch.zeros(8, 3 if name == 'conv_first' else 8, 3, 3) for name in ('conv_first', 'body.0.conv1', 'body.0.conv2', 'conv_after_body', 'upsample.0', 'conv_last')}
-    for weights in (edsr, torch.nn.Linear(2, 2).state_dict(), models.UNetDiscriminatorSN(8).state_dict(), models.ModifiedVGG(2).state_dict()):
+    edsr = {
+        f'{name}.weight': torch.zeros(8, 3 if name == 'conv_first' else 8, 3, 3)
+        for name in (
+            'conv_first',
+            'body.0.conv1',
+            'body.0.conv2',
+            'conv_after_body',
+            'upsample.0',
+            'conv_last',
+        )
+    }
+    for weights in (
+        edsr,
+        torch.nn.Linear(2, 2).state_dict(),
+        models.UNetDiscriminatorSN(8).state_dict(),
+        models.ModifiedVGG(2).state_dict(),
+    ):
         with pytest.raises(ValueError, match='no network of ours'):
             models.like(weights)
 
 
-@pytest.mark.parametrize('net, expected', [(SRResNet, 41.55), (UNet, 3.63), (partial(UNet, steps=2), 4.23), (partial(UNet, attention=4), 3.76), (FaceUNAF, 8.91)])
+@pytest.mark.parametrize(
+    'net, expected',
+    [
+        (SRResNet, 41.55),
+        (UNet, 3.63),
+        (partial(UNet, steps=2), 4.23),
+        (partial(UNet, attention=4), 3.76),
+        (FaceUNAF, 8.91),
+    ],
+)
 def test_gmac(net, expected):
     assert catalogue.gmac(net) == pytest.approx(expected, abs=0.005)
 
 
 def test_gmac_of_attention():
     """Every pixel: qkv, scores and sums over the 64 pixels of its window (13 channels per head, as 16), projection, perceptron."""
-    per_pixel = 3 * 78 ** 2 + 2 * 64 * 6 * 16 + 78 ** 2 + 4 * 78 ** 2
+    per_pixel = 3 * 78**2 + 2 * 64 * 6 * 16 + 78**2 + 4 * 78**2
 
     def forward(x):
-        return swinir.Block(78, 6, 8, 2, shift=4)(x.permute(0, 2, 3, 1), swinir._mask(16, 16, 8, 4, 'cpu'))
-    assert catalogue.gmac(lambda: forward, channels=78, size=16) == pytest.approx(256 * per_pixel / 1e9)
+        return swinir.Block(78, 6, 8, 2, shift=4)(
+            x.permute(0, 2, 3, 1), swinir._mask(16, 16, 8, 4, 'cpu')
+        )
+
+    assert catalogue.gmac(lambda: forward, channels=78, size=16) == pytest.approx(
+        256 * per_pixel / 1e9
+    )
 
 
 def test_the_catalogue_can_be_read_in_a_file(monkeypatch):
-    monkeypatch.setattr(catalogue, 'SHOWN', [('unet', {}), ('rrdbnet', dict(blocks=16, width=16, growth=7)), ('rrdbnet', dict(blocks=23, width=8)), ('patchgan', {})])
+    monkeypatch.setattr(
+        catalogue,
+        'SHOWN',
+        [
+            ('unet', {}),
+            ('rrdbnet', dict(blocks=16, width=16, growth=7)),
+            ('rrdbnet', dict(blocks=23, width=8)),
+            ('patchgan', {}),
+        ],
+    )
     file = io.StringIO()
     Console(file=file, width=220).print(catalogue.table())
-    rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in file.getvalue().splitlines() if '|' in line]
-    assert rows[0] == ['name', 'network', 'parameters', 'budget', 'GMAC', 'paper'] and len(rows) == 6
+    rows = [
+        [cell.strip() for cell in line.split('|')[1:-1]]
+        for line in file.getvalue().splitlines()
+        if '|' in line
+    ]
+    assert (
+        rows[0] == ['name', 'network', 'parameters', 'budget', 'GMAC', 'paper'] and len(rows) == 6
+    )
     assert rows[2][1:5] == ['UNet()', '1,946,448', 'fits', '3.63'] and 'Ronneberger' in rows[2][5]
-    assert rows[3][1:4] == ['RRDBNet(blocks=16, width=16, growth=7)', '636,947', 'fits'] and 'ESRGAN' in rows[3][5]
+    assert (
+        rows[3][1:4] == ['RRDBNet(blocks=16, width=16, growth=7)', '636,947', 'fits']
+        and 'ESRGAN' in rows[3][5]
+    )
     assert rows[5][1:4] == ['MultiscalePatchGAN()', '5,533,826', '']
 
 

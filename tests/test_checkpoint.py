@@ -1,4 +1,5 @@
 """Checkpoints: bit for bit, whole after a kill at any moment, refused when damaged; weights from anywhere, or why not."""
+
 import errno
 import json
 import os
@@ -13,10 +14,10 @@ import torch
 from torch import nn
 
 import models
+from errors import CheckpointError
 from models.srresnet import SRResNet
 from models.unet import UNet
 from training import checkpoint
-from training.checkpoint import CheckpointError
 
 REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -24,7 +25,9 @@ REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 def run(seed=0):
     """A network, channels-last, and its optimizer after two steps, so that there are moments to be kept."""
     torch.manual_seed(seed)
-    net = UNet(width=(8, 16), blocks=((1,), 1, (1,)), position=4).to(memory_format=torch.channels_last)
+    net = UNet(width=(8, 16), blocks=((1,), 1, (1,)), position=4).to(
+        memory_format=torch.channels_last
+    )
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
     for _ in range(2):
         net(torch.rand(1, 3, 8, 8)).square().mean().backward()
@@ -34,8 +37,13 @@ def run(seed=0):
 
 def put(folder, nimg, seed=None, **kw):
     net, optimizer = run(nimg if seed is None else seed)
-    return checkpoint.save(folder, nimg, {'net': net.state_dict(), 'ema': net.state_dict()},
-                           {'optimizer': optimizer.state_dict(), 'nimg': nimg}, **kw)
+    return checkpoint.save(
+        folder,
+        nimg,
+        {'net': net.state_dict(), 'ema': net.state_dict()},
+        {'optimizer': optimizer.state_dict(), 'nimg': nimg},
+        **kw,
+    )
 
 
 def same(a, b):
@@ -54,7 +62,13 @@ def names(folder):
 
 def test_round_trip_is_bit_identical(tmp_path):
     net, optimizer = run()
-    state = {'optimizer': optimizer.state_dict(), 'nimg': 800, 'seconds': 1.25, 'best': [1.5, None], 'preset': 'unet'}
+    state = {
+        'optimizer': optimizer.state_dict(),
+        'nimg': 800,
+        'seconds': 1.25,
+        'best': [1.5, None],
+        'preset': 'unet',
+    }
     path = checkpoint.save(tmp_path, 800, {'net': net.state_dict()}, state)
     assert path == checkpoint.latest(tmp_path) == tmp_path / 'checkpoints' / '000000800'
     tensors, loaded = checkpoint.load(path)
@@ -63,7 +77,9 @@ def test_round_trip_is_bit_identical(tmp_path):
 
 def test_a_resumed_step_is_the_same_step(tmp_path):
     net, optimizer = run()
-    path = checkpoint.save(tmp_path, 8, {'net': net.state_dict()}, {'optimizer': optimizer.state_dict()})
+    path = checkpoint.save(
+        tmp_path, 8, {'net': net.state_dict()}, {'optimizer': optimizer.state_dict()}
+    )
     other, other_optimizer = run(seed=9)
     tensors, state = checkpoint.load(path)
     other.load_state_dict(tensors['net'])
@@ -80,7 +96,7 @@ def test_keeps_the_newest(tmp_path):
     for nimg in (10, 20, 999_999_999, 1_000_000_000):
         put(tmp_path, nimg)
     assert names(tmp_path) == ['1000000000', '999999999']
-    assert checkpoint.latest(tmp_path).name == '1000000000'              # by number, not by letter
+    assert checkpoint.latest(tmp_path).name == '1000000000'  # by number, not by letter
     put(tmp_path, 1_000_000_001, keep=1)
     assert names(tmp_path) == ['1000000001']
 
@@ -118,9 +134,13 @@ def test_killed_inside_save(tmp_path, monkeypatch, moment, again):
             if count == moment + 1:
                 raise Killed
             return real(*args, **kw)
+
         monkeypatch.setattr(os, call, counted)
     net, optimizer = run(5)
-    new = {'net': dict(net.state_dict()), 'ema': dict(net.state_dict())}, {'optimizer': optimizer.state_dict(), 'nimg': nimg}
+    new = (
+        {'net': dict(net.state_dict()), 'ema': dict(net.state_dict())},
+        {'optimizer': optimizer.state_dict(), 'nimg': nimg},
+    )
     try:
         checkpoint.save(tmp_path, nimg, *new, keep=1)
         finished = True
@@ -129,13 +149,13 @@ def test_killed_inside_save(tmp_path, monkeypatch, moment, again):
     monkeypatch.undo()
     assert finished == (moment >= count)
     with warnings.catch_warnings():
-        warnings.simplefilter('error')              # nothing half written is seen at all
+        warnings.simplefilter('error')  # nothing half written is seen at all
         found = checkpoint.load(checkpoint.latest(tmp_path))
     for path in (tmp_path / 'checkpoints').glob('0*'):
-        checkpoint.load(path)                       # nor is anything half deleted
+        checkpoint.load(path)  # nor is anything half deleted
     assert same(found, new) if finished else same(found, old) or same(found, new)
     put(tmp_path, 30, keep=1)
-    assert names(tmp_path) == ['000000030']         # and the leftovers are gone
+    assert names(tmp_path) == ['000000030']  # and the leftovers are gone
 
 
 def test_the_moments_cover_a_save(tmp_path, monkeypatch):
@@ -144,12 +164,14 @@ def test_the_moments_cover_a_save(tmp_path, monkeypatch):
     calls = []
     for call in CALLS:
         real = getattr(os, call)
-        monkeypatch.setattr(os, call, lambda *args, real=real, **kw: (calls.append(1), real(*args, **kw))[1])
+        monkeypatch.setattr(
+            os, call, lambda *args, real=real, **kw: (calls.append(1), real(*args, **kw))[1]
+        )
     put(tmp_path, 10, keep=1)
     assert 12 < len(calls) < 18
 
 
-KILLER = '''
+KILLER = """
 import os, random, signal, sys, time, warnings
 import torch
 from training import checkpoint
@@ -182,17 +204,23 @@ for turn in range(25):
         assert state['nimg'] >= found and tensors['net']['a'].eq(state['nimg']).all() and state['moments'].eq(state['nimg']).all()
         found = state['nimg']
 print(found, cut)
-'''
+"""
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_sigkill_at_random_times(tmp_path):
     """25 processes that do nothing but save are killed by the system, many of them inside a save."""
-    done = subprocess.run([sys.executable, '-c', KILLER, str(tmp_path)], cwd=REPO, env={**os.environ, 'PYTHONPATH': REPO},
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, '-c', KILLER, str(tmp_path)],
+        cwd=REPO,
+        env={**os.environ, 'PYTHONPATH': REPO},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     found, cut = map(int, done.stdout.split())
-    assert found >= 5 and cut >= 3, done.stdout     # saves were finished, and saves were cut
+    assert found >= 5 and cut >= 3, done.stdout  # saves were finished, and saves were cut
 
 
 @pytest.mark.parametrize('damage', ['flip', 'truncate', 'delete', 'checksums'])
@@ -204,7 +232,7 @@ def test_damaged_newest_falls_back(tmp_path, damage, file):
     data = bytearray(victim.read_bytes())
     if damage == 'flip':
         data[len(data) // 2] ^= 1
-    victim.write_bytes(data[:len(data) // 2] if damage in ('truncate', 'checksums') else data)
+    victim.write_bytes(data[: len(data) // 2] if damage in ('truncate', 'checksums') else data)
     if damage == 'delete':
         victim.unlink()
     with pytest.warns(UserWarning, match='000000020.*damaged.*going back to .*000000010'):
@@ -216,11 +244,16 @@ def test_damaged_newest_falls_back(tmp_path, damage, file):
 def test_after_going_back_the_damaged_one_is_replaced(tmp_path):
     put(tmp_path, 10)
     (put(tmp_path, 30) / 'state.pt').write_bytes(b'')
-    put(tmp_path, 20, keep=1)                       # the run went on from 10; the new one must not be the one that is deleted
+    put(
+        tmp_path, 20, keep=1
+    )  # the run went on from 10; the new one must not be the one that is deleted
     with pytest.warns(UserWarning, match='going back'):
         assert checkpoint.latest(tmp_path).name == '000000020'
     put(tmp_path, 30, keep=1)
-    assert names(tmp_path) == ['000000030'] and checkpoint.load(checkpoint.latest(tmp_path))[1]['nimg'] == 30
+    assert (
+        names(tmp_path) == ['000000030']
+        and checkpoint.load(checkpoint.latest(tmp_path))[1]['nimg'] == 30
+    )
 
 
 def test_all_damaged_is_an_error(tmp_path):
@@ -234,16 +267,21 @@ def test_full_disk(tmp_path, monkeypatch):
 
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     monkeypatch.setattr(os, 'fsync', full)
     message = r'checkpoints: cannot write checkpoint 20: No space left .* needs [\d,]+ bytes, [\d,]+ are free'
     with pytest.raises(CheckpointError, match=message):
         put(tmp_path, 20)
     monkeypatch.undo()
-    assert names(tmp_path) == ['000000010'] and same(checkpoint.load(checkpoint.latest(tmp_path)), old)
+    assert names(tmp_path) == ['000000010'] and same(
+        checkpoint.load(checkpoint.latest(tmp_path)), old
+    )
 
 
 def test_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / 'checkpoints').write_text('a file in the way')           # also stops root, whom permissions do not
+    (tmp_path / 'checkpoints').write_text(
+        'a file in the way'
+    )  # also stops root, whom permissions do not
     with pytest.raises(CheckpointError, match='cannot write checkpoint 20'):
         put(tmp_path, 20)
 
@@ -256,12 +294,25 @@ def test_state_that_could_not_be_read_back_is_refused_at_once(tmp_path):
 
 # ---- weights from anywhere ----
 
+
 def small(blocks=2, seed=0):
     torch.manual_seed(seed)
     return SRResNet(blocks, 8)
 
 
-@pytest.mark.parametrize('kind', ['run', 'checkpoint', 'without ema', 'safetensors', 'params_ema', 'params', 'plain', 'parallel'])
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'run',
+        'checkpoint',
+        'without ema',
+        'safetensors',
+        'params_ema',
+        'params',
+        'plain',
+        'parallel',
+    ],
+)
 def test_load_weights(tmp_path, kind):
     raw, ema = small(seed=1).state_dict(), small(seed=2).state_dict()
     path, expected = tmp_path / 'weights.pth', ema
@@ -282,28 +333,51 @@ def test_load_weights(tmp_path, kind):
     assert net.conv_hr.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize('weights, message', [
-    (SRResNet(3, 8).state_dict(), 'the file has 3 body blocks, the network 2'),
-    (SRResNet(2, 12).state_dict(), r'conv_first.weight is \[12, 3, 3, 3\] in the file, \[8, 3, 3, 3\] in the network'),
-    (SRResNet(2, 8, scale=2).state_dict(), '2 missing in the file: upconv2.weight, upconv2.bias'),
-    ({**SRResNet(2, 8).state_dict(), 'extra': torch.zeros(1)}, '1 unknown to the network: extra'),
-    (UNet((8, 16), ((1,), 1, (1,))).state_dict(), 'the file looks like a UNet'),
-    ({'body.0.rdb1.conv1.weight': torch.zeros(1)}, 'the file looks like a RRDBNet'),
-    (nn.Linear(2, 2).state_dict(), 'no parameter has a name in common; the file begins with weight, bias')])
+@pytest.mark.parametrize(
+    'weights, message',
+    [
+        (SRResNet(3, 8).state_dict(), 'the file has 3 body blocks, the network 2'),
+        (
+            SRResNet(2, 12).state_dict(),
+            r'conv_first.weight is \[12, 3, 3, 3\] in the file, \[8, 3, 3, 3\] in the network',
+        ),
+        (
+            SRResNet(2, 8, scale=2).state_dict(),
+            '2 missing in the file: upconv2.weight, upconv2.bias',
+        ),
+        (
+            {**SRResNet(2, 8).state_dict(), 'extra': torch.zeros(1)},
+            '1 unknown to the network: extra',
+        ),
+        (UNet((8, 16), ((1,), 1, (1,))).state_dict(), 'the file looks like a UNet'),
+        ({'body.0.rdb1.conv1.weight': torch.zeros(1)}, 'the file looks like a RRDBNet'),
+        (
+            nn.Linear(2, 2).state_dict(),
+            'no parameter has a name in common; the file begins with weight, bias',
+        ),
+    ],
+)
 def test_foreign_weights(tmp_path, weights, message):
     torch.save({'params': weights}, tmp_path / 'w.pth')
     net = small()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     with pytest.raises(CheckpointError, match=f'w.pth does not fit SRResNet: .*{message}'):
         checkpoint.load_weights(net, tmp_path / 'w.pth')
-    assert same(before, dict(net.state_dict()))     # all or nothing
+    assert same(before, dict(net.state_dict()))  # all or nothing
 
 
 def test_every_network_has_a_mark_of_its_own():
     with torch.device('meta'):
-        nets = {network.__name__: network() for network in (models.NETWORKS | models.GUIDED | models.RENOVATORS | models.DISCRIMINATORS).values()}
+        nets = {
+            network.__name__: network()
+            for network in (
+                models.NETWORKS | models.GUIDED | models.RENOVATORS | models.DISCRIMINATORS
+            ).values()
+        }
     for name, net in nets.items():
-        assert [other for other, mark in checkpoint._MARKS.items() if mark in net.state_dict()] == [name]
+        assert [other for other, mark in checkpoint._MARKS.items() if mark in net.state_dict()] == [
+            name
+        ]
 
 
 def test_realesrgan_file(tmp_path):
@@ -317,8 +391,12 @@ def test_realesrgan_file(tmp_path):
 
 
 def test_unet_of_other_depth(tmp_path):
-    safetensors.torch.save_file(UNet((8, 16), ((3,), 1, (2,))).state_dict(), tmp_path / 'w.safetensors')
-    with pytest.raises(CheckpointError, match='3 encoder.0 blocks, the network 1; the file has 2 decoder.0 blocks'):
+    safetensors.torch.save_file(
+        UNet((8, 16), ((3,), 1, (2,))).state_dict(), tmp_path / 'w.safetensors'
+    )
+    with pytest.raises(
+        CheckpointError, match='3 encoder.0 blocks, the network 1; the file has 2 decoder.0 blocks'
+    ):
         checkpoint.load_weights(UNet((8, 16), ((1,), 1, (1,))), tmp_path / 'w.safetensors')
 
 
@@ -345,5 +423,14 @@ def test_unreadable_weights(tmp_path):
 
 def test_checkpoint_folder_is_what_the_docstring_says(tmp_path):
     path = put(tmp_path, 123_456)
-    assert sorted(os.listdir(path)) == ['checksums.json', 'ema.safetensors', 'net.safetensors', 'state.pt']
-    assert sorted(json.loads((path / 'checksums.json').read_text())) == ['ema.safetensors', 'net.safetensors', 'state.pt']
+    assert sorted(os.listdir(path)) == [
+        'checksums.json',
+        'ema.safetensors',
+        'net.safetensors',
+        'state.pt',
+    ]
+    assert sorted(json.loads((path / 'checksums.json').read_text())) == [
+        'ema.safetensors',
+        'net.safetensors',
+        'state.pt',
+    ]

@@ -1,44 +1,66 @@
 """The CUDA kernels without a GPU: every one compiles for every architecture, and its body runs on the CPU, against the reference, under sanitizers, and mutated."""
+
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import kernel_cases
 import numpy as np
 import pytest
 import torch
 
-import kernel_cases
-from dali_pipes import degrade, faces
-from dali_pipes.degrade import kernels
-from dali_pipes.draw import Draw
+import degrade
+import synthetic
+from degrade import kernels
+from degrade.draw import Draw
+from errors import KernelError
 from tools import cuda_shim
 
 CASES = {case.name: case for case in kernel_cases.cases()}
-OPS = [file for file, folder in kernels.FILES.items() if folder == kernels.FOLDER]             # test_png.py has the others
-KERNELS = {(file, name) for file, folder in kernels.FILES.items() for name, _ in cuda_shim.KERNEL.findall((folder / file).read_text())}
-needs_gxx = pytest.mark.skipif(not shutil.which('g++'), reason='g++ is not installed: it builds the kernels for the CPU')
+OPS = [
+    file for file, folder in kernels.FILES.items() if folder == kernels.FOLDER
+]  # test_png.py has the others
+KERNELS = {
+    (file, name)
+    for file, folder in kernels.FILES.items()
+    for name, _ in cuda_shim.KERNEL.findall((folder / file).read_text())
+}
+needs_gxx = pytest.mark.skipif(
+    not shutil.which('g++'), reason='g++ is not installed: it builds the kernels for the CPU'
+)
 
 
 def test_all_files_are_listed():
-    assert {p.name for p in kernels.FOLDER.parent.rglob('*.cu')} == set(kernels.FILES) and len(KERNELS) >= 15
+    assert {p.name for p in kernels.FOLDER.parent.rglob('*.cu')} == set(kernels.FILES) and len(
+        KERNELS
+    ) >= 15
 
 
 def test_every_kernel_compiles(record_property):
     """Through NVRTC, which needs no GPU. Spilled registers are slow, not wrong: a few bytes are tolerated."""
     pytest.importorskip('cupy')
     rows = list(kernels.report())
-    assert {(file, name) for file, name, *_ in rows} == KERNELS and {row[2] for row in rows} == set(kernels.ARCHITECTURES)
+    assert {(file, name) for file, name, *_ in rows} == KERNELS and {row[2] for row in rows} == set(
+        kernels.ARCHITECTURES
+    )
     assert len(rows) == len(KERNELS) * len(kernels.ARCHITECTURES)
     assert all(shared <= 48 << 10 and spilled <= 32 for *_, shared, spilled in rows), rows
-    record_property('summary', f'{len(rows)} kernels compiled ({len(KERNELS)} for {len(kernels.ARCHITECTURES)} architectures)')
+    record_property(
+        'summary',
+        f'{len(rows)} kernels compiled ({len(KERNELS)} for {len(kernels.ARCHITECTURES)} architectures)',
+    )
 
 
 def test_a_faulty_kernel_is_refused_with_the_compilers_words(monkeypatch):
     pytest.importorskip('cupy')
-    monkeypatch.setattr(kernels, 'source', lambda file: 'extern "C" __global__ void broken() { missing(); }')
-    with pytest.raises(kernels.KernelError, match=r'(?s)blur.cu does not compile for sm_75.*missing.*undefined'):
+    monkeypatch.setattr(
+        kernels, 'source', lambda file: 'extern "C" __global__ void broken() { missing(); }'
+    )
+    with pytest.raises(
+        KernelError, match=r'(?s)blur.cu does not compile for sm_75.*missing.*undefined'
+    ):
         list(kernels.report())
 
 
@@ -50,7 +72,9 @@ def test_records_have_the_layout_of_the_structs(file):
     assert cuda_shim.Shim().sizeof(file, Path(file).stem.capitalize()) == record.dtype.itemsize
     text = (kernels.FOLDER / file).read_text()
     fields = re.search(r'struct %s {([^}]*)}' % Path(file).stem.capitalize(), text)[1]
-    declared = [name.split()[-1] for part in fields.split(';') for name in part.split(',') if name.split()]
+    declared = [
+        name.split()[-1] for part in fields.split(';') for name in part.split(',') if name.split()
+    ]
     assert declared == list(record.dtype.names)
 
 
@@ -61,22 +85,31 @@ def test_kernels_are_the_reference(name):
     with forwards:
         found = kernel_cases.run_kernels(CASES[name])
     with backwards:
-        assert all((a == b).all() for a, b in zip(found, kernel_cases.run_kernels(CASES[name]), strict=True))
+        assert all(
+            (a == b).all()
+            for a, b in zip(found, kernel_cases.run_kernels(CASES[name]), strict=True)
+        )
     error, allowed = kernel_cases.errors(CASES[name], found)
     assert error <= allowed
 
 
 @needs_gxx
-@pytest.mark.parametrize('recipe', [name for name in degrade.RECIPES if not name.startswith('hifacegan_')])         # the parts of hifacegan
+@pytest.mark.parametrize(
+    'recipe', [name for name in degrade.RECIPES if not name.startswith('hifacegan_')]
+)  # the parts of hifacegan
 def test_recipes_are_the_reference(recipe):
     """The whole chain on one ragged batch; one rounding may tip a pixel before noise or JPEG, which spread it."""
-    x = torch.from_numpy(np.stack([faces.face(i, 64).image for i in range(6)])).permute(0, 3, 1, 2)
+    x = torch.from_numpy(np.stack([synthetic.face(i, 64).image for i in range(6)])).permute(
+        0, 3, 1, 2
+    )
     recipe = degrade.recipe(recipe)
     params = degrade.sample(recipe, Draw(5, np.arange(6), tied=recipe.tied, batch=6), (64, 64))
     with cuda_shim.Shim():
         y = degrade.degrade(x, recipe, params, 'cuda')
     off = (y - degrade.degrade(x, recipe, params, 'ref')).abs() * 255
-    assert y.shape == (6, 3, 64 // recipe.scale, 64 // recipe.scale) and y.is_contiguous(memory_format=torch.channels_last)
+    assert y.shape == (6, 3, 64 // recipe.scale, 64 // recipe.scale) and y.is_contiguous(
+        memory_format=torch.channels_last
+    )
     assert (off < 1.01).float().mean() >= 0.99 and (off.amax((1, 2, 3)) < 1.01).sum() >= 5
 
 
@@ -85,55 +118,115 @@ def test_sanitizers(record_property):
     """AddressSanitizer and UndefinedBehaviorSanitizer find nothing while every kernel runs; in a process of its own, since they must be loaded first."""
     done = _sanitized(kernel_cases.__file__)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-    assert done.stdout == f'{sum(file in OPS for file, _ in KERNELS)} kernels executed under the sanitizers\n'
+    assert (
+        done.stdout
+        == f'{sum(file in OPS for file, _ in KERNELS)} kernels executed under the sanitizers\n'
+    )
     record_property('summary', done.stdout.strip())
 
 
 @needs_gxx
-@pytest.mark.parametrize('old, new, finding', [('(size_t)b * H', '(size_t)(b + 1) * H', 'AddressSanitizer: heap-buffer-overflow'),
-                                               ('t = threadIdx.x;', 't = threadIdx.x, u = 1 << (32 + t);', 'runtime error: shift exponent')])
+@pytest.mark.parametrize(
+    'old, new, finding',
+    [
+        ('(size_t)b * H', '(size_t)(b + 1) * H', 'AddressSanitizer: heap-buffer-overflow'),
+        (
+            't = threadIdx.x;',
+            't = threadIdx.x, u = 1 << (32 + t);',
+            'runtime error: shift exponent',
+        ),
+    ],
+)
 def test_sanitizers_can_find(old, new, finding):
     """A read past the end of a canvas, and an undefined shift, planted in the source."""
-    code = ('import sys; sys.path[:0] = %r\n'
-            'import kernel_cases\nfrom tools import cuda_shim\n'
-            'case = next(c for c in kernel_cases.cases() if c.name == "usm floats")\n'
-            'with cuda_shim.Shim(sanitize=True, edit=lambda file, text: text.replace(*%r)):\n'
-            '    kernel_cases.run_kernels(case)\n') % ([str(Path(kernel_cases.__file__).parent), str(kernels.FOLDER.parents[1])], (old, new))
+    code = (
+        'import sys; sys.path[:0] = %r\n'
+        'import kernel_cases\nfrom tools import cuda_shim\n'
+        'case = next(c for c in kernel_cases.cases() if c.name == "usm floats")\n'
+        'with cuda_shim.Shim(sanitize=True, edit=lambda file, text: text.replace(*%r)):\n'
+        '    kernel_cases.run_kernels(case)\n'
+    ) % ([str(Path(kernel_cases.__file__).parent), str(kernels.FOLDER.parents[1])], (old, new))
     done = _sanitized('-c', code)
     assert done.returncode != 0 and finding in done.stderr, done.stderr[-4000:]
 
 
 def _sanitized(*command):
-    return subprocess.run([sys.executable, *command], env=cuda_shim.sanitized(), capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        [sys.executable, *command],
+        env=cuda_shim.sanitized(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
 
 
 # Kernel -> (what to change, into what): a border off by one, axes swapped, a barrier removed. (common.cuh belongs to every file.)
 MUTANTS = [
-    ('blur', 'make', 'value(p, i % n - n / 2, i / n - n / 2)', 'value(p, i / n - n / 2, i % n - n / 2)'),
+    (
+        'blur',
+        'make',
+        'value(p, i % n - n / 2, i / n - n / 2)',
+        'value(p, i / n - n / 2, i % n - n / 2)',
+    ),
     ('blur', 'make', '        __syncthreads();\n        if (t < half)', '        if (t < half)'),
     ('blur', 'blur21', 'i < n ? i : period - i', 'i < n ? i : period - i + 1'),
     ('blur', 'blur21', 'k[u * columns + v]', 'k[v * columns + u]'),
-    ('blur', 'blur21', '        __syncthreads();\n\n        const float* above', '        const float* above'),
+    (
+        'blur',
+        'blur21',
+        '        __syncthreads();\n\n        const float* above',
+        '        const float* above',
+    ),
     ('blur', 'blur41', '            __syncthreads();\n            slide', '            slide'),
-    ('median', 'median', 'clamp(y0 + i / across - r, 0, p.h - 1)', 'clamp(y0 + i / across - r, 0, p.h)'),
+    (
+        'median',
+        'median',
+        'clamp(y0 + i / across - r, 0, p.h - 1)',
+        'clamp(y0 + i / across - r, 0, p.h)',
+    ),
     ('median', 'median', '    __syncthreads();\n    if (px >= p.w', '    if (px >= p.w'),
     ('median', 'median', '> n * n / 2', '>= n * n / 2'),
     ('usm', 'across', 'i < n ? i : period - i', 'i < n ? i : period - i - 1'),
     ('usm', 'across', '    __syncthreads();\n\n    float acc', '    float acc'),
     ('usm', 'down', 'reflect(y0 + i / 32 - R, p.h)', 'reflect(y0 + i / 32 - R, p.w)'),
-    ('usm', 'down', '        __syncthreads();\n        slide(acc, taps, tile + 8', '        slide(acc, taps, tile + 8'),
+    (
+        'usm',
+        'down',
+        '        __syncthreads();\n        slide(acc, taps, tile + 8',
+        '        slide(acc, taps, tile + 8',
+    ),
     ('resize', 'weights', 'n = axis ? p.w : p.h', 'n = axis ? p.h : p.w'),
     ('resize', 'weights', 'return (int)floor(x) - 1;', 'return (int)floor(x);'),
     ('resize', 'resize', 'clamp(i0 + i, 0, p.w - 1)', 'clamp(i0 + i, 0, p.w)'),
     ('resize', 'resize', 'px >= p.W || py >= p.H', 'px >= p.H || py >= p.W'),
     ('noise', 'occupied', '    __syncthreads();\n    if (t < 8 && mine', '    if (t < 8 && mine'),
     ('noise', 'occupied', 'i < count; i += 256', 'i < count - 1; i += 256'),
-    ('noise', 'add', 'at_row = first / row, at_col = first % row', 'at_row = first % row, at_col = first / row'),
+    (
+        'noise',
+        'add',
+        'at_row = first / row, at_col = first % row',
+        'at_row = first % row, at_col = first / row',
+    ),
     ('noise', 'add', 'block % 2 ?', 'block % 2 == 0 ?'),
     ('noise', 'add', '-numbers[65535 - r16]', '-numbers[65536 - r16]'),
-    ('jpeg', 'planes', 'for (int i = 0; i < 8; i++) blocks[k][line][i] = descale(out[i], 11);\n    __syncthreads();', 'for (int i = 0; i < 8; i++) blocks[k][line][i] = descale(out[i], 11);'),
-    ('jpeg', 'planes', 'for (int i = 0; i < 8; i++) blocks[k][i][line] = descale(out[i], 11);\n    __syncthreads();', 'for (int i = 0; i < 8; i++) blocks[k][i][line] = descale(out[i], 11);'),
-    ('jpeg', 'planes', 'min(top + part / 2 * 8 + line, p.h - 1)', 'min(top + part / 2 * 8 + line, p.h)'),
+    (
+        'jpeg',
+        'planes',
+        'for (int i = 0; i < 8; i++) blocks[k][line][i] = descale(out[i], 11);\n    __syncthreads();',
+        'for (int i = 0; i < 8; i++) blocks[k][line][i] = descale(out[i], 11);',
+    ),
+    (
+        'jpeg',
+        'planes',
+        'for (int i = 0; i < 8; i++) blocks[k][i][line] = descale(out[i], 11);\n    __syncthreads();',
+        'for (int i = 0; i < 8; i++) blocks[k][i][line] = descale(out[i], 11);',
+    ),
+    (
+        'jpeg',
+        'planes',
+        'min(top + part / 2 * 8 + line, p.h - 1)',
+        'min(top + part / 2 * 8 + line, p.h)',
+    ),
     ('jpeg', 'planes', '8 * i + line), level', '8 * line + i), level'),
     ('jpeg', 'colour', 'ny + 1 : ny - 1, 0, last_y', 'ny + 1 : ny - 1, 0, last_y + 1'),
     ('jpeg', 'colour', '(px & 1 ? 7 : 8)', '(py & 1 ? 7 : 8)'),
@@ -143,11 +236,15 @@ MUTANTS = [
 
 
 def test_every_kernel_has_mutants():
-    assert {(f'{file}.cu', kernel) for file, kernel, *_ in MUTANTS} == {(file, kernel) for file, kernel in KERNELS if file in OPS}
+    assert {(f'{file}.cu', kernel) for file, kernel, *_ in MUTANTS} == {
+        (file, kernel) for file, kernel in KERNELS if file in OPS
+    }
 
 
 @needs_gxx
-@pytest.mark.parametrize('file, kernel, old, new', MUTANTS, ids=[f'{f}-{k}-{i}' for i, (f, k, *_) in enumerate(MUTANTS)])
+@pytest.mark.parametrize(
+    'file, kernel, old, new', MUTANTS, ids=[f'{f}-{k}-{i}' for i, (f, k, *_) in enumerate(MUTANTS)]
+)
 def test_mutants_fail(file, kernel, old, new):
     text = kernels.source(f'{file}.cu')
     assert text.count(old) == 1, 'the mutation no longer fits the source'
@@ -165,34 +262,60 @@ def test_mutants_fail(file, kernel, old, new):
 def test_cuda_on_a_cpu_tensor_is_an_error():
     recipe = degrade.recipe('bicubic')
     x = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="impl='cuda' needs tensors on a CUDA GPU, this one is on cpu: .* impl='torch'"):
+    with pytest.raises(
+        ValueError,
+        match="impl='cuda' needs tensors on a CUDA GPU, this one is on cpu: .* impl='torch'",
+    ):
         degrade.degrade(x, recipe, degrade.sample(recipe, Draw(0, np.arange(1)), (64, 64)), 'cuda')
 
 
-@pytest.mark.parametrize('what, message', [
-    ('old card', 'compute capability 7.0; the kernels need 7.5'), ('no compiler', r"does not find NVRTC.*libnvrtc.*pip install -e .\[cuda1[23]\]"),
-    ('no CuPy', r'needs CuPy .*pip install -e .\[cuda1[23]\]'), ('old driver', r'driver is for CUDA 12.9, CuPy compiles for CUDA 13: pip install -e .\[cuda12\]'),
-    ('other torch', 'torch is built for CUDA 12.8, CuPy for CUDA 13.0: a process must not mix them')])
+@pytest.mark.parametrize(
+    'what, message',
+    [
+        ('old card', 'compute capability 7.0; the kernels need 7.5'),
+        ('no compiler', r'does not find NVRTC.*libnvrtc.*pip install -e .\[cuda1[23]\]'),
+        ('no CuPy', r'needs CuPy .*pip install -e .\[cuda1[23]\]'),
+        (
+            'old driver',
+            r'driver is for CUDA 12.9, CuPy compiles for CUDA 13: pip install -e .\[cuda12\]',
+        ),
+        (
+            'other torch',
+            'torch is built for CUDA 12.8, CuPy for CUDA 13.0: a process must not mix them',
+        ),
+    ],
+)
 def test_a_machine_that_cannot_is_told_why(what, message, monkeypatch):
     cupy = pytest.importorskip('cupy')
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda index: 'Some Card')
-    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda index: (7, 0) if what == 'old card' else (9, 0))
+    monkeypatch.setattr(
+        torch.cuda, 'get_device_capability', lambda index: (7, 0) if what == 'old card' else (9, 0)
+    )
     monkeypatch.setattr(cupy.cuda.nvrtc, 'getVersion', lambda: (13, 0))
-    monkeypatch.setattr(cupy.cuda.runtime, 'driverGetVersion', lambda: 12090 if what == 'old driver' else 13000)
+    monkeypatch.setattr(
+        cupy.cuda.runtime, 'driverGetVersion', lambda: 12090 if what == 'old driver' else 13000
+    )
     monkeypatch.setattr(torch.version, 'cuda', '12.8' if what == 'other torch' else '13.0')
     if what == 'no compiler':
-        monkeypatch.setattr(cupy.cuda.nvrtc, 'getVersion', lambda: (_ for _ in ()).throw(RuntimeError('libnvrtc.so.13: cannot open')))
+        monkeypatch.setattr(
+            cupy.cuda.nvrtc,
+            'getVersion',
+            lambda: (_ for _ in ()).throw(RuntimeError('libnvrtc.so.13: cannot open')),
+        )
     if what == 'no CuPy':
         monkeypatch.setitem(sys.modules, 'cupy', None)
     kernels._checked.cache_clear()
-    with pytest.raises(kernels.KernelError, match='(?s)' + message):
+    with pytest.raises(KernelError, match='(?s)' + message):
         kernels._checked(0)
 
 
 @needs_gxx
 def test_too_many_taps():
     case = CASES['blur one']
-    with cuda_shim.Shim(), pytest.raises(kernels.KernelError, match="a blur of 43 taps: impl='cuda' takes up to 41"):
+    with (
+        cuda_shim.Shim(),
+        pytest.raises(KernelError, match="a blur of 43 taps: impl='cuda' takes up to 41"),
+    ):
         kernel_cases.run_kernels(case._replace(params=case.params._replace(taps=np.array([43]))))
 
 
@@ -200,9 +323,18 @@ def test_too_many_taps():
 def test_out_of_memory_names_the_batch_that_fits(monkeypatch):
     recipe, x = degrade.recipe('bicubic'), torch.zeros(16, 3, 64, 64, dtype=torch.uint8)
     params = degrade.sample(recipe, Draw(0, np.arange(16)), (64, 64))
-    monkeypatch.setattr(kernels, 'blank', lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError('CUDA out of memory')))
-    monkeypatch.setattr(torch.cuda, 'memory_reserved', lambda device: 10 ** 6)
+    monkeypatch.setattr(
+        kernels,
+        'blank',
+        lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError('CUDA out of memory')),
+    )
+    monkeypatch.setattr(torch.cuda, 'memory_reserved', lambda device: 10**6)
     monkeypatch.setattr(torch.cuda, 'memory_allocated', lambda device: 0)
-    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (10 ** 6, 0))
-    with cuda_shim.Shim(), pytest.raises(kernels.KernelError, match=r'degrading 16 images of 64x64: .* A --batch of 10 would fit'):        # 2 MB / (4 * 12 * 64 * 64)
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (10**6, 0))
+    with (
+        cuda_shim.Shim(),
+        pytest.raises(
+            KernelError, match=r'degrading 16 images of 64x64: .* A --batch of 10 would fit'
+        ),
+    ):  # 2 MB / (4 * 12 * 64 * 64)
         degrade.degrade(x, recipe, params, 'cuda')

@@ -1,4 +1,5 @@
 """Discriminators: exact parameter counts and names, normalisation that is what it claims to be, and logits for pictures of any size."""
+
 from functools import partial
 
 import pytest
@@ -8,9 +9,19 @@ from torch import nn
 from torch.nn.utils import spectral_norm
 
 import models
-from models.discriminators import ModifiedVGG, MultiscalePatchGAN, SpectralConv2d, UNetDiscriminatorSN, instance_norm
+from models.discriminators import (
+    ModifiedVGG,
+    MultiscalePatchGAN,
+    SpectralConv2d,
+    UNetDiscriminatorSN,
+    instance_norm,
+)
 
-SMALL = {'modified_vgg': partial(ModifiedVGG, 4), 'unet_sn': partial(UNetDiscriminatorSN, 8), 'patchgan': partial(MultiscalePatchGAN, 3, 8)}
+SMALL = {
+    'modified_vgg': partial(ModifiedVGG, 4),
+    'unet_sn': partial(UNetDiscriminatorSN, 8),
+    'patchgan': partial(MultiscalePatchGAN, 3, 8),
+}
 SIZE = {'modified_vgg': (128, 128), 'unet_sn': (19, 33), 'patchgan': (19, 33)}
 
 
@@ -28,9 +39,17 @@ def flat(found):
     return [found] if isinstance(found, torch.Tensor) else [x for scale in found for x in scale]
 
 
-@pytest.mark.parametrize('net, params', [
-    (ModifiedVGG, 14_499_401), (partial(ModifiedVGG, 16), 1_061_417), (MultiscalePatchGAN, 5_533_826),
-    (UNetDiscriminatorSN, 4_376_897), (partial(UNetDiscriminatorSN, 32), 1_094_817), (partial(UNetDiscriminatorSN, 24), 616_057)])
+@pytest.mark.parametrize(
+    'net, params',
+    [
+        (ModifiedVGG, 14_499_401),
+        (partial(ModifiedVGG, 16), 1_061_417),
+        (MultiscalePatchGAN, 5_533_826),
+        (UNetDiscriminatorSN, 4_376_897),
+        (partial(UNetDiscriminatorSN, 32), 1_094_817),
+        (partial(UNetDiscriminatorSN, 24), 616_057),
+    ],
+)
 def test_count(net, params):
     assert models.count(net()) == params
 
@@ -41,8 +60,16 @@ def test_small_esrgan_count():
 
 def test_modified_vgg_has_basicsr_names():
     convs = {f'conv{n}_{i}.weight' for n in range(5) for i in (0, 1)} | {'conv0_0.bias'}
-    norms = {f'bn{n}_{i}.{part}' for n in range(5) for i in (0, 1) if n or i for part in ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')}
-    assert set(ModifiedVGG(4).state_dict()) == convs | norms | {f'linear{i}.{part}' for i in (1, 2) for part in ('weight', 'bias')}
+    norms = {
+        f'bn{n}_{i}.{part}'
+        for n in range(5)
+        for i in (0, 1)
+        if n or i
+        for part in ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
+    }
+    assert set(ModifiedVGG(4).state_dict()) == convs | norms | {
+        f'linear{i}.{part}' for i in (1, 2) for part in ('weight', 'bias')
+    }
 
 
 def test_unet_sn_has_basicsr_names():
@@ -50,14 +77,22 @@ def test_unet_sn_has_basicsr_names():
     module = nn.Module()
     for n in range(10):
         conv = nn.Conv2d(1, 1, 3)
-        module.add_module(f'conv{n}', conv if n in (0, 9) else spectral_norm(nn.Conv2d(1, 1, 3, bias=False)))
+        module.add_module(
+            f'conv{n}', conv if n in (0, 9) else spectral_norm(nn.Conv2d(1, 1, 3, bias=False))
+        )
     assert list(UNetDiscriminatorSN(4).state_dict()) == list(module.state_dict())
 
 
 def test_patchgan_shapes():
     """The sizes known of pix2pixHD's discriminator at 256: padding by 2 adds to them."""
     full, half = MultiscalePatchGAN(6, 8)(torch.rand(1, 6, 256, 256))
-    assert [tuple(x.shape[1:]) for x in full] == [(8, 129, 129), (16, 65, 65), (32, 33, 33), (64, 34, 34), (1, 35, 35)]
+    assert [tuple(x.shape[1:]) for x in full] == [
+        (8, 129, 129),
+        (16, 65, 65),
+        (32, 33, 33),
+        (64, 34, 34),
+        (1, 35, 35),
+    ]
     assert [x.shape[-1] for x in half] == [65, 33, 17, 18, 19]
 
 
@@ -65,7 +100,7 @@ def test_patchgan_halves_by_averages():
     """The second scale judges the means of the pixels within the picture: a constant picture has no darker border."""
     net, seen = make('patchgan'), {}
     net.scales[1].conv0.register_forward_pre_hook(lambda module, args: seen.update(x=args[0]))
-    net(torch.full((1, 3, 9, 12), 0.75))           # 0.5 where -1 is black and 1 is white
+    net(torch.full((1, 3, 9, 12), 0.75))  # 0.5 where -1 is black and 1 is white
     assert seen['x'].shape[-2:] == (5, 6) and torch.allclose(seen['x'], torch.full((), 0.5))
 
 
@@ -82,17 +117,23 @@ def test_unet_sn_skips():
     def look(module, args, out):
         inputs.append(args[0])
         found.append(F.leaky_relu(out, 0.2))
+
     for conv in net.children():
         conv.register_forward_hook(look)
     net(torch.rand(1, 3, 16, 24))
     for n, skip, scale in ((4, 2, 2), (5, 1, 2), (6, 0, 1)):
-        expected = F.interpolate(found[n] + found[skip], scale_factor=scale, mode='bilinear', align_corners=False)
+        expected = F.interpolate(
+            found[n] + found[skip], scale_factor=scale, mode='bilinear', align_corners=False
+        )
         assert torch.allclose(inputs[n + 1], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize('size', [(3, 3), (63, 17), (5, 17)])
 def test_patchgan_takes_any_size(size):
-    assert all(x.isfinite().all() and min(x.shape) > 0 for x in flat(make('patchgan')(torch.rand(1, 3, *size))))
+    assert all(
+        x.isfinite().all() and min(x.shape) > 0
+        for x in flat(make('patchgan')(torch.rand(1, 3, *size)))
+    )
 
 
 def test_modified_vgg_refuses_other_sizes():
@@ -114,7 +155,11 @@ def test_channels_last_all_the_way(name):
     plain, strides = flat(net(x)), []
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, SpectralConv2d)):
-            module.register_forward_pre_hook(lambda module, args: strides.append(args[0].is_contiguous(memory_format=torch.channels_last)))
+            module.register_forward_pre_hook(
+                lambda module, args: strides.append(
+                    args[0].is_contiguous(memory_format=torch.channels_last)
+                )
+            )
     out = flat(net(x.contiguous(memory_format=torch.channels_last)))
     assert strides and all(strides)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(plain, out, strict=True))
@@ -132,19 +177,34 @@ def test_bfloat16_is_close(name):
     assert half.dtype == torch.float32 and 0 < error < 0.0242, error.item()
 
 
-@pytest.mark.parametrize('name, kinds', [('unet_sn', 'spectral'), ('patchgan', 'spectral'), ('modified_vgg', 'batch')])
+@pytest.mark.parametrize(
+    'name, kinds', [('unet_sn', 'spectral'), ('patchgan', 'spectral'), ('modified_vgg', 'batch')]
+)
 def test_only_training_changes_the_state(name, kinds):
     net, x = make(name), pictures(name)
     before = {k: v.clone() for k, v in net.state_dict().items()}
     net.eval()(x)
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
     net.train()(x)
-    changed = {k.split('.')[-1] for k, v in net.state_dict().items() if not torch.equal(before[k], v)}
-    assert changed == ({'weight_u', 'weight_v'} if kinds == 'spectral' else {'running_mean', 'running_var', 'num_batches_tracked'})
+    changed = {
+        k.split('.')[-1] for k, v in net.state_dict().items() if not torch.equal(before[k], v)
+    }
+    assert changed == (
+        {'weight_u', 'weight_v'}
+        if kinds == 'spectral'
+        else {'running_mean', 'running_var', 'num_batches_tracked'}
+    )
 
 
-@pytest.mark.parametrize('name, mode, alone', [
-    ('unet_sn', 'eval', True), ('patchgan', 'eval', True), ('modified_vgg', 'eval', True), ('modified_vgg', 'train', False)])
+@pytest.mark.parametrize(
+    'name, mode, alone',
+    [
+        ('unet_sn', 'eval', True),
+        ('patchgan', 'eval', True),
+        ('modified_vgg', 'eval', True),
+        ('modified_vgg', 'train', False),
+    ],
+)
 def test_who_is_judged_alone(name, mode, alone):
     """Batch normalisation in training judges a picture by its batch, so real and fake ones do not belong into one; the others never do."""
     net, x = make(name), pictures(name, 3)
@@ -155,10 +215,14 @@ def test_who_is_judged_alone(name, mode, alone):
 
 # ---- spectral and instance normalisation ----
 
+
 def pair(seed=0):
     """(our convolution, torch's) with the same weights and vectors"""
     torch.manual_seed(seed)
-    ours, theirs = SpectralConv2d(5, 7, 3, stride=2, padding=1), spectral_norm(nn.Conv2d(5, 7, 3, stride=2, padding=1, bias=False))
+    ours, theirs = (
+        SpectralConv2d(5, 7, 3, stride=2, padding=1),
+        spectral_norm(nn.Conv2d(5, 7, 3, stride=2, padding=1, bias=False)),
+    )
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
 
@@ -177,7 +241,9 @@ def test_spectral_norm_is_torchs():
             for net in (ours, theirs):
                 net.weight_orig -= 0.01 * net.weight_orig.grad
                 net.weight_orig.grad = None
-    assert all(torch.allclose(v, theirs.state_dict()[k], atol=1e-5) for k, v in ours.state_dict().items())
+    assert all(
+        torch.allclose(v, theirs.state_dict()[k], atol=1e-5) for k, v in ours.state_dict().items()
+    )
     ours.eval(), theirs.eval()
     assert torch.allclose(ours(x), theirs(x), atol=1e-5)
 
@@ -186,11 +252,13 @@ def test_largest_singular_value_is_one():
     torch.manual_seed(0)
     for conv in (SpectralConv2d(64, 128, 4), SpectralConv2d(8, 8, 3)):
         fresh = torch.linalg.svdvals(conv.eval().weight().flatten(1))[0].item()
-        assert fresh == pytest.approx(1, rel=0.05)                       # before any step, too
+        assert fresh == pytest.approx(1, rel=0.05)  # before any step, too
         conv.train()
         for _ in range(200):
             conv.weight()
-        assert torch.linalg.svdvals(conv.weight().flatten(1))[0].item() == pytest.approx(1, rel=1e-3)
+        assert torch.linalg.svdvals(conv.weight().flatten(1))[0].item() == pytest.approx(
+            1, rel=1e-3
+        )
 
 
 def test_weights_from_elsewhere_settle():
@@ -201,17 +269,29 @@ def test_weights_from_elsewhere_settle():
     convs = [m for m in a.eval().modules() if isinstance(m, SpectralConv2d)]
     norms = lambda: [torch.linalg.matrix_norm(m.weight().flatten(1), 2).item() for m in convs]
     assert max(norms()) > 1.5
-    models.settle(a)
-    assert norms() == pytest.approx([1] * len(convs), rel=0.04) and all(m.weight_u.norm().item() == pytest.approx(1) for m in convs)
+    models.refresh_spectral_norm(a)
+    assert norms() == pytest.approx([1] * len(convs), rel=0.04) and all(
+        m.weight_u.norm().item() == pytest.approx(1) for m in convs
+    )
 
 
 def test_spectral_norm_with_a_bias_and_a_start():
     torch.manual_seed(0)
-    ours = SpectralConv2d(5, 7, 3, bias=True, start=lambda weight, bias: (nn.init.xavier_normal_(weight, gain=0.02), nn.init.ones_(bias))).eval()
+    ours = SpectralConv2d(
+        5,
+        7,
+        3,
+        bias=True,
+        start=lambda weight, bias: (nn.init.xavier_normal_(weight, gain=0.02), nn.init.ones_(bias)),
+    ).eval()
     theirs = spectral_norm(nn.Conv2d(5, 7, 3)).eval()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 5, 9, 8)
-    assert torch.allclose(ours(x), theirs(x), atol=1e-6) and ours.bias.eq(1).all() and ours.weight_orig.abs().max() < 0.02
+    assert (
+        torch.allclose(ours(x), theirs(x), atol=1e-6)
+        and ours.bias.eq(1).all()
+        and ours.weight_orig.abs().max() < 0.02
+    )
     assert torch.linalg.svdvals(ours.weight().flatten(1))[0].item() == pytest.approx(1, rel=0.05)
 
 
@@ -245,18 +325,25 @@ def test_spectral_norm_stays_float32_under_autocast():
 def test_instance_norm_is_torchs():
     x = torch.randn(2, 5, 9, 8) * 3 + 100
     assert torch.allclose(instance_norm(x), F.instance_norm(x), atol=1e-4)
-    assert torch.allclose(instance_norm(x.double()).float(), F.instance_norm(x.double()).float(), atol=1e-4)
+    assert torch.allclose(
+        instance_norm(x.double()).float(), F.instance_norm(x.double()).float(), atol=1e-4
+    )
 
 
 def test_instance_norm_of_bfloat16():
     """Far from zero the sums of a large bfloat16 picture need float32."""
     x = (torch.randn(1, 3, 64, 64) + 20).to(torch.bfloat16)
     exact = F.instance_norm(x.double())
-    assert ((instance_norm(x).double() - exact).abs() <= 2 ** -8 * exact.abs().clamp(min=1)).all()
+    assert ((instance_norm(x).double() - exact).abs() <= 2**-8 * exact.abs().clamp(min=1)).all()
 
 
 def test_no_bias_before_a_normalisation():
     """It would be removed again, and its gradient would be noise."""
     for net in (ModifiedVGG(2), MultiscalePatchGAN(3, 2)):
-        biased = {name.rsplit('.', 1)[0] for name, _ in net.named_parameters() if name.endswith('bias')}
-        assert all('bn' in name or 'linear' in name or name.endswith(('conv0_0', 'conv0', 'conv4')) for name in biased)
+        biased = {
+            name.rsplit('.', 1)[0] for name, _ in net.named_parameters() if name.endswith('bias')
+        }
+        assert all(
+            'bn' in name or 'linear' in name or name.endswith(('conv0_0', 'conv0', 'conv4'))
+            for name in biased
+        )

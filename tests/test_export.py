@@ -1,4 +1,5 @@
 """ONNX files of every network: the same pictures as torch's at sizes that were not exported, or a refusal that says why."""
+
 import json
 import sys
 
@@ -6,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_guided import ONE, PARSER, TINY
+from test_models import SMALL, make
 from torch import nn
 
 import infer
 import models
-from dali_pipes.priors import components, dictionary
+from errors import RunError
+from faces import components, dictionary
 from tasks.priors import DictPrior, ParsedHeatPrior
-from test_guided import ONE, PARSER, TINY
-from test_models import SMALL, make
 from tools import export
-from training.run import RunError
 
 onnx, ort = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
 
@@ -23,7 +24,11 @@ onnx, ort = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
 def restored(data, x):
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    return torch.from_numpy(ort.InferenceSession(data, options, providers=['CPUExecutionProvider']).run(None, {'input': x.numpy()})[0])
+    return torch.from_numpy(
+        ort.InferenceSession(data, options, providers=['CPUExecutionProvider']).run(
+            None, {'input': x.numpy()}
+        )[0]
+    )
 
 
 @pytest.mark.parametrize('half', [False, True], ids=['float32', 'half'])
@@ -47,14 +52,22 @@ def test_one_size(name):
     data = export.convert(net, size=(22, 16))
     x = torch.rand(3, 3, 22, 16)
     assert (restored(data, x) - net(x)).abs().max() <= 1e-4
-    assert [d.dim_value for d in onnx.load_model_from_string(data).graph.input[0].type.tensor_type.shape.dim] == [0, 3, 22, 16]
+    assert [
+        d.dim_value
+        for d in onnx.load_model_from_string(data).graph.input[0].type.tensor_type.shape.dim
+    ] == [0, 3, 22, 16]
 
 
 @pytest.mark.parametrize('name', SMALL)
 def test_half_is_half(name):
     """Nearly all that the file holds is float16; what is not was float32 on purpose, or is the network's geometry."""
-    initial = onnx.load_model_from_string(export.convert(make(name).eval(), half=True)).graph.initializer
-    n = {kind: sum(int(np.prod(t.dims)) for t in initial if t.data_type == kind) for kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)}
+    initial = onnx.load_model_from_string(
+        export.convert(make(name).eval(), half=True)
+    ).graph.initializer
+    n = {
+        kind: sum(int(np.prod(t.dims)) for t in initial if t.data_type == kind)
+        for kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    }
     assert n[onnx.TensorProto.FLOAT16] > 30 * n[onnx.TensorProto.FLOAT]
 
 
@@ -64,7 +77,9 @@ def home(tmp_path):
     net = make('unet')
     arguments = SMALL['unet'].keywords
     (tmp_path / 'run').mkdir()
-    (tmp_path / 'run/config.json').write_text(json.dumps(dict(network='unet', net=arguments, precision='fp32')))
+    (tmp_path / 'run/config.json').write_text(
+        json.dumps(dict(network='unet', net=arguments, precision='fp32'))
+    )
     save_file(net.state_dict(), tmp_path / 'run/weights.safetensors')
     return tmp_path
 
@@ -73,29 +88,64 @@ def test_a_run(home, capsys):
     out = home / 'made/net.onnx'
     assert export.main(['--run', str(home / 'run'), '--out', str(out)]) == 0
     said = capsys.readouterr().out
-    assert '3 x 40x56: largest difference' in said and '1 x 37x61: ' in said and '1 x 128x128: ' in said
+    assert (
+        '3 x 40x56: largest difference' in said
+        and '1 x 37x61: ' in said
+        and '1 x 128x128: ' in said
+    )
     model = onnx.load(out)
     facts = {p.key: p.value for p in model.metadata_props}
-    assert facts['network'] == 'unet' and facts['scale'] == '4' and facts['parameters'] == str(models.count(make('unet')))
-    assert models.count(models.NETWORKS['unet'](**json.loads(facts['arguments']))) == int(facts['parameters'])
+    assert (
+        facts['network'] == 'unet'
+        and facts['scale'] == '4'
+        and facts['parameters'] == str(models.count(make('unet')))
+    )
+    assert models.count(models.NETWORKS['unet'](**json.loads(facts['arguments']))) == int(
+        facts['parameters']
+    )
     assert '[B, 3, 4 h, 4 w] float32' in model.doc_string
-    assert [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == ['batch', 3, 'height', 'width']
+    assert [
+        d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim
+    ] == ['batch', 3, 'height', 'width']
 
 
 def test_weights_alone(home, capsys):
-    assert export.main(['--weights', str(home / 'run/weights.safetensors'), '--out', str(home / 'net.onnx'), '--size', '16x24', '--half']) == 0
+    assert (
+        export.main(
+            [
+                '--weights',
+                str(home / 'run/weights.safetensors'),
+                '--out',
+                str(home / 'net.onnx'),
+                '--size',
+                '16x24',
+                '--half',
+            ]
+        )
+        == 0
+    )
     assert '1 x 16x24: ' in capsys.readouterr().out
-    assert {p.key: p.value for p in onnx.load(home / 'net.onnx').metadata_props}.keys() == {'network', 'scale', 'parameters'}
+    assert {p.key: p.value for p in onnx.load(home / 'net.onnx').metadata_props}.keys() == {
+        'network',
+        'scale',
+        'parameters',
+    }
 
 
 def test_another_scale(tmp_path):
     torch.manual_seed(0)
     save_file(models.SRResNet(1, 8, scale=2).state_dict(), tmp_path / 'w.safetensors')
-    assert export.main(['--weights', str(tmp_path / 'w.safetensors'), '--out', str(tmp_path / 'net.onnx')]) == 0
+    assert (
+        export.main(
+            ['--weights', str(tmp_path / 'w.safetensors'), '--out', str(tmp_path / 'net.onnx')]
+        )
+        == 0
+    )
     assert {p.key: p.value for p in onnx.load(tmp_path / 'net.onnx').metadata_props}['scale'] == '2'
 
 
 # ---- networks with facial priors ----
+
 
 def parser():
     net = models.ParseUNet(**PARSER)
@@ -105,9 +155,18 @@ def parser():
 
 def guided():
     torch.manual_seed(0)
-    entries = dictionary.Dictionary({name: torch.randn(3, 4, 4, 4) for name in components.COMPONENTS})
-    guides = {'parse': models.ParsePrior(parser(), 2), 'heat': ParsedHeatPrior(parser(), 2), 'dict': DictPrior(parser(), entries, 0, 2)}
-    return models.Guided(models.MFPSNet({**TINY, 'heat': ONE, 'dict': ONE}, {'parse': 19, 'heat': 28, 'dict': 4}), guides).eval()
+    entries = dictionary.Dictionary(
+        {name: torch.randn(3, 4, 4, 4) for name in components.COMPONENTS}
+    )
+    guides = {
+        'parse': models.ParsePrior(parser(), 2),
+        'heat': ParsedHeatPrior(parser(), 2),
+        'dict': DictPrior(parser(), entries, 0, 2),
+    }
+    return models.Guided(
+        models.MFPSNet({**TINY, 'heat': ONE, 'dict': ONE}, {'parse': 19, 'heat': 28, 'dict': 4}),
+        guides,
+    ).eval()
 
 
 class Maps(nn.Module):
@@ -133,30 +192,57 @@ def test_priors_need_a_size(tmp_path, capsys):
     """Also told apart: weights that are enough to make the network again, and weights that are not."""
     net = guided()
     save_file(net.state_dict(), tmp_path / 'all.safetensors')
-    assert export.main(['--weights', str(tmp_path / 'all.safetensors'), '--out', str(tmp_path / 'net.onnx')]) == 2
-    assert 'all.safetensors: an MFPSNet with the priors dict, heat, parse: ' in (said := capsys.readouterr().err) and said.endswith('give --run\n')
-    assert infer.main(['--weights', str(tmp_path / 'all.safetensors'), '--input', 'face.png', '--device', 'cpu']) == 2 and capsys.readouterr().err.endswith('give --run\n')
-    save_file(models.Guided(models.MFPSNet(TINY, {'parse': 19}), {'parse': models.ParsePrior(parser())}).state_dict(), tmp_path / 'parse.safetensors')
+    assert (
+        export.main(
+            ['--weights', str(tmp_path / 'all.safetensors'), '--out', str(tmp_path / 'net.onnx')]
+        )
+        == 2
+    )
+    assert 'all.safetensors: an MFPSNet with the priors dict, heat, parse: ' in (
+        said := capsys.readouterr().err
+    ) and said.endswith('give --run\n')
+    assert infer.main(
+        ['--weights', str(tmp_path / 'all.safetensors'), '--input', 'face.png', '--device', 'cpu']
+    ) == 2 and capsys.readouterr().err.endswith('give --run\n')
+    save_file(
+        models.Guided(
+            models.MFPSNet(TINY, {'parse': 19}), {'parse': models.ParsePrior(parser())}
+        ).state_dict(),
+        tmp_path / 'parse.safetensors',
+    )
     argv = ['--weights', str(tmp_path / 'parse.safetensors'), '--out', str(tmp_path / 'net.onnx')]
-    assert export.main(argv) == 2 and 'has facial priors (parse), ' in (said := capsys.readouterr().err) and 'give --size HxW' in said
+    assert (
+        export.main(argv) == 2
+        and 'has facial priors (parse), ' in (said := capsys.readouterr().err)
+        and 'give --size HxW' in said
+    )
     assert export.main([*argv, '--size', '16x24']) == 0
-    assert {p.key: p.value for p in onnx.load(tmp_path / 'net.onnx').metadata_props}['network'] == 'mfpsnet'
+    assert {p.key: p.value for p in onnx.load(tmp_path / 'net.onnx').metadata_props}[
+        'network'
+    ] == 'mfpsnet'
 
 
 def test_what_restores_nothing(tmp_path, capsys):
-    (tmp_path / 'config.json').write_text(json.dumps(dict(task='parse', network='parse_unet', net=PARSER)))
+    (tmp_path / 'config.json').write_text(
+        json.dumps(dict(task='parse', network='parse_unet', net=PARSER))
+    )
     save_file(parser().state_dict(), tmp_path / 'weights.safetensors')
     assert export.main(['--run', str(tmp_path), '--out', str(tmp_path / 'net.onnx')]) == 2
-    assert f'--run {tmp_path} holds a ParseUNet, which restores no pictures' in capsys.readouterr().err
+    assert (
+        f'--run {tmp_path} holds a ParseUNet, which restores no pictures' in capsys.readouterr().err
+    )
 
 
 # ---- refusals ----
+
 
 class Fixed(nn.Module):
     """Reads its size as a number: right at one size only."""
 
     def forward(self, x):
-        return nn.functional.interpolate(x, scale_factor=4) + torch.zeros(int(4 * x.shape[2]), int(4 * x.shape[3]))
+        return nn.functional.interpolate(x, scale_factor=4) + torch.zeros(
+            int(4 * x.shape[2]), int(4 * x.shape[3])
+        )
 
 
 class Wrong(nn.Module):
@@ -174,22 +260,37 @@ class Foreign(nn.Module):
 
 
 def test_refused():
-    with pytest.raises(RunError, match='Fixed is not written: for 1 pictures of 37x61 onnxruntime fails.*give --size'):
+    with pytest.raises(
+        RunError,
+        match='Fixed is not written: for 1 pictures of 37x61 onnxruntime fails.*give --size',
+    ):
         export.check(Fixed(), export.convert(Fixed()))
     assert export.check(Fixed(), export.convert(Fixed(), size=(8, 8)), size=(8, 8))[1] == 4
-    with pytest.raises(RunError, match=r"Wrong is not written: for 3 pictures of 40x56 the output differs from torch's by 0.01, 0.0001 is allowed$"):
+    with pytest.raises(
+        RunError,
+        match=r"Wrong is not written: for 3 pictures of 40x56 the output differs from torch's by 0.01, 0.0001 is allowed$",
+    ):
         export.check(Wrong(), export.convert(Wrong()))
     with pytest.raises(RunError, match='Foreign cannot be exported: .*bessel'):
         export.convert(Foreign())
 
 
 def test_bad_input(home, capsys, monkeypatch):
-    for argv, said in (['--run', 'nowhere'], 'nowhere is no run directory'), (['--weights', 'none.pth'], 'none.pth: no such file'):
-        assert export.main([*argv, '--out', str(home / 'net.onnx')]) == 2 and said in capsys.readouterr().err
+    for argv, said in (
+        (['--run', 'nowhere'], 'nowhere is no run directory'),
+        (['--weights', 'none.pth'], 'none.pth: no such file'),
+    ):
+        assert (
+            export.main([*argv, '--out', str(home / 'net.onnx')]) == 2
+            and said in capsys.readouterr().err
+        )
     for wrong in '128', '0x8', '8x8x8':
         with pytest.raises(SystemExit):
             export.main(['--run', str(home / 'run'), '--out', 'net.onnx', '--size', wrong])
         assert 'HEIGHTxWIDTH' in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     assert export.main(['--run', str(home / 'run'), '--out', str(home / 'net.onnx')]) == 2
-    assert 'the package onnxruntime is needed: pip install -e .[onnx]' in capsys.readouterr().err and not (home / 'net.onnx').exists()
+    assert (
+        'the package onnxruntime is needed: pip install -e .[onnx]' in capsys.readouterr().err
+        and not (home / 'net.onnx').exists()
+    )

@@ -1,4 +1,5 @@
 """Synthetic faces: the same seed draws the same bytes, masks and landmarks agree, writing resumes after a kill."""
+
 import json
 import os
 
@@ -6,23 +7,23 @@ import cv2
 import numpy as np
 import pytest
 
-from dali_pipes import faces
-from dali_pipes.faces import shape
-from dali_pipes.masks import CLASSES
+import synthetic
+from faces.masks import CLASSES
+from synthetic import shape
 
 SMALL = 128
 
 
 @pytest.fixture(scope='module')
 def crowd():
-    return [faces.face(seed, SMALL) for seed in range(40)]
+    return [synthetic.face(seed, SMALL) for seed in range(40)]
 
 
 def test_same_seed_same_bytes(crowd):
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1 if threads > 1 else 4)
-    np.random.seed(7)                               # the global generator must not matter
-    again = faces.face(3, SMALL)
+    np.random.seed(7)  # the global generator must not matter
+    again = synthetic.face(3, SMALL)
     cv2.setNumThreads(threads)
     for a, b in zip(crowd[3], again):
         assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
@@ -65,7 +66,7 @@ def test_landmarks_lie_in_their_parts(crowd):
         assert right in hidden | {5} and left in hidden | {4}
         assert _classes_at(f, p[30:31])[0] in (2, 3)
         upper, lower = _classes_at(f, np.stack([(p[51] + p[62]) / 2, (p[57] + p[66]) / 2]))
-        assert upper in (11, 12) and lower == 12          # the upper lip may be two pixels high here
+        assert upper in (11, 12) and lower == 12  # the upper lip may be two pixels high here
         assert np.nonzero(f.mask == 11)[0].mean() < np.nonzero(f.mask == 12)[0].mean()
         brow = set(_classes_at(f, p[17:22]).tolist())
         assert 7 in brow or brow & hidden
@@ -83,11 +84,20 @@ def test_left_is_the_persons_left(crowd):
 
 def test_landmarks_run_as_ibug_has_them():
     for seed in range(100):
-        p = shape.landmarks(shape.person(seed))          # upright, before the pose
-        assert (np.diff(p[2:15, 0]) > 0).all() and p[0, 0] < p[4, 0] and p[16, 0] > p[12, 0] and p[8, 1] == p[:17, 1].max()
-        assert (np.diff(p[17:27, 0]) > 0).all() and (np.diff(p[27:31, 1]) > 0).all() and (np.diff(p[31:36, 0]) > 0).all()
+        p = shape.landmarks(shape.person(seed))  # upright, before the pose
+        assert (
+            (np.diff(p[2:15, 0]) > 0).all()
+            and p[0, 0] < p[4, 0]
+            and p[16, 0] > p[12, 0]
+            and p[8, 1] == p[:17, 1].max()
+        )
+        assert (
+            (np.diff(p[17:27, 0]) > 0).all()
+            and (np.diff(p[27:31, 1]) > 0).all()
+            and (np.diff(p[31:36, 0]) > 0).all()
+        )
         for first in (36, 42):
-            x, y = p[first:first + 6].T
+            x, y = p[first : first + 6].T
             assert x[0] < x[1] < x[2] < x[3] > x[4] > x[5] > x[0] and y[1:3].max() < y[4:6].min()
         assert (np.diff(p[48:55, 0]) > 0).all() and (np.diff(p[54:60, 0]) < 0).all()
         assert p[51, 1] < p[62, 1] <= p[66, 1] < p[57, 1]
@@ -102,25 +112,33 @@ def test_pose_is_inverted():
 
 
 def test_landmarks_scale_with_the_size():
-    small, large = faces.landmarks(5, 128), faces.landmarks(5, 512)
+    small, large = synthetic.landmarks(5, 128), synthetic.landmarks(5, 512)
     assert np.allclose((small + 0.5) * 4, large + 0.5, atol=1e-3)
 
 
 def _bytes(folder):
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob('*')) if f.is_file()}
+    return {
+        str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob('*')) if f.is_file()
+    }
 
 
 def test_write_and_resume(tmp_path):
     calls = []
-    paths = faces.write(tmp_path, 4, 10, 64, workers=1, progress=lambda done, total: calls.append((done, total)))
+    paths = synthetic.write(
+        tmp_path, 4, 10, 64, workers=1, progress=lambda done, total: calls.append((done, total))
+    )
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [p.name for p in paths] == ['00000.png', '00001.png', '00002.png', '00003.png']
     points = json.loads((tmp_path / 'landmarks.json').read_text())
     for i, path in enumerate(paths):
-        drawn = faces.face(10 + i, 64)
+        drawn = synthetic.face(10 + i, 64)
         image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         mask = cv2.imread(str(tmp_path / 'masks' / path.name), cv2.IMREAD_UNCHANGED)
-        assert np.array_equal(image[..., ::-1], drawn.image) and np.array_equal(mask, drawn.mask) and mask.shape == (64, 64)
+        assert (
+            np.array_equal(image[..., ::-1], drawn.image)
+            and np.array_equal(mask, drawn.mask)
+            and mask.shape == (64, 64)
+        )
         assert np.abs(np.array(points[path.name]) - drawn.landmarks).max() < 1e-3
     whole = _bytes(tmp_path)
 
@@ -129,7 +147,7 @@ def test_write_and_resume(tmp_path):
     for part in ours, theirs:
         part.write_bytes(b'half')
     (tmp_path / 'landmarks.json').unlink()
-    faces.write(tmp_path, 4, 10, 64, workers=1)
+    synthetic.write(tmp_path, 4, 10, 64, workers=1)
     assert ours.exists() and not theirs.exists() and _bytes(tmp_path).keys() > whole.keys()
     ours.unlink()
     calls.clear()
@@ -141,29 +159,33 @@ def test_write_and_resume(tmp_path):
     (tmp_path / 'masks' / '00003.png').unlink()
     old = os.stat(paths[0]).st_mtime_ns
     calls.clear()
-    faces.write(tmp_path, 4, 10, 64, workers=1, progress=lambda *a: calls.append(a))
-    assert calls == [(3, 4), (4, 4)] and os.stat(paths[0]).st_mtime_ns == old and _bytes(tmp_path) == whole
+    synthetic.write(tmp_path, 4, 10, 64, workers=1, progress=lambda *a: calls.append(a))
+    assert (
+        calls == [(3, 4), (4, 4)]
+        and os.stat(paths[0]).st_mtime_ns == old
+        and _bytes(tmp_path) == whole
+    )
 
     # Complete: nothing is touched.
     calls.clear()
-    faces.write(tmp_path, 4, 10, 64, workers=1, progress=lambda *a: calls.append(a))
+    synthetic.write(tmp_path, 4, 10, 64, workers=1, progress=lambda *a: calls.append(a))
     assert not calls and _bytes(tmp_path) == whole
 
 
 def test_write_draws_again_what_another_version_drew(tmp_path):
-    faces.write(tmp_path, 2, 0, 64, workers=1)
+    synthetic.write(tmp_path, 2, 0, 64, workers=1)
     whole = _bytes(tmp_path)
     state = json.loads((tmp_path / 'done.json').read_text())
     (tmp_path / 'done.json').write_text(json.dumps({**state, 'version': -1}))
     (tmp_path / 'images' / '00000.png').write_bytes(b'old drawing')
-    faces.write(tmp_path, 2, 0, 64, workers=1)
+    synthetic.write(tmp_path, 2, 0, 64, workers=1)
     assert _bytes(tmp_path) == whole
 
 
 def test_write_with_processes_equals_one(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)                     # the processes must find the package from anywhere
-    faces.write(tmp_path / 'one', 3, 5, 64, workers=1)
-    faces.write(tmp_path / 'two', 3, 5, 64, workers=2)
+    monkeypatch.chdir(tmp_path)  # the processes must find the package from anywhere
+    synthetic.write(tmp_path / 'one', 3, 5, 64, workers=1)
+    synthetic.write(tmp_path / 'two', 3, 5, 64, workers=2)
     assert _bytes(tmp_path / 'one') == _bytes(tmp_path / 'two')
 
 
@@ -171,5 +193,5 @@ def test_write_leaves_foreign_pictures_alone(tmp_path):
     (tmp_path / 'images').mkdir()
     (tmp_path / 'images' / 'holiday.png').write_bytes(b'mine')
     with pytest.raises(FileExistsError, match='choose another folder'):
-        faces.write(tmp_path, 2, 0, 64, workers=1)
+        synthetic.write(tmp_path, 2, 0, 64, workers=1)
     assert (tmp_path / 'images' / 'holiday.png').read_bytes() == b'mine'

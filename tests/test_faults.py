@@ -1,4 +1,5 @@
 """What must not cost a run anything: kill -9 at any moment, a disk that fills up, processes that die or never come."""
+
 import json
 import os
 import random
@@ -16,12 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import options
-import stage
+import synthetic
 import train
-from dali_pipes import faces
+from config import options
+from errors import RunError
+from tasks import stage
 from training import checkpoint, memory, run
-from training.run import RunError
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64
@@ -33,7 +34,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp('faults')
     (folder / 'hq').mkdir()
     for i in range(10):
-        cv2.imwrite(str(folder / 'hq' / f'{i}.png'), faces.face(i, SIZE).image[..., ::-1])
+        cv2.imwrite(str(folder / 'hq' / f'{i}.png'), synthetic.face(i, SIZE).image[..., ::-1])
     return folder
 
 
@@ -42,7 +43,9 @@ def small_disk(tmp_path):
     """A file system of 400 MB that this test can fill; None where mounting is not allowed."""
     folder = tmp_path / 'disk'
     folder.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=400m', 'tmpfs', folder], capture_output=True).returncode:
+    if subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', 'size=400m', 'tmpfs', folder], capture_output=True
+    ).returncode:
         yield None
     else:
         yield folder
@@ -50,12 +53,32 @@ def small_disk(tmp_path):
 
 
 def flags(data, out, **more):
-    options = dict(data=data / 'hq', val=3, out=out, preset='unet', recipe='gfpgan', size=SIZE, batch=2, nimg=240, ticks=12, threads=2, pipe='torch') | more
+    options = (
+        dict(
+            data=data / 'hq',
+            val=3,
+            out=out,
+            preset='unet',
+            recipe='gfpgan',
+            size=SIZE,
+            batch=2,
+            nimg=240,
+            ticks=12,
+            threads=2,
+            pipe='torch',
+        )
+        | more
+    )
     return [x for k, v in options.items() for x in ('--' + k.replace('_', '-'), str(v))]
 
 
 def spawn(argv):
-    return subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / 'train.py'), *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def kill_when(argv, condition):
@@ -107,16 +130,28 @@ def test_kill_9_at_five_moments(pipe, whole, data, small_disk, tmp_path):
             if not began and (out / 'tensorboard').exists():
                 began.append(time.monotonic())
             return began and time.monotonic() - began[0] > delay
+
         return over
-    for moment in sorted(dice.uniform(0, 0.06 * seconds) for _ in range(3)):            # what follows needs some of the run, which may be several times as fast by now
-        shutil.rmtree(out / 'tensorboard', ignore_errors=True)           # its return tells that training goes on
+
+    for moment in sorted(
+        dice.uniform(0, 0.06 * seconds) for _ in range(3)
+    ):  # what follows needs some of the run, which may be several times as fast by now
+        shutil.rmtree(
+            out / 'tensorboard', ignore_errors=True
+        )  # its return tells that training goes on
         kill_when(argv, after(moment))
-    assert kill_when(argv, lambda: folder.exists() and any(p.name.startswith('.new-') for p in folder.iterdir()))
+    assert kill_when(
+        argv, lambda: folder.exists() and any(p.name.startswith('.new-') for p in folder.iterdir())
+    )
     if small_disk:
         fill_and_kill(argv, small_disk, folder)
     assert train.main(argv) == 0
     assert same(weights(out), expected)
-    assert [r['nimg'] for r in map(json.loads, (out / 'log.jsonl').read_text().splitlines()) if 'psnr' in r] == list(range(20, 241, 20))
+    assert [
+        r['nimg']
+        for r in map(json.loads, (out / 'log.jsonl').read_text().splitlines())
+        if 'psnr' in r
+    ] == list(range(20, 241, 20))
     if not small_disk:
         pytest.skip('all but the full disk: mounting a small file system is not allowed here')
 
@@ -137,36 +172,67 @@ def fill_and_kill(argv, disk, folder):
             time.sleep(0.3)
             process.kill()
         said = process.communicate(timeout=120)[0]
-        assert killed or process.returncode == 2 and re.search('cannot (be )?writ|No space left', said), said
+        assert (
+            killed or process.returncode == 2 and re.search('cannot (be )?writ|No space left', said)
+        ), said
         assert checkpoint.latest(folder.parent)
         os.remove(disk / 'filler')
 
 
 def test_a_disk_too_small_is_refused_before_training(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10 ** 9, 10 ** 9, 10 ** 6))
+    monkeypatch.setattr(
+        shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6)
+    )
     assert train.main(flags(data, tmp_path / 'run')) == 2
-    assert 'will take about' in (said := capsys.readouterr().err) and '1 MB are free: make room, or give --out on another disk' in said
+    assert (
+        'will take about' in (said := capsys.readouterr().err)
+        and '1 MB are free: make room, or give --out on another disk' in said
+    )
     with pytest.raises(RunError, match='another disk'):
-        run.need_space(tmp_path / 'not' / 'there', 10 ** 7)
+        run.need_space(tmp_path / 'not' / 'there', 10**7)
 
 
 # ---- several processes ----
 
+
 def torchrun(*command, restarts):
-    return [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '--max-restarts', str(restarts), *map(str, command)]
+    return [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc-per-node',
+        '2',
+        '--max-restarts',
+        str(restarts),
+        *map(str, command),
+    ]
 
 
 def test_torchrun_restarts_a_run_whose_rank_was_killed(data, tmp_path):
     out = tmp_path / 'run'
-    process = subprocess.Popen(torchrun(ROOT / 'train.py', *flags(data, out, nimg=400, ticks=20), restarts=2), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        torchrun(ROOT / 'train.py', *flags(data, out, nimg=400, ticks=20), restarts=2),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     while not checkpoint.latest(out):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.05)
-    workers = subprocess.run(['pgrep', '-P', str(process.pid)], capture_output=True, text=True).stdout.split()
-    victim = next(w for w in workers if b'RANK=1' in Path(f'/proc/{w}/environ').read_bytes().split(b'\0'))
+    workers = subprocess.run(
+        ['pgrep', '-P', str(process.pid)], capture_output=True, text=True
+    ).stdout.split()
+    victim = next(
+        w for w in workers if b'RANK=1' in Path(f'/proc/{w}/environ').read_bytes().split(b'\0')
+    )
     os.kill(int(victim), signal.SIGKILL)
     said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0 and re.search(r'resumed at \d+ images', said) and (out / 'weights.safetensors').exists(), said[-3000:]
+    assert (
+        process.returncode == 0
+        and re.search(r'resumed at \d+ images', said)
+        and (out / 'weights.safetensors').exists()
+    ), said[-3000:]
 
 
 def test_a_rank_that_never_comes_is_named(tmp_path):
@@ -174,14 +240,32 @@ def test_a_rank_that_never_comes_is_named(tmp_path):
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
     code = 'import sys, torch; sys.path.insert(0, sys.argv[1]); from training.world import World; World(torch.device("cpu"), start=3)'
-    place = dict(os.environ, RANK='0', WORLD_SIZE='3', LOCAL_RANK='0', LOCAL_WORLD_SIZE='3', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    first = subprocess.run([sys.executable, '-c', code, str(ROOT)], env=place, capture_output=True, text=True)
+    place = dict(
+        os.environ,
+        RANK='0',
+        WORLD_SIZE='3',
+        LOCAL_RANK='0',
+        LOCAL_WORLD_SIZE='3',
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(port),
+    )
+    first = subprocess.run(
+        [sys.executable, '-c', code, str(ROOT)], env=place, capture_output=True, text=True
+    )
     assert 'PeerMissing: rank 1, 2 of 3 did not come in time' in first.stderr
-    other = subprocess.run([sys.executable, '-c', code, str(ROOT)], env=place | {'RANK': '1'}, capture_output=True, text=True)
-    assert re.search(r'PeerMissing: rank 1 of 3: rank 0 at 127.0.0.1:\d+ gives no word within 3 s', other.stderr)
+    other = subprocess.run(
+        [sys.executable, '-c', code, str(ROOT)],
+        env=place | {'RANK': '1'},
+        capture_output=True,
+        text=True,
+    )
+    assert re.search(
+        r'PeerMissing: rank 1 of 3: rank 0 at 127.0.0.1:\d+ gives no word within 3 s', other.stderr
+    )
 
 
 # ---- memory ----
+
 
 def test_largest_batch_that_fits():
     """400 for the network, 100 per image, of which nine tenths of the free memory may be taken."""
@@ -191,12 +275,25 @@ def test_largest_batch_that_fits():
         assert most == max(n for n in range(200) if n == 0 or peak(n) <= 0.9 * free), free
 
 
-@pytest.mark.parametrize('free, batch, said', [(1000, 12, '--batch 4 --accumulate 6 fits and makes the same steps (5 is the most at a time)'), (1000, 7, '--batch 1 --accumulate 14'),
-                                               (500, 4, 'not even one image fits'), (10 ** 6, 4, 'should fit')])
+@pytest.mark.parametrize(
+    'free, batch, said',
+    [
+        (
+            1000,
+            12,
+            '--batch 4 --accumulate 6 fits and makes the same steps (5 is the most at a time)',
+        ),
+        (1000, 7, '--batch 1 --accumulate 14'),
+        (500, 4, 'not even one image fits'),
+        (10**6, 4, 'should fit'),
+    ],
+)
 def test_out_of_memory_names_a_batch_that_fits(free, batch, said, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (free, 2 * free))
     monkeypatch.setattr(torch.cuda, 'empty_cache', lambda: None)
-    assert said in memory.advice(dict(batch=batch, accumulate=2), None, lambda batch: 400 + 100 * batch)
+    assert said in memory.advice(
+        dict(batch=batch, accumulate=2), None, lambda batch: 400 + 100 * batch
+    )
 
 
 def test_the_trial_is_a_step_of_the_run(data, tmp_path):

@@ -1,4 +1,5 @@
 """Perceptual and feature matching losses: VGG19 layer by layer against a plain stack, closed forms, and where the gradients go."""
+
 import pytest
 import torch
 from torch import nn
@@ -16,7 +17,9 @@ def stack():
     for widths in [64] * 2, [128] * 2, [256] * 4, [512] * 4, [512] * 4:
         for width in widths:
             parts += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
-            nn.init.kaiming_normal_(parts[-2].weight)                # so that what reaches the last layer is no rounding error
+            nn.init.kaiming_normal_(
+                parts[-2].weight
+            )  # so that what reaches the last layer is no rounding error
             before = width
         parts.append(nn.MaxPool2d(2))
     return nn.Sequential(*parts)
@@ -31,7 +34,11 @@ def plain():
 def path(plain, tmp_path_factory):
     """A file like torchvision's: the classifier is there, too."""
     path = tmp_path_factory.mktemp('vgg') / 'vgg19.pth'
-    torch.save({f'features.{k}': v for k, v in plain.state_dict().items()} | {'classifier.0.weight': torch.zeros(2, 2)}, path)
+    torch.save(
+        {f'features.{k}': v for k, v in plain.state_dict().items()}
+        | {'classifier.0.weight': torch.zeros(2, 2)},
+        path,
+    )
     return path
 
 
@@ -42,15 +49,23 @@ def pictures(seed=0, side=32):
 
 def test_parameters():
     with torch.device('meta'):
-        assert models.count(VGG19(LAYERS)) == 20_024_384 == 51_221_772 - models.count(models.RRDBNet()) - models.count(models.ModifiedVGG())
-        assert models.count(VGG19(['conv1_2'])) == 38_720                 # nothing is built beyond the last layer
+        assert (
+            models.count(VGG19(LAYERS))
+            == 20_024_384
+            == 51_221_772 - models.count(models.RRDBNet()) - models.count(models.ModifiedVGG())
+        )
+        assert models.count(VGG19(['conv1_2'])) == 38_720  # nothing is built beyond the last layer
 
 
 @torch.no_grad()
 def test_layer_by_layer(plain, path):
     x, _ = pictures()
     found = vgg19(path, LAYERS)(x)
-    y, convs = (x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), 0
+    y, convs = (
+        (x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
+        / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
+        0,
+    )
     for part in plain:
         y = part(y)
         if isinstance(part, nn.Conv2d):
@@ -59,7 +74,9 @@ def test_layer_by_layer(plain, path):
     assert convs == len(found) == 16
 
 
-@pytest.mark.parametrize('layers', [['conv3_4', 'conv1_2'], ESRGAN, REAL_ESRGAN], ids=['two', 'esrgan', 'real_esrgan'])
+@pytest.mark.parametrize(
+    'layers', [['conv3_4', 'conv1_2'], ESRGAN, REAL_ESRGAN], ids=['two', 'esrgan', 'real_esrgan']
+)
 @torch.no_grad()
 def test_only_what_is_asked_for(path, layers):
     x, _ = pictures()
@@ -73,9 +90,18 @@ def test_only_what_is_asked_for(path, layers):
 def test_behind_the_relu(path):
     """pix2pixHD's layers: the first of each block behind its ReLU, whatever else is asked for."""
     x, _ = pictures()
-    before, behind = vgg19(path, [name.replace('relu', 'conv') for name in PIX2PIXHD])(x), vgg19(path, PIX2PIXHD)(x)
-    assert all((a < 0).any() and torch.equal(a.clamp(min=0), b) for a, b in zip(before, behind, strict=True))
-    assert list(PIX2PIXHD.values()) == [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1] and len(VGG19(PIX2PIXHD).features) == LAYERS.index('conv5_1') + 1
+    before, behind = (
+        vgg19(path, [name.replace('relu', 'conv') for name in PIX2PIXHD])(x),
+        vgg19(path, PIX2PIXHD)(x),
+    )
+    assert all(
+        (a < 0).any() and torch.equal(a.clamp(min=0), b)
+        for a, b in zip(before, behind, strict=True)
+    )
+    assert (
+        list(PIX2PIXHD.values()) == [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1]
+        and len(VGG19(PIX2PIXHD).features) == LAYERS.index('conv5_1') + 1
+    )
 
 
 def test_frozen(path):
@@ -87,9 +113,16 @@ def test_perceptual_by_hand(path):
     ours, truth = pictures()
     net = vgg19(path, REAL_ESRGAN)
     with torch.no_grad():
-        expected = sum(w * (a.double() - b.double()).abs().mean() for w, a, b in zip((0.1, 0.1, 1, 1, 1), net(ours), net(truth)))
+        expected = sum(
+            w * (a.double() - b.double()).abs().mean()
+            for w, a, b in zip((0.1, 0.1, 1, 1, 1), net(ours), net(truth))
+        )
     loss = perceptual(net, ours, truth, REAL_ESRGAN.values())
-    assert loss.dtype == torch.float32 and loss.shape == () and loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert (
+        loss.dtype == torch.float32
+        and loss.shape == ()
+        and loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    )
 
 
 @pytest.mark.parametrize('preset', [ESRGAN, REAL_ESRGAN], ids=['esrgan', 'real_esrgan'])
@@ -114,7 +147,11 @@ def test_bfloat16_is_close(path):
     with torch.autocast('cpu', torch.bfloat16):
         half = perceptual(net, ours.requires_grad_(), truth, REAL_ESRGAN.values())
     half.backward()
-    assert half.dtype == torch.float32 and half.item() == pytest.approx(full, rel=1.2e-3) and ours.grad.isfinite().all()
+    assert (
+        half.dtype == torch.float32
+        and half.item() == pytest.approx(full, rel=1.2e-3)
+        and ours.grad.isfinite().all()
+    )
 
 
 def test_another_extractor():
@@ -127,7 +164,9 @@ def test_another_extractor():
 
 
 def spoil(weights, how):
-    if how == 'vgg16':                          # its fourth convolution of the third block is missing, so later numbers differ
+    if (
+        how == 'vgg16'
+    ):  # its fourth convolution of the third block is missing, so later numbers differ
         return {k: v for k, v in weights.items() if not k.startswith('features.16.')}
     if how == 'vgg19_bn':
         return weights | {'features.1.running_mean': torch.zeros(64)}
@@ -136,9 +175,16 @@ def spoil(weights, how):
     return {'vgg': list(weights.values())} if how == 'list' else [weights]
 
 
-@pytest.mark.parametrize('how, said', [
-    ('vgg16', 'features.16.weight is missing'), ('vgg19_bn', r'features.1.running_mean is \[64\], which VGG19 has not'),
-    ('narrow', r'features.5.weight is \[64, 64, 3, 3\]'), ('list', 'features.0.weight is missing'), ('no dict', 'cannot be read')])
+@pytest.mark.parametrize(
+    'how, said',
+    [
+        ('vgg16', 'features.16.weight is missing'),
+        ('vgg19_bn', r'features.1.running_mean is \[64\], which VGG19 has not'),
+        ('narrow', r'features.5.weight is \[64, 64, 3, 3\]'),
+        ('list', 'features.0.weight is missing'),
+        ('no dict', 'cannot be read'),
+    ],
+)
 def test_wrong_weights(path, tmp_path, how, said):
     torch.save(spoil({k: v for k, v in torch.load(path).items()}, how), tmp_path / 'wrong.pth')
     with pytest.raises(ValueError, match=f"wrong.pth.*{said}.*torchvision's vgg19 was expected"):
@@ -149,11 +195,19 @@ def test_wrong_file(tmp_path):
     (tmp_path / 'page.pth').write_text('<html>404</html>')
     (tmp_path / 'empty.pth').write_bytes(b'')
     for name in 'page.pth', 'empty.pth', 'none.pth':
-        with pytest.raises(ValueError, match=f"{name} cannot be read.*torchvision's vgg19 was expected"):
+        with pytest.raises(
+            ValueError, match=f"{name} cannot be read.*torchvision's vgg19 was expected"
+        ):
             vgg19(tmp_path / name, ESRGAN)
 
 
-@pytest.mark.parametrize('layers, said', [(['conv3_5'], "no layer 'conv3_5'; there are: conv1_1, conv1_2"), ([], 'no layer is asked for')])
+@pytest.mark.parametrize(
+    'layers, said',
+    [
+        (['conv3_5'], "no layer 'conv3_5'; there are: conv1_1, conv1_2"),
+        ([], 'no layer is asked for'),
+    ],
+)
 def test_wrong_layers(layers, said):
     with pytest.raises(ValueError, match=said):
         VGG19(layers)
@@ -161,21 +215,34 @@ def test_wrong_layers(layers, said):
 
 # ---- feature matching ----
 
+
 def maps(*values):
     """Two scales of two maps and logits each, of constants."""
-    return [[torch.full(shape, v) for shape, v in zip(((2, 4, 6, 6), (2, 8, 3, 3), (2, 1, 3, 3)), values[i:i + 3])] for i in (0, 3)]
+    return [
+        [
+            torch.full(shape, v)
+            for shape, v in zip(((2, 4, 6, 6), (2, 8, 3, 3), (2, 1, 3, 3)), values[i : i + 3])
+        ]
+        for i in (0, 3)
+    ]
 
 
 def test_matching_by_hand():
     """Mean over scales of the sum over their maps; the logits, here far apart, do not count."""
-    assert matching(maps(0, 0, 0, 0, 0, 0), maps(1, 3, 99, -5, 7, 99)).item() == pytest.approx(((1 + 3) + (5 + 7)) / 2)
+    assert matching(maps(0, 0, 0, 0, 0, 0), maps(1, 3, 99, -5, 7, 99)).item() == pytest.approx(
+        ((1 + 3) + (5 + 7)) / 2
+    )
     same = maps(1, 2, 3, 4, 5, 6)
     assert matching(same, same).item() == 0
 
 
 def test_matching_of_a_discriminator():
     torch.manual_seed(0)
-    net, truth, ours = models.MultiscalePatchGAN(3, 8).eval(), torch.rand(2, 3, 24, 24, requires_grad=True), torch.rand(2, 3, 24, 24, requires_grad=True)
+    net, truth, ours = (
+        models.MultiscalePatchGAN(3, 8).eval(),
+        torch.rand(2, 3, 24, 24, requires_grad=True),
+        torch.rand(2, 3, 24, 24, requires_grad=True),
+    )
     real, fake = net(truth), net(ours)
     loss = matching(real, fake)
     singles = [matching([r], [f]).item() for r, f in zip(real, fake)]
@@ -188,4 +255,6 @@ def test_matching_refuses_unlike_maps():
     with pytest.raises(ValueError):
         matching(maps(0, 0, 0, 0, 0, 0), maps(0, 0, 0, 0, 0, 0)[:1])
     with pytest.raises(ValueError, match='shapes must be equal'):
-        matching([[torch.zeros(2, 4, 6, 6), torch.zeros(1)]], [[torch.zeros(1, 4, 6, 6), torch.zeros(1)]])
+        matching(
+            [[torch.zeros(2, 4, 6, 6), torch.zeros(1)]], [[torch.zeros(1, 4, 6, 6), torch.zeros(1)]]
+        )

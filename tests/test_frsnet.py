@@ -1,4 +1,5 @@
 """FRSNet and MFPSNet: counts of every part of the published networks, and what the parts compute."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,18 @@ def counts(net):
 
 def test_published_frsnet():
     net = FRSNet(scale=1, spare=True)
-    assert counts(net) == dict(conv_first=110_656, rdb_first=719_424, sr=331_024, redistill1=786_944, redistill2=32_832, rdb_last=719_424, conv_after=36_928,
-                               up=3 * 36_928, conv_hr=36_928, conv_last=1_731)
+    assert counts(net) == dict(
+        conv_first=110_656,
+        rdb_first=719_424,
+        sr=331_024,
+        redistill1=786_944,
+        redistill2=32_832,
+        rdb_last=719_424,
+        conv_after=36_928,
+        up=3 * 36_928,
+        conv_hr=36_928,
+        conv_last=1_731,
+    )
     assert models.count(net) == 2_886_675
 
 
@@ -30,10 +41,21 @@ def test_published_mfpsnet():
     parts = counts(net)
     assert models.count(net) == 18_356_043
     assert parts.pop('spare') == 28_850 + 17_138 + 8_232 and sum(parts.values()) == 18_301_823
-    assert parts == dict(base=2_886_675, enter=1_592 + 5_336 + 401_070 + 141_030 + 6_488, features=276_272 + 140_528 + 150_752, narrow=1_736, fusion=14_217_696,
-                         fuse1=62_256, fuse2=10_392)
+    assert parts == dict(
+        base=2_886_675,
+        enter=1_592 + 5_336 + 401_070 + 141_030 + 6_488,
+        features=276_272 + 140_528 + 150_752,
+        narrow=1_736,
+        fusion=14_217_696,
+        fuse1=62_256,
+        fuse2=10_392,
+    )
     assert counts(net.features) == dict(parse=276_272, heat=140_528, dict=150_752)
-    assert [models.count(part) for part in net.enter['dict'] if models.count(part)] == [401_070, 141_030, 6_488]
+    assert [models.count(part) for part in net.enter['dict'] if models.count(part)] == [
+        401_070,
+        141_030,
+        6_488,
+    ]
     assert models.count(MFPSNet()) == 17_538_367
 
 
@@ -42,12 +64,18 @@ def scrambled(net, seed=0):
     torch.manual_seed(seed)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            for values, low, high in (module.running_mean, -0.2, 0.2), (module.bias, -0.2, 0.2), (module.running_var, 1, 2), (module.weight, 0.8, 1.2):
+            for values, low, high in (
+                (module.running_mean, -0.2, 0.2),
+                (module.bias, -0.2, 0.2),
+                (module.running_var, 1, 2),
+                (module.weight, 0.8, 1.2),
+            ):
                 torch.nn.init.uniform_(values, low, high)
     return net.eval()
 
 
 # ---- the decoded module ----
+
 
 def test_published_cell_written_out():
     torch.manual_seed(0)
@@ -73,7 +101,12 @@ def test_published_modules_keep_or_enlarge(name):
     start, width = (3, 1) if name == 'sr' else (0, 2)
     net = scrambled(Searched(PAPER[name], width, start))
     with torch.no_grad():
-        assert net(torch.randn(1, width << start, 16 >> start, 24 >> start)).shape == (1, 3 * width, 16, 24)
+        assert net(torch.randn(1, width << start, 16 >> start, 24 >> start)).shape == (
+            1,
+            3 * width,
+            16,
+            24,
+        )
 
 
 def test_weights_of_another_architecture_are_refused():
@@ -81,7 +114,9 @@ def test_weights_of_another_architecture_are_refused():
     cell = [[0, 1], [1, 0], [2, 1], [3, 0], [5, 1]]
     one, other = ({'path': [3, 2], 'cell': [*cell, [edge, 0]]} for edge in (6, 7))
     one, other = Searched(one, 2, 3), Searched(other, 2, 3)
-    assert {k: v.shape for k, v in one.state_dict().items()} == {k: v.shape for k, v in other.state_dict().items()}
+    assert {k: v.shape for k, v in one.state_dict().items()} == {
+        k: v.shape for k, v in other.state_dict().items()
+    }
     one.load_state_dict(one.state_dict())
     with pytest.raises(ValueError, match='the weights belong to path'):
         other.load_state_dict(one.state_dict())
@@ -89,18 +124,28 @@ def test_weights_of_another_architecture_are_refused():
 
 # ---- FRSNet ----
 
+
 @pytest.mark.parametrize('scale', [1, 2, 4])
 @pytest.mark.parametrize('size', [(16, 24), (17, 5), (1, 1)])
 def test_shapes(scale, size):
     net = scrambled(FRSNet(width=16, growth=4, scale=scale))
     with torch.no_grad():
         y = net(torch.rand(1, 3, *size))
-    assert y.shape == (1, 3, scale * size[0], scale * size[1]) and y.dtype == torch.float32 and y.isfinite().all()
+    assert (
+        y.shape == (1, 3, scale * size[0], scale * size[1])
+        and y.dtype == torch.float32
+        and y.isfinite().all()
+    )
 
 
 def test_128_becomes_512():
     with torch.no_grad():
-        assert FRSNet(width=16, growth=4).eval()(torch.rand(1, 3, 128, 128)).shape == (1, 3, 512, 512)
+        assert FRSNet(width=16, growth=4).eval()(torch.rand(1, 3, 128, 128)).shape == (
+            1,
+            3,
+            512,
+            512,
+        )
 
 
 def test_without_its_module_the_trunk_is_left():
@@ -149,7 +194,9 @@ def test_both_passes(scale, size):
     with torch.no_grad():
         outputs = net(torch.rand(1, 3, *size), priors(PRIORS, size))
     assert [y.shape for y in outputs] == [(1, 3, scale * size[0], scale * size[1])] * 2
-    assert all(y.dtype == torch.float32 and y.isfinite().all() for y in outputs) and not torch.allclose(*outputs)
+    assert all(
+        y.dtype == torch.float32 and y.isfinite().all() for y in outputs
+    ) and not torch.allclose(*outputs)
 
 
 def test_the_first_pass_is_frsnet():
@@ -181,7 +228,9 @@ def test_the_second_pass_written_out():
         deep = net.base.rdb_first(shallow)
         found = [net.base.sr(deep)]
         for name in ('heat', 'dict', 'parse'):
-            entered = net.enter[name](maps[name] if name == 'dict' else torch.cat([first, maps[name]], 1))
+            entered = net.enter[name](
+                maps[name] if name == 'dict' else torch.cat([first, maps[name]], 1)
+            )
             found.append(net.narrow(net.features[name](entered)))
         mixed = net.fuse2(net.fuse1(net.fusion(torch.cat(found, 1))))
         assert torch.allclose(second, net.base.write(mixed, shallow, deep), atol=1e-6)
@@ -197,7 +246,9 @@ def test_wrong_priors_are_refused():
 def test_every_weight_of_mfpsnet_learns():
     torch.manual_seed(0)
     net = MFPSNet(priors=SOME)
-    sum(y.square().mean() for y in net(torch.rand(2, 3, 32, 32), priors(SOME, (32, 32), 2))).backward()
+    sum(
+        y.square().mean() for y in net(torch.rand(2, 3, 32, 32), priors(SOME, (32, 32), 2))
+    ).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
@@ -208,8 +259,14 @@ def test_mfpsnet_in_bfloat16_and_channels_last():
         plain = net(x, maps)
         with torch.autocast('cpu', torch.bfloat16):
             half = net(x, maps)
-        net, x, maps = (thing.to(memory_format=torch.channels_last) for thing in (net, x, maps['dict']))
+        net, x, maps = (
+            thing.to(memory_format=torch.channels_last) for thing in (net, x, maps['dict'])
+        )
         last = net(x, {**priors(SOME), 'dict': maps})
     for a, b, c in zip(plain, half, last):
         detail = (a - a.mean((2, 3), keepdim=True)).abs().max()
-        assert b.dtype == torch.float32 and 0 < (a - b).abs().max() < 0.04 * detail and torch.allclose(a, c, atol=1e-4)
+        assert (
+            b.dtype == torch.float32
+            and 0 < (a - b).abs().max() < 0.04 * detail
+            and torch.allclose(a, c, atol=1e-4)
+        )

@@ -1,4 +1,5 @@
 """Two players: who gets which gradients, when, and that a run of them resumes to the bit."""
+
 import json
 import math
 import signal
@@ -9,25 +10,36 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_train import ROOT, SIZE, data, flags  # noqa: F401, the fixtures
 
 import models
-import options
-import stage
 import train
+from config import options
 from dali_pipes.batch import Batch
+from errors import RunError
 from losses import adversarial, pixel
-from tasks import players as players_module, restore
+from tasks import players as players_module
+from tasks import restore, stage
 from training import checkpoint
-from training.run import RunError
 
-from test_train import ROOT, SIZE, data, flags      # noqa: F401, the fixtures
-
-GAN = dict(network='rrdbnet', net='{"blocks": 1, "width": 8, "growth": 4}', gan='ragan', discriminator='unet_sn', discriminator_net='{"width": 8}', crop=32, pixel_weight=0.01)
+GAN = dict(
+    network='rrdbnet',
+    net='{"blocks": 1, "width": 8, "growth": 4}',
+    gan='ragan',
+    discriminator='unet_sn',
+    discriminator_net='{"width": 8}',
+    crop=32,
+    pixel_weight=0.01,
+)
 
 
 def batch(n=2):
     g = torch.Generator().manual_seed(0)
-    lq, hq, plain = torch.rand(n, 3, 8, 8, generator=g), torch.rand(n, 3, 32, 32, generator=g), torch.rand(n, 3, 32, 32, generator=g)
+    lq, hq, plain = (
+        torch.rand(n, 3, 8, 8, generator=g),
+        torch.rand(n, 3, 32, 32, generator=g),
+        torch.rand(n, 3, 32, 32, generator=g),
+    )
     return Batch(lq, hq, torch.arange(n), plain)
 
 
@@ -53,56 +65,111 @@ def play(players, nimg=0, share=0.0, **more):
     c = options.DEFAULTS | dict(gan='ragan', gan_weight=0.1) | more
     for p in players.values():
         p.net.zero_grad()
-    return players_module.backward(players, batch(), restore.Criterion(c), nimg, share, lambda: torch.autocast('cpu', enabled=False))
+    return players_module.backward(
+        players,
+        batch(),
+        restore.Criterion(c),
+        nimg,
+        share,
+        lambda: torch.autocast('cpu', enabled=False),
+    )
 
 
 @pytest.mark.parametrize('kind', adversarial.KINDS)
 def test_each_player_gets_its_own_gradients(kind, players):
-    players['discriminator'].net.eval()          # its singular vectors stay what they are
+    players['discriminator'].net.eval()  # its singular vectors stay what they are
     found = play(players, gan=kind)
     generator, discriminator = (gradients(p.net) for p in players.values())
     net, d, b = players['net'].net, players['discriminator'].net, batch()
-    assert all(g is not None for g in generator + discriminator) and all(p.requires_grad for p in d.parameters())
-    assert set(found) == {'loss', 'pixel', 'gan', 'd', 'd_accuracy'} and not any(v.requires_grad for v in found.values())
+    assert all(g is not None for g in generator + discriminator) and all(
+        p.requires_grad for p in d.parameters()
+    )
+    assert set(found) == {'loss', 'pixel', 'gan', 'd', 'd_accuracy'} and not any(
+        v.requires_grad for v in found.values()
+    )
     assert found['loss'] == found['pixel'] + found['gan'] and 0 <= found['d_accuracy'] <= 1
     net.zero_grad()
     y = net(b.input)
     (pixel.l1(y, b.target) + 0.1 * adversarial.g_loss(kind, d(y), d(b.plain))).backward()
-    error = sum((p.grad - g).norm() for p, g in zip(net.parameters(), generator)) / sum(g.norm() for g in generator)
+    error = sum((p.grad - g).norm() for p, g in zip(net.parameters(), generator)) / sum(
+        g.norm() for g in generator
+    )
     assert error < 1e-6
     d.zero_grad()
     adversarial.d_loss(kind, d(b.plain), d(y.detach())).backward()
-    error = sum((p.grad - g).norm() for p, g in zip(d.parameters(), discriminator)) / sum(g.norm() for g in discriminator)
+    error = sum((p.grad - g).norm() for p, g in zip(d.parameters(), discriminator)) / sum(
+        g.norm() for g in discriminator
+    )
     assert error < 1e-6
 
 
 def test_the_generator_listens_from_an_image_on(players):
-    assert 'gan' not in play(players, nimg=99, gan_from=100) and 'gan' in play(players, nimg=100, gan_from=100)
+    assert 'gan' not in play(players, nimg=99, gan_from=100) and 'gan' in play(
+        players, nimg=100, gan_from=100
+    )
 
 
 def test_a_discriminator_alone_learns_at_its_full_rate():
-    c = options.configure(options.parse('', ['--preset', 'esrgan_small', '--device', 'cpu', '--pipe', 'torch', '--out', 'nowhere', '--gan-from', '100', '--lr', '1e-3', '--discriminator-lr', '2e-4']))
+    c = options.configure(
+        options.parse(
+            '',
+            [
+                '--preset',
+                'esrgan_small',
+                '--device',
+                'cpu',
+                '--pipe',
+                'torch',
+                '--out',
+                'nowhere',
+                '--gan-from',
+                '100',
+                '--lr',
+                '1e-3',
+                '--discriminator-lr',
+                '2e-4',
+            ],
+        )
+    )
     net, discriminator = stage.cast(c, torch.device('cpu')).values()
     assert (net.lr(0.0, 0), net.lr(5e-4, 99), net.lr(5e-4, 100)) == (0.0, 5e-4, 5e-4)
-    assert (discriminator.lr(0.0, 0), discriminator.lr(5e-4, 99), discriminator.lr(5e-4, 100)) == (2e-4, 2e-4, pytest.approx(1e-4))
+    assert (discriminator.lr(0.0, 0), discriminator.lr(5e-4, 99), discriminator.lr(5e-4, 100)) == (
+        2e-4,
+        2e-4,
+        pytest.approx(1e-4),
+    )
 
 
 def test_a_level_weighs_the_adversarial_loss_only(players):
     players['discriminator'].net.eval()
     plain, level = play(players), players_module.Level(0.75, 'cpu')
-    held = {name: p._replace(level=level if name == 'discriminator' else None) for name, p in players.items()}
-    for accuracy, images, mean in (0.75, 8, 0.75), (0.35, 32, 0.55), (1.0, 64, 1.0), (0.25, 256, 0.25):      # over 64 images; a larger step counts alone
+    held = {
+        name: p._replace(level=level if name == 'discriminator' else None)
+        for name, p in players.items()
+    }
+    for accuracy, images, mean in (
+        (0.75, 8, 0.75),
+        (0.35, 32, 0.55),
+        (1.0, 64, 1.0),
+        (0.25, 256, 0.25),
+    ):  # over 64 images; a larger step counts alone
         level.add(torch.tensor(accuracy), images)
         assert level.accuracy.item() == pytest.approx(mean, abs=1e-7)
         found = play(held)
         assert found['gan'] / plain['gan'] == pytest.approx(math.exp(3 * (mean - 0.75)), rel=1e-6)
-        assert all(found[k] == plain[k] for k in ('pixel', 'd', 'd_accuracy')) and found['loss'] == found['pixel'] + found['gan']
+        assert (
+            all(found[k] == plain[k] for k in ('pixel', 'd', 'd_accuracy'))
+            and found['loss'] == found['pixel'] + found['gan']
+        )
     assert 'gan' not in play(held, nimg=0, gan_from=1)
 
 
 def test_the_last_loss_takes_over(players):
     del players['discriminator']
-    first, last = (play(players, share=share, gan=None, last_loss='psnr', last_share=0.25)['loss'] for share in (0.74, 0.75))
+    first, last = (
+        play(players, share=share, gan=None, last_loss='psnr', last_share=0.25)['loss']
+        for share in (0.74, 0.75)
+    )
     y, b = players['net'].net(batch().input), batch()
     assert first == pixel.l1(y, b.target) and last == pixel.psnr(y, b.target)
 
@@ -114,7 +181,7 @@ def test_r1_reaches_the_discriminator_only(players):
 
 def test_parts_of_a_step_add_up(players):
     """Twice the same batch in halves is the batch."""
-    c, cast = options.DEFAULTS, lambda: torch.autocast('cpu', enabled=False)
+    c, whole, cast = options.DEFAULTS, None, lambda: torch.autocast('cpu', enabled=False)
     del players['discriminator']
     for parts in 1, 2:
         players['net'].net.zero_grad()
@@ -126,29 +193,58 @@ def test_parts_of_a_step_add_up(players):
 
 
 def test_a_run_starts_from_another_and_resumes_to_the_bit(data, tmp_path):
-    assert train.main(flags(data, tmp_path / 'psnr', nimg=8, ticks=1, network=GAN['network'], net=GAN['net'])) == 0
-    whole, killed = (flags(data, tmp_path / name, start=tmp_path / 'psnr', nimg=160, ticks=8, gan_level=0.8, **GAN) for name in ('whole', 'killed'))
+    assert (
+        train.main(
+            flags(data, tmp_path / 'psnr', nimg=8, ticks=1, network=GAN['network'], net=GAN['net'])
+        )
+        == 0
+    )
+    whole, killed = (
+        flags(
+            data, tmp_path / name, start=tmp_path / 'psnr', nimg=160, ticks=8, gan_level=0.8, **GAN
+        )
+        for name in ('whole', 'killed')
+    )
     assert train.main(whole) == 0
     rows = [json.loads(line) for line in (tmp_path / 'whole/log.jsonl').read_text().splitlines()]
     assert any({'loss', 'pixel', 'gan', 'd', 'd_accuracy'} <= r.keys() for r in rows)
-    assert json.loads((tmp_path / 'whole/result.json').read_text())['made_of'] == ['the last average']
-    process = subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *killed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert json.loads((tmp_path / 'whole/result.json').read_text())['made_of'] == [
+        'the last average'
+    ]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / 'train.py'), *killed],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while not checkpoint.latest(tmp_path / 'killed') and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert train.main(killed) == 0
     for name in 'net', 'ema', 'discriminator':
-        a, b = (load_file(checkpoint.latest(tmp_path / run) / f'{name}.safetensors') for run in ('whole', 'killed'))
+        a, b = (
+            load_file(checkpoint.latest(tmp_path / run) / f'{name}.safetensors')
+            for run in ('whole', 'killed')
+        )
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), name
 
 
-@pytest.mark.parametrize('more, said', [
-    (dict(discriminator='unet_ns'), "did you mean 'unet_sn'"), (dict(gan='wgan'), 'unknown gan'), (dict(gan_level=0.5), 'above 0.5, which is chance'), (dict(discriminator='modified_vgg'), '--crop 128'),
-    (dict(discriminator_net='{"widht": 8}'), 'widht'), (dict(crop=30), '--crop 30'), (dict(net='{"blocks": []}', network='unet'), '--net'), (dict(start='nowhere'), 'nowhere'),
-    (dict(vgg='none.pth'), 'none.pth'), (dict(discriminator='patchgan', discriminator_net='{"channels": 4}'), 'or alone (3)'),
-    (dict(discriminator='modified_vgg', crop=128, size=128, r1=1.0), '--discriminator unet_sn'),
-])
+@pytest.mark.parametrize(
+    'more, said',
+    [
+        (dict(discriminator='unet_ns'), "did you mean 'unet_sn'"),
+        (dict(gan='wgan'), 'unknown gan'),
+        (dict(gan_level=0.5), 'above 0.5, which is chance'),
+        (dict(discriminator='modified_vgg'), '--crop 128'),
+        (dict(discriminator_net='{"widht": 8}'), 'widht'),
+        (dict(crop=30), '--crop 30'),
+        (dict(net='{"blocks": []}', network='unet'), '--net'),
+        (dict(start='nowhere'), 'nowhere'),
+        (dict(vgg='none.pth'), 'none.pth'),
+        (dict(discriminator='patchgan', discriminator_net='{"channels": 4}'), 'or alone (3)'),
+        (dict(discriminator='modified_vgg', crop=128, size=128, r1=1.0), '--discriminator unet_sn'),
+    ],
+)
 def test_bad_options(more, said, data, tmp_path, capsys):
     assert train.main(flags(data, tmp_path / 'out', **(GAN | more))) == 2
     assert said in capsys.readouterr().err
@@ -156,22 +252,55 @@ def test_bad_options(more, said, data, tmp_path, capsys):
 
 @pytest.mark.parametrize('preset', options.PRESETS)
 def test_presets_can_be_built(preset):
-    args = options.parse('', ['--preset', preset, '--pipe', 'torch', '--device', 'cpu', '--out', 'nowhere'])
+    args = options.parse(
+        '', ['--preset', preset, '--pipe', 'torch', '--device', 'cpu', '--out', 'nowhere']
+    )
     if preset in ('mfpsnet', 'search_parse', 'search_fusion'):
         with pytest.raises(RunError, match='--prior'):
             options.configure(args)
         return
     c = options.configure(args)
     players = stage.cast(c, torch.device('cpu'))
-    assert ('discriminator' in players) == bool(c['gan']) == preset.startswith(('realesrgan', 'esrgan', 'hifacegan'))
+    assert (
+        ('discriminator' in players)
+        == bool(c['gan'])
+        == preset.startswith(('realesrgan', 'esrgan', 'hifacegan'))
+    )
     if c['network'] in models.NETWORKS and preset != 'frsnet':
         models.enforce_param_budget(players['net'].net)
 
 
 def test_without_a_perceptual_loss_other_weights_hold_the_picture(tmp_path):
     def weights(*argv):
-        c = options.configure(options.parse('', ['--preset', 'esrgan_small', '--device', 'cpu', '--out', str(tmp_path / 'run'), *argv]))
-        return c['pixel_weight'], c['gan_weight'], c['gan_from'], c['gan_level'], c['discriminator_lr']
-    assert [weights(), weights('--pixel-weight', '0.1', '--discriminator-lr', '1e-4')] == [(1.0, 1.25e-2, 1024, 0.75, 1e-5), (0.1, 1.25e-2, 1024, 0.75, 1e-4)]
-    assert weights('--parser', 'runs/parser') == weights('--vgg', 'vgg19.pth') == (1e-2, 5e-3, 0, None, None)          # of the paper
+        c = options.configure(
+            options.parse(
+                '',
+                [
+                    '--preset',
+                    'esrgan_small',
+                    '--device',
+                    'cpu',
+                    '--out',
+                    str(tmp_path / 'run'),
+                    *argv,
+                ],
+            )
+        )
+        return (
+            c['pixel_weight'],
+            c['gan_weight'],
+            c['gan_from'],
+            c['gan_level'],
+            c['discriminator_lr'],
+        )
+
+    assert [weights(), weights('--pixel-weight', '0.1', '--discriminator-lr', '1e-4')] == [
+        (1.0, 1.25e-2, 1024, 0.75, 1e-5),
+        (0.1, 1.25e-2, 1024, 0.75, 1e-4),
+    ]
+    assert (
+        weights('--parser', 'runs/parser')
+        == weights('--vgg', 'vgg19.pth')
+        == (1e-2, 5e-3, 0, None, None)
+    )  # of the paper
     assert weights('--preset', 'hifacegan_16') == (0.0, 1.0, 0, None, 4e-4)

@@ -1,4 +1,5 @@
 """The golden vectors of the original functions, and that the check of them can fail."""
+
 import os
 import shutil
 import sys
@@ -26,12 +27,23 @@ def test_golden_vectors(folder, impl):
         pytest.skip('g++ is not installed: it builds the kernels for the CPU')
     rows = check_golden.table(folder, (impl,))
     assert {r[0] for r in rows} == set(check_golden.FILES)
-    failed = [f'{file} {name}: {error:.2e} > {allowed:.0e}' for file, _, name, _, error, allowed, ok in rows if not ok]
+    failed = [
+        f'{file} {name}: {error:.2e} > {allowed:.0e}'
+        for file, _, name, _, error, allowed, ok in rows
+        if not ok
+    ]
     assert not failed, '\n'.join(failed)
 
 
-@pytest.mark.parametrize('file, array, change', [('kernels', 'aniso_k03', 1e-5), ('usm', 'A_usm', np.nan),
-                                                 ('jpeg', 'tiny2_cv2_q75', 1), ('chain', 'p1_blur1', 1e-3)])
+@pytest.mark.parametrize(
+    'file, array, change',
+    [
+        ('kernels', 'aniso_k03', 1e-5),
+        ('usm', 'A_usm', np.nan),
+        ('jpeg', 'tiny2_cv2_q75', 1),
+        ('chain', 'p1_blur1', 1e-3),
+    ],
+)
 def test_a_wrong_vector_is_found(folder, tmp_path, monkeypatch, capsys, file, array, change):
     shutil.copytree(folder, tmp_path / 'copy')
     monkeypatch.setattr(sys, 'argv', ['check_golden.py', str(tmp_path / 'copy'), '--impl', 'torch'])
@@ -43,11 +55,16 @@ def test_a_wrong_vector_is_found(folder, tmp_path, monkeypatch, capsys, file, ar
     np.savez(tmp_path / 'copy' / f'{file}.npz', **arrays)
     assert check_golden.main() == 1
     table = capsys.readouterr().out.splitlines()
-    assert all(line.startswith(file) for line in table if 'FAILED' in line) and any('FAILED' in line for line in table)
+    assert all(line.startswith(file) for line in table if 'FAILED' in line) and any(
+        'FAILED' in line for line in table
+    )
 
 
 def test_an_unusable_folder_is_refused(tmp_path, monkeypatch, capsys):
-    for arguments, message in ([], 'kernels.npz is missing'), (['--impl', 'fast'], 'there are ref, torch, opencv, cuda, cuda-shim'):
+    for arguments, message in (
+        ([], 'kernels.npz is missing'),
+        (['--impl', 'fast'], 'there are ref, torch, opencv, cuda, cuda-shim'),
+    ):
         monkeypatch.setattr(sys, 'argv', ['check_golden.py', str(tmp_path), *arguments])
         with pytest.raises(SystemExit) as e:
             check_golden.main()

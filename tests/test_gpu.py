@@ -1,17 +1,21 @@
 """On a CUDA GPU: the kernels are the reference and repeat, the pipes yield what they yield on a CPU, a run trains, and its second half is its resumption."""
+
 import json
 
+import kernel_cases
 import numpy as np
+import png_cases
 import pytest
 import torch
 
 import dali_pipes
-import kernel_cases
-import png_cases
+import degrade
+import synthetic
 import train
-from dali_pipes import degrade, faces, files, manifest, pipe_png, png
-from dali_pipes.degrade import canvas, kernels
-from dali_pipes.draw import Draw
+from dali_pipes import pipe_png, png
+from degrade import canvas, kernels
+from degrade.draw import Draw
+from sources import files, manifest
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA GPU here')
 CASES = {case.name: case for case in kernel_cases.cases()}
@@ -21,9 +25,12 @@ SIZE, BATCH = 128, 5
 def on_gpu(case):
     c = kernel_cases.on_canvas(case.images)
     c = c._replace(pix=c.pix.cuda())
-    r, = kernels.upload([case.op.record(case.params, c.size)], c.pix.device)
+    (r,) = kernels.upload([case.op.record(case.params, c.size)], c.pix.device)
     out = case.op.run_cuda(c, case.params, r)
-    return [canvas.unit(out.pix[i, :, :h, :w]).permute(1, 2, 0).cpu().numpy() for i, (h, w) in enumerate(out.size)]
+    return [
+        canvas.unit(out.pix[i, :, :h, :w]).permute(1, 2, 0).cpu().numpy()
+        for i, (h, w) in enumerate(out.size)
+    ]
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -38,12 +45,17 @@ def test_kernels_are_the_reference_and_repeat(name):
 def test_recipes(recipe):
     """512 px, 24 samples in one ragged batch; twice, bit for bit; and the same alone as in the batch."""
     recipe, n = degrade.recipe(recipe), 24
-    x = torch.from_numpy(np.stack([faces.face(i % 4).image for i in range(n)])).permute(0, 3, 1, 2)
+    x = torch.from_numpy(np.stack([synthetic.face(i % 4).image for i in range(n)])).permute(
+        0, 3, 1, 2
+    )
     params = degrade.sample(recipe, Draw(3, np.arange(n), tied=recipe.tied, batch=n), (512, 512))
     y = degrade.degrade(x.cuda(), recipe, params, 'cuda')
     assert torch.equal(y, degrade.degrade(x.cuda(), recipe, params, 'cuda'))
     if not recipe.tied:
-        assert torch.equal(y[7:8], degrade.degrade(x[7:8].cuda(), recipe, degrade.take(params, slice(7, 8)), 'cuda'))
+        assert torch.equal(
+            y[7:8],
+            degrade.degrade(x[7:8].cuda(), recipe, degrade.take(params, slice(7, 8)), 'cuda'),
+        )
     off = (y.cpu() - degrade.degrade(x, recipe, params, 'torch')).abs() * 255
     assert (off < 1.01).float().mean() >= 0.99
 
@@ -51,14 +63,26 @@ def test_recipes(recipe):
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp('hq')
-    faces.write(folder, 12, first_seed=500, size=SIZE)
-    return manifest.scan(str(folder / 'images'), size=SIZE, cache_dir=folder, say=lambda _: None).images
+    synthetic.write(folder, 12, first_seed=500, size=SIZE)
+    return manifest.scan(
+        str(folder / 'images'), size=SIZE, cache_dir=folder, say=lambda _: None
+    ).images
 
 
 def batches(name, images, device, steps=8, **options):
     if name == 'dali':
         pytest.importorskip('nvidia.dali')
-    with dali_pipes.make(name, images, 'ai6126_2024', batch=BATCH, size=SIZE, device=device, threads=4, say=lambda _: None, **options) as pipe:
+    with dali_pipes.make(
+        name,
+        images,
+        'ai6126_2024',
+        batch=BATCH,
+        size=SIZE,
+        device=device,
+        threads=4,
+        say=lambda _: None,
+        **options,
+    ) as pipe:
         return [next(pipe) for _ in range(steps)]
 
 
@@ -67,8 +91,14 @@ def batches(name, images, device, steps=8, **options):
 def test_pipes(name, cache, images, tmp_path, monkeypatch):
     monkeypatch.setenv('FACES_CACHE', str(tmp_path))
     off = []
-    for a, b in zip(batches(name, images, 'cuda', cache=cache), batches('torch', images, 'cpu'), strict=True):
-        assert a.target.is_cuda and torch.equal(a.sample, b.sample) and torch.equal(a.target.cpu(), b.target)
+    for a, b in zip(
+        batches(name, images, 'cuda', cache=cache), batches('torch', images, 'cpu'), strict=True
+    ):
+        assert (
+            a.target.is_cuda
+            and torch.equal(a.sample, b.sample)
+            and torch.equal(a.target.cpu(), b.target)
+        )
         off.append((a.input.cpu() - b.input).abs() * 255)
     assert (torch.stack(off) < 1.01).float().mean() >= 0.99
 
@@ -79,7 +109,10 @@ def test_png():
     packed = png.pack(list(cases.values()), [png.head(f) for f in cases.values()], pinned=True)
     out, status = png.run_cuda(packed, torch.device('cuda', 0))
     assert not status.any()
-    assert all((p.numpy() == files.decode(f)).all() for p, f in zip(png.pictures(out.cpu(), packed.record), cases.values(), strict=True))
+    assert all(
+        (p.numpy() == files.decode(f)).all()
+        for p, f in zip(png.pictures(out.cpu(), packed.record), cases.values(), strict=True)
+    )
     assert png_cases.compare(png_cases.damaged(900, 3), torch.device('cuda', 0))['equal'] > 50
 
 
@@ -88,9 +121,15 @@ def test_png_pipe(cache, images, tmp_path, monkeypatch):
     """Decoded on the GPU, in groups that are smaller than an epoch."""
     monkeypatch.setattr(pipe_png, 'GROUP', 7)
     said = []
-    for a, b in zip(batches('dali', images, 'cuda', cache=cache, decode='gpu', steps=20), batches('torch', images, 'cpu', steps=20), strict=True):
+    for a, b in zip(
+        batches('dali', images, 'cuda', cache=cache, decode='gpu', steps=20),
+        batches('torch', images, 'cpu', steps=20),
+        strict=True,
+    ):
         assert torch.equal(a.target.cpu(), b.target)
-    with dali_pipes.make('dali', images, 'bicubic', batch=BATCH, size=SIZE, device='cuda', say=said.append) as pipe:
+    with dali_pipes.make(
+        'dali', images, 'bicubic', batch=BATCH, size=SIZE, device='cuda', say=said.append
+    ) as pipe:
         next(pipe)
     assert sum('images per second on the GPU' in line for line in said) == 1
 
@@ -99,13 +138,31 @@ def test_a_batch_in_use_is_not_overwritten(images):
     """The next batches are made on another stream while this one is still needed."""
     kept = batches('torch', images, 'cuda', cache='gpu')
     again = batches('torch', images, 'cuda', cache='gpu')
-    assert all(torch.equal(a.input, b.input) and torch.equal(a.target, b.target) for a, b in zip(kept, again, strict=True))
+    assert all(
+        torch.equal(a.input, b.input) and torch.equal(a.target, b.target)
+        for a, b in zip(kept, again, strict=True)
+    )
 
 
 def test_training_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('FACES_CACHE', str(tmp_path / 'cache'))
-    faces.write(tmp_path / 'hq', 10, first_seed=0, size=SIZE)
-    argv = ['--data', str(tmp_path / 'hq/images'), '--size', str(SIZE), '--preset', 'unet', '--batch', '2', '--nimg', '200', '--ticks', '2', '--out', str(tmp_path / 'run')]
+    synthetic.write(tmp_path / 'hq', 10, first_seed=0, size=SIZE)
+    argv = [
+        '--data',
+        str(tmp_path / 'hq/images'),
+        '--size',
+        str(SIZE),
+        '--preset',
+        'unet',
+        '--batch',
+        '2',
+        '--nimg',
+        '200',
+        '--ticks',
+        '2',
+        '--out',
+        str(tmp_path / 'run'),
+    ]
     assert train.main(argv) == 0 and train.main(argv) == 0
     assert 'resumed at 200 images' in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / 'run/log.jsonl').read_text().splitlines()]

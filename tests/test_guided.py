@@ -1,4 +1,5 @@
 """MFPSNet with what makes its priors: a parser that stays as it is, both passes, runs that hold all they need."""
+
 import json
 
 import cv2
@@ -9,14 +10,14 @@ import torch.nn.functional as F
 
 import infer
 import models
-import options
-import stage
+import synthetic
 import train
-from dali_pipes import faces
+from config import options
 from dali_pipes.batch import Batch
+from errors import RunError
 from models.guided import Guided, ParsePrior
 from models.mfpsnet import MFPSNet
-from tasks import restore, search
+from tasks import restore, search, stage
 from training import checkpoint, run
 
 PARSER = dict(width=(4, 6, 8), blocks=(1, 1, 1), stride=2, aux=True, position=4)
@@ -32,19 +33,40 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp('guided')
     (folder / 'hq').mkdir()
     for i in range(8):
-        cv2.imwrite(str(folder / 'hq' / f'{i}.png'), faces.face(i, 64).image[..., ::-1])
+        cv2.imwrite(str(folder / 'hq' / f'{i}.png'), synthetic.face(i, 64).image[..., ::-1])
     torch.manual_seed(0)
     parser = models.ParseUNet(**PARSER)
     torch.nn.init.normal_(parser.position)
-    run.write_json(folder / 'parser/config.json', dict(task='parse', network='parse_unet', net=PARSER, size=128))
+    run.write_json(
+        folder / 'parser/config.json',
+        dict(task='parse', network='parse_unet', net=PARSER, size=128),
+    )
     checkpoint.save_weights(folder / 'parser/weights.safetensors', parser.state_dict())
     run.write_json(folder / 'arch.json', TINY)
     return folder
 
 
 def flags(home, out, **more):
-    settings = dict(data=home / 'hq', val=3, out=out, preset='mfpsnet', prior=home / 'parser', arch=home / 'arch.json', size=64, batch=2, nimg=8, ticks=2, threads=1, pipe='torch',
-                    precision='fp32', device='cpu', lr=1e-3) | more
+    settings = (
+        dict(
+            data=home / 'hq',
+            val=3,
+            out=out,
+            preset='mfpsnet',
+            prior=home / 'parser',
+            arch=home / 'arch.json',
+            size=64,
+            batch=2,
+            nimg=8,
+            ticks=2,
+            threads=1,
+            pipe='torch',
+            precision='fp32',
+            device='cpu',
+            lr=1e-3,
+        )
+        | more
+    )
     return [x for k, v in settings.items() for x in ('--' + k.replace('_', '-'), str(v))]
 
 
@@ -76,6 +98,7 @@ def guided(dropped=(), priors=MAPS):
 
 # ---- guides ----
 
+
 def test_guides_stay_as_they_are():
     net, x = guided(), torch.rand(2, 3, 16, 16)
     before = {k: v.clone() for k, v in net.guides.state_dict().items()}
@@ -83,7 +106,9 @@ def test_guides_stay_as_they_are():
         net.train(mode)
         assert not any(m.training for m in net.guides.modules()) and net.net.training == mode
     sum(y.square().mean() for y in net(x)).backward()
-    assert all(p.grad is None for p in net.guides.parameters()) and all(p.grad is not None for p in net.net.parameters())
+    assert all(p.grad is None for p in net.guides.parameters()) and all(
+        p.grad is not None for p in net.net.parameters()
+    )
     assert all(torch.equal(v, before[k]) for k, v in net.guides.state_dict().items())
 
 
@@ -92,19 +117,27 @@ def test_all_passes_while_training_and_the_last_one_after():
     assert [y.shape for y in net(x)] == [x.shape] * 2
     with torch.no_grad():
         first, second = net.eval().passes(x)
-        assert torch.equal(net(x), second) and torch.equal(first, net.net.base(x)) and not torch.equal(first, second)
+        assert (
+            torch.equal(net(x), second)
+            and torch.equal(first, net.net.base(x))
+            and not torch.equal(first, second)
+        )
 
 
 @pytest.mark.parametrize('dropped', [('heat',), ('parse',), ('parse', 'heat')])
 def test_the_first_pass_is_the_same_whatever_is_dropped(dropped):
     """At the same seed, and before training: dropped maps are zeros, and the network has the same size and the same weights."""
     whole, less, x = guided().eval(), guided(dropped).eval(), torch.rand(2, 3, 16, 16)
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), less.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), less.parameters(), strict=True)
+    )
     with torch.no_grad():
         (first, second), (same, other) = whole.passes(x), less.passes(x)
         maps = less.maps(x)
     assert torch.equal(first, same) and not torch.equal(second, other)
-    assert {name: bool(m.any()) for name, m in maps.items()} == {name: name not in dropped for name in MAPS} and {n: m.shape[1] for n, m in maps.items()} == MAPS
+    assert {name: bool(m.any()) for name, m in maps.items()} == {
+        name: name not in dropped for name in MAPS
+    } and {n: m.shape[1] for n, m in maps.items()} == MAPS
 
 
 def test_guides_must_be_those_of_the_network():
@@ -121,40 +154,84 @@ def test_parse_prior_written_out(factor):
     x = torch.rand(2, 3, 16, 24)
     with torch.no_grad():
         maps = ParsePrior(parser, factor).eval()(x)
-        large = x if factor == 1 else F.interpolate(x, scale_factor=float(factor), mode='bicubic').clamp(0, 1)
+        large = (
+            x
+            if factor == 1
+            else F.interpolate(x, scale_factor=float(factor), mode='bicubic').clamp(0, 1)
+        )
         p = parser(large).softmax(1)
-        wanted = p if factor == 1 else F.avg_pool2d(p, 2) if factor == 2 else F.adaptive_avg_pool2d(p, x.shape[2:])
-    assert maps.shape == (2, 19, 16, 24) and torch.allclose(maps.sum(1), torch.ones(2, 16, 24)) and torch.allclose(maps, wanted, atol=1e-6)
+        wanted = (
+            p
+            if factor == 1
+            else F.avg_pool2d(p, 2)
+            if factor == 2
+            else F.adaptive_avg_pool2d(p, x.shape[2:])
+        )
+    assert (
+        maps.shape == (2, 19, 16, 24)
+        and torch.allclose(maps.sum(1), torch.ones(2, 16, 24))
+        and torch.allclose(maps, wanted, atol=1e-6)
+    )
 
 
 # ---- losses and scores ----
 
+
 def test_the_loss_is_that_of_both_passes():
-    c = dict(loss='l1', last_loss=None, last_share=0.2, pixel_weight=2.0, gan=None, discriminator=None)
+    c = dict(
+        loss='l1', last_loss=None, last_share=0.2, pixel_weight=2.0, gan=None, discriminator=None
+    )
     target, one, two = (torch.full((1, 3, 8, 8), v) for v in (0.0, 0.25, 0.5))
     found = restore.Criterion(c).net([one, two], Batch(None, target, None, target), None, 0, 0.0)
     assert {k: v.item() for k, v in found.items()} == {'pixel_pass0': 0.5, 'pixel_pass1': 1.0}
-    assert restore.Criterion(c).net(two, Batch(None, target, None, target), None, 0, 0.0)['pixel'] == 1.0
+    assert (
+        restore.Criterion(c).net(two, Batch(None, target, None, target), None, 0, 0.0)['pixel']
+        == 1.0
+    )
 
 
 def test_validation_tells_both_passes():
-    net, pairs = guided().eval(), [(str(i), *(faces.face(i, 64).image.transpose(2, 0, 1)[None].repeat(2, 0))) for i in range(3)]
-    data = [(name, *(torch.from_numpy(np.ascontiguousarray(x)) for x in images)) for name, *images in pairs]
-    scores = restore.validate(net, data, 'cpu', batch=2, autocast=lambda: torch.autocast('cpu', enabled=False))
-    alone = restore.validate(net.net.base, data, 'cpu', batch=2, autocast=lambda: torch.autocast('cpu', enabled=False))
+    net, pairs = (
+        guided().eval(),
+        [
+            (str(i), *(synthetic.face(i, 64).image.transpose(2, 0, 1)[None].repeat(2, 0)))
+            for i in range(3)
+        ],
+    )
+    data = [
+        (name, *(torch.from_numpy(np.ascontiguousarray(x)) for x in images))
+        for name, *images in pairs
+    ]
+    scores = restore.validate(
+        net, data, 'cpu', batch=2, autocast=lambda: torch.autocast('cpu', enabled=False)
+    )
+    alone = restore.validate(
+        net.net.base, data, 'cpu', batch=2, autocast=lambda: torch.autocast('cpu', enabled=False)
+    )
     row = scores.row()
-    assert row['pass0'] == alone.row()['psnr'] and row['gain'] == pytest.approx(row['psnr'] - row['pass0']) and 'the second gains' in scores.sentence()
+    assert (
+        row['pass0'] == alone.row()['psnr']
+        and row['gain'] == pytest.approx(row['psnr'] - row['pass0'])
+        and 'the second gains' in scores.sentence()
+    )
     assert 'pass0' not in alone.row() and 'gains' not in alone.sentence()
 
 
 # ---- runs ----
 
+
 def test_a_run_holds_its_parser(home, tmp_path, capsys):
     out = tmp_path / 'run'
     argv = flags(home, out)
     assert train.main(argv) == 0
-    result, config = (json.loads((out / name).read_text()) for name in ('result.json', 'config.json'))
-    assert result['gain'] == pytest.approx(result['psnr'] - result['pass0']) and config['guides']['parse']['factor'] == 2 and config['net']['scale'] == 1
+    result, config = (
+        json.loads((out / name).read_text()) for name in ('result.json', 'config.json')
+    )
+    assert (
+        result['gain'] == pytest.approx(result['psnr'] - result['pass0'])
+        and config['guides']['parse']['factor'] == 2
+        and config['net']['scale'] == 1
+    )
     weights = checkpoint.read_weights(out)[0]
     given = checkpoint.read_weights(home / 'parser')[0]
     assert all(torch.equal(weights[f'guides.parse.parser.{k}'], v) for k, v in given.items())
@@ -174,23 +251,33 @@ def test_four_times_larger(home, tmp_path):
     c, net = network(home, tmp_path, recipe='gfpgan')
     assert c['guides']['parse']['factor'] == 8
     with torch.no_grad():
-        assert [y.shape for y in net.eval().passes(torch.rand(1, 3, 16, 16))] == [(1, 3, 64, 64)] * 2
+        assert [y.shape for y in net.eval().passes(torch.rand(1, 3, 16, 16))] == [
+            (1, 3, 64, 64)
+        ] * 2
 
 
-@pytest.mark.parametrize('preset, part, arguments', [('search_parse', 'parse', dict(layers=1, growth=4)), ('search_fusion', 'fusion', dict(layers=1, width=8))])
+@pytest.mark.parametrize(
+    'preset, part, arguments',
+    [
+        ('search_parse', 'parse', dict(layers=1, growth=4)),
+        ('search_fusion', 'fusion', dict(layers=1, width=8)),
+    ],
+)
 def test_searches_beside_a_parser(preset, part, arguments, home, tmp_path):
     """Every weight learns but the parser's, and the architecture of that part is told."""
     argv = flags(home, tmp_path / 'none', preset=preset, net=json.dumps(arguments))
-    if part != 'fusion':                         # has no other parts
+    if part != 'fusion':  # has no other parts
         at = argv.index('--arch')
-        del argv[at:at + 2]
+        del argv[at : at + 2]
     net = options.network(options.configure(options.parse('', argv)))
     found = net(torch.rand(2, 3, 16, 16))
     sum(y.square().mean() for y in (found if isinstance(found, list) else [found])).backward()
-    assert all((p.grad is not None) == p.requires_grad for p in net.parameters()) and not any(p.requires_grad for p in net.guides.parameters())
+    assert all((p.grad is not None) == p.requires_grad for p in net.parameters()) and not any(
+        p.requires_grad for p in net.guides.parameters()
+    )
     assert net.part == part and search.found(net)[part]['path'] in ([0], [1])
 
 
 def test_dropping_what_there_is_not_is_refused(home, tmp_path):
-    with pytest.raises(run.RunError, match='--drop-priors heat: --prior names parse only'):
+    with pytest.raises(RunError, match='--drop-priors heat: --prior names parse only'):
         network(home, tmp_path, drop_priors='heat')

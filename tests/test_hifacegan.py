@@ -1,4 +1,5 @@
 """HiFaceGAN: exact counts and shapes, both kinds of suppression against what they are by definition, guided normalisation, and pictures of any size."""
+
 from functools import partial
 
 import pytest
@@ -20,7 +21,7 @@ def make(name='lip', seed=0, **more):
     net = SMALL[name](**more)
     with torch.no_grad():
         for name, p in net.named_parameters():
-            if not name.endswith('weight_orig'):      # the scale of those is 1 whatever they are
+            if not name.endswith('weight_orig'):  # the scale of those is 1 whatever they are
                 p.add_(torch.randn_like(p), alpha=0.05)
     return net
 
@@ -31,6 +32,7 @@ def picture(*size, n=1, seed=1):
 
 # ---- sizes ----
 
+
 @pytest.mark.parametrize('width, params', COUNTS.items())
 def test_count(width, params):
     with torch.device('meta'):
@@ -40,7 +42,10 @@ def test_count(width, params):
 def test_count_of_the_parts():
     with torch.device('meta'):
         net = HiFaceGAN()
-    assert models.count(net.encoder) == 28_283_328 and models.count(net.bottom) == models.count(net.middle[1]) == 25_954_560
+    assert (
+        models.count(net.encoder) == 28_283_328
+        and models.count(net.bottom) == models.count(net.middle[1]) == 25_954_560
+    )
     assert [models.count(block) for block in net.up] == [15_271_296, 5_735_296, 2_392_704, 967_104]
 
 
@@ -52,11 +57,16 @@ def test_count_of_pac():
 @pytest.mark.parametrize('size, suppression', [(512, 'lip'), (256, 'lip'), (256, 'pac')])
 def test_shapes(size, suppression):
     found = {}
-    with FakeTensorMode(), torch.no_grad():      # nothing is computed
+    with FakeTensorMode(), torch.no_grad():  # nothing is computed
         net = HiFaceGAN(suppression=suppression)
-        net.encoder.register_forward_hook(lambda module, args, out: found.update(guides=[tuple(x.shape) for x in out]))
+        net.encoder.register_forward_hook(
+            lambda module, args, out: found.update(guides=[tuple(x.shape) for x in out])
+        )
         y = net(torch.empty(2, 3, size, size))
-    assert found['guides'] == [(2, c, size // n, size // n) for c, n in ((1024, 32), (1024, 16), (512, 8), (256, 4), (128, 2), (64, 1))]
+    assert found['guides'] == [
+        (2, c, size // n, size // n)
+        for c, n in ((1024, 32), (1024, 16), (512, 8), (256, 4), (128, 2), (64, 1))
+    ]
     assert y.shape == (2, 3, size, size) and y.dtype == torch.float32
 
 
@@ -79,8 +89,11 @@ def test_phases(phase):
     whole(x)
     part = 2 ** (3 - phase)
     expected = (1 + torch.tanh(whole.to_rgb[phase](F.leaky_relu(inputs['y'], 0.2)))) / 2
-    assert models.count(net) == models.count(whole) and y.shape[2:] == (-(-61 // part), -(-35 // part))
-    assert torch.allclose(y, expected[..., :y.shape[2], :y.shape[3]], atol=1e-6)
+    assert models.count(net) == models.count(whole) and y.shape[2:] == (
+        -(-61 // part),
+        -(-35 // part),
+    )
+    assert torch.allclose(y, expected[..., : y.shape[2], : y.shape[3]], atol=1e-6)
 
 
 def test_wrong_arguments():
@@ -102,6 +115,7 @@ def test_pads_by_replication():
 
 # ---- suppression ----
 
+
 @pytest.mark.parametrize('size', [(8, 8), (7, 5), (1, 2)])
 def test_lip_of_equal_importance_is_average_pooling(size):
     """Means over the part of a window that lies within the picture; so it starts, and so it stays whatever the importance of all is."""
@@ -118,13 +132,17 @@ def test_lip_by_brute_force():
     for p in lip.parameters():
         torch.nn.init.normal_(p)
     logit = F.conv2d(x.double(), lip.logit.weight.double(), padding=1)
-    logit = (logit - logit.mean((2, 3), keepdim=True)) / (logit.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+    logit = (logit - logit.mean((2, 3), keepdim=True)) / (
+        logit.var((2, 3), correction=0, keepdim=True) + 1e-5
+    ).sqrt()
     weight = (12 / (1 + (-logit * lip.scale - lip.shift).exp())).exp()
     expected = torch.empty(2, 3, 4, 3, dtype=torch.float64)
     for i in range(4):
         for j in range(3):
             window = (..., slice(max(2 * i - 1, 0), 2 * i + 2), slice(max(2 * j - 1, 0), 2 * j + 2))
-            expected[:, :, i, j] = (x[window] * weight[window]).sum((2, 3)) / weight[window].sum((2, 3))
+            expected[:, :, i, j] = (x[window] * weight[window]).sum((2, 3)) / weight[window].sum(
+                (2, 3)
+            )
     assert torch.allclose(lip(x).double(), expected, atol=1e-5)
 
 
@@ -167,7 +185,9 @@ def test_pac_with_factors_of_one_is_a_convolution(adapt, tap, stride):
     torch.nn.init.zeros_(pac.query[2].bias)
     torch.nn.init.constant_(pac.tap, tap)
     assert torch.allclose(pac.factors(x), torch.ones(()))
-    assert torch.allclose(pac(x), F.conv2d(x, pac.conv.weight, pac.conv.bias, stride=stride, padding=1), atol=1e-5)
+    assert torch.allclose(
+        pac(x), F.conv2d(x, pac.conv.weight, pac.conv.bias, stride=stride, padding=1), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize('stride', [1, 2])
@@ -184,13 +204,23 @@ def test_pac_by_brute_force(adapt, stride):
                 for u in (-1, 0, 1):
                     inside = 0 <= i + v < h and 0 <= j + u < w
                     b = pac.tap[len(scores), 0, 0]
-                    scores.append(q[:, i, j] @ q[:, i + v, j + u] / 5 ** 0.5 + b if inside else b)
-                    products.append(pac.conv.weight[:, :, v + 1, u + 1] @ x[0, :, i + v, j + u] if inside else torch.zeros(4))
+                    scores.append(q[:, i, j] @ q[:, i + v, j + u] / 5**0.5 + b if inside else b)
+                    products.append(
+                        pac.conv.weight[:, :, v + 1, u + 1] @ x[0, :, i + v, j + u]
+                        if inside
+                        else torch.zeros(4)
+                    )
             scores = torch.stack(scores)
-            K = {'softmax': 9 * scores.exp() / scores.exp().sum(), 'sigmoid': 1 / (1 + (-scores).exp()), 'relu': scores.clamp(min=0)}[adapt]
+            K = {
+                'softmax': 9 * scores.exp() / scores.exp().sum(),
+                'sigmoid': 1 / (1 + (-scores).exp()),
+                'relu': scores.clamp(min=0),
+            }[adapt]
             y.append(sum(k * p for k, p in zip(K, products)) + pac.conv.bias)
     y = torch.stack(y, 1).view(1, 4, -(-h // stride), -(-w // stride))
-    assert torch.allclose(pac(x), y, rtol=1e-4, atol=1e-4) and not torch.allclose(y, F.conv2d(x, pac.conv.weight, pac.conv.bias, stride=stride, padding=1), atol=0.1)
+    assert torch.allclose(pac(x), y, rtol=1e-4, atol=1e-4) and not torch.allclose(
+        y, F.conv2d(x, pac.conv.weight, pac.conv.bias, stride=stride, padding=1), atol=0.1
+    )
 
 
 def test_fresh_pac_is_almost_a_convolution():
@@ -200,6 +230,7 @@ def test_fresh_pac_is_almost_a_convolution():
 
 
 # ---- replenishment ----
+
 
 def test_spade_without_guide_normalises():
     spade, x, guide = SPADE(6, 4), 3 * torch.randn(2, 6, 5, 7) + 1, torch.randn(2, 4, 5, 7)
@@ -216,7 +247,9 @@ def test_spade_closed_form():
         torch.nn.init.zeros_(conv.weight)
         torch.nn.init.constant_(conv.weight[:, :, 1, 1], value)
     assert torch.allclose(spade(x, torch.ones(2, 4, 5, 7)), 3 * instance_norm(x) - 5, atol=1e-5)
-    assert torch.allclose(spade(x, -torch.ones(2, 4, 5, 7)), instance_norm(x), atol=1e-5)      # behind a ReLU
+    assert torch.allclose(
+        spade(x, -torch.ones(2, 4, 5, 7)), instance_norm(x), atol=1e-5
+    )  # behind a ReLU
 
 
 @pytest.mark.parametrize('channels, hidden', [(6, 6), (128, 128), (200, 128)])
@@ -229,7 +262,9 @@ def test_block_skips():
     x, guide = torch.randn(1, 8, 6, 6), torch.randn(1, 3, 6, 6)
     for block in (Block(8, 8, 3), Block(8, 4, 3)):
         torch.nn.init.zeros_(block.norm2.beta.weight)
-        block.eval().norm2.gamma.register_forward_hook(lambda module, args, out: torch.full_like(out, -1))      # 1 + gamma = 0
+        block.eval().norm2.gamma.register_forward_hook(
+            lambda module, args, out: torch.full_like(out, -1)
+        )  # 1 + gamma = 0
         expected = block.conv_skip(block.norm_skip(x, guide)) if block.skip else x
         assert torch.equal(block(x, guide), expected)
     assert Block(4, 8, 3).conv1.weight_orig.shape[:2] == (4, 4)
@@ -255,15 +290,22 @@ def test_every_guide_matters():
 
 # ---- the whole ----
 
+
 def test_start():
     """Xavier's, small, without bias; what is spectrally normalised has a largest singular value of 1 before any step."""
     torch.manual_seed(0)
     net = HiFaceGAN(8)
-    for weight, fans in ((net.fc.weight, 9 * (3 + 128)), (net.bottom.conv1.weight_orig, 9 * (128 + 128)), (net.up[0].norm1.shared.weight, 9 * (64 + 128))):
+    for weight, fans in (
+        (net.fc.weight, 9 * (3 + 128)),
+        (net.bottom.conv1.weight_orig, 9 * (128 + 128)),
+        (net.up[0].norm1.shared.weight, 9 * (64 + 128)),
+    ):
         assert weight.std().item() == pytest.approx(0.02 * (2 / fans) ** 0.5, rel=0.05)
     assert not any(p.any() for name, p in net.named_parameters() if name.endswith('bias'))
     for block in (net.bottom, net.up[1]):
-        assert torch.linalg.svdvals(block.eval().conv1.weight().flatten(1))[0].item() == pytest.approx(1, rel=0.05)
+        assert torch.linalg.svdvals(block.eval().conv1.weight().flatten(1))[
+            0
+        ].item() == pytest.approx(1, rel=0.05)
 
 
 def test_a_fresh_network_shows_something():
@@ -294,7 +336,9 @@ def test_gradients_flow(name, phase):
         assert (p.grad is not None) == p.requires_grad, path
         assert p.grad is None or path.endswith('bias') or p.grad.abs().sum() > 0, path
     assert x.grad.abs().sum() > 0
-    assert [all(p.requires_grad for p in part.parameters()) for part in (*net.up, *net.to_rgb)] == [n <= phase for n in range(4)] + [n == phase for n in range(4)]
+    assert [all(p.requires_grad for p in part.parameters()) for part in (*net.up, *net.to_rgb)] == [
+        n <= phase for n in range(4)
+    ] + [n == phase for n in range(4)]
 
 
 def test_learns():
@@ -314,11 +358,16 @@ def test_learns():
 
 @pytest.mark.parametrize('name', SMALL)
 def test_channels_last_all_the_way(name):
-    net, x, strides = make(name).to(memory_format=torch.channels_last).eval(), picture(64, 96, n=2), []
+    net, x, strides = (
+        make(name).to(memory_format=torch.channels_last).eval(),
+        picture(64, 96, n=2),
+        [],
+    )
     plain = net(x)
 
     def look(module, args):
         strides.append(args[0].is_contiguous(memory_format=torch.channels_last))
+
     for module in net.modules():
         if isinstance(module, (torch.nn.Conv2d, SpectralConv2d, LIP, PAC, SPADE)):
             module.register_forward_pre_hook(look)

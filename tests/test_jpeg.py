@@ -1,12 +1,13 @@
 """JPEG: the integer round trip equals OpenCV's encoder and decoder to the bit; DiffJPEG's two implementations agree."""
+
 import cv2
 import numpy as np
 import pytest
 import scipy.fft
 import torch
 
-from dali_pipes.degrade import canvas, diffjpeg, jpeg
-from dali_pipes.draw import Draw
+from degrade import canvas, diffjpeg, jpeg
+from degrade.draw import Draw
 
 
 def opencv(x, quality):
@@ -28,7 +29,10 @@ def pictures(photo, h, w, n, seed):
             yield (rng.integers(0, 255 // step + 1, (h, w, 3)) * step).astype(np.uint8)
         else:
             y, x = np.mgrid[:h, :w]
-            yield ((y * rng.integers(1, 40) + x * rng.integers(1, 40))[..., None] + rng.integers(0, 256, 3)).astype(np.uint8)
+            yield (
+                (y * rng.integers(1, 40) + x * rng.integers(1, 40))[..., None]
+                + rng.integers(0, 256, 3)
+            ).astype(np.uint8)
 
 
 @pytest.mark.parametrize('part', range(4))
@@ -36,8 +40,17 @@ def test_reference_is_libjpeg(part, photo):
     rng = np.random.default_rng(part)
     for i in range(520):
         h, w, quality = *rng.integers(1, 41, 2), int(rng.integers(1, 101))
-        x, = pictures(photo, h, w, 1, i) if i % 2 else list(pictures(photo, h, w, 4, i))[2 + i // 2 % 2:][:1]
-        assert (jpeg.apply_ref(x.astype(np.int64), quality) == opencv(x, quality)).all(), (h, w, quality, i)
+        (x,) = (
+            pictures(photo, h, w, 1, i)
+            if i % 2
+            else list(pictures(photo, h, w, 4, i))[2 + i // 2 % 2 :][:1]
+        )
+        assert (jpeg.apply_ref(x.astype(np.int64), quality) == opencv(x, quality)).all(), (
+            h,
+            w,
+            quality,
+            i,
+        )
 
 
 @pytest.mark.parametrize('part', range(4))
@@ -47,7 +60,11 @@ def test_torch_is_libjpeg(part, photo):
         h, w = rng.integers(1, 41, 2)
         quality = rng.integers(1, 101, 8)
         images = list(pictures(photo, h, w, 8, i))
-        y = jpeg.apply_torch(torch.cat([canvas.nchw(x) for x in images]), quality).permute(0, 2, 3, 1).numpy()
+        y = (
+            jpeg.apply_torch(torch.cat([canvas.nchw(x) for x in images]), quality)
+            .permute(0, 2, 3, 1)
+            .numpy()
+        )
         for x, q, found in zip(images, quality, y):
             assert (found == opencv(x, int(q))).all(), (h, w, q, i)
 
@@ -58,7 +75,9 @@ def test_every_edge_case_of_the_size(quality, photo):
     for h in range(1, 19):
         for w in range(1, 19):
             x = photo(h, w, h * 20 + w)
-            assert (canvas.hwc(jpeg.apply_torch(canvas.nchw(x), [quality])) == opencv(x, quality)).all(), (h, w)
+            assert (
+                canvas.hwc(jpeg.apply_torch(canvas.nchw(x), [quality])) == opencv(x, quality)
+            ).all(), (h, w)
 
 
 def test_large_images(photo):
@@ -71,11 +90,14 @@ def test_large_images(photo):
 
 def segment_tables(data):
     """Quantisation tables that a JPEG file holds: {identifier: [8, 8]}."""
-    zigzag = sorted(((u, v) for u in range(8) for v in range(8)), key=lambda p: (sum(p), p[0] if sum(p) % 2 else p[1]))
+    zigzag = sorted(
+        ((u, v) for u in range(8) for v in range(8)),
+        key=lambda p: (sum(p), p[0] if sum(p) % 2 else p[1]),
+    )
     found, at = {}, 2
     while data[at + 1] != 0xDA:
-        kind, size = data[at + 1], int.from_bytes(data[at + 2:at + 4], 'big')
-        body = data[at + 4:at + 2 + size]
+        kind, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], 'big')
+        body = data[at + 4 : at + 2 + size]
         while kind == 0xDB and body:
             table = np.zeros((8, 8), int)
             for place, value in zip(zigzag, body[1:65]):
@@ -87,9 +109,13 @@ def segment_tables(data):
 
 @pytest.mark.parametrize('quality', range(1, 101))
 def test_tables_are_those_in_the_file(quality):
-    data = cv2.imencode('.jpg', np.zeros((8, 8, 3), np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    data = cv2.imencode('.jpg', np.zeros((8, 8, 3), np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])[
+        1
+    ].tobytes()
     tables = segment_tables(data)
-    assert (tables[0] == jpeg.table(quality, True)).all() and (tables[1] == jpeg.table(quality, False)).all()
+    assert (tables[0] == jpeg.table(quality, True)).all() and (
+        tables[1] == jpeg.table(quality, False)
+    ).all()
 
 
 def ops():
@@ -106,21 +132,30 @@ def test_quality_zero_is_the_identity(op, number, opencv, photo):
 
 @pytest.mark.parametrize('op, number', ops())
 def test_ragged_canvas_sample_by_sample(op, number, photo):
-    sizes, quality = [(31, 17), (16, 40), (31, 17), (16, 40), (20, 20)], np.array([60, 0, 90, 33, 0], number)
+    sizes, quality = (
+        [(31, 17), (16, 40), (31, 17), (16, 40), (20, 20)],
+        np.array([60, 0, 90, 33, 0], number),
+    )
     pix = torch.full((5, 3, 35, 44), torch.nan)
     for i, (h, w) in enumerate(sizes):
         pix[i, :, :h, :w] = canvas.unit(canvas.nchw(photo(h, w, i)))[0]
     out = op.run_torch(canvas.Canvas(pix, np.array(sizes)), op.Params(quality)).pix
     for i, (h, w) in enumerate(sizes):
-        expected = op.run_ref(pix[i, :, :h, :w].permute(1, 2, 0).double().numpy(), op.Params(quality[i]))
+        expected = op.run_ref(
+            pix[i, :, :h, :w].permute(1, 2, 0).double().numpy(), op.Params(quality[i])
+        )
         found = out[i, :, :h, :w].permute(1, 2, 0).numpy()
-        assert np.abs(found - expected).max() < 1e-6 if op is jpeg else np.median(np.abs(found - expected)) < 1e-6
+        assert (
+            np.abs(found - expected).max() < 1e-6
+            if op is jpeg
+            else np.median(np.abs(found - expected)) < 1e-6
+        )
 
 
 def test_floats_are_rounded_half_to_even_and_clamped():
     u8 = np.random.default_rng(0).integers(0, 256, (24, 24, 3))
     x = u8 / 255 + np.random.default_rng(1).uniform(-0.4, 0.4, u8.shape) / 255
-    x[0, 0], x[1, 1] = -0.3, 1.4                         # as a blur may leave it
+    x[0, 0], x[1, 1] = -0.3, 1.4  # as a blur may leave it
     plane = np.clip(np.rint(x * 255), 0, 255).astype(np.uint8)
     expected = opencv(plane, 80)
     p = jpeg.Params(np.array([80]))
@@ -135,18 +170,33 @@ def test_draws():
     on = np.arange(n) % 5 > 0
     for op in jpeg, diffjpeg:
         q = op.sample(Draw(1, np.arange(n)).at('j'), on, None, quality=(50, 95)).quality
-        assert (q[~on] == 0).all() and q[on].min() >= 50 and q[on].max() <= 95 and abs(q[on].mean() - 72.5) < 0.6
-    assert (np.bincount(jpeg.sample(Draw(1, np.arange(n)).at('j'), on, None, quality=(94, 95)).quality[on])[94:] > 3700).all()
+        assert (
+            (q[~on] == 0).all()
+            and q[on].min() >= 50
+            and q[on].max() <= 95
+            and abs(q[on].mean() - 72.5) < 0.6
+        )
+    assert (
+        np.bincount(
+            jpeg.sample(Draw(1, np.arange(n)).at('j'), on, None, quality=(94, 95)).quality[on]
+        )[94:]
+        > 3700
+    ).all()
 
 
 # ---- DiffJPEG ----
 
+
 def test_imgaugs_compression_is_a_quality():
     """1 + 99 (1 - c / 101), rounded, of the whole part of a uniform number."""
     assert jpeg.quality_of(np.array([0, 50, 84, 85, 100])).tolist() == [100, 51, 18, 17, 2]
-    quality = jpeg.sample(Draw(1, np.arange(8000)).at('j'), np.ones(8000, bool), None, compression=(50, 85)).quality
+    quality = jpeg.sample(
+        Draw(1, np.arange(8000)).at('j'), np.ones(8000, bool), None, compression=(50, 85)
+    ).quality
     found, counts = np.unique(quality, return_counts=True)
-    assert found.tolist() == sorted(set(round(1 + 99 * (101 - c) / 101) for c in range(50, 85))) and (found[0], found[-1]) == (18, 51)
+    assert found.tolist() == sorted(
+        set(round(1 + 99 * (101 - c) / 101) for c in range(50, 85))
+    ) and (found[0], found[-1]) == (18, 51)
     assert counts.min() > 150
 
 
@@ -159,7 +209,13 @@ def test_diffjpeg_torch_is_reference(h, w, photo):
     """Coefficients on a rounding tie go either way, which moves one block; all others agree."""
     quality = np.array([30.5, 49.9, 50, 95])
     images = [photo(h, w, i) / 255.0 for i in range(4)]
-    y = diffjpeg.apply_torch(torch.cat([canvas.nchw(x.astype(np.float32)) for x in images]), quality).permute(0, 2, 3, 1).numpy()
+    y = (
+        diffjpeg.apply_torch(
+            torch.cat([canvas.nchw(x.astype(np.float32)) for x in images]), quality
+        )
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
     wrong = np.abs(y - np.stack([diffjpeg.apply_ref(x, q) for x, q in zip(images, quality)])) > 1e-5
     assert wrong.mean() < 0.03
 
@@ -171,4 +227,4 @@ def test_diffjpeg_is_what_it_says_on_a_flat_block():
             T = 16 * float(diffjpeg.factor(quality))
             expected = np.clip(np.rint(8 * (g - 128) / T) * T / 8 + 128, 0, 255) / 255
             found = diffjpeg.apply_ref(np.full((32, 16, 3), g / 255), quality)
-            assert np.abs(found - expected).max() < 2e-4     # its YCbCr matrices are rounded
+            assert np.abs(found - expected).max() < 2e-4  # its YCbCr matrices are rounded

@@ -1,4 +1,5 @@
 """Pixel losses against closed forms and torch's own."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,12 @@ def test_l1_is_torch():
 @pytest.mark.parametrize('d', [0.0, 1e-3, 0.25])
 def test_charbonnier_of_a_constant_difference(d):
     a, _ = pair()
-    assert charbonnier(a.double() * 0 + d, a.double() * 0).item() == pytest.approx((d * d + 1e-6) ** 0.5, rel=1e-6)
-    assert charbonnier(a * 0 + d, a * 0, eps=0.1).item() == pytest.approx((d * d + 0.01) ** 0.5, rel=1e-6)
+    assert charbonnier(a.double() * 0 + d, a.double() * 0).item() == pytest.approx(
+        (d * d + 1e-6) ** 0.5, rel=1e-6
+    )
+    assert charbonnier(a * 0 + d, a * 0, eps=0.1).item() == pytest.approx(
+        (d * d + 0.01) ** 0.5, rel=1e-6
+    )
 
 
 def test_charbonnier_lies_between_l1_and_l1_plus_eps():
@@ -49,9 +54,13 @@ def test_psnr_is_the_score():
     """On 8-bit pictures of unlike quality: minus a tenth of the mean dB, not of the dB of the mean error."""
     g = torch.Generator().manual_seed(0)
     target = torch.randint(0, 256, (3, 3, 17, 9), generator=g, dtype=torch.uint8)
-    noise = torch.randint(-3, 4, target.shape, generator=g) * torch.tensor([1, 5, 20]).view(3, 1, 1, 1)
+    noise = torch.randint(-3, 4, target.shape, generator=g) * torch.tensor([1, 5, 20]).view(
+        3, 1, 1, 1
+    )
     output = (target.int() + noise).clamp(0, 255).to(torch.uint8)
-    assert psnr(output / 255, target / 255).item() == pytest.approx(-scored(output, target).mean().item() / 10, abs=1e-4)
+    assert psnr(output / 255, target / 255).item() == pytest.approx(
+        -scored(output, target).mean().item() / 10, abs=1e-4
+    )
     assert psnr(target / 255, target / 255).item() == pytest.approx(-8, abs=1e-5)
 
 

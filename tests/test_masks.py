@@ -1,4 +1,5 @@
 """Masks: ids and colours, left and right, annotations painted, pictures and masks matched; what is wrong is named."""
+
 import io
 import os
 import subprocess
@@ -10,10 +11,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dali_pipes import faces, files, masks
-from dali_pipes.files import BadFile
-from dali_pipes.manifest import DataError
-from dali_pipes.masks import CLASSES, COLOURS, PAIRS, SWAP, annotations, decode, mirrored, pairs, png, sides
+import synthetic
+from errors import BadFile, DataError
+from faces import masks
+from faces.masks import (
+    CLASSES,
+    COLOURS,
+    PAIRS,
+    SWAP,
+    annotations,
+    decode,
+    mirrored,
+    pairs,
+    png,
+    sides,
+)
+from sources import files
 
 SIZE = 64
 
@@ -21,7 +34,7 @@ SIZE = 64
 @pytest.fixture(scope='module')
 def drawn():
     """Twelve faces, none of which has every part."""
-    return [faces.face(seed, SIZE) for seed in range(12)]
+    return [synthetic.face(seed, SIZE) for seed in range(12)]
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +51,14 @@ def saved(array, mode=None, **options):
 
 # Ids, colours, files.
 
+
 def test_classes():
     assert len(CLASSES) == len(COLOURS) == 19 and len({tuple(c) for c in COLOURS}) == 19
-    assert [[CLASSES[i] for i in pair] for pair in PAIRS] == [['l_eye', 'r_eye'], ['l_brow', 'r_brow'], ['l_ear', 'r_ear']]
+    assert [[CLASSES[i] for i in pair] for pair in PAIRS] == [
+        ['l_eye', 'r_eye'],
+        ['l_brow', 'r_brow'],
+        ['l_ear', 'r_ear'],
+    ]
     assert COLOURS[[1, 13, 17]].tolist() == [[204, 0, 0], [0, 0, 204], [255, 153, 51]]
 
 
@@ -49,12 +67,18 @@ def test_png_is_read_by_others(drawn):
     mask[0, :19] = range(19)
     data = png(mask)
     picture = Image.open(io.BytesIO(data))
-    assert picture.mode == 'P' and (np.array(picture) == mask).all() and (decode(data) == mask).all()
+    assert (
+        picture.mode == 'P' and (np.array(picture) == mask).all() and (decode(data) == mask).all()
+    )
     assert (np.array(picture.convert('RGB')) == COLOURS[mask]).all()
-    assert (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] == COLOURS[mask]).all()
+    assert (
+        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] == COLOURS[mask]
+    ).all()
 
 
-@pytest.mark.parametrize('mask', [np.full((4, 4), 19, np.uint8), np.zeros((4, 4), int), np.zeros((4, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    'mask', [np.full((4, 4), 19, np.uint8), np.zeros((4, 4), int), np.zeros((4, 4, 3), np.uint8)]
+)
 def test_png_refuses_what_is_no_mask(mask):
     with pytest.raises(ValueError, match='uint8 ids 0 to 18'):
         png(mask)
@@ -70,10 +94,19 @@ def test_decode_gray_and_small_palettes():
         assert (decode(file.getvalue()) == mask).all()
 
 
-@pytest.mark.parametrize('data, message', [
-    (saved(np.zeros((4, 4, 3), np.uint8)), 'mode RGB: a mask is'), (saved(np.zeros((4, 4), np.uint8), '1'), 'mode 1'), (saved(np.zeros((4, 4), np.uint16)), 'mode I;16'),
-    (saved(np.full((4, 4), 19, np.uint8)), 'id 19 in it'), (saved(np.array([[0, 255]], np.uint8)), 'id 255 in it'),
-    (cv2.imencode('.jpg', np.zeros((8, 8), np.uint8))[1].tobytes(), 'a JPEG mask'), (b'<html>', 'HTML'), (png(np.zeros((99, 99), np.uint8))[:-30], 'decoder refuses it')])
+@pytest.mark.parametrize(
+    'data, message',
+    [
+        (saved(np.zeros((4, 4, 3), np.uint8)), 'mode RGB: a mask is'),
+        (saved(np.zeros((4, 4), np.uint8), '1'), 'mode 1'),
+        (saved(np.zeros((4, 4), np.uint16)), 'mode I;16'),
+        (saved(np.full((4, 4), 19, np.uint8)), 'id 19 in it'),
+        (saved(np.array([[0, 255]], np.uint8)), 'id 255 in it'),
+        (cv2.imencode('.jpg', np.zeros((8, 8), np.uint8))[1].tobytes(), 'a JPEG mask'),
+        (b'<html>', 'HTML'),
+        (png(np.zeros((99, 99), np.uint8))[:-30], 'decoder refuses it'),
+    ],
+)
 def test_decode_refuses(data, message):
     with pytest.raises(BadFile, match=message):
         decode(data)
@@ -81,7 +114,9 @@ def test_decode_refuses(data, message):
 
 def test_fit_is_the_pictures():
     """A picture that shows its mask's ids in gray is cut out at the same place, except where area-resizing mixes."""
-    mask = np.kron(np.random.default_rng(0).integers(0, 19, (16, 20)), np.ones((8, 8))).astype(np.uint8)          # 128 x 160
+    mask = np.kron(np.random.default_rng(0).integers(0, 19, (16, 20)), np.ones((8, 8))).astype(
+        np.uint8
+    )  # 128 x 160
     small, rgb = masks.fit(mask, 64), files.fit(np.repeat(mask[..., None], 3, 2), 64)[..., 0]
     assert small.shape == (64, 64) and (small == rgb).all()
     assert (masks.fit(mask[:128, :128], 128) == mask[:128, :128]).all()
@@ -91,8 +126,11 @@ def test_fit_is_the_pictures():
 
 # Left and right.
 
+
 def test_mirrored_twice_is_nothing(drawn):
-    assert (SWAP[SWAP] == np.arange(256)).all() and sorted(np.flatnonzero(SWAP != np.arange(256))) == [4, 5, 6, 7, 8, 9]
+    assert (SWAP[SWAP] == np.arange(256)).all() and sorted(
+        np.flatnonzero(SWAP != np.arange(256))
+    ) == [4, 5, 6, 7, 8, 9]
     for face in drawn:
         assert (mirrored(mirrored(face.mask)) == face.mask).all()
     stack = np.stack([face.mask for face in drawn])
@@ -111,31 +149,41 @@ def test_a_swap_left_out_or_done_twice_is_seen(drawn):
 
 def test_pairs_vote():
     mask = np.zeros((4, 40), np.uint8)
-    assert not sides.exchanged(mask)                                          # nothing to say
+    assert not sides.exchanged(mask)  # nothing to say
     for right, left, x in ((5, 4, 0), (7, 6, 10), (9, 8, 20)):
         mask[:, x], mask[:, x + 5] = right, left
-    assert sides.contradicting(mask) == [] and sides.contradicting(SWAP[mask]) == ['eye', 'brow', 'ear']
+    assert sides.contradicting(mask) == [] and sides.contradicting(SWAP[mask]) == [
+        'eye',
+        'brow',
+        'ear',
+    ]
     mask[:, 0], mask[:, 5] = 4, 5
     assert sides.contradicting(mask) == ['eye'] and not sides.exchanged(mask)
     mask[:, 10], mask[:, 15] = 6, 7
     assert sides.exchanged(mask)
-    mask[:, 20] = 0                                                           # a single ear has no vote, but goes with the others
+    mask[:, 20] = 0  # a single ear has no vote, but goes with the others
     assert (sides.repaired(mask)[:, 25] == 9).all()
 
 
 # Annotations as published.
+
 
 def annotate(folder, number, mask, parts=CLASSES[1:]):
     """Per-part masks of a face, as white pictures of three channels."""
     os.makedirs(folder / str(number // 2000), exist_ok=True)
     for i, name in enumerate(CLASSES):
         if name in parts and (mask == i).any():
-            cv2.imwrite(str(folder / str(number // 2000) / f'{number:05d}_{name}.png'), np.repeat((mask == i)[..., None] * np.uint8(255), 3, 2))
+            cv2.imwrite(
+                str(folder / str(number // 2000) / f'{number:05d}_{name}.png'),
+                np.repeat((mask == i)[..., None] * np.uint8(255), 3, 2),
+            )
 
 
 def test_paint_is_the_list_in_order():
     everything = np.ones((2, 2), bool)
-    assert (annotations.paint({'hair': everything, 'skin': everything, 'u_lip': everything}) == 13).all()
+    assert (
+        annotations.paint({'hair': everything, 'skin': everything, 'u_lip': everything}) == 13
+    ).all()
     for i, name in enumerate(CLASSES[1:], 1):
         assert (annotations.paint({name: everything}) == i).all()
 
@@ -149,24 +197,39 @@ def test_annotations_become_the_masks(drawn, tmp_path):
         assert (decode((tmp_path / 'out' / f'{number}.png').read_bytes()) == face.mask).all()
     stamp = (tmp_path / 'out' / '7.png').stat().st_mtime_ns
     annotate(tmp_path / 'anno', 9, drawn[3].mask)
-    annotations.build(tmp_path / 'anno', tmp_path / 'out')                    # goes on
-    assert (tmp_path / 'out' / '9.png').exists() and (tmp_path / 'out' / '7.png').stat().st_mtime_ns == stamp
+    annotations.build(tmp_path / 'anno', tmp_path / 'out')  # goes on
+    assert (tmp_path / 'out' / '9.png').exists() and (
+        tmp_path / 'out' / '7.png'
+    ).stat().st_mtime_ns == stamp
 
 
 def test_bad_annotations_are_named(drawn, tmp_path):
     anno, said = tmp_path / 'anno', []
     for number in range(7):
-        annotate(anno, number, drawn[number].mask, parts=CLASSES[1:] if number != 1 else CLASSES[2:])
+        annotate(
+            anno, number, drawn[number].mask, parts=CLASSES[1:] if number != 1 else CLASSES[2:]
+        )
     (anno / '0' / '00002_skin.png').write_bytes(b'')
     cv2.imwrite(str(anno / '0' / '00003_nose.png'), np.zeros((8, 8), np.uint8))
     cv2.imwrite(str(anno / '0' / '00004_eyes.png'), np.zeros((SIZE, SIZE), np.uint8))
     annotate(anno / 'again', 5, drawn[5].mask, parts=['nose'])
     bad = annotations.build(anno, tmp_path / 'out', say=said.append)
     assert [os.path.basename(b.path) for b in bad] == ['00001', '00002', '00003', '00004', '00005']
-    for b, reason in zip(bad, ('missing parts: no skin', '00002_skin.png: empty file', '00003_nose.png is 8x8, other parts of it 64x64|other parts of it 8x8',
-                               'eyes is not a part', '00005_nose.png: a second nose')):
+    for b, reason in zip(
+        bad,
+        (
+            'missing parts: no skin',
+            '00002_skin.png: empty file',
+            '00003_nose.png is 8x8, other parts of it 64x64|other parts of it 8x8',
+            'eyes is not a part',
+            '00005_nose.png: a second nose',
+        ),
+    ):
         assert any(r in b.reason for r in reason.split('|')), b
-    assert sorted(os.listdir(tmp_path / 'out')) == ['0.png', '6.png'] and '5 of 7 faces skipped' in said[0]
+    assert (
+        sorted(os.listdir(tmp_path / 'out')) == ['0.png', '6.png']
+        and '5 of 7 faces skipped' in said[0]
+    )
     with pytest.raises(DataError, match='5 of 7 faces'):
         annotations.build(anno, tmp_path / 'out', strict=True)
     with pytest.raises(DataError, match='CelebAMask-HQ-mask-anno'):
@@ -175,25 +238,40 @@ def test_bad_annotations_are_named(drawn, tmp_path):
 
 # Folders of pictures and masks.
 
+
 def dataset(folder, drawn, scale=1, names=('images', 'masks')):
     for name in names:
         os.makedirs(folder / name)
     for i, face in enumerate(drawn):
-        image = cv2.resize(face.image[..., ::-1], None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+        image = cv2.resize(
+            face.image[..., ::-1], None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST
+        )
         cv2.imwrite(str(folder / names[0] / f'{i}.{"jpg" if i % 2 else "png"}'), image)
         (folder / names[1] / f'{i}.png').write_bytes(png(face.mask))
     return folder
 
 
-@pytest.mark.parametrize('names', [('images', 'masks'), ('CelebA-HQ-img', 'CelebAMask-HQ-mask'), ('train_image', 'train_mask')])
+@pytest.mark.parametrize(
+    'names',
+    [('images', 'masks'), ('CelebA-HQ-img', 'CelebAMask-HQ-mask'), ('train_image', 'train_mask')],
+)
 @pytest.mark.parametrize('scale', [1, 2])
 def test_pairs(names, scale, drawn, tmp_path):
     folder = dataset(tmp_path / 'set', drawn, scale, names)
     os.makedirs(folder / 'CelebAMask-HQ-mask-anno')
-    assert pairs.is_parsing(folder) and not pairs.is_parsing(tmp_path) and not pairs.is_parsing(folder / 'absent')
+    assert (
+        pairs.is_parsing(folder)
+        and not pairs.is_parsing(tmp_path)
+        and not pairs.is_parsing(folder / 'absent')
+    )
     found = pairs.scan_pairs(folder, size=SIZE)
-    assert [Path(p.path).stem for p in found.images] == [str(i) for i in range(12)] and not found.bad
-    assert all(Path(p.path).stem == Path(p.mask.path).stem and p.width == scale * SIZE and not p.swap for p in found.images)
+    assert [Path(p.path).stem for p in found.images] == [
+        str(i) for i in range(12)
+    ] and not found.bad
+    assert all(
+        Path(p.path).stem == Path(p.mask.path).stem and p.width == scale * SIZE and not p.swap
+        for p in found.images
+    )
     train, val = found.split(3, seed=0)
     assert len(train) == 9 and len(val) == 3
 
@@ -204,23 +282,45 @@ def test_what_is_no_pair_is_named(drawn, tmp_path):
     os.remove(folder / 'images/1.jpg')
     (folder / 'masks/2.png').write_bytes(saved(COLOURS[drawn[2].mask]))
     (folder / 'masks/3.png').write_bytes(saved(drawn[3].mask + np.uint8(2)))
-    (folder / 'masks/4.png').write_bytes(png(cv2.copyMakeBorder(drawn[4].mask, 0, 8, 0, 0, cv2.BORDER_CONSTANT)))
-    (folder / 'masks/5.png').write_bytes(png(np.where(drawn[5].mask == 2, 1, drawn[5].mask).astype(np.uint8)))
+    (folder / 'masks/4.png').write_bytes(
+        png(cv2.copyMakeBorder(drawn[4].mask, 0, 8, 0, 0, cv2.BORDER_CONSTANT))
+    )
+    (folder / 'masks/5.png').write_bytes(
+        png(np.where(drawn[5].mask == 2, 1, drawn[5].mask).astype(np.uint8))
+    )
     (folder / 'images/6.png').write_bytes((folder / 'images/6.png').read_bytes()[:100])
     (folder / 'masks/7.png').write_bytes(b'')
     (folder / 'masks/8.png').write_bytes(png(drawn[8].mask[:32, :32]))
-    expected = {'0.png': 'no mask of that name', '1.png': 'no picture of that name', '2.png': 'mode RGB', '3.png': 'id ', '4.png': '64x72, but its picture 64x64',
-                '5.png': 'no nose in it'}
-    for again in range(2):                       # the second time from what was kept
+    expected = {
+        '0.png': 'no mask of that name',
+        '1.png': 'no picture of that name',
+        '2.png': 'mode RGB',
+        '3.png': 'id ',
+        '4.png': '64x72, but its picture 64x64',
+        '5.png': 'no nose in it',
+    }
+    for again in range(2):  # the second time from what was kept
         found = pairs.scan_pairs(folder, size=SIZE, say=said.append)
         assert [Path(p.path).stem for p in found.images] == ['9', '10', '11']
         assert {os.path.basename(b.path): True for b in found.bad} == dict.fromkeys(expected, True)
         assert all(expected[os.path.basename(b.path)] in b.reason for b in found.bad)
     text = '\n'.join(said)
-    assert '6.png (truncated' in text and '7.png (empty file' in text and '8.png (32x32, smaller' in text and '6 of 9 files skipped' in text
+    assert (
+        '6.png (truncated' in text
+        and '7.png (empty file' in text
+        and '8.png (32x32, smaller' in text
+        and '6 of 9 files skipped' in text
+    )
     with pytest.raises(DataError, match='6.png .truncated'):
         pairs.scan_pairs(folder, size=SIZE, strict=True)
-    for name in ('images/6.png', 'masks/6.png', 'masks/7.png', 'images/7.jpg', 'images/8.png', 'masks/8.png'):
+    for name in (
+        'images/6.png',
+        'masks/6.png',
+        'masks/7.png',
+        'images/7.jpg',
+        'images/8.png',
+        'masks/8.png',
+    ):
         os.remove(folder / name)
     with pytest.raises(DataError, match='6 of 9 files are bad'):
         pairs.scan_pairs(folder, size=SIZE, strict=True)
@@ -231,11 +331,13 @@ def test_verdicts_are_kept(drawn, tmp_path, monkeypatch):
     decoded = pairs.decode
     monkeypatch.setattr(pairs, 'decode', lambda data: (read.append(1), decoded(data))[1])
     first = pairs.scan_pairs(folder, size=SIZE).images
-    assert len(read) == 12 and pairs.scan_pairs(folder, size=SIZE).images == first and len(read) == 12
+    assert (
+        len(read) == 12 and pairs.scan_pairs(folder, size=SIZE).images == first and len(read) == 12
+    )
     (folder / 'masks/3.png').write_bytes(png(drawn[4].mask) + b'changed')
     pairs.scan_pairs(folder, size=SIZE)
     assert len(read) == 13
-    kept, = Path(os.environ['FACES_CACHE']).glob('masks-*')
+    (kept,) = Path(os.environ['FACES_CACHE']).glob('masks-*')
     kept.write_text('{"version": 1, "masks": {"x": 3}}')
     assert pairs.scan_pairs(folder, size=SIZE).images == first and len(read) == 25
 
@@ -246,12 +348,20 @@ def test_exchanged_masks_are_named_and_put_right(repair, drawn, tmp_path):
     (folder / 'masks/7.png').write_bytes(png(SWAP[drawn[7].mask]))
     found = pairs.scan_pairs(folder, size=SIZE, repair=repair, say=said.append)
     assert [p.swap for p in found.images] == [repair and i == 7 for i in range(12)]
-    assert len(said) == 1 and '1 of 12 masks' in said[0] and '7.png' in said[0] and ('put right' if repair else 'as they are') in said[0]
+    assert (
+        len(said) == 1
+        and '1 of 12 masks' in said[0]
+        and '7.png' in said[0]
+        and ('put right' if repair else 'as they are') in said[0]
+    )
 
 
 def test_folders_that_are_no_pairs(drawn, tmp_path):
-    for names, message in ((('images', 'labels', 'masks'), 'needs one sub-folder of masks, has labels, masks'), (('images', 'x-mask-anno'), 'has none; python -m'),
-                           (('masks',), 'sub-folder of pictures, has none')):
+    for names, message in (
+        (('images', 'labels', 'masks'), 'needs one sub-folder of masks, has labels, masks'),
+        (('images', 'x-mask-anno'), 'has none; python -m'),
+        (('masks',), 'sub-folder of pictures, has none'),
+    ):
         folder = tmp_path / f'with {len(names)} and {names[-1]}'
         for name in names:
             os.makedirs(folder / name)
@@ -268,11 +378,21 @@ def test_the_command(drawn, tmp_path):
     annotate(tmp_path / 'anno', 3, SWAP[drawn[3].mask])
 
     def run(*line):
-        return subprocess.run([sys.executable, '-m', 'dali_pipes.masks', *map(str, line)], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        return subprocess.run(
+            [sys.executable, '-m', 'faces.masks', *map(str, line)],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[1],
+        )
+
     assert run(tmp_path / 'anno', tmp_path / 'out').stdout.endswith('1/1\n')
     (tmp_path / 'file').write_text('in the way')
     refused = run(tmp_path / 'anno', tmp_path / 'file/out')
-    assert refused.returncode and 'file/out cannot be made' in refused.stderr and 'Traceback' not in refused.stderr
+    assert (
+        refused.returncode
+        and 'file/out cannot be made' in refused.stderr
+        and 'Traceback' not in refused.stderr
+    )
     out = run('--check', tmp_path / 'out').stdout
     assert '3.png: brow\n' in out and '1 of 1 masks have left and right exchanged' in out
     assert run(tmp_path / 'out', tmp_path / 'more').returncode and run(tmp_path).returncode == 2
@@ -287,7 +407,11 @@ def test_real_masks():
     for path in sorted(folder.iterdir())[:60]:
         mask = decode(path.read_bytes())
         wrong, visible = sides.contradicting(mask), sides._visible(mask)
-        assert len(wrong) in (0, len(visible)) and not masks.lacks(mask) and not sides.contradicting(sides.repaired(mask))
+        assert (
+            len(wrong) in (0, len(visible))
+            and not masks.lacks(mask)
+            and not sides.contradicting(sides.repaired(mask))
+        )
         assert (decode(png(mask)) == mask).all()
         turned += bool(wrong)
     assert 0 < turned < 10

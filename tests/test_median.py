@@ -1,11 +1,12 @@
 """Median of a window against OpenCV's, on ragged canvases, and the draws."""
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from dali_pipes.degrade import canvas, median
-from dali_pipes.draw import Draw
+from degrade import canvas, median
+from degrade.draw import Draw
 
 
 @pytest.mark.parametrize('side', [3, 7, 9, 11, 13, 15])
@@ -15,22 +16,30 @@ def test_every_implementation_is_opencvs(h, w, side, photo):
     expected = cv2.medianBlur(u8, side)
     assert (median.apply_ref(u8, side) == expected).all()
     assert (canvas.hwc(median.apply_torch(canvas.nchw(u8), side)) == expected).all()
-    off = np.random.default_rng(0).uniform(-0.4, 0.4, u8.shape)              # of a level: rounded away first
+    off = np.random.default_rng(0).uniform(-0.4, 0.4, u8.shape)  # of a level: rounded away first
     for x in u8, ((u8 + off) / 255).astype(np.float32):
         for opencv in False, True:
-            y = canvas.unit(median.run_torch(canvas.of(canvas.nchw(x)), median.Params(np.array([side])), opencv).pix)
+            y = canvas.unit(
+                median.run_torch(
+                    canvas.of(canvas.nchw(x)), median.Params(np.array([side])), opencv
+                ).pix
+            )
             assert np.abs(canvas.hwc(y) * 255 - expected).max() < 1e-4
-    assert np.abs(median.run_ref((u8 + off) / 255, median.Params(side)) * 255 - expected).max() < 1e-9
+    assert (
+        np.abs(median.run_ref((u8 + off) / 255, median.Params(side)) * 255 - expected).max() < 1e-9
+    )
 
 
 def test_off_is_the_identity_and_a_ragged_canvas_is_sample_by_sample(photo):
     sizes, side = np.array([(30, 40), (21, 33), (30, 40), (30, 40)]), np.array([7, 15, 1, 11])
-    pix = torch.full((4, 3, 60, 45), torch.nan)                              # NaN wherever nothing may be read
+    pix = torch.full((4, 3, 60, 45), torch.nan)  # NaN wherever nothing may be read
     for i, (h, w) in enumerate(sizes):
         pix[i, :, :h, :w] = canvas.unit(canvas.nchw(photo(h, w, i)))[0] * 0.99
     out = median.run_torch(canvas.Canvas(pix, sizes), median.Params(side)).pix
     for i, (h, w) in enumerate(sizes):
-        expected = median.run_ref(pix[i, :, :h, :w].permute(1, 2, 0).double().numpy(), median.Params(side[i]))
+        expected = median.run_ref(
+            pix[i, :, :h, :w].permute(1, 2, 0).double().numpy(), median.Params(side[i])
+        )
         assert np.abs(out[i, :, :h, :w].permute(1, 2, 0).numpy() - expected).max() < 1e-7
     assert torch.equal(out[2, :, :30, :40], pix[2, :, :30, :40])
     x = canvas.of(canvas.nchw(photo(9, 9)))

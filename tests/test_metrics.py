@@ -1,4 +1,5 @@
 """PSNR, SSIM, MS-SSIM and sharpness against brute force in float64 NumPy and scipy, and their closed forms."""
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,7 @@ def pictures(kind, h, w, batch=2):
         a = gaussian_filter(a, (0, 0, 6, 6)) * 3 - 255
     if kind == 'flat':
         a[:] = 250
-        a[..., w // 3:] = 3
+        a[..., w // 3 :] = 3
     b = a + g.normal(0, 3, a.shape)
     return tuple(torch.from_numpy(np.clip(np.round(x), 0, 255).astype(np.uint8)) for x in (a, b))
 
@@ -33,13 +34,17 @@ def ssim_brute(a, b):
 def terms_brute(a, b):
     """[(similarity of means, of contrasts and structures)] of the channels"""
     ax = np.arange(-5, 6)
-    window = np.exp(-(ax[:, None] ** 2 + ax ** 2) / (2 * 1.5 ** 2))
+    window = np.exp(-(ax[:, None] ** 2 + ax**2) / (2 * 1.5**2))
     window /= window.sum()
     c1, c2, scores = (0.01 * 255) ** 2, (0.03 * 255) ** 2, []
     for x, y in zip(a.astype(float), b.astype(float)):
-        mx, my, xx, yy, xy = (convolve2d(z, window, mode='valid') for z in (x, y, x * x, y * y, x * y))
+        mx, my, xx, yy, xy = (
+            convolve2d(z, window, mode='valid') for z in (x, y, x * x, y * y, x * y)
+        )
         vx, vy, cov = xx - mx * mx, yy - my * my, xy - mx * my
-        scores.append(((2 * mx * my + c1) / (mx * mx + my * my + c1), (2 * cov + c2) / (vx + vy + c2)))
+        scores.append(
+            ((2 * mx * my + c1) / (mx * mx + my * my + c1), (2 * cov + c2) / (vx + vy + c2))
+        )
     return scores
 
 
@@ -57,7 +62,9 @@ def ms_ssim_brute(a, b):
 @pytest.mark.parametrize('kind', ['noise', 'smooth', 'flat'])
 def test_psnr_is_the_challenges(kind, size):
     a, b = pictures(kind, *size)
-    errors = [np.mean((x.astype(float) - y.astype(float)) ** 2) for x, y in zip(a.numpy(), b.numpy())]
+    errors = [
+        np.mean((x.astype(float) - y.astype(float)) ** 2) for x, y in zip(a.numpy(), b.numpy())
+    ]
     expected = [20 * np.log10(255 / np.sqrt(mse)) for mse in errors]
     out = psnr(a, b)
     assert out.dtype == torch.float64 and out.shape == (2,)
@@ -83,7 +90,7 @@ def test_to_uint8():
     x = torch.tensor([-0.3, 0.0, 0.4 / 255, 0.6 / 255, 100.4 / 255, 254.6 / 255, 1.0, 7.0])
     assert to_uint8(x).tolist() == [0, 0, 0, 1, 100, 255, 255, 255]
     levels = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(to_uint8(levels.float() / 255), levels)           # there and back
+    assert torch.equal(to_uint8(levels.float() / 255), levels)  # there and back
 
 
 @pytest.mark.parametrize('size', [(11, 11), (63, 17), (128, 96)])
@@ -93,16 +100,20 @@ def test_ssim_is_brute_force(kind, size):
     a, b = pictures(kind, *size)
     out = ssim(a, b)
     assert out.dtype == torch.float64 and out.shape == (2,)
-    assert out.numpy() == pytest.approx([ssim_brute(x, y) for x, y in zip(a.numpy(), b.numpy())], abs=2.5e-6)
+    assert out.numpy() == pytest.approx(
+        [ssim_brute(x, y) for x, y in zip(a.numpy(), b.numpy())], abs=2.5e-6
+    )
 
 
 def test_ssim_closed_forms():
     a, b = pictures('noise', 40, 40)
     assert ssim(a, a).tolist() == [1.0, 1.0]
     assert torch.equal(ssim(a, b), ssim(b, a))
-    assert ssim(a, F.pad(a, (3, 0))[..., :-3]).max() < 0.1               # noise shifted is other noise
+    assert ssim(a, F.pad(a, (3, 0))[..., :-3]).max() < 0.1  # noise shifted is other noise
     c1, flat = (0.01 * 255) ** 2, torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
-    expected = (2 * 100 * 150 + c1) / (100 ** 2 + 150 ** 2 + c1)         # without variance only the means are left
+    expected = (2 * 100 * 150 + c1) / (
+        100**2 + 150**2 + c1
+    )  # without variance only the means are left
     assert ssim(flat + 100, flat + 150).item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -111,16 +122,20 @@ def test_ms_ssim_is_brute_force(kind):
     """Largest error measured: see the tolerance of SSIM, whose float32 terms these are."""
     a, b = pictures(kind, 191, 176, batch=1)
     out = ms_ssim(a, b)
-    assert out.dtype == torch.float64 and out.numpy() == pytest.approx([ms_ssim_brute(a[0].numpy().astype(float), b[0].numpy().astype(float))], abs=2.5e-6)
+    assert out.dtype == torch.float64 and out.numpy() == pytest.approx(
+        [ms_ssim_brute(a[0].numpy().astype(float), b[0].numpy().astype(float))], abs=2.5e-6
+    )
     assert 0 < out.item() < 1 and ms_ssim(a, a).tolist() == [1.0]
 
 
 def test_ms_ssim_closed_forms():
     c1, flat = (0.01 * 255) ** 2, torch.zeros(1, 3, 176, 180, dtype=torch.uint8)
-    expected = ((2 * 100 * 150 + c1) / (100 ** 2 + 150 ** 2 + c1)) ** 0.1333         # without variance only the means of the coarsest scale are left
+    expected = (
+        (2 * 100 * 150 + c1) / (100**2 + 150**2 + c1)
+    ) ** 0.1333  # without variance only the means of the coarsest scale are left
     assert ms_ssim(flat + 100, flat + 150).item() == pytest.approx(expected, abs=1e-6)
     a, _ = pictures('noise', 176, 176, batch=1)
-    assert ms_ssim(a, 255 - a).item() == 0                                           # contrasts are inverted: a negative similarity
+    assert ms_ssim(a, 255 - a).item() == 0  # contrasts are inverted: a negative similarity
     with pytest.raises(ValueError, match='175 x 200 are smaller than 176 x 176'):
         ms_ssim(*torch.zeros(2, 1, 3, 175, 200, dtype=torch.uint8))
 
@@ -130,13 +145,23 @@ def test_sharpness():
     x = a.numpy().astype(float)
     assert sharpness(a, a).tolist() == [1.0, 1.0]
     half = (a // 4 * 2).to(torch.uint8)
-    assert sharpness(half, (a // 4 * 4).to(torch.uint8)).tolist() == [0.25, 0.25]     # half the contrast, a quarter of the energy
+    assert sharpness(half, (a // 4 * 4).to(torch.uint8)).tolist() == [
+        0.25,
+        0.25,
+    ]  # half the contrast, a quarter of the energy
     blurred = gaussian_filter(x, (0, 0, 2, 2)).round()
-    energy = [[sum((np.diff(p, axis=axis) ** 2).sum() for axis in (1, 2)) for p in y] for y in (blurred, x)]
-    assert sharpness(torch.from_numpy(blurred.astype(np.uint8)), a).tolist() == pytest.approx(np.divide(*energy).tolist(), abs=1e-12)
+    energy = [
+        [sum((np.diff(p, axis=axis) ** 2).sum() for axis in (1, 2)) for p in y]
+        for y in (blurred, x)
+    ]
+    assert sharpness(torch.from_numpy(blurred.astype(np.uint8)), a).tolist() == pytest.approx(
+        np.divide(*energy).tolist(), abs=1e-12
+    )
     big = torch.zeros(1, 3, 512, 512, dtype=torch.uint8)
-    big[..., ::2] = 255                                                              # beyond 2^31
-    assert sharpness(big, big).item() == 1 and torch.isnan(sharpness(big[..., :1], big[..., :1])).all()
+    big[..., ::2] = 255  # beyond 2^31
+    assert (
+        sharpness(big, big).item() == 1 and torch.isnan(sharpness(big[..., :1], big[..., :1])).all()
+    )
 
 
 def test_wrong_arguments():

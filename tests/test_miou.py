@@ -1,4 +1,5 @@
 """Segmentation scores against pixels counted one by one, and closed forms."""
+
 import math
 
 import numpy as np
@@ -14,7 +15,10 @@ def masks(seed=0, present=CLASSES, count=6):
     """-> predicted and true ids, list of [H, W] uint8 of different sizes, about half of the pixels right."""
     g = np.random.default_rng(seed)
     truth = [g.integers(0, present, (13 + i, 17)).astype(np.uint8) for i in range(count)]
-    guess = [np.where(g.random(t.shape) < 0.5, t, g.integers(0, present, t.shape)).astype(np.uint8) for t in truth]
+    guess = [
+        np.where(g.random(t.shape) < 0.5, t, g.integers(0, present, t.shape)).astype(np.uint8)
+        for t in truth
+    ]
     return guess, truth
 
 
@@ -42,7 +46,9 @@ def test_scores_are_the_handouts(seed, present):
     guess, truth = masks(seed, present)
     out, (iou, f1, accuracy) = scores(guess, truth), brute(guess, truth)
     assert out.iou == pytest.approx(iou, rel=1e-12, nan_ok=True)
-    assert (out.miou, out.f1, out.accuracy) == pytest.approx((np.nanmean(iou), f1, accuracy), rel=1e-12)
+    assert (out.miou, out.f1, out.accuracy) == pytest.approx(
+        (np.nanmean(iou), f1, accuracy), rel=1e-12
+    )
     assert out.absent == list(range(present, CLASSES))
 
 
@@ -53,7 +59,9 @@ def test_closed_forms():
     wrong = scores([(truth + 1) % CLASSES], [truth])
     assert wrong[:3] == (0, 0, 0)
     half = truth.copy().ravel()
-    half[::2] = (half[::2] + 1) % CLASSES        # of 4 pixels of each class 2 are right, and 2 of another are taken for it
+    half[::2] = (
+        half[::2] + 1
+    ) % CLASSES  # of 4 pixels of each class 2 are right, and 2 of another are taken for it
     assert scores([half], [truth.ravel()])[:3] == pytest.approx((100 * 2 / 6, 50, 50))
 
 
@@ -62,7 +70,11 @@ def test_the_mean_is_over_the_data_set_not_over_pictures():
     truth = [np.zeros(10, np.uint8), np.zeros(100, np.uint8)]
     guess = [np.ones(10, np.uint8), np.zeros(100, np.uint8)]
     out = scores(guess, truth)
-    assert out.iou[:2] == pytest.approx([100 * 100 / 110, 0]) and out.miou == pytest.approx(100 * 50 / 110) and out.absent == list(range(2, CLASSES))
+    assert (
+        out.iou[:2] == pytest.approx([100 * 100 / 110, 0])
+        and out.miou == pytest.approx(100 * 50 / 110)
+        and out.absent == list(range(2, CLASSES))
+    )
 
 
 def test_background_counts():
@@ -77,14 +89,24 @@ def test_counts_add_up():
     for i, (p, t) in enumerate(zip(guess, truth)):
         parts[i % 2].update(torch.from_numpy(p), torch.from_numpy(t))
     parts[0].counts += parts[1].counts
-    assert parts[0].compute()[:4] == scores(guess, truth)[:4] and parts[0].counts.sum() == sum(t.size for t in truth)
-    assert parts[0].counts[4, 7] == sum(((t == 4) & (p == 7)).sum() for p, t in zip(guess, truth))        # [target, output]
+    assert parts[0].compute()[:4] == scores(guess, truth)[:4] and parts[0].counts.sum() == sum(
+        t.size for t in truth
+    )
+    assert parts[0].counts[4, 7] == sum(
+        ((t == 4) & (p == 7)).sum() for p, t in zip(guess, truth)
+    )  # [target, output]
 
 
-@pytest.mark.parametrize('output, target, message', [
-    (torch.zeros(2, 3).long(), torch.zeros(3, 2).long(), 'one shape'), (torch.zeros(2, 3), torch.zeros(2, 3).long(), 'ids'),
-    (torch.full((2,), 19), torch.zeros(2).long(), '19 in the output'), (torch.zeros(2).long(), torch.tensor([255, 3]), '3 to 255 in the target'),
-    (torch.zeros(2).long(), torch.tensor([-1, 3]), '-1 to 3 in the target')])
+@pytest.mark.parametrize(
+    'output, target, message',
+    [
+        (torch.zeros(2, 3).long(), torch.zeros(3, 2).long(), 'one shape'),
+        (torch.zeros(2, 3), torch.zeros(2, 3).long(), 'ids'),
+        (torch.full((2,), 19), torch.zeros(2).long(), '19 in the output'),
+        (torch.zeros(2).long(), torch.tensor([255, 3]), '3 to 255 in the target'),
+        (torch.zeros(2).long(), torch.tensor([-1, 3]), '-1 to 3 in the target'),
+    ],
+)
 def test_wrong_arguments(output, target, message):
     confusion = Confusion()
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,5 @@
 """Steps of an optimizer: torch's own, bit for bit, except where gradients are not finite."""
+
 import copy
 
 import pytest
@@ -32,8 +33,11 @@ def test_steps_are_torchs(name):
     net, batches = net_and_batches()
     plain = copy.deepcopy(net)
     ours = run(net, optim.Stepper(net, optim.make(name, net, 1e-2, 0.1), 'fp32', clip=0.5), batches)
-    theirs = {'adamw': lambda p: torch.optim.AdamW(p, 1e-2, betas=(0.9, 0.99), weight_decay=0.1), 'adam': lambda p: torch.optim.Adam(p, 1e-2, betas=(0.9, 0.99), weight_decay=0.1),
-              'sgd': lambda p: torch.optim.SGD(p, 1e-2, momentum=0.9, weight_decay=0.1)}[name](plain.parameters())
+    theirs = {
+        'adamw': lambda p: torch.optim.AdamW(p, 1e-2, betas=(0.9, 0.99), weight_decay=0.1),
+        'adam': lambda p: torch.optim.Adam(p, 1e-2, betas=(0.9, 0.99), weight_decay=0.1),
+        'sgd': lambda p: torch.optim.SGD(p, 1e-2, momentum=0.9, weight_decay=0.1),
+    }[name](plain.parameters())
     for x in batches:
         theirs.zero_grad()
         plain(x).square().mean().backward()
@@ -46,7 +50,11 @@ def test_steps_are_torchs(name):
 def test_betas_are_torchs(name):
     net, batches = net_and_batches()
     plain = copy.deepcopy(net)
-    ours = run(net, optim.Stepper(net, optim.make(name, net, 1e-2, 0.1, [0.0, 0.9]), 'fp32', clip=1e3), batches)
+    ours = run(
+        net,
+        optim.Stepper(net, optim.make(name, net, 1e-2, 0.1, [0.0, 0.9]), 'fp32', clip=1e3),
+        batches,
+    )
     theirs = optim.OPTIMIZERS[name](plain.parameters(), 1e-2, betas=(0.0, 0.9), weight_decay=0.1)
     for x in batches:
         theirs.zero_grad()
@@ -69,7 +77,7 @@ def test_a_step_that_is_not_finite_changes_nothing(bad, precision, name):
     assert a.skipped() == 1 and b.skipped() == 0
     if precision == 'fp32':
         assert same(with_it, without)
-    else:                                        # the scale is halved after it, which float32 gradients do not notice beyond a rounding
+    else:  # the scale is halved after it, which float32 gradients do not notice beyond a rounding
         assert all(torch.allclose(x, y, rtol=1e-6) for x, y in zip(with_it, without))
 
 
@@ -77,7 +85,11 @@ def test_a_step_that_is_not_finite_changes_nothing(bad, precision, name):
 @pytest.mark.parametrize('precision', ['fp32', 'fp16'])
 def test_resumes(precision, name):
     net, batches = net_and_batches(8)
-    whole = run(net, optim.Stepper(net, optim.make(name, net, 1e-2), precision, 1.0), [batches[0], batches[1] * float('nan'), *batches[2:]])
+    whole = run(
+        net,
+        optim.Stepper(net, optim.make(name, net, 1e-2), precision, 1.0),
+        [batches[0], batches[1] * float('nan'), *batches[2:]],
+    )
     net, _ = net_and_batches()
     first = optim.Stepper(net, optim.make(name, net, 1e-2), precision, 1.0)
     run(net, first, [batches[0], batches[1] * float('nan'), *batches[2:4]])
@@ -91,7 +103,9 @@ def test_resumes(precision, name):
 def test_accumulated_gradients_are_those_of_the_whole():
     net, batches = net_and_batches(2)
     other = copy.deepcopy(net)
-    whole = run(net, optim.Stepper(net, optim.make('sgd', net, 1e-2), 'fp32', 1e9), [torch.cat(batches)])
+    whole = run(
+        net, optim.Stepper(net, optim.make('sgd', net, 1e-2), 'fp32', 1e9), [torch.cat(batches)]
+    )
     stepper = optim.Stepper(other, optim.make('sgd', other, 1e-2), 'fp32', 1e9)
     for x in batches:
         stepper.backward(other(x).square().mean() / 2)
@@ -102,7 +116,15 @@ def test_accumulated_gradients_are_those_of_the_whole():
 def layers():
     """A network with every kind of parameter: plain matrices of two shapes, one of them in channels-last, a grouped convolution, vectors, a map."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 3, bias=False), nn.Flatten(), nn.Linear(64, 5))
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, padding=1, groups=6),
+        nn.BatchNorm2d(6),
+        nn.Conv2d(6, 4, 3, bias=False),
+        nn.Flatten(),
+        nn.Linear(64, 5),
+    )
     net.register_parameter('map', nn.Parameter(torch.randn(1, 5)))
     return net.to(memory_format=torch.channels_last)
 
@@ -118,11 +140,18 @@ def test_muon_is_torchs(decay):
     net = layers()
     plain = copy.deepcopy(net)
     ours = optim.make('muon', net, 1e-2, decay)
-    matrices = [(plain[i].weight, nn.Parameter(plain[i].weight.detach().flatten(1).clone())) for i in (0, 4, 6)]
-    theirs = torch.optim.Muon([flat for _, flat in matrices], 1e-2, decay, 0.95, adjust_lr_fn='match_rms_adamw')
+    matrices = [
+        (plain[i].weight, nn.Parameter(plain[i].weight.detach().flatten(1).clone()))
+        for i in (0, 4, 6)
+    ]
+    theirs = torch.optim.Muon(
+        [flat for _, flat in matrices], 1e-2, decay, 0.95, adjust_lr_fn='match_rms_adamw'
+    )
     for n in range(4):
         for p in net.parameters():
-            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(n)).contiguous(memory_format=torch.channels_last if p.dim() == 4 else torch.contiguous_format)
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(n)).contiguous(
+                memory_format=torch.channels_last if p.dim() == 4 else torch.contiguous_format
+            )
         for (_, flat), i in zip(matrices, (0, 4, 6)):
             flat.grad = net[i].weight.grad.flatten(1).clone()
         before = [net[i].weight.detach().flatten(1).clone() for i in (0, 4, 6)]
@@ -131,17 +160,30 @@ def test_muon_is_torchs(decay):
         theirs.step()
         ours.zero_grad()
         for (_, flat), i, a, b in zip(matrices, (0, 4, 6), before, held):
-            mine, wanted = net[i].weight.detach().flatten(1) - a * (1 - 1e-2 * decay), flat.detach() - b * (1 - 1e-2 * decay)
-            assert (mine - wanted).norm() < 0.05 * wanted.norm()        # measured: up to 0.032
-            assert torch.allclose(ours.momenta[tuple(flat.shape)][0], theirs.state[flat]['momentum_buffer'], rtol=1e-5, atol=1e-8)
+            mine, wanted = (
+                net[i].weight.detach().flatten(1) - a * (1 - 1e-2 * decay),
+                flat.detach() - b * (1 - 1e-2 * decay),
+            )
+            assert (mine - wanted).norm() < 0.05 * wanted.norm()  # measured: up to 0.032
+            assert torch.allclose(
+                ours.momenta[tuple(flat.shape)][0],
+                theirs.state[flat]['momentum_buffer'],
+                rtol=1e-5,
+                atol=1e-8,
+            )
 
 
 def test_muon_gives_the_rest_to_adamw():
     net = layers()
-    plain, batches = copy.deepcopy(net), [torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+    plain, batches = (
+        copy.deepcopy(net),
+        [torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(n)) for n in range(3)],
+    )
     ours = optim.make('muon', net, 1e-2, 0.1)
     names = ['0.bias', '2.weight', '2.bias', '3.weight', '3.bias', '6.bias', 'map']
-    theirs = torch.optim.AdamW([dict(plain.named_parameters())[n] for n in names], 1e-2, (0.9, 0.99), weight_decay=0.1)
+    theirs = torch.optim.AdamW(
+        [dict(plain.named_parameters())[n] for n in names], 1e-2, (0.9, 0.99), weight_decay=0.1
+    )
     for x in batches:
         loss(net, x).backward()
         for n in names:
@@ -149,8 +191,13 @@ def test_muon_gives_the_rest_to_adamw():
         ours.step()
         theirs.step()
         ours.zero_grad()
-    assert all(torch.equal(dict(net.named_parameters())[n], dict(plain.named_parameters())[n]) for n in names)
-    assert {id(p) for group in ours.param_groups for p in group['params']} == {id(p) for p in net.parameters()}
+    assert all(
+        torch.equal(dict(net.named_parameters())[n], dict(plain.named_parameters())[n])
+        for n in names
+    )
+    assert {id(p) for group in ours.param_groups for p in group['params']} == {
+        id(p) for p in net.parameters()
+    }
 
 
 @pytest.mark.parametrize('shape', [(3, 5, 20), (2, 20, 5), (1, 8, 8), (1, 1, 9)])
@@ -161,12 +208,16 @@ def test_orthogonal(shape):
     u, _, v = torch.linalg.svd(x, full_matrices=False)
     inner = u.transpose(1, 2) @ y @ v.transpose(1, 2)
     values = inner.diagonal(dim1=1, dim2=2)
-    assert 0.6 < values.min() and values.max() < 1.25 and torch.allclose(inner, torch.diag_embed(values), atol=1e-9)
+    assert (
+        0.6 < values.min()
+        and values.max() < 1.25
+        and torch.allclose(inner, torch.diag_embed(values), atol=1e-9)
+    )
     assert torch.equal(muon.orthogonal(torch.zeros(shape)), torch.zeros(shape))
 
 
 def test_muon_leaves_what_has_no_gradient():
-    net = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)])          # of one shape, only the first used
+    net = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)])  # of one shape, only the first used
     before = net[1].weight.detach().clone(), net[0].weight.detach().clone()
     stepper = optim.Stepper(net, optim.make('muon', net, 1e-2), 'fp32', 1.0)
     stepper.backward(net[0](torch.randn(8, 4)).square().mean())
@@ -193,4 +244,6 @@ def test_muon_on_a_gpu_skips_without_being_told():
     for p in net.parameters():
         p.grad.fill_(float('nan'))
     optimizer.move(torch.ones(()))
-    assert same(before, net.parameters()) and all(torch.equal(a, b) for a, b in zip(momenta.values(), optimizer.momenta.values()))
+    assert same(before, net.parameters()) and all(
+        torch.equal(a, b) for a, b in zip(momenta.values(), optimizer.momenta.values())
+    )

@@ -1,14 +1,15 @@
 """Order of the samples: permutations, shards and resume."""
+
 import itertools
 
 import numpy as np
 import pytest
 
-from dali_pipes import order
+from sources import order
 
 
 @pytest.mark.parametrize('count', [1, 2, 63, 5000])
-@pytest.mark.parametrize('seed', [0, 7, 2 ** 63 - 1])
+@pytest.mark.parametrize('seed', [0, 7, 2**63 - 1])
 def test_each_epoch_is_a_permutation(count, seed):
     for epoch in (0, 1, 1000):
         image = order.index(np.arange(count) + epoch * count, count, seed)
@@ -30,16 +31,22 @@ def test_stable_over_versions():
 
 def test_epochs_and_seeds_are_uncorrelated():
     count = 5000
-    orders = [order.index(np.arange(count) + e * count, count, s) for e, s in ((0, 0), (1, 0), (2, 0), (0, 1), (1, 1))]
+    orders = [
+        order.index(np.arange(count) + e * count, count, s)
+        for e, s in ((0, 0), (1, 0), (2, 0), (0, 1), (1, 1))
+    ]
     for a, b in itertools.combinations(orders + [np.arange(count)], 2):
         assert abs(np.corrcoef(a, b)[0, 1]) < 0.1
-        assert (a == b).sum() < 10               # fixed points: 1 expected
+        assert (a == b).sum() < 10  # fixed points: 1 expected
 
 
 @pytest.mark.parametrize('world', [1, 2, 8])
 def test_ranks_together_are_the_single_order(world):
     batch, start, steps = 3, 11, 5
-    ranks = [np.stack(list(itertools.islice(order.shard(start, batch, r, world), steps))) for r in range(world)]
+    ranks = [
+        np.stack(list(itertools.islice(order.shard(start, batch, r, world), steps)))
+        for r in range(world)
+    ]
     assert all(r.dtype == np.int64 for r in ranks)
     whole = np.stack(list(itertools.islice(order.shard(start, batch * world), steps)))
     assert (np.concatenate(ranks, axis=1) == whole).all()
@@ -54,9 +61,18 @@ def test_resume_is_skipping():
         assert all((a == b).all() for a, b in zip(fresh, resumed))
 
 
-@pytest.mark.parametrize('wrong', [lambda: order.index([0], 0, 0), lambda: order.index([0], 5, -1),
-                                   lambda: order.index([0], 5, 2 ** 63), lambda: order.index([-1], 5, 0), 
-                                   lambda: order.shard(0, 4, 2, 2), lambda: order.shard(-1, 4), lambda: order.shard(0, 0)])
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        lambda: order.index([0], 0, 0),
+        lambda: order.index([0], 5, -1),
+        lambda: order.index([0], 5, 2**63),
+        lambda: order.index([-1], 5, 0),
+        lambda: order.shard(0, 4, 2, 2),
+        lambda: order.shard(-1, 4),
+        lambda: order.shard(0, 0),
+    ],
+)
 def test_values_outside_are_refused(wrong):
     with pytest.raises(ValueError, match='needs'):
         wrong()

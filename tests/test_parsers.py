@@ -1,4 +1,5 @@
 """Parsers: exact parameter counts, any input size, heads that only train, and weights of an outsider."""
+
 import importlib.util
 import os
 import sys
@@ -14,8 +15,12 @@ from models.bisenet import BiSeNet
 from models.parse_unet import ParseUNet
 
 LEVELS = dict(width=(8, 12, 16), blocks=(1, 1, 2))
-SMALL = {'parse_unet': partial(ParseUNet, **LEVELS), 'parse_unet-2': partial(ParseUNet, **LEVELS, stride=2),
-         'parse_unet-position': partial(ParseUNet, **LEVELS, position=4), 'bisenet': partial(BiSeNet, 8)}
+SMALL = {
+    'parse_unet': partial(ParseUNet, **LEVELS),
+    'parse_unet-2': partial(ParseUNet, **LEVELS, stride=2),
+    'parse_unet-position': partial(ParseUNet, **LEVELS, position=4),
+    'bisenet': partial(BiSeNet, 8),
+}
 
 
 def make(case, seed=0, **options):
@@ -31,12 +36,22 @@ def test_every_parser_is_tested():
     assert {type(make(case)) for case in SMALL} == set(models.PARSERS.values())
 
 
-@pytest.mark.parametrize('net, params', [
-    (partial(ParseUNet), 1_672_707), (partial(ParseUNet, width=(16, 32, 64, 96, 128)), 1_517_875), (partial(ParseUNet, stride=2), 1_672_707),
-    (partial(ParseUNet, width=(32, 64, 128, 192, 256), blocks=(1, 2, 2, 2, 2)), 6_135_123),
-    (partial(ParseUNet, aux=True), 1_672_707 + 19 * (128 + 1 + 96 + 1)), (partial(ParseUNet, position=32), 1_672_707 + 128 * 32 ** 2),
-    (partial(BiSeNet), 13_150_272), (partial(BiSeNet, aux=True), 13_300_416),
-    (partial(BiSeNet, width=24, aux=True), 1_877_256), (partial(BiSeNet, width=20, aux=True), 1_305_180), (lambda: BiSeNet().trunk, 11_176_512)])
+@pytest.mark.parametrize(
+    'net, params',
+    [
+        (partial(ParseUNet), 1_672_707),
+        (partial(ParseUNet, width=(16, 32, 64, 96, 128)), 1_517_875),
+        (partial(ParseUNet, stride=2), 1_672_707),
+        (partial(ParseUNet, width=(32, 64, 128, 192, 256), blocks=(1, 2, 2, 2, 2)), 6_135_123),
+        (partial(ParseUNet, aux=True), 1_672_707 + 19 * (128 + 1 + 96 + 1)),
+        (partial(ParseUNet, position=32), 1_672_707 + 128 * 32**2),
+        (partial(BiSeNet), 13_150_272),
+        (partial(BiSeNet, aux=True), 13_300_416),
+        (partial(BiSeNet, width=24, aux=True), 1_877_256),
+        (partial(BiSeNet, width=20, aux=True), 1_305_180),
+        (lambda: BiSeNet().trunk, 11_176_512),
+    ],
+)
 def test_counts(net, params):
     assert models.count(net()) == params
 
@@ -63,7 +78,11 @@ def test_aux_heads_only_train(case):
     plain, aux, x = make(case), make(case, aux=True), torch.rand(2, 3, 33, 20)
     assert not plain.load_state_dict(aux.state_dict(), strict=False).missing_keys
     outputs = aux(x)
-    assert isinstance(outputs, tuple) and [y.shape[2:] for y in outputs] == [(33, 20), (9, 5), (9, 5)] and all(y.dtype == torch.float32 for y in outputs)
+    assert (
+        isinstance(outputs, tuple)
+        and [y.shape[2:] for y in outputs] == [(33, 20), (9, 5), (9, 5)]
+        and all(y.dtype == torch.float32 for y in outputs)
+    )
     assert torch.equal(plain(x), outputs[0])
     assert torch.equal(plain.eval()(x), aux.eval()(x))
 
@@ -83,7 +102,12 @@ def test_channels_last_all_the_way(case):
         net.to(memory_format=torch.channels_last)
         for module in net.modules():
             if isinstance(module, torch.nn.Conv2d) and module.in_channels > 3:
-                module.register_forward_pre_hook(lambda module, args: strides.append(args[0].shape[-1] == 1 or args[0].is_contiguous(memory_format=torch.channels_last)))
+                module.register_forward_pre_hook(
+                    lambda module, args: strides.append(
+                        args[0].shape[-1] == 1
+                        or args[0].is_contiguous(memory_format=torch.channels_last)
+                    )
+                )
         out = net(x.contiguous(memory_format=torch.channels_last))
     assert strides and all(strides) and out.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(out, plain, atol=1e-4)
@@ -92,7 +116,11 @@ def test_channels_last_all_the_way(case):
 @pytest.mark.parametrize('case', SMALL)
 def test_bfloat16_is_close(case):
     """Largest error over largest logit: 0.008 .. 0.025 measured over five seeds of all; twice that is allowed."""
-    net, x, kinds = make(case).eval(), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)), set()
+    net, x, kinds = (
+        make(case).eval(),
+        torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)),
+        set(),
+    )
     for module in net.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda module, args, out: kinds.add(out.dtype))
@@ -102,7 +130,9 @@ def test_bfloat16_is_close(case):
         with torch.autocast('cpu', torch.bfloat16):
             half = net(x)
     error = (half - full).abs().max() / full.abs().max()
-    assert kinds == {torch.bfloat16} and half.dtype == torch.float32 and 0 < error < 0.051, error.item()
+    assert kinds == {torch.bfloat16} and half.dtype == torch.float32 and 0 < error < 0.051, (
+        error.item()
+    )
 
 
 def test_parse_unet_pads_by_replication():
@@ -114,21 +144,37 @@ def test_parse_unet_pads_by_replication():
 
 def test_position_is_nothing_at_first_and_follows_the_frame():
     """Zero at first; then it breaks the mirror symmetry of a network without it; at a size of its own it is added as it is, elsewhere enlarged."""
-    net, plain, x = ParseUNet(**LEVELS, position=4).eval(), ParseUNet(**LEVELS).eval(), torch.rand(1, 3, 16, 16)
+    net, plain, x = (
+        ParseUNet(**LEVELS, position=4).eval(),
+        ParseUNet(**LEVELS).eval(),
+        torch.rand(1, 3, 16, 16),
+    )
     plain.load_state_dict(net.state_dict(), strict=False)
     assert torch.equal(net(x), plain(x))
     torch.nn.init.normal_(net.position)
     seen = {}
     for name, module in (('with', net), ('without', plain)):
-        module.decoder[0].register_forward_pre_hook(lambda module, args, name=name: seen.update({name: args[0][:, :16]}))
-    for side, position in ((16, net.position), (40, F.interpolate(net.position, (10, 10), mode='bilinear'))):
+        module.decoder[0].register_forward_pre_hook(
+            lambda module, args, name=name: seen.update({name: args[0][:, :16]})
+        )
+    for side, position in (
+        (16, net.position),
+        (40, F.interpolate(net.position, (10, 10), mode='bilinear')),
+    ):
         x = torch.rand(1, 3, side, side)
         assert not torch.allclose(net(x), plain(x), atol=1e-4)
         added = F.interpolate(position, (side // 2, side // 2), mode='bilinear')
         assert torch.allclose(seen['with'] - seen['without'], added, atol=1e-5)
 
 
-@pytest.mark.parametrize('make_net', [lambda: ParseUNet(blocks=(1, 1)), lambda: ParseUNet(width=(8,), blocks=(1,)), lambda: ParseUNet(stride=4)])
+@pytest.mark.parametrize(
+    'make_net',
+    [
+        lambda: ParseUNet(blocks=(1, 1)),
+        lambda: ParseUNet(width=(8,), blocks=(1,)),
+        lambda: ParseUNet(stride=4),
+    ],
+)
 def test_wrong_arguments(make_net):
     with pytest.raises(ValueError, match='ParseUNet'):
         make_net()
@@ -140,7 +186,9 @@ def outsider():
     found = importlib.util.find_spec('torchvision') or pytest.skip('needs torchvision')
     for name in ('torchvision', 'torchvision.models'):
         sys.modules[name] = types.ModuleType(name)
-        sys.modules[name].__path__ = [os.path.join(found.submodule_search_locations[0], *name.split('.')[1:])]
+        sys.modules[name].__path__ = [
+            os.path.join(found.submodule_search_locations[0], *name.split('.')[1:])
+        ]
     torch.manual_seed(1)
     yield importlib.import_module('torchvision.models.resnet').resnet18(weights=None).eval()
     for name in [n for n in sys.modules if n.split('.')[0] == 'torchvision']:
@@ -157,10 +205,11 @@ def features(resnet, x):
 @pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
 def test_trunk_is_torchvisions(outsider, suffix, tmp_path):
     path, weights = tmp_path / f'resnet18.{suffix}', outsider.state_dict()
-    if suffix == 'pth':                          # as old files are
+    if suffix == 'pth':  # as old files are
         torch.save({k: v for k, v in weights.items() if 'num_batches' not in k}, path)
     else:
         from safetensors.torch import save_file
+
         save_file(weights, path)
     net, x = BiSeNet().eval(), torch.rand(1, 3, 65, 70)
     net.load_trunk(path)

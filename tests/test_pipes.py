@@ -1,4 +1,5 @@
 """The three pipes yield the same batches."""
+
 import json
 import os
 import pickle
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from zoo import picture, png, rows
 
 import dali_pipes
-from dali_pipes import degrade, faces, manifest, pipe_torch, validation
-from dali_pipes.degrade import noise, resize, workers
-from dali_pipes.reader import Reader
-
-from zoo import picture, png, rows
+import degrade
+import synthetic
+from dali_pipes import pipe_torch, validation
+from degrade import noise, resize, workers
+from sources import manifest
+from sources.reader import Reader
 
 SIZE, BATCH, START, STEPS, SEED = 128, 5, 7, 10, 3
 FAST = 'torch', 'dali'
@@ -29,7 +32,7 @@ def images(tmp_path_factory):
     """PNG and JPEG, RGB, gray, palette and RGBA, some larger than the training size."""
     folder = tmp_path_factory.mktemp('hq')
     for i in range(12):
-        image = faces.face(500 + i, SIZE if i % 6 else SIZE + 32).image
+        image = synthetic.face(500 + i, SIZE if i % 6 else SIZE + 32).image
         path = folder / f'{i:02d}.{"jpg" if i % 4 == 1 else "png"}'
         picture = Image.fromarray(image)
         if i % 4 == 2:
@@ -39,12 +42,17 @@ def images(tmp_path_factory):
             picture.putalpha(Image.fromarray(image[..., 0]))
         picture.save(path)
     found = manifest.scan(str(folder), size=SIZE, cache_dir=folder, say=lambda _: None).images
-    assert {i.colour for i in found} >= {'rgb', 'gray', 'palette', 'rgba'} and {i.kind for i in found} == {'png', 'jpeg'}
+    assert {i.colour for i in found} >= {'rgb', 'gray', 'palette', 'rgba'} and {
+        i.kind for i in found
+    } == {'png', 'jpeg'}
     return found
 
 
 def batches(name, images, recipe, steps=STEPS, **options):
-    options = {**dict(batch=BATCH, size=SIZE, seed=SEED, start=START, rank=1, world=2, say=lambda _: None), **options}
+    options = {
+        **dict(batch=BATCH, size=SIZE, seed=SEED, start=START, rank=1, world=2, say=lambda _: None),
+        **options,
+    }
     if name == 'dali':
         pytest.importorskip('nvidia.dali')
     with dali_pipes.make(name, images, recipe, **options) as pipe:
@@ -57,36 +65,66 @@ def assert_same(a, b):
             assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize('recipe', [name for name in degrade.RECIPES if not name.startswith('hifacegan_')])         # the parts of hifacegan
+@pytest.mark.parametrize(
+    'recipe', [name for name in degrade.RECIPES if not name.startswith('hifacegan_')]
+)  # the parts of hifacegan
 @pytest.mark.parametrize('name', FAST)
 def test_pipe_is_the_reference(name, recipe, images, reference):
     ours = batches(name, images, recipe, len(reference(recipe)))
     for a, b in zip(ours, reference(recipe), strict=True):
         assert torch.equal(a.sample, b.sample) and torch.equal(a.target, b.target)
         side = SIZE // degrade.recipe(recipe).scale
-        assert a.input.shape == (BATCH, 3, side, side) and a.input.is_contiguous(memory_format=torch.channels_last)
+        assert a.input.shape == (BATCH, 3, side, side) and a.input.is_contiguous(
+            memory_format=torch.channels_last
+        )
     off = torch.stack([(a.input - b.input).abs() for a, b in zip(ours, reference(recipe))]) * 255
     assert (off < 1.01).float().mean() >= 0.99
-    assert (off.amax((2, 3, 4)) < 1.01).float().mean() >= 0.9          # the few others have a JPEG block tipped by one rounding
+    assert (
+        off.amax((2, 3, 4)) < 1.01
+    ).float().mean() >= 0.9  # the few others have a JPEG block tipped by one rounding
 
 
 @pytest.fixture(scope='module')
 def reference(images):
     made = {}
-    return lambda recipe: made.setdefault(recipe, None) or made.update({recipe: batches('reference', images, recipe, STEPS if degrade.recipe(recipe).scale > 1 else 4)}) or made[recipe]
+    return lambda recipe: (
+        made.setdefault(recipe, None)
+        or made.update(
+            {
+                recipe: batches(
+                    'reference', images, recipe, STEPS if degrade.recipe(recipe).scale > 1 else 4
+                )
+            }
+        )
+        or made[recipe]
+    )
 
 
 def test_samples_cover_the_recipe(images):
     """What the comparison above runs through: every kind of kernel, noise, filter and order."""
-    plan = dali_pipes.Plan(len(images), degrade.recipe('ai6126_2024'), batch=BATCH, size=SIZE, seed=SEED)
-    params = [plan(np.arange(START + BATCH + 2 * BATCH * i, START + 2 * BATCH * (i + 1))).params for i in range(STEPS)]
+    plan = dali_pipes.Plan(
+        len(images), degrade.recipe('ai6126_2024'), batch=BATCH, size=SIZE, seed=SEED
+    )
+    params = [
+        plan(np.arange(START + BATCH + 2 * BATCH * i, START + 2 * BATCH * (i + 1))).params
+        for i in range(STEPS)
+    ]
     stages = {s.name: j for j, s in enumerate(plan.recipe.stages)}
 
     def drawn(field, *names):
-        return set(np.concatenate([getattr(p[stages[n]], field) for p in params for n in names]).tolist())
+        return set(
+            np.concatenate([getattr(p[stages[n]], field) for p in params for n in names]).tolist()
+        )
+
     assert drawn('kind', 'blur1', 'blur2', 'sinc') == set(range(8))
-    assert drawn('kind', 'noise1', 'noise2') == {noise.GAUSSIAN, noise.POISSON} and drawn('gray', 'noise1', 'noise2') == {True, False}
-    assert drawn('mode', 'resize1', 'resize2', 'resize3') == {resize.AREA, resize.BILINEAR, resize.BICUBIC}
+    assert drawn('kind', 'noise1', 'noise2') == {noise.GAUSSIAN, noise.POISSON} and drawn(
+        'gray', 'noise1', 'noise2'
+    ) == {True, False}
+    assert drawn('mode', 'resize1', 'resize2', 'resize3') == {
+        resize.AREA,
+        resize.BILINEAR,
+        resize.BICUBIC,
+    }
     assert 0 in drawn('quality', 'jpeg2a') and max(drawn('quality', 'jpeg2a')) > 0
 
 
@@ -106,16 +144,28 @@ def test_resume_is_start(name, images):
 @pytest.mark.parametrize('name', ['reference', *FAST])
 def test_crops_are_cut_out_of_the_whole_pairs(name, images):
     """Everywhere in the image, each pair at one place, input and targets alike; a pure function of the sample."""
-    whole, crops = (batches(name, images, 'bicubic', 4, target_usm=True, crop=crop) for crop in (None, SIZE // 4))
+    whole, crops = (
+        batches(name, images, 'bicubic', 4, target_usm=True, crop=crop)
+        for crop in (None, SIZE // 4)
+    )
     corners = []
     for a, b in zip(whole, crops):
-        assert b.target.is_contiguous(memory_format=torch.channels_last) and torch.equal(a.sample, b.sample)
+        assert b.target.is_contiguous(memory_format=torch.channels_last) and torch.equal(
+            a.sample, b.sample
+        )
         for i in range(len(a.sample)):
-            found = [(y, x) for y in range(SIZE // 4 - SIZE // 16 + 1) for x in range(SIZE // 4 - SIZE // 16 + 1) if torch.equal(a.input[i, :, y:y + SIZE // 16, x:x + SIZE // 16], b.input[i])]
+            found = [
+                (y, x)
+                for y in range(SIZE // 4 - SIZE // 16 + 1)
+                for x in range(SIZE // 4 - SIZE // 16 + 1)
+                if torch.equal(a.input[i, :, y : y + SIZE // 16, x : x + SIZE // 16], b.input[i])
+            ]
             assert len(found) == 1
-            (y, x), = found
+            ((y, x),) = found
             for ours, theirs in (a.target, b.target), (a.plain, b.plain):
-                assert torch.equal(ours[i, :, 4 * y:4 * y + SIZE // 4, 4 * x:4 * x + SIZE // 4], theirs[i])
+                assert torch.equal(
+                    ours[i, :, 4 * y : 4 * y + SIZE // 4, 4 * x : 4 * x + SIZE // 4], theirs[i]
+                )
             corners.append((y, x))
     assert len(set(corners)) > len(corners) // 2
     assert not torch.equal(whole[0].target, whole[0].plain)
@@ -127,15 +177,30 @@ def test_crops_are_cut_out_of_the_whole_pairs(name, images):
 def test_usm_switches(recipe, images):
     def one(**options):
         return batches('torch', images, recipe, 1, **options)[0]
-    plain, both, target, neither = one(), one(target_usm=True), one(target_usm=True, lq_from_usm=False), one(lq_from_usm=False)
-    assert torch.equal(plain.target, neither.target) and torch.equal(both.target, target.target) and not torch.equal(both.target, plain.target)
+
+    plain, both, target, neither = (
+        one(),
+        one(target_usm=True),
+        one(target_usm=True, lq_from_usm=False),
+        one(lq_from_usm=False),
+    )
+    assert (
+        torch.equal(plain.target, neither.target)
+        and torch.equal(both.target, target.target)
+        and not torch.equal(both.target, plain.target)
+    )
     assert torch.equal(both.input, plain.input) and torch.equal(target.input, neither.input)
-    assert torch.equal(plain.input, neither.input) == (recipe == 'bicubic')          # the recipe decides whether there is a USM at all
+    assert torch.equal(plain.input, neither.input) == (
+        recipe == 'bicubic'
+    )  # the recipe decides whether there is a USM at all
 
 
 def test_pair_pool_changes_ties_only(images):
     recipe = degrade.recipe('ai6126_2024_parity')
-    a, b = (batches('torch', images, recipe._replace(pool=pool), 2, start=1000, rank=0, world=1) for pool in (0, 50))
+    a, b = (
+        batches('torch', images, recipe._replace(pool=pool), 2, start=1000, rank=0, world=1)
+        for pool in (0, 50)
+    )
     assert torch.equal(a[1].target, b[1].target) and not torch.equal(a[1].input, b[1].input)
 
 
@@ -145,33 +210,53 @@ def test_late_bad_file_is_replaced(name, tmp_path):
     stream = bytearray(zlib.compress(rows(picture(SIZE))))
     stream[-1] ^= 1
     for i in range(4):
-        cv2.imwrite(str(tmp_path / f'{i}.png'), faces.face(i, SIZE).image)
+        cv2.imwrite(str(tmp_path / f'{i}.png'), synthetic.face(i, SIZE).image)
     (tmp_path / '1.png').write_bytes(png(SIZE, SIZE, 2, b'', stream=bytes(stream)))
-    found = manifest.scan(str(tmp_path), size=SIZE, cache_dir=tmp_path / 'cache', say=lambda _: None).images
+    found = manifest.scan(
+        str(tmp_path), size=SIZE, cache_dir=tmp_path / 'cache', say=lambda _: None
+    ).images
     assert len(found) == 4
     said = []
-    out = batches(name, found, 'bicubic', 2, batch=4, flip=0, start=0, rank=0, world=1, say=said.append)
+    out = batches(
+        name, found, 'bicubic', 2, batch=4, flip=0, start=0, rank=0, world=1, say=said.append
+    )
     assert len(said) == 1 and '1.png' in said[0] and '2.png' in said[0]
     targets = {tuple(t.flatten()[::997].tolist()) for b in out for t in b.target}
-    assert len(targets) == 3                     # four files, one of them twice
+    assert len(targets) == 3  # four files, one of them twice
 
 
 def test_what_worker_processes_are_sent(images):
     """A GPU's DataLoader pickles the plan and the reader: what comes out plans and reads the same."""
     recipe = degrade.recipe('ai6126_2024')
-    data = pipe_torch.Decoded(dali_pipes.Plan(len(images), recipe, batch=BATCH, size=SIZE), Reader(images, SIZE, lambda _: None))
+    data = pipe_torch.Decoded(
+        dali_pipes.Plan(len(images), recipe, batch=BATCH, size=SIZE),
+        Reader(images, SIZE, lambda _: None),
+    )
     again = pickle.loads(pickle.dumps(data))
     assert again.plan.recipe == recipe and again.plan.recipe.stages[0].op is degrade.usm
     wanted = [(n, n != 8) for n in range(7, 10)]
     (a, places, used, pix), (b, *others) = data.__getitems__(wanted), again.__getitems__(wanted)
-    assert a.index.tolist() == b.index.tolist() and all((x == y).all() for x, y in zip((places, used, pix), others)) and places.tolist() == [0, 2]
+    assert (
+        a.index.tolist() == b.index.tolist()
+        and all((x == y).all() for x, y in zip((places, used, pix), others))
+        and places.tolist() == [0, 2]
+    )
 
 
 def test_workers_fit_into_shared_memory(monkeypatch):
     def with_room(n):
-        monkeypatch.setattr(pipe_torch.shutil, 'disk_usage', lambda _: type('Usage', (), {'free': 2 * n}))
+        monkeypatch.setattr(
+            pipe_torch.shutil, 'disk_usage', lambda _: type('Usage', (), {'free': 2 * n})
+        )
         return pipe_torch._workers(8, 1000)
-    assert [with_room(n) for n in (500, 3000, 8000, 17_000, 10 ** 9)] == [(1, 1), (3, 1), (8, 1), (8, 2), (8, 4)]
+
+    assert [with_room(n) for n in (500, 3000, 8000, 17_000, 10**9)] == [
+        (1, 1),
+        (3, 1),
+        (8, 1),
+        (8, 2),
+        (8, 4),
+    ]
 
 
 def test_close_leaves_nothing(images):
@@ -184,11 +269,18 @@ def test_close_leaves_nothing(images):
 def test_ctrl_c_ends_the_process(images, tmp_path):
     """A pipe left open at a KeyboardInterrupt keeps nobody waiting."""
     pytest.importorskip('nvidia.dali')
-    code = ('import sys, json, dali_pipes; from dali_pipes.manifest import Image\n'
-            'pipe = dali_pipes.make("dali", [Image(*i) for i in json.loads(sys.argv[1])], "bicubic", size=128, batch=2)\n'
-            'next(pipe); raise KeyboardInterrupt')
-    done = subprocess.run([sys.executable, '-c', code, json.dumps(images)], capture_output=True, text=True, timeout=120,
-                          cwd=os.path.dirname(os.path.dirname(__file__)))
+    code = (
+        'import sys, json, dali_pipes; from sources.manifest import Image\n'
+        'pipe = dali_pipes.make("dali", [Image(*i) for i in json.loads(sys.argv[1])], "bicubic", size=128, batch=2)\n'
+        'next(pipe); raise KeyboardInterrupt'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code, json.dumps(images)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=os.path.dirname(os.path.dirname(__file__)),
+    )
     assert 'KeyboardInterrupt' in done.stderr and done.returncode != 0
 
 

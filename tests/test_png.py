@@ -1,4 +1,5 @@
 """PNG on the device: through the shim its kernels decode what OpenCV decodes and refuse what zlib refuses; a pipe that uses them yields what the others yield."""
+
 import os
 import re
 import shutil
@@ -11,34 +12,50 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import png_cases
 import pytest
 import torch
 from PIL import Image
 
 import dali_pipes
-import options
-import png_cases
-from dali_pipes import cache, degrade, faces, files, manifest, pipe_png, png, stream
+import degrade
+import synthetic
+from config import options
+from dali_pipes import cache, pipe_png, png
 from dali_pipes.batch import Options, Plan
-from dali_pipes.degrade import kernels, workers
-from dali_pipes.masks import pairs
-from dali_pipes.masks.plan import ParsePlan
-from dali_pipes.masks.reader import PairReader
+from dali_pipes.parse_plan import ParsePlan
 from dali_pipes.pipe_torch import TorchLoader
-from dali_pipes.reader import Reader
+from degrade import kernels, workers
+from errors import DataError, RunError
+from faces.masks import pairs
+from faces.masks.reader import MaskReader
+from sources import files, manifest, stream
+from sources.reader import Reader
 from tools import cuda_shim
-from training.run import RunError
 
-needs_gxx = pytest.mark.skipif(not shutil.which('g++'), reason='g++ is not installed: it builds the kernels for the CPU')
+needs_gxx = pytest.mark.skipif(
+    not shutil.which('g++'), reason='g++ is not installed: it builds the kernels for the CPU'
+)
 CASES = png_cases.cases()
-SMALL = [name for name in CASES if re.search(r'(mixed|paeth) (31x33|9x1|66x5)|level (1|9) (default|fixed)|level 0 default|codes|one distance|blocks|short palette|rgba|sync', name)]
+SMALL = [
+    name
+    for name in CASES
+    if re.search(
+        r'(mixed|paeth) (31x33|9x1|66x5)|level (1|9) (default|fixed)|level 0 default|codes|one distance|blocks|short palette|rgba|sync',
+        name,
+    )
+]
 SIZE, BATCH = 48, 3
 
 
 def wrong(names):
     """Those of CASES that the kernels do not decode to OpenCV's pixels."""
     found = png_cases.run([CASES[n] for n in names])
-    return [(n, png.REFUSED[status]) for n, (pixels, status) in zip(names, found) if pixels is None or not np.array_equal(pixels, files.decode(CASES[n]))]
+    return [
+        (n, png.REFUSED[status])
+        for n, (pixels, status) in zip(names, found)
+        if pixels is None or not np.array_equal(pixels, files.decode(CASES[n]))
+    ]
 
 
 @needs_gxx
@@ -55,19 +72,29 @@ def test_the_reference_decodes_what_opencv_decodes():
 @needs_gxx
 def test_real_encoders(tmp_path):
     """Drawn faces as OpenCV and Pillow write them; of real ones, if there are any, one whole and corners of some."""
-    image, data = faces.face(5, 64).image, []
+    image, data = synthetic.face(5, 64).image, []
     for level in 0, 1, 6, 9:
-        data.append(cv2.imencode('.png', image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes())
+        data.append(
+            cv2.imencode('.png', image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, level])[
+                1
+            ].tobytes()
+        )
     for mode in 'RGB', 'L', 'P', 'RGBA', 'LA':
         Image.fromarray(image).convert(mode).save(tmp_path / 'face.png', optimize=mode != 'RGB')
         data.append((tmp_path / 'face.png').read_bytes())
     real = sorted(Path(os.environ.get('FACES_DATA', 'nowhere'), 'png').glob('*.png'))
     if real:
         data.append(real[7].read_bytes())
-        data += [cv2.imencode('.png', cv2.imread(str(p))[200:296, 200:296])[1].tobytes() for p in real[::40]]
+        data += [
+            cv2.imencode('.png', cv2.imread(str(p))[200:296, 200:296])[1].tobytes()
+            for p in real[::40]
+        ]
     with cuda_shim.Shim():
         found = png_cases.run(data)
-    assert all(pixels is not None and np.array_equal(pixels, files.decode(d)) for d, (pixels, _) in zip(data, found))
+    assert all(
+        pixels is not None and np.array_equal(pixels, files.decode(d))
+        for d, (pixels, _) in zip(data, found)
+    )
 
 
 @pytest.mark.parametrize('name', png_cases.unfit())
@@ -83,7 +110,9 @@ def test_the_record_has_the_layout_of_the_struct():
     record = png.pack([data], [png.head(data)]).record
     fields = re.search(r'struct Png {([^}]*)}', kernels.source('png.cu'))[1]
     assert cuda_shim.Shim().sizeof('png.cu', 'Png') == record.dtype.itemsize
-    assert [name.split()[-1] for part in fields.split(';') for name in part.split(',') if name.split()] == list(record.dtype.names)
+    assert [
+        name.split()[-1] for part in fields.split(';') for name in part.split(',') if name.split()
+    ] == list(record.dtype.names)
 
 
 def test_the_host_knows_every_verdict():
@@ -94,9 +123,17 @@ def test_the_host_knows_every_verdict():
 @needs_gxx
 def test_damaged_files(record_property):
     """Under AddressSanitizer and UndefinedBehaviorSanitizer, both ways; `python tests/png_cases.py` for more of them."""
-    done = subprocess.run([sys.executable, png_cases.__file__, '384', '1'], env=cuda_shim.sanitized(), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, png_cases.__file__, '384', '1'],
+        env=cuda_shim.sanitized(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-    assert done.stdout.startswith('384 damaged files') and all(word in done.stdout for word in ('equal', *png.REFUSED[1:]))
+    assert done.stdout.startswith('384 damaged files') and all(
+        word in done.stdout for word in ('equal', *png.REFUSED[1:])
+    )
     record_property('summary', done.stdout.strip())
 
 
@@ -106,11 +143,17 @@ def test_a_distance_beyond_the_streams_own_window():
     gray = np.random.default_rng(0).integers(0, 256, (3, 299), np.uint8)
     gray[2] = gray[0]
     good = png_cases.compressed(png_cases.filtered(gray[..., None], [0]))
-    narrow = bytes([0x18, 0x19]) + good[2:]      # 512 bytes; the row repeats one 600 back
+    narrow = bytes([0x18, 0x19]) + good[2:]  # 512 bytes; the row repeats one 600 back
     assert zlib.decompress(narrow) == zlib.decompress(good)
     with cuda_shim.Shim():
-        (pixels, _), (none, status) = png_cases.run([png_cases.file(3, 299, 0, z) for z in (good, narrow)])
-    assert (pixels[..., 0] == gray).all() and none is None and png.REFUSED[status] == 'distance too far back'
+        (pixels, _), (none, status) = png_cases.run(
+            [png_cases.file(3, 299, 0, z) for z in (good, narrow)]
+        )
+    assert (
+        (pixels[..., 0] == gray).all()
+        and none is None
+        and png.REFUSED[status] == 'distance too far back'
+    )
 
 
 # What to change, into what: a barrier left out, a border off by one, a table read wrongly, a check forgotten.
@@ -131,11 +174,15 @@ MUTANTS = [
 
 
 def test_every_kernel_has_mutants():
-    assert {kernel for kernel, *_ in MUTANTS} == {name for name, _ in cuda_shim.KERNEL.findall(kernels.source('png.cu'))}
+    assert {kernel for kernel, *_ in MUTANTS} == {
+        name for name, _ in cuda_shim.KERNEL.findall(kernels.source('png.cu'))
+    }
 
 
 @needs_gxx
-@pytest.mark.parametrize('kernel, old, new', MUTANTS, ids=[f'{k}-{i}' for i, (k, *_) in enumerate(MUTANTS)])
+@pytest.mark.parametrize(
+    'kernel, old, new', MUTANTS, ids=[f'{k}-{i}' for i, (k, *_) in enumerate(MUTANTS)]
+)
 def test_mutants_fail(kernel, old, new):
     assert kernels.source('png.cu').count(old) == 1, 'the mutation no longer fits the source'
     for backwards in False, True:
@@ -147,14 +194,17 @@ def test_mutants_fail(kernel, old, new):
 
 # ---- the pipe ----
 
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """PNG of all kinds, one of them with a wrong checksum of its pixels, JPEG, and one larger than the training size."""
     folder = tmp_path_factory.mktemp('hq')
     for i in range(9):
-        image = Image.fromarray(faces.face(70 + i, SIZE if i != 4 else SIZE + 16).image)
-        image.convert({2: 'L', 3: 'P', 5: 'RGBA'}.get(i, 'RGB')).save(folder / f'{i}.{"jpg" if i == 1 else "png"}')
-    raw = png_cases.filtered(faces.face(80, SIZE).image, [1])
+        image = Image.fromarray(synthetic.face(70 + i, SIZE if i != 4 else SIZE + 16).image)
+        image.convert({2: 'L', 3: 'P', 5: 'RGBA'}.get(i, 'RGB')).save(
+            folder / f'{i}.{"jpg" if i == 1 else "png"}'
+        )
+    raw = png_cases.filtered(synthetic.face(80, SIZE).image, [1])
     (folder / '6.png').write_bytes(png_cases.file(SIZE, SIZE, 2, zlib.compress(raw)[:-1] + b'?'))
     return folder
 
@@ -163,7 +213,10 @@ def made(Loader, reader, plan, steps=8, kept=None):
     """[(image numbers, flips, pixels)] of a loader's first steps."""
     loader = Loader(plan, Options(reader, kept, workers.make(2), 0, 0, 1, torch.device('cpu'), 2))
     try:
-        return [(step.index, step.flip, pixels.clone()) for step, pixels in (loader.load() for _ in range(steps))]
+        return [
+            (step.index, step.flip, pixels.clone())
+            for step, pixels in (loader.load() for _ in range(steps))
+        ]
     finally:
         loader.close()
 
@@ -183,33 +236,57 @@ def test_the_loader_yields_what_the_torch_pipe_yields(kept, folder, tmp_path, mo
     keep = lambda: cache.make('host', images, SIZE, torch.device('cpu')) if kept else None
     expected = made(TorchLoader, Reader(images, SIZE, said[0].append), plan, kept=keep())
     with cuda_shim.Shim() as shim:
-        assert_same(made(pipe_png.PngLoader, Reader(images, SIZE, said[1].append), plan, kept=keep()), expected)
-    assert said[0] == said[1] and sum('6.png cannot be decoded (corrupt pixels' in line for line in said[1]) == 1
+        assert_same(
+            made(pipe_png.PngLoader, Reader(images, SIZE, said[1].append), plan, kept=keep()),
+            expected,
+        )
+    assert (
+        said[0] == said[1]
+        and sum('6.png cannot be decoded (corrupt pixels' in line for line in said[1]) == 1
+    )
     assert ('png.cu', 'inflate') in shim.launched
 
 
 @needs_gxx
 def test_a_file_is_walked_until_the_device_has_decoded_it(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(pipe_png, 'GROUP', 4)
-    images = [i for i in manifest.scan(str(folder), size=SIZE, cache_dir=tmp_path, say=lambda _: None).images if i.path.endswith(('0.png', '8.png'))]
+    images = [
+        i
+        for i in manifest.scan(
+            str(folder), size=SIZE, cache_dir=tmp_path, say=lambda _: None
+        ).images
+        if i.path.endswith(('0.png', '8.png'))
+    ]
     reader = Reader(images, SIZE, say=lambda _: None)
-    monkeypatch.setattr('dali_pipes.reader.sound', lambda data: pytest.fail('decoded on the CPU'))
+    monkeypatch.setattr('sources.reader.sound', lambda data: pytest.fail('decoded on the CPU'))
     with cuda_shim.Shim():
-        made(pipe_png.PngLoader, reader, Plan(2, degrade.recipe('bicubic'), batch=2, size=SIZE), steps=5)
+        made(
+            pipe_png.PngLoader,
+            reader,
+            Plan(2, degrade.recipe('bicubic'), batch=2, size=SIZE),
+            steps=5,
+        )
     assert reader._good == {0, 1}
 
 
 @needs_gxx
 def test_pairs(tmp_path, monkeypatch):
     monkeypatch.setattr(pipe_png, 'GROUP', 4)
-    faces.write(tmp_path, 5, first_seed=3, size=SIZE)
-    found = pairs.scan_pairs(str(tmp_path), size=SIZE, cache_dir=tmp_path, say=lambda _: None).images
+    synthetic.write(tmp_path, 5, first_seed=3, size=SIZE)
+    found = pairs.scan_pairs(
+        str(tmp_path), size=SIZE, cache_dir=tmp_path, say=lambda _: None
+    ).images
     bad = Path(found[2].image.path)
-    bad.write_bytes(png_cases.file(SIZE, SIZE, 2, zlib.compress(bytes(SIZE * (3 * SIZE + 1)))[:-1] + b'?'))
+    bad.write_bytes(
+        png_cases.file(SIZE, SIZE, 2, zlib.compress(bytes(SIZE * (3 * SIZE + 1)))[:-1] + b'?')
+    )
     plan = ParsePlan(len(found), batch=BATCH, size=SIZE)
-    expected = made(TorchLoader, PairReader(found, SIZE, say=lambda _: None), plan, steps=4)
+    expected = made(TorchLoader, MaskReader(found, SIZE, say=lambda _: None), plan, steps=4)
     with cuda_shim.Shim():
-        assert_same(made(pipe_png.PngPairs, PairReader(found, SIZE, say=lambda _: None), plan, steps=4), expected)
+        assert_same(
+            made(pipe_png.PngPairs, MaskReader(found, SIZE, say=lambda _: None), plan, steps=4),
+            expected,
+        )
     assert expected[0][2].shape[1] == 4
 
 
@@ -226,12 +303,23 @@ def test_a_stream(folder, tmp_path, monkeypatch):
         reader = stream.Stream(stream.find(f'file://{tmp_path}/a.tar'), SIZE, say=said.append)
         assert len(reader.peek(5)) == len(reader.peek(5)) == 5
         return made(pipe_png.PngLoader, reader, plan, steps=12)
+
     with cuda_shim.Shim():
         first = run()
         assert_same(first, run())
-    expected = [files.fit(files.decode(p.read_bytes()), SIZE).tobytes() for p in folder.iterdir() if p.name != '6.png']
-    seen = Counter(image.permute(1, 2, 0).numpy().tobytes() for _, _, pixels in first for image in pixels)
-    assert seen.keys() == set(expected) and seen.most_common()[-1][1] >= 2 and seen.most_common()[0][1] <= 4           # in 24 images, three epochs of 8
+    expected = [
+        files.fit(files.decode(p.read_bytes()), SIZE).tobytes()
+        for p in folder.iterdir()
+        if p.name != '6.png'
+    ]
+    seen = Counter(
+        image.permute(1, 2, 0).numpy().tobytes() for _, _, pixels in first for image in pixels
+    )
+    assert (
+        seen.keys() == set(expected)
+        and seen.most_common()[-1][1] >= 2
+        and seen.most_common()[0][1] <= 4
+    )  # in 24 images, three epochs of 8
     assert sum('a.tar/6.png skipped: corrupt pixels' in line for line in said) == 2
 
 
@@ -241,35 +329,83 @@ def test_auto_takes_the_faster(rates, chosen, folder, tmp_path, monkeypatch):
     pytest.importorskip('nvidia.dali')
     monkeypatch.setattr(pipe_png, 'GROUP', 8)
     images = manifest.scan(str(folder), size=SIZE, cache_dir=tmp_path, say=lambda _: None).images
-    plan, said, given, real = Plan(len(images), degrade.recipe('bicubic'), batch=2, size=SIZE), [], list(rates), pipe_png._rate
-    options = Options(Reader(images, SIZE, say=lambda _: None), None, workers.make(2), 0, 0, 1, torch.device('cpu'), 2)
+    plan, said, given, real = (
+        Plan(len(images), degrade.recipe('bicubic'), batch=2, size=SIZE),
+        [],
+        list(rates),
+        pipe_png._rate,
+    )
+    options = Options(
+        Reader(images, SIZE, say=lambda _: None),
+        None,
+        workers.make(2),
+        0,
+        0,
+        1,
+        torch.device('cpu'),
+        2,
+    )
     monkeypatch.setattr(pipe_png, '_rate', lambda run, count: real(run, count) and given.pop(0))
     with cuda_shim.Shim():
         assert pipe_png._faster(plan, options, said.append) == (chosen == 'gpu')
-        assert said == [f'decode: {chosen}; {rates[0]} images per second on the GPU, {rates[1]} by DALI on 2 threads']
+        assert said == [
+            f'decode: {chosen}; {rates[0]} images per second on the GPU, {rates[1]} by DALI on 2 threads'
+        ]
         monkeypatch.setattr(pipe_png, 'decode', lambda data: files.decode(data) ^ 1)
-        assert not pipe_png._faster(plan, options, said.append) and 'the GPU decodes other pixels' in said[-1]
-    assert not pipe_png._faster(Plan(9, degrade.recipe('bicubic'), batch=2, size=SIZE - 4), options, said.append)
+        assert (
+            not pipe_png._faster(plan, options, said.append)
+            and 'the GPU decodes other pixels' in said[-1]
+        )
+    assert not pipe_png._faster(
+        Plan(9, degrade.recipe('bicubic'), batch=2, size=SIZE - 4), options, said.append
+    )
     assert 'of 9 files tried 0 are 8-bit PNG of 44x44' in said[-1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_without_a_gpu(folder, tmp_path):
     pytest.importorskip('nvidia.dali')
-    images, said = manifest.scan(str(folder), size=SIZE, cache_dir=tmp_path, say=lambda _: None).images[:6], []
+    images, said = (
+        manifest.scan(str(folder), size=SIZE, cache_dir=tmp_path, say=lambda _: None).images[:6],
+        [],
+    )
     batches = []
     for decode in 'auto', 'cpu':
-        with dali_pipes.make('dali', images, 'bicubic', batch=2, size=SIZE, decode=decode, say=said.append) as pipe:
+        with dali_pipes.make(
+            'dali', images, 'bicubic', batch=2, size=SIZE, decode=decode, say=said.append
+        ) as pipe:
             batches.append([next(pipe) for _ in range(3)])
-    assert all(torch.equal(a.target, b.target) and torch.equal(a.input, b.input) for a, b in zip(*batches)) and not any('decode' in line for line in said)
-    with pytest.raises(manifest.DataError, match='--decode gpu: there is no GPU to decode on; give cpu or auto'):
-        dali_pipes.make('dali', images, 'bicubic', batch=2, size=SIZE, decode='gpu', say=said.append)
+    assert all(
+        torch.equal(a.target, b.target) and torch.equal(a.input, b.input) for a, b in zip(*batches)
+    ) and not any('decode' in line for line in said)
+    with pytest.raises(
+        DataError, match='--decode gpu: there is no GPU to decode on; give cpu or auto'
+    ):
+        dali_pipes.make(
+            'dali', images, 'bicubic', batch=2, size=SIZE, decode='gpu', say=said.append
+        )
 
 
 def test_names_are_checked(tmp_path):
     with pytest.raises(ValueError, match="unknown decoder 'gpuu'"):
         dali_pipes.make('torch', [], 'bicubic', decode='gpuu')
-    with pytest.raises(manifest.DataError, match='only the dali pipe decodes on a GPU'):
+    with pytest.raises(DataError, match='only the dali pipe decodes on a GPU'):
         dali_pipes.make('torch', [], 'bicubic', decode='gpu')
-    with pytest.raises(RunError, match='--decode gpu needs --pipe dali and a GPU, this is torch on cpu'):
-        options.configure(options.parse('', ['--decode', 'gpu', '--pipe', 'torch', '--device', 'cpu', '--out', str(tmp_path / 'run')]))
+    with pytest.raises(
+        RunError, match='--decode gpu needs --pipe dali and a GPU, this is torch on cpu'
+    ):
+        options.configure(
+            options.parse(
+                '',
+                [
+                    '--decode',
+                    'gpu',
+                    '--pipe',
+                    'torch',
+                    '--device',
+                    'cpu',
+                    '--out',
+                    str(tmp_path / 'run'),
+                ],
+            )
+        )

@@ -1,22 +1,42 @@
 """Recipes: three implementations stage by stage and end to end, what a batch may not change, and that every branch occurs."""
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from dali_pipes import degrade
-from dali_pipes.degrade import blur, canvas, diffjpeg, jpeg, median, noise, quantize, resize, take, usm, workers
-from dali_pipes.degrade.recipes import RECIPES
-from dali_pipes.draw import Draw
+import degrade
+from degrade import (
+    blur,
+    canvas,
+    diffjpeg,
+    jpeg,
+    median,
+    noise,
+    quantize,
+    resize,
+    take,
+    usm,
+    workers,
+)
+from degrade.draw import Draw
+from degrade.recipes import RECIPES
 
 SIZE, COUNT, BATCH = 128, 12, 4
-TASKS = 'hifacegan_blur', 'hifacegan_noise', 'hifacegan_jpeg', 'hifacegan_down'          # what hifacegan is made of
+TASKS = (
+    'hifacegan_blur',
+    'hifacegan_noise',
+    'hifacegan_jpeg',
+    'hifacegan_down',
+)  # what hifacegan is made of
 WHOLE = [name for name in RECIPES if name not in TASKS]
 
 
 def drawn(name, samples, size=(SIZE, SIZE), batch=BATCH, seed=7):
     recipe = degrade.recipe(name)
-    return recipe, degrade.sample(recipe, Draw(seed, samples, tied=recipe.tied, batch=batch, pool=recipe.pool), size)
+    return recipe, degrade.sample(
+        recipe, Draw(seed, samples, tied=recipe.tied, batch=batch, pool=recipe.pool), size
+    )
 
 
 def images(photo, n, h=SIZE, w=SIZE):
@@ -36,7 +56,7 @@ def reference(photo):
             recipe, params = drawn(name, np.arange(COUNT))
             records = []
             for i in range(COUNT):
-                record, now = [], canvas.hwc(x[i:i + 1]) / np.float64(255)
+                record, now = [], canvas.hwc(x[i : i + 1]) / np.float64(255)
                 for stage, p in zip(recipe.stages, take(params, i)):
                     if stage.op in (jpeg, median):
                         now = quantize.run_ref(now, quantize.Params(True, False))
@@ -46,6 +66,7 @@ def reference(photo):
                 records.append(record)
             kept[name] = x, recipe, params, records
         return kept[name]
+
     return chain
 
 
@@ -64,7 +85,15 @@ def undecided(stage, p, before):
 
 
 # Largest error measured over all recipes, about doubled.
-ALLOWED = {blur: 4e-6, median: 1e-7, resize: 2e-6, noise: 2e-6, jpeg: 1e-7, usm: 1e-4, quantize: 1e-7}
+ALLOWED = {
+    blur: 4e-6,
+    median: 1e-7,
+    resize: 2e-6,
+    noise: 2e-6,
+    jpeg: 1e-7,
+    usm: 1e-4,
+    quantize: 1e-7,
+}
 
 
 @pytest.mark.parametrize('opencv', [False, True])
@@ -74,7 +103,11 @@ def test_stage_by_stage(name, opencv, reference):
     undecided_values = values = 0
     for i, record in enumerate(records):
         for s, (stage, before, expected) in enumerate(record):
-            out = stage.op.run_torch(canvas.of(canvas.nchw(before)), type(params[s])(*(f[i:i + 1] for f in params[s])), opencv)
+            out = stage.op.run_torch(
+                canvas.of(canvas.nchw(before)),
+                type(params[s])(*(f[i : i + 1] for f in params[s])),
+                opencv,
+            )
             found = canvas.hwc(canvas.unit(out.pix))
             assert found.shape == expected.shape
             open_ = undecided(stage, take(params, i)[s], before)
@@ -84,10 +117,13 @@ def test_stage_by_stage(name, opencv, reference):
             error = np.where(open_, 0, error)
             undecided_values, values = undecided_values + open_.sum(), values + open_.size
             if stage.op is diffjpeg:
-                assert (error > 1e-5).mean() < 0.1, (i, stage.name)          # the blocks with a coefficient on a tie
+                assert (error > 1e-5).mean() < 0.1, (
+                    i,
+                    stage.name,
+                )  # the blocks with a coefficient on a tie
             else:
                 assert error.max() <= ALLOWED[stage.op], (i, stage.name)
-    assert undecided_values < 0.02 * values                                  # enlarging 8-bit values makes exact ties
+    assert undecided_values < 0.02 * values  # enlarging 8-bit values makes exact ties
 
 
 @pytest.mark.parametrize('name', WHOLE)
@@ -95,10 +131,19 @@ def test_end_to_end(name, reference):
     x, recipe, params, _ = reference(name)
     expected = degrade.degrade(x, recipe, params, 'ref')
     batch = None
-    for _, batch in degrade.chain_torch(x, recipe, params):                  # all samples on one ragged canvas, as on a GPU
+    for _, batch in degrade.chain_torch(
+        x, recipe, params
+    ):  # all samples on one ragged canvas, as on a GPU
         pass
-    for y in degrade.degrade(x, recipe, params), degrade.degrade(x, recipe, params, opencv=False), batch.pix:
-        assert y.shape == expected.shape == (COUNT, 3, SIZE // recipe.scale, SIZE // recipe.scale) and y.dtype == torch.float32
+    for y in (
+        degrade.degrade(x, recipe, params),
+        degrade.degrade(x, recipe, params, opencv=False),
+        batch.pix,
+    ):
+        assert (
+            y.shape == expected.shape == (COUNT, 3, SIZE // recipe.scale, SIZE // recipe.scale)
+            and y.dtype == torch.float32
+        )
         # One float rounding can tip a pixel before Poisson noise or JPEG, which spread it: of these twelve small samples at most two, by a fifth of their values.
         share = ((y - expected).abs() <= 1.001 / 255).float().mean((1, 2, 3))
         assert (share >= 0.999).sum() >= COUNT - 2 and share.min() >= 0.75 and share.mean() >= 0.98
@@ -117,7 +162,9 @@ def test_a_sample_is_the_same_in_every_batch(name, impl, opencv, photo):
     y = degrade.degrade(x, recipe, params, impl, opencv=opencv)
     assert torch.equal(degrade.degrade(x, recipe, params, impl, opencv=opencv), y)
     order = np.arange(n)[::-1].copy()
-    assert torch.equal(degrade.degrade(x[order], recipe, take(params, order), impl, opencv=opencv), y[order])
+    assert torch.equal(
+        degrade.degrade(x[order], recipe, take(params, order), impl, opencv=opencv), y[order]
+    )
     alone = drawn(name, [n - 1], (64, 64))[1]
     assert torch.equal(degrade.degrade(x[-1:], recipe, alone, impl, opencv=opencv), y[-1:])
 
@@ -146,13 +193,17 @@ def test_a_pool_of_threads_changes_nothing(photo):
         with workers.make(2) as pool:
             for name in RECIPES:
                 recipe, params = drawn(name, np.arange(6))
-                assert torch.equal(degrade.degrade(x, recipe, params, pool=pool), degrade.degrade(x, recipe, params))
+                assert torch.equal(
+                    degrade.degrade(x, recipe, params, pool=pool),
+                    degrade.degrade(x, recipe, params),
+                )
             assert torch.equal(degrade.sharpen(x, pool=pool), degrade.sharpen(x))
     finally:
         cv2.setNumThreads(threads)
 
 
 # ---- draws ----
+
 
 @pytest.mark.parametrize('name', ['ai6126_2024', 'realesrgan', 'ai6126_2024_parity'])
 def test_every_branch_occurs(name):
@@ -163,14 +214,17 @@ def test_every_branch_occurs(name):
     assert set(p['sinc'].kind) == {blur.SINC, blur.DELTA}
     for s in 'resize1', 'resize2', 'resize3':
         assert set(p[s].mode) == {resize.AREA, resize.BILINEAR, resize.BICUBIC}
-    for s, before in ('resize1', 512), ('resize2', 128):                     # resize2's factor counts from the final size
+    for s, before in (
+        ('resize1', 512),
+        ('resize2', 128),
+    ):  # resize2's factor counts from the final size
         assert set(np.sign(p[s].size[:, 0] - before)) == {-1, 0, 1}
     assert (p['resize3'].size == 128).all()
     for s in 'noise1', 'noise2':
         found = set(zip(p[s].kind.tolist(), p[s].gray.tolist()))
         assert found == {(k, g) for k in (noise.GAUSSIAN, noise.POISSON) for g in (False, True)}
     a, b = p['jpeg2a'].quality > 0, p['jpeg2b'].quality > 0
-    assert (a != b).all() and 0.4 < a.mean() < 0.6                           # either before or after, a coin
+    assert (a != b).all() and 0.4 < a.mean() < 0.6  # either before or after, a coin
     assert (p['jpeg1'].quality > 0).all() and p['usm'].on.all() and p['quantize'].on.all()
     for s in 'blur2', 'sinc':
         assert 0.75 < (p[s].taps > 1).mean() < 0.85
@@ -194,13 +248,21 @@ def test_every_stage_acts_where_its_part_stands(name):
     recipe, params = drawn(name, np.arange(500), (128, 128))
     order, acted, grown = Draw(7, np.arange(500)).order('order', 4), {}, np.full((500, 2), 128)
     for stage, p in zip(recipe.stages, params):
-        acts = {blur: lambda: p.taps > 1, median: lambda: p.side > 1, noise: lambda: p.kind != noise.NONE, jpeg: lambda: p.quality > 0, quantize: lambda: p.on,
-                resize: lambda: ~resize.keeps(p, grown)}[stage.op]()
+        acts = {
+            blur: lambda: p.taps > 1,
+            median: lambda: p.side > 1,
+            noise: lambda: p.kind != noise.NONE,
+            jpeg: lambda: p.quality > 0,
+            quantize: lambda: p.on,
+            resize: lambda: ~resize.keeps(p, grown),
+        }[stage.op]()
         grown = getattr(p, 'size', grown)
         assert not (acts & (order[:, stage.place[2]] != stage.place[3])).any()
         acted[stage.name] = acted.get(stage.name, 0) + acts.astype(int)
     either = acted.pop('median', 0)
-    assert (acted.pop('blur') + either == 1).all() and all((count == 1).all() for count in acted.values()), acted
+    assert (acted.pop('blur') + either == 1).all() and all(
+        (count == 1).all() for count in acted.values()
+    ), acted
     assert name == 'hifacegan' or 0.4 < either.mean() < 0.6
 
 
@@ -212,10 +274,10 @@ def test_an_order_is_its_parts_one_after_another(photo):
     for impl in 'ref', 'torch':
         whole = degrade.degrade(x, *drawn('hifacegan', np.arange(n), (48, 48)), impl)
         for i in range(n):
-            y = x[i:i + 1]
+            y = x[i : i + 1]
             for part in order[i]:
                 y = degrade.degrade(y, *drawn(TASKS[part], [i], (48, 48)), impl)
-            off = (y - whole[i:i + 1]).abs() * 255
+            off = (y - whole[i : i + 1]).abs() * 255
             assert (off < 1.01).float().mean() > 0.98 and (off < 0.01).float().mean() > 0.9
 
 
@@ -233,10 +295,29 @@ def test_parity_ties_what_the_reference_draws_per_batch():
 
     def batches(a):
         return np.asarray(a).reshape(8, 8, -1)
-    for tied in (p['resize1'].size, p['resize1'].mode, p['resize2'].size, p['resize2'].mode, p['resize3'].mode,
-                 p['noise1'].kind, p['noise2'].kind, p['blur2'].taps > 1, p['jpeg2a'].quality > 0):
-        assert (batches(tied) == batches(tied)[:, :1]).all() and len(np.unique(batches(tied)[:, 0], axis=0)) > 1
-    for free in p['blur1'].sigma_x, p['blur1'].kind, p['jpeg1'].quality, p['noise1'].gray, p['noise2'].amount, p['sinc'].omega:
+
+    for tied in (
+        p['resize1'].size,
+        p['resize1'].mode,
+        p['resize2'].size,
+        p['resize2'].mode,
+        p['resize3'].mode,
+        p['noise1'].kind,
+        p['noise2'].kind,
+        p['blur2'].taps > 1,
+        p['jpeg2a'].quality > 0,
+    ):
+        assert (batches(tied) == batches(tied)[:, :1]).all() and len(
+            np.unique(batches(tied)[:, 0], axis=0)
+        ) > 1
+    for free in (
+        p['blur1'].sigma_x,
+        p['blur1'].kind,
+        p['jpeg1'].quality,
+        p['noise1'].gray,
+        p['noise2'].amount,
+        p['sinc'].omega,
+    ):
         assert (batches(free) != batches(free)[:, :1]).any()
     for s in 'noise1', 'noise2':
         first = np.arange(64) // 8 * 8
@@ -255,9 +336,13 @@ def test_the_default_recipe_ties_nothing():
 def test_without_usm(photo):
     recipe, params = drawn('ai6126_2024', np.arange(3), (64, 64))
     plain = degrade.without_usm(recipe)
-    assert [s.name for s in plain.stages] == [s.name for s in recipe.stages[1:]] and recipe.stages[0].op is usm
+    assert [s.name for s in plain.stages] == [s.name for s in recipe.stages[1:]] and recipe.stages[
+        0
+    ].op is usm
     other = degrade.sample(plain, Draw(7, np.arange(3)), (64, 64))
-    assert all((f == g).all() for a, b in zip(params[1:], other) for f, g in zip(a, b))          # no draw moved
+    assert all(
+        (f == g).all() for a, b in zip(params[1:], other) for f, g in zip(a, b)
+    )  # no draw moved
     x = images(photo, 3, 64, 64)
     expected = degrade.degrade(degrade.sharpen(x), plain, other)
     assert ((degrade.degrade(x, recipe, params) - expected).abs() < 1e-6).float().mean() > 0.99
@@ -271,13 +356,17 @@ def test_take():
 
 def test_bicubic_is_torchs(photo):
     x = images(photo, 2).double() / 255
-    y = torch.nn.functional.interpolate(x, scale_factor=0.25, mode='bicubic', antialias=True).clamp(0, 1)
+    y = torch.nn.functional.interpolate(x, scale_factor=0.25, mode='bicubic', antialias=True).clamp(
+        0, 1
+    )
     recipe, params = drawn('bicubic', np.arange(2))
     assert (degrade.degrade(x.float(), recipe, params) - y).abs().max() <= 0.501 / 255
 
 
-@pytest.mark.parametrize('wrong, near', [('ai6126_2042', "'ai6126_2024'"), ('gfpgam', "'gfpgan'"),
-                                         ('zzz', 'there are: ai6126_2024')])
+@pytest.mark.parametrize(
+    'wrong, near',
+    [('ai6126_2042', "'ai6126_2024'"), ('gfpgam', "'gfpgan'"), ('zzz', 'there are: ai6126_2024')],
+)
 def test_unknown_recipe(wrong, near):
     with pytest.raises(ValueError, match=f'{wrong}.*{near}'):
         degrade.recipe(wrong)

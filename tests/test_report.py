@@ -1,4 +1,5 @@
 """Reports of a small real run: a PDF within its pages and with its font, a page that needs no other file."""
+
 import base64
 import re
 from pathlib import Path
@@ -8,8 +9,8 @@ import matplotlib
 import pytest
 from pypdf import PdfReader
 
+import synthetic
 import train
-from dali_pipes import faces
 from tasks.restore import LOSSES
 from tools import report
 
@@ -25,25 +26,88 @@ def runs(tmp_path_factory):
     (folder / 'hq').mkdir()
     (folder / 'real').mkdir()
     for i in range(10):
-        cv2.imwrite(str(folder / 'hq' / f'{i}.png'), faces.face(i, SIZE).image[..., ::-1])
-        cv2.imwrite(str(folder / 'real' / f'{i}.png'), faces.face(50 + i, SIZE).image[::4, ::4, ::-1])
+        cv2.imwrite(str(folder / 'hq' / f'{i}.png'), synthetic.face(i, SIZE).image[..., ::-1])
+        cv2.imwrite(
+            str(folder / 'real' / f'{i}.png'), synthetic.face(50 + i, SIZE).image[::4, ::4, ::-1]
+        )
     for name, lr in ('a', 1e-3), ('b', 5e-4):
-        assert train.main(['--data', str(folder / 'hq'), '--val', '4', '--size', str(SIZE), '--preset', 'unet', '--recipe', 'gfpgan', '--nimg', '16', '--ticks', '2', '--pipe', 'torch',
-                           '--lr', str(lr), '--out', str(folder / name)]) == 0
+        assert (
+            train.main(
+                [
+                    '--data',
+                    str(folder / 'hq'),
+                    '--val',
+                    '4',
+                    '--size',
+                    str(SIZE),
+                    '--preset',
+                    'unet',
+                    '--recipe',
+                    'gfpgan',
+                    '--nimg',
+                    '16',
+                    '--ticks',
+                    '2',
+                    '--pipe',
+                    'torch',
+                    '--lr',
+                    str(lr),
+                    '--out',
+                    str(folder / name),
+                ]
+            )
+            == 0
+        )
     yield folder
     mp.undo()
 
 
 def test_pdf(runs, capsys):
-    assert report.main([str(runs / 'a'), '--out', str(runs / 'a.pdf'), '--font', str(FONT), '--author', 'Ada', '--matric', 'U1234567A', '--real', str(runs / 'real')]) == 0
+    assert (
+        report.main(
+            [
+                str(runs / 'a'),
+                '--out',
+                str(runs / 'a.pdf'),
+                '--font',
+                str(FONT),
+                '--author',
+                'Ada',
+                '--matric',
+                'U1234567A',
+                '--real',
+                str(runs / 'real'),
+            ]
+        )
+        == 0
+    )
     pdf = PdfReader(runs / 'a.pdf')
     content = int(re.search(r'(\d+) pages, cover', capsys.readouterr().out)[1])
     assert len(pdf.pages) == content + 2 and content <= report.PAGES
     text = [p.extract_text() for p in pdf.pages]
-    assert 'Ada' in text[0] and 'U1234567A' in text[0] and 'References' in text[-1] and 'Real-ESRGAN' in text[-1]
+    assert (
+        'Ada' in text[0]
+        and 'U1234567A' in text[0]
+        and 'References' in text[-1]
+        and 'Real-ESRGAN' in text[-1]
+    )
     whole = ' '.join(text)
-    assert all(word in whole for word in ('1,946,448', 'Discriminator', 'Losses and training', 'bicubic', 'cosine schedule', 'Real pictures'))
-    fonts = {f['/BaseFont'] for p in pdf.pages for f in (v.get_object() for v in p['/Resources']['/Font'].get_object().values())}
+    assert all(
+        word in whole
+        for word in (
+            '1,946,448',
+            'Discriminator',
+            'Losses and training',
+            'bicubic',
+            'cosine schedule',
+            'Real pictures',
+        )
+    )
+    fonts = {
+        f['/BaseFont']
+        for p in pdf.pages
+        for f in (v.get_object() for v in p['/Resources']['/Font'].get_object().values())
+    }
     assert len(fonts) == 1 and 'DejaVu' in fonts.pop()
     width, height = (float(v) / 72 * 25.4 for v in pdf.pages[0].mediabox[2:])
     assert (round(width), round(height)) == (210, 297)
@@ -58,18 +122,45 @@ def test_html(runs):
 
 
 def test_bad_input(runs, capsys, monkeypatch):
-    for argv, said in (['nowhere'], 'no run directory'), ([str(runs / 'a'), str(runs / 'b')], 'a .pdf is of one run'), ([str(runs / 'a'), '--font', 'none.ttf'], '--font none.ttf'):
-        assert report.main([*argv, '--out', str(runs / 'x.pdf')]) == 2 and said in capsys.readouterr().err
+    for argv, said in (
+        (['nowhere'], 'no run directory'),
+        ([str(runs / 'a'), str(runs / 'b')], 'a .pdf is of one run'),
+        ([str(runs / 'a'), '--font', 'none.ttf'], '--font none.ttf'),
+    ):
+        assert (
+            report.main([*argv, '--out', str(runs / 'x.pdf')]) == 2
+            and said in capsys.readouterr().err
+        )
     monkeypatch.setattr(report.font_manager, 'findSystemFonts', list)
-    assert report.main([str(runs / 'a'), '--out', str(runs / 'x.pdf')]) == 2 and 'fonts-liberation' in capsys.readouterr().err
+    assert (
+        report.main([str(runs / 'a'), '--out', str(runs / 'x.pdf')]) == 2
+        and 'fonts-liberation' in capsys.readouterr().err
+    )
     assert not (runs / 'x.pdf').exists()
 
 
 def test_fonts_of_the_right_widths_are_found_in_order(monkeypatch):
-    monkeypatch.setattr(report.font_manager, 'findSystemFonts', lambda: ['/f/Arimo-Regular.ttf', '/f/LiberationSans-Regular.ttf', '/f/LiberationSans-Bold.ttf'])
+    monkeypatch.setattr(
+        report.font_manager,
+        'findSystemFonts',
+        lambda: [
+            '/f/Arimo-Regular.ttf',
+            '/f/LiberationSans-Regular.ttf',
+            '/f/LiberationSans-Bold.ttf',
+        ],
+    )
     assert report.font_file(None) == '/f/LiberationSans-Regular.ttf'
 
 
 def test_every_loss_has_words():
     for loss in LOSSES:
-        assert 'The loss is ' in report._restoring(dict(loss=loss, last_loss=None, target_usm=False, pixel_weight=1.0, images='', recipe='gfpgan'))
+        assert 'The loss is ' in report._restoring(
+            dict(
+                loss=loss,
+                last_loss=None,
+                target_usm=False,
+                pixel_weight=1.0,
+                images='',
+                recipe='gfpgan',
+            )
+        )

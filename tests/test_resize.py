@@ -1,15 +1,24 @@
 """Resize: every mode against torch's and OpenCV's own functions, the weights' properties, and the draws."""
+
 import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from dali_pipes.degrade import Sizes, canvas, resize
-from dali_pipes.draw import Draw
+from degrade import Sizes, canvas, resize
+from degrade.draw import Draw
 
-SHAPES = [((63, 17), (31, 40)), ((63, 17), (20, 5)), ((17, 31), (40, 63)), ((40, 40), (40, 40)), ((64, 48), (16, 12)),
-          ((33, 50), (33, 20)), ((7, 90), (90, 7)), ((128, 128), (19, 19))]
+SHAPES = [
+    ((63, 17), (31, 40)),
+    ((63, 17), (20, 5)),
+    ((17, 31), (40, 63)),
+    ((40, 40), (40, 40)),
+    ((64, 48), (16, 12)),
+    ((33, 50), (33, 20)),
+    ((7, 90), (90, 7)),
+    ((128, 128), (19, 19)),
+]
 
 
 def params(mode, size, step):
@@ -24,12 +33,22 @@ def outsiders(x, mode, size):
     """x [h, w, 3] float64 -> what the libraries make of it by size."""
     t = canvas.nchw(x)
     if mode != resize.AREA_CV:
-        how = {resize.AREA: dict(mode='area'), resize.BILINEAR: dict(mode='bilinear'), resize.BICUBIC: dict(mode='bicubic'),
-               resize.BICUBIC_AA: dict(mode='bicubic', antialias=True), resize.NEAREST: dict(mode='nearest')}[mode]
+        how = {
+            resize.AREA: dict(mode='area'),
+            resize.BILINEAR: dict(mode='bilinear'),
+            resize.BICUBIC: dict(mode='bicubic'),
+            resize.BICUBIC_AA: dict(mode='bicubic', antialias=True),
+            resize.NEAREST: dict(mode='nearest'),
+        }[mode]
         yield F.interpolate(t, size=size, **how)[0].permute(1, 2, 0).numpy(), 1e-12
-    how = {resize.BILINEAR: cv2.INTER_LINEAR, resize.BICUBIC: cv2.INTER_CUBIC, resize.AREA_CV: cv2.INTER_AREA, resize.NEAREST: cv2.INTER_NEAREST}.get(mode)
+    how = {
+        resize.BILINEAR: cv2.INTER_LINEAR,
+        resize.BICUBIC: cv2.INTER_CUBIC,
+        resize.AREA_CV: cv2.INTER_AREA,
+        resize.NEAREST: cv2.INTER_NEAREST,
+    }.get(mode)
     if how is not None:
-        yield cv2.resize(x, size[::-1], interpolation=how), 1e-5         # its weights are float32
+        yield cv2.resize(x, size[::-1], interpolation=how), 1e-5  # its weights are float32
 
 
 @pytest.mark.parametrize('mode', range(6), ids=resize.MODES)
@@ -42,7 +61,10 @@ def test_by_size(mode, before, after, photo):
         assert np.abs(expected - other).max() < allowed
     for opencv, allowed in (False, 2e-6), (True, 1e-5):
         y = resize.run_torch(canvas.of(canvas.nchw(x)), batched(p), opencv)
-        assert y.size.tolist() == [list(after)] and np.abs(canvas.hwc(y.pix) - expected).max() < allowed
+        assert (
+            y.size.tolist() == [list(after)]
+            and np.abs(canvas.hwc(y.pix) - expected).max() < allowed
+        )
 
 
 @pytest.mark.parametrize('mode', [resize.AREA, resize.BILINEAR, resize.BICUBIC])
@@ -52,7 +74,11 @@ def test_by_scale(mode, scale, h, w, photo):
     """What F.interpolate(scale_factor=) does: sizes are floored, steps stay 1 / scale."""
     x = photo(h, w).astype(np.float32) / np.float32(255)
     how = {resize.AREA: 'area', resize.BILINEAR: 'bilinear', resize.BICUBIC: 'bicubic'}[mode]
-    other = F.interpolate(canvas.nchw(x.astype(np.float64)), scale_factor=scale, mode=how)[0].permute(1, 2, 0).numpy()
+    other = (
+        F.interpolate(canvas.nchw(x.astype(np.float64)), scale_factor=scale, mode=how)[0]
+        .permute(1, 2, 0)
+        .numpy()
+    )
     size = other.shape[:2]
     # Along an axis that keeps its size torch's CPU copies, but for bicubic (its CUDA kernel copies where both axes do).
     step = [1.0 if n == m and mode != resize.BICUBIC else 1 / scale for n, m in zip((h, w), size)]
@@ -60,7 +86,13 @@ def test_by_scale(mode, scale, h, w, photo):
     expected = resize.run_ref(x.astype(np.float64), p)
     assert np.abs(expected - other).max() < 1e-12
     for opencv, allowed in (False, 2e-6), (True, 1e-5):
-        assert np.abs(canvas.hwc(resize.run_torch(canvas.of(canvas.nchw(x)), batched(p), opencv).pix) - expected).max() < allowed
+        assert (
+            np.abs(
+                canvas.hwc(resize.run_torch(canvas.of(canvas.nchw(x)), batched(p), opencv).pix)
+                - expected
+            ).max()
+            < allowed
+        )
 
 
 @pytest.mark.parametrize('mode', range(6), ids=resize.MODES)
@@ -84,23 +116,30 @@ def test_a_constant_stays_and_left_is_as_right(mode, opencv, photo):
     p = batched(params(mode, size, np.divide((30, 46), size)))
     flat = resize.run_torch(canvas.of(torch.full((1, 3, 30, 46), 0.3)), p, opencv).pix
     assert flat.shape == (1, 3, 41, 33) and (flat - 0.3).abs().max() < 1e-6
-    y, z = (canvas.hwc(resize.run_torch(canvas.of(canvas.nchw(np.ascontiguousarray(a))), p, opencv).pix)
-            for a in (x, x[::-1, ::-1]))
-    if mode not in (resize.AREA_CV, resize.NEAREST):     # whose coordinates are lopsided (the first's when it enlarges)
+    y, z = (
+        canvas.hwc(resize.run_torch(canvas.of(canvas.nchw(np.ascontiguousarray(a))), p, opencv).pix)
+        for a in (x, x[::-1, ::-1])
+    )
+    if mode not in (
+        resize.AREA_CV,
+        resize.NEAREST,
+    ):  # whose coordinates are lopsided (the first's when it enlarges)
         assert np.abs(y - z[::-1, ::-1]).max() < 1e-5
 
 
 def test_ragged_canvas_sample_by_sample(photo):
     before = np.array([(63, 17), (40, 40), (63, 17), (20, 31), (40, 40)])
     after = np.array([(31, 40), (50, 13), (20, 5), (20, 31), (50, 13)])
-    pix = torch.full((5, 3, 70, 44), torch.nan)          # NaN wherever nothing may be read
+    pix = torch.full((5, 3, 70, 44), torch.nan)  # NaN wherever nothing may be read
     for i, (h, w) in enumerate(before):
         pix[i, :, :h, :w] = canvas.unit(canvas.nchw(photo(h, w, i)))[0]
     p = resize.Params(np.array([0, 1, 2, 2, 4]), after, before / after)
     out = resize.run_torch(canvas.Canvas(pix, before), p)
     assert (out.size == after).all() and not out.pix.isnan().any()
     for i, ((h, w), (H, W)) in enumerate(zip(before, after)):
-        expected = resize.run_ref(pix[i, :, :h, :w].permute(1, 2, 0).double().numpy(), resize.Params(*(f[i] for f in p)))
+        expected = resize.run_ref(
+            pix[i, :, :h, :w].permute(1, 2, 0).double().numpy(), resize.Params(*(f[i] for f in p))
+        )
         assert np.abs(out.pix[i, :, :H, :W].permute(1, 2, 0).numpy() - expected).max() < 2e-6
 
 
@@ -114,6 +153,7 @@ def test_uint8_is_taken_as_it_is(photo):
 
 # ---- draws ----
 
+
 def drawn(n, on=True, now=(101, 64), **ranges):
     tile = [np.tile(np.array(s), (n, 1)) for s in (now, (512, 512), (128, 128))]
     return resize.sample(Draw(1, np.arange(n)).at('r'), np.full(n, on), Sizes(*tile), **ranges)
@@ -122,7 +162,9 @@ def drawn(n, on=True, now=(101, 64), **ranges):
 def test_updown_follows_its_weights():
     n = 20000
     p = drawn(n, now=(512, 512), updown=(0.2, 0.7, 0.1), factor=(0.15, 1.5), modes=(1, 1, 2))
-    found = np.array([(p.size[:, 0] > 512).mean(), (p.size[:, 0] < 512).mean(), (p.size[:, 0] == 512).mean()])
+    found = np.array(
+        [(p.size[:, 0] > 512).mean(), (p.size[:, 0] < 512).mean(), (p.size[:, 0] == 512).mean()]
+    )
     assert np.abs(found - (0.2, 0.7, 0.1)).max() < 0.015
     assert 0.15 * 512 - 1 < p.size.min() < 0.16 * 512 and 1.49 * 512 < p.size.max() <= 1.5 * 512
     assert np.abs(np.bincount(p.mode) / n - (0.25, 0.25, 0.5)).max() < 0.015
@@ -147,12 +189,19 @@ def test_bases_and_ranges():
     assert (drawn(5, to='lq').step == np.array((101, 64)) / 128).all()
     p = drawn(4000, now=(512, 512), shrink=(0.8, 8.0))
     r = 512 / p.size[:, 0]
-    assert 0.79 < r.min() < 0.82 and 7.9 < r.max() < 8.2 and abs(np.mean(r) - 4.4) < 0.15      # 1 / scale is what is uniform
+    assert (
+        0.79 < r.min() < 0.82 and 7.9 < r.max() < 8.2 and abs(np.mean(r) - 4.4) < 0.15
+    )  # 1 / scale is what is uniform
     p = drawn(4000, now=(512, 512), factor=(1 / 16, 1.0))
-    assert 32 <= p.size.min() < 36 and p.size.max() > 508 and abs(p.size.mean() - 512 * 17 / 32) < 10
+    assert (
+        32 <= p.size.min() < 36 and p.size.max() > 508 and abs(p.size.mean() - 512 * 17 / 32) < 10
+    )
     p = drawn(4000, now=(103, 64), to='gt', divide=(4, 8))
     shares = np.unique(p.size, axis=0, return_counts=True)
-    assert shares[0].tolist() == [[512 // k] * 2 for k in (8, 7, 6, 5, 4)] and np.abs(shares[1] / 4000 - 0.2).max() < 0.03
+    assert (
+        shares[0].tolist() == [[512 // k] * 2 for k in (8, 7, 6, 5, 4)]
+        and np.abs(shares[1] / 4000 - 0.2).max() < 0.03
+    )
     p = drawn(5, on=False, factor=(0.2, 0.5))
     assert (p.size == (101, 64)).all() and (p.step == 1).all()
     assert (drawn(5, now=(2, 3), factor=(0.01, 0.02)).size == 1).all()

@@ -1,4 +1,5 @@
 """A search of an architecture: who learns from what, what is found, exact resume; and what it takes to train with what was found."""
+
 import json
 import math
 
@@ -8,16 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 import models
-import options
-import stage
+import synthetic
 import train
-from dali_pipes import faces
+from config import options
 from dali_pipes.batch import Batch
+from errors import RunError
 from models import decode
-from tasks import lattice, search
+from tasks import lattice, search, stage
 from tasks.players import backward, turns
 from training import checkpoint
-from training.run import RunError
 
 SMALL = '{"width": 16, "growth": 4, "layers": 2}'
 
@@ -26,13 +26,30 @@ SMALL = '{"width": 16, "growth": 4, "layers": 2}'
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp('search')
     for i in range(9):
-        cv2.imwrite(str(folder / f'{i}.png'), faces.face(i, 64).image[..., ::-1])
+        cv2.imwrite(str(folder / f'{i}.png'), synthetic.face(i, 64).image[..., ::-1])
     return folder
 
 
 def flags(data, out, **more):
-    settings = dict(data=data, val=3, out=out, preset='search_sr', net=SMALL, size=64, crop=32, nimg=12, ticks=2, threads=1, pipe='torch', precision='fp32', search_from=0.3,
-                    device='cpu') | more
+    settings = (
+        dict(
+            data=data,
+            val=3,
+            out=out,
+            preset='search_sr',
+            net=SMALL,
+            size=64,
+            crop=32,
+            nimg=12,
+            ticks=2,
+            threads=1,
+            pipe='torch',
+            precision='fp32',
+            search_from=0.3,
+            device='cpu',
+        )
+        | more
+    )
     return [x for k, v in settings.items() for x in ('--' + k.replace('_', '-'), str(v))]
 
 
@@ -45,10 +62,14 @@ def found(data, tmp_path_factory):
 
 # ---- who learns from what ----
 
+
 @pytest.mark.parametrize('count', [2, 7, 100])
 def test_halves_are_disjoint_and_cover(count):
     weights, architecture = search.halves(list(range(count)))
-    assert sorted(weights + architecture) == list(range(count)) and abs(len(weights) - len(architecture)) <= 1
+    assert (
+        sorted(weights + architecture) == list(range(count))
+        and abs(len(weights) - len(architecture)) <= 1
+    )
     with pytest.raises(ValueError, match='at least two images'):
         search.halves([1])
 
@@ -67,13 +88,19 @@ def test_weights_and_architecture_take_turns(tmp_path):
     """On one half the weights alone move, on the other the architecture alone."""
     c = configured(tmp_path)
     players = stage.cast(c, torch.device('cpu'))
-    net, goal, autocast = players['net'].net, stage.criterion(c, torch.device('cpu')), options.autocast(c, torch.device('cpu'))
+    net, goal, autocast = (
+        players['net'].net,
+        stage.criterion(c, torch.device('cpu')),
+        options.autocast(c, torch.device('cpu')),
+    )
     mine = [id(p) for p in (net.sr.alpha, net.sr.beta)]
     assert len(turns(players, searching=False)) == 1
     for turn, playing in enumerate(turns(players)):
         before = [p.detach().clone() for p in net.parameters()]
         backward(playing, batch(turn), goal, 0, 0.5, autocast)
-        assert all((p.grad is not None) == ((id(p) in mine) == bool(turn)) for p in net.parameters())
+        assert all(
+            (p.grad is not None) == ((id(p) in mine) == bool(turn)) for p in net.parameters()
+        )
         for p in playing.values():
             p.stepper.step(1e-2)
         moved = [not torch.equal(p, old) for p, old in zip(net.parameters(), before)]
@@ -85,11 +112,23 @@ def test_the_architecture_is_trained_as_published(tmp_path):
     players = stage.cast(configured(tmp_path), torch.device('cpu'))
     adam, sgd = (players[name].stepper.optimizer for name in ('architecture', 'net'))
     group = adam.param_groups[0]
-    assert type(adam) is torch.optim.Adam and (group['betas'], group['weight_decay'], group['lr']) == ((0.9, 0.999), 1e-3, 1e-3)
-    assert type(sgd) is torch.optim.SGD and (sgd.param_groups[0]['momentum'], sgd.param_groups[0]['weight_decay'], sgd.param_groups[0]['lr']) == (0.9, 3e-4, 0.025)
-    adam = stage.cast(configured(tmp_path) | dict(optimizer='adam', betas=[0.5, 0.9]), torch.device('cpu'))['net'].stepper.optimizer
+    assert type(adam) is torch.optim.Adam and (
+        group['betas'],
+        group['weight_decay'],
+        group['lr'],
+    ) == ((0.9, 0.999), 1e-3, 1e-3)
+    assert type(sgd) is torch.optim.SGD and (
+        sgd.param_groups[0]['momentum'],
+        sgd.param_groups[0]['weight_decay'],
+        sgd.param_groups[0]['lr'],
+    ) == (0.9, 3e-4, 0.025)
+    adam = stage.cast(
+        configured(tmp_path) | dict(optimizer='adam', betas=[0.5, 0.9]), torch.device('cpu')
+    )['net'].stepper.optimizer
     assert adam.param_groups[0]['betas'] == (0.5, 0.9)
-    assert len(group['params']) == 2 and len(sgd.param_groups[0]['params']) + 2 == len(list(players['net'].net.parameters()))
+    assert len(group['params']) == 2 and len(sgd.param_groups[0]['params']) + 2 == len(
+        list(players['net'].net.parameters())
+    )
 
 
 def test_halves_feed_whoever_asks():
@@ -107,6 +146,7 @@ def test_halves_feed_whoever_asks():
 
         def close(self):
             self.closed = True
+
     with stage.Halves(Fake, list('abcdefg'), None, 4) as pipe:
         assert [next(pipe), next(pipe), pipe.other(6), next(pipe), pipe.other(8)] == [4, 6, 6, 8, 8]
     assert [f.images for f in made] == [list('aceg'), list('bdf')] and all(f.closed for f in made)
@@ -119,12 +159,19 @@ def test_validation_is_on_squares_of_the_size_trained_on(scale):
     class One(list):
         def name(self, i):
             return 'a'
+
     middle = search.Middle(One([('a', gt[:, ::scale, ::scale], gt)]), 16, scale)
     name, lq, truth = middle[0]
-    assert len(middle) == 1 and middle.name(0) == name == 'a' and torch.equal(truth, gt[:, 12:28, 24:40]) and torch.equal(lq, truth[:, ::scale, ::scale])
+    assert (
+        len(middle) == 1
+        and middle.name(0) == name == 'a'
+        and torch.equal(truth, gt[:, 12:28, 24:40])
+        and torch.equal(lq, truth[:, ::scale, ::scale])
+    )
 
 
 # ---- what is found ----
+
 
 def test_a_run_is_decoded_from_its_weights(found):
     weights = load_file(found / 'weights.safetensors')
@@ -136,7 +183,10 @@ def test_a_run_is_decoded_from_its_weights(found):
 def test_a_run_tells_of_its_entropy(found):
     rows = [json.loads(line) for line in (found / 'log.jsonl').read_text().splitlines()]
     told = [r for r in rows if 'psnr' in r]
-    assert all(0.9 < r['alpha_entropy'] <= 1 and 0.9 < r['beta_entropy'] <= 1 and len(r['path']) == 2 for r in told)
+    assert all(
+        0.9 < r['alpha_entropy'] <= 1 and 0.9 < r['beta_entropy'] <= 1 and len(r['path']) == 2
+        for r in told
+    )
     losses = [r for r in rows if 'loss' in r]
     assert 'architecture_loss' not in losses[0] and 'architecture_loss' in losses[-1]
 
@@ -151,17 +201,19 @@ def test_entropies_in_closed_form():
         net.beta[..., 1] = 99
         assert search.entropies(net) == pytest.approx((0, 0), abs=1e-6)
         net.alpha.zero_()
-        net.alpha[:, :2] = 99                    # two of four: half of the entropy
+        net.alpha[:, :2] = 99  # two of four: half of the entropy
         net.beta.zero_()
-        net.beta[0, 3, 1] = math.log(3)          # 1/4 and 3/4, at one of the three levels that are reached
+        net.beta[0, 3, 1] = math.log(3)  # 1/4 and 3/4, at one of the three levels that are reached
         quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75)) / math.log(2)
         assert search.entropies(net) == pytest.approx((0.5, (quarter + 2) / 3))
 
 
 def test_resume_is_exact(found, data, tmp_path, monkeypatch):
     """Killed after the architecture's search began, with a checkpoint of every step."""
+
     class Killed(Exception):
         pass
+
     count, go = [], stage.Halves.other
 
     def other(self, nimg):
@@ -169,6 +221,7 @@ def test_resume_is_exact(found, data, tmp_path, monkeypatch):
         if len(count) == 3:
             raise Killed
         return go(self, nimg)
+
     argv = flags(data, tmp_path / 'run', save_minutes=1e-9)
     with monkeypatch.context() as m, pytest.raises(Killed):
         m.setattr(stage.Halves, 'other', other)
@@ -176,9 +229,14 @@ def test_resume_is_exact(found, data, tmp_path, monkeypatch):
     assert checkpoint.latest(tmp_path / 'run').name == '000000008' and count == [4, 6, 8]
     assert train.main(argv) == 0
     for name in 'net', 'ema', 'architecture':
-        one, two = (load_file(checkpoint.latest(out) / f'{name}.safetensors') for out in (found, tmp_path / 'run'))
+        one, two = (
+            load_file(checkpoint.latest(out) / f'{name}.safetensors')
+            for out in (found, tmp_path / 'run')
+        )
         assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-    assert json.loads((tmp_path / 'run/arch.json').read_text()) == json.loads((found / 'arch.json').read_text())
+    assert json.loads((tmp_path / 'run/arch.json').read_text()) == json.loads(
+        (found / 'arch.json').read_text()
+    )
 
 
 @pytest.mark.parametrize('name', models.PAPER)
@@ -188,38 +246,67 @@ def test_every_architecture_can_be_drawn(name):
     drawing = lattice.figure(models.PAPER[name], torch.randn(9, 4), torch.randn(6, 4, 3), start)
     path, cell, bars = drawing.axes
     line = next(line for line in path.lines if line.get_marker() == 'o')
-    assert list(line.get_ydata()) == [start, *models.PAPER[name]['path']] and len(bars.patches) == 36
+    assert (
+        list(line.get_ydata()) == [start, *models.PAPER[name]['path']] and len(bars.patches) == 36
+    )
     assert sum(t.get_text() in decode.OPERATIONS for t in cell.texts) == 6
 
 
 # ---- what follows from other options ----
 
+
 @pytest.mark.parametrize('recipe, scale', [('mfps', 1), ('gfpgan', 4)])
 def test_networks_have_the_scale_of_the_recipe(recipe, scale, tmp_path):
     for preset in 'frsnet', 'search_sr':
-        c = configured(tmp_path, preset=preset, recipe=recipe, net='{}' if preset == 'frsnet' else SMALL)
+        c = configured(
+            tmp_path, preset=preset, recipe=recipe, net='{}' if preset == 'frsnet' else SMALL
+        )
         assert options.network(c).scale == c['net']['scale'] == scale
 
 
 def test_a_found_architecture_is_trained(found, data, tmp_path):
     c = configured(tmp_path, preset='frsnet', arch=found, net='{"width": 16, "growth": 4}')
     arch = json.loads((found / 'arch.json').read_text())['sr']
-    assert c['net']['architecture'] == arch and options.network(c).sr.path.tolist() == arch['path'] and 'arch' not in c
-    assert configured(tmp_path, preset='frsnet', arch='paper', net='{}')['net']['architecture'] == models.PAPER['sr']
+    assert (
+        c['net']['architecture'] == arch
+        and options.network(c).sr.path.tolist() == arch['path']
+        and 'arch' not in c
+    )
+    assert (
+        configured(tmp_path, preset='frsnet', arch='paper', net='{}')['net']['architecture']
+        == models.PAPER['sr']
+    )
 
 
-@pytest.mark.parametrize('text, said', [('no JSON', 'is no architecture'), ('{"eyes": 1}', 'no part eyes'), ('{"sr": {"path": [0], "cell": [[0, 1]]}}', 'from level 3 on'), ('[]', 'is no architecture')])
+@pytest.mark.parametrize(
+    'text, said',
+    [
+        ('no JSON', 'is no architecture'),
+        ('{"eyes": 1}', 'no part eyes'),
+        ('{"sr": {"path": [0], "cell": [[0, 1]]}}', 'from level 3 on'),
+        ('[]', 'is no architecture'),
+    ],
+)
 def test_what_is_no_architecture_is_refused(text, said, tmp_path):
     (tmp_path / 'arch.json').write_text(text)
     with pytest.raises(RunError, match=said):
         configured(tmp_path, preset='frsnet', arch=tmp_path / 'arch.json', net='{}')
 
 
-@pytest.mark.parametrize('more, said', [
-    (dict(preset='unet', net='{}', arch='paper'), 'is for frsnet, mfpsnet and search_fusion'), (dict(arch='nowhere'), 'cannot be read'), (dict(search_from=1), '--search-from 1.0'),
-    (dict(preset='unet', net='{}', prior='x'), '--prior is for mfpsnet'), (dict(preset='mfpsnet', net='{}'), 'needs facial priors'), (dict(preset='mfpsnet', net='{}', prior='x'), 'no run of a parser'),
-    (dict(preset='mfpsnet', net='{}', prior='eyes=x'), "unknown prior 'eyes'"), (dict(gan='vanilla', discriminator='unet_sn'), 'not for a search'),
-    (dict(optimizer='muon'), '--optimizer muon')])
+@pytest.mark.parametrize(
+    'more, said',
+    [
+        (dict(preset='unet', net='{}', arch='paper'), 'is for frsnet, mfpsnet and search_fusion'),
+        (dict(arch='nowhere'), 'cannot be read'),
+        (dict(search_from=1), '--search-from 1.0'),
+        (dict(preset='unet', net='{}', prior='x'), '--prior is for mfpsnet'),
+        (dict(preset='mfpsnet', net='{}'), 'needs facial priors'),
+        (dict(preset='mfpsnet', net='{}', prior='x'), 'no run of a parser'),
+        (dict(preset='mfpsnet', net='{}', prior='eyes=x'), "unknown prior 'eyes'"),
+        (dict(gan='vanilla', discriminator='unet_sn'), 'not for a search'),
+        (dict(optimizer='muon'), '--optimizer muon'),
+    ],
+)
 def test_what_does_not_fit_is_refused(more, said, tmp_path):
     if more.get('arch') == 'nowhere':
         more = dict(preset='frsnet', net='{}', arch=tmp_path / 'nowhere')

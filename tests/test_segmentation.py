@@ -1,10 +1,11 @@
 """Losses of parsers against their definitions, written out in float64 NumPy, and closed forms."""
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.segmentation import IGNORE, MILD, cross_entropy, dice, ohem, lovasz_softmax
+from losses.segmentation import IGNORE, MILD, cross_entropy, dice, lovasz_softmax, ohem
 
 LOSSES = cross_entropy, dice, lovasz_softmax, ohem
 
@@ -38,7 +39,11 @@ def lovasz_brute(p, target):
         g = target == c
         error = np.abs(g - p[:, c])
         edges = np.unique([0.0, *error])
-        terms.append(sum((high - low) * jaccard_loss(error >= high, g) for low, high in zip(edges, edges[1:])))
+        terms.append(
+            sum(
+                (high - low) * jaccard_loss(error >= high, g) for low, high in zip(edges, edges[1:])
+            )
+        )
     return np.mean(terms)
 
 
@@ -49,7 +54,9 @@ def test_lovasz_is_its_definition(size, ignored):
         logits, target = pair(size=size, ignored=ignored, seed=seed)
         if (target == IGNORE).all():
             continue
-        assert lovasz_softmax(logits, target).item() == pytest.approx(lovasz_brute(*flat(logits, target)), abs=1e-6)
+        assert lovasz_softmax(logits, target).item() == pytest.approx(
+            lovasz_brute(*flat(logits, target)), abs=1e-6
+        )
 
 
 def test_lovasz_of_decided_pixels_is_one_minus_iou():
@@ -57,50 +64,73 @@ def test_lovasz_of_decided_pixels_is_one_minus_iou():
     _, target = pair(ignored=0)
     guess = torch.randint(0, 5, target.shape, generator=torch.Generator().manual_seed(1))
     logits = 60 * F.one_hot(guess, 5).permute(0, 3, 1, 2).float()
-    iou = [((guess == c) & (target == c)).sum() / ((guess == c) | (target == c)).sum() for c in target.unique()]
+    iou = [
+        ((guess == c) & (target == c)).sum() / ((guess == c) | (target == c)).sum()
+        for c in target.unique()
+    ]
     assert lovasz_softmax(logits, target).item() == pytest.approx(1 - np.mean(iou), abs=1e-6)
 
 
 def test_lovasz_of_every_second_pixel():
     logits, target = pair()
-    assert lovasz_softmax(logits, target, every=2).item() == pytest.approx(lovasz_softmax(logits[..., ::2, ::2], target[..., ::2, ::2]).item(), rel=1e-6)
+    assert lovasz_softmax(logits, target, every=2).item() == pytest.approx(
+        lovasz_softmax(logits[..., ::2, ::2], target[..., ::2, ::2]).item(), rel=1e-6
+    )
 
 
 def test_cross_entropy_is_torchs():
     logits, target = pair(19)
-    assert cross_entropy(logits, target).item() == pytest.approx(F.cross_entropy(logits.double(), target, ignore_index=IGNORE).item(), rel=1e-6)
-    expected = F.cross_entropy(logits.double(), target, torch.tensor(MILD, dtype=torch.float64), ignore_index=IGNORE)
+    assert cross_entropy(logits, target).item() == pytest.approx(
+        F.cross_entropy(logits.double(), target, ignore_index=IGNORE).item(), rel=1e-6
+    )
+    expected = F.cross_entropy(
+        logits.double(), target, torch.tensor(MILD, dtype=torch.float64), ignore_index=IGNORE
+    )
     assert cross_entropy(logits, target, MILD).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_cross_entropy_closed_form():
     """A uniform guess costs log C, whatever the weights; of two halves with weights 1 and 3, one guessed at 1/2 and one at 1/4, the mean is weighted."""
     target = torch.tensor([[[0, 1]]])
-    assert cross_entropy(torch.zeros(1, 8, 1, 2), target, range(1, 9)).item() == pytest.approx(np.log(8))
+    assert cross_entropy(torch.zeros(1, 8, 1, 2), target, range(1, 9)).item() == pytest.approx(
+        np.log(8)
+    )
     logits = torch.tensor([[1 / 2, 3 / 4], [1 / 2, 1 / 4]]).log().view(1, 2, 1, 2)
-    assert cross_entropy(logits, target, (1, 3)).item() == pytest.approx((np.log(2) + 3 * np.log(4)) / 4)
+    assert cross_entropy(logits, target, (1, 3)).item() == pytest.approx(
+        (np.log(2) + 3 * np.log(4)) / 4
+    )
 
 
 @pytest.mark.parametrize('ignored', [0, 0.2])
 def test_dice_is_its_definition(ignored):
     logits, target = pair(ignored=ignored)
     p, t = flat(logits, target)
-    scores = [(2 * p[t == c, c].sum() + 1) / (p[:, c].sum() + (t == c).sum() + 1) for c in np.unique(t)]
-    assert len(scores) == 4 and dice(logits, target).item() == pytest.approx(1 - np.mean(scores), abs=1e-6)
+    scores = [
+        (2 * p[t == c, c].sum() + 1) / (p[:, c].sum() + (t == c).sum() + 1) for c in np.unique(t)
+    ]
+    assert len(scores) == 4 and dice(logits, target).item() == pytest.approx(
+        1 - np.mean(scores), abs=1e-6
+    )
 
 
 def ohem_brute(logits, target, threshold, least):
     p, t = flat(logits, target)
     loss = np.sort(-np.log(p[np.arange(len(t)), t]))[::-1]
-    return loss[:max((loss > -np.log(threshold)).sum(), min(int(target.numel() * least), len(loss)))].mean()
+    return loss[
+        : max((loss > -np.log(threshold)).sum(), min(int(target.numel() * least), len(loss)))
+    ].mean()
 
 
 @pytest.mark.parametrize('ignored', [0, 0.2, 0.97])
-@pytest.mark.parametrize('threshold, least', [(0.7, 1 / 16), (0.7, 0.9), (1e-3, 1 / 16), (0.3, 0.5)])
+@pytest.mark.parametrize(
+    'threshold, least', [(0.7, 1 / 16), (0.7, 0.9), (1e-3, 1 / 16), (0.3, 0.5)]
+)
 def test_hard_pixels_are_the_first_of_the_sorted(threshold, least, ignored):
     logits, target = pair(ignored=ignored, seed=2)
     target[0, 0, 0] = 0
-    assert ohem(logits, target, threshold, least).item() == pytest.approx(ohem_brute(logits, target, threshold, least), rel=1e-5)
+    assert ohem(logits, target, threshold, least).item() == pytest.approx(
+        ohem_brute(logits, target, threshold, least), rel=1e-5
+    )
 
 
 def test_only_hard_pixels_learn():
@@ -108,7 +138,10 @@ def test_only_hard_pixels_learn():
     logits.requires_grad_()
     ohem(logits, target, 0.2, 1 / 16).backward()
     learns = logits.grad.abs().sum(1) > 0
-    assert torch.equal(learns, logits.softmax(1).gather(1, target[:, None])[:, 0] < 0.2) and 0 < learns.float().mean() < 1
+    assert (
+        torch.equal(learns, logits.softmax(1).gather(1, target[:, None])[:, 0] < 0.2)
+        and 0 < learns.float().mean() < 1
+    )
 
 
 @pytest.mark.parametrize('loss', LOSSES)
@@ -124,7 +157,9 @@ def test_a_perfect_parser(loss):
 def test_ignored_pixels_do_not_count(loss):
     """Neither their logits nor how many they are; a batch of nothing else costs 0 and teaches nothing."""
     logits, target = pair()
-    other = torch.where((target == IGNORE)[:, None], torch.randn_like(logits), logits).requires_grad_()
+    other = torch.where(
+        (target == IGNORE)[:, None], torch.randn_like(logits), logits
+    ).requires_grad_()
     assert loss(other, target).item() == pytest.approx(loss(logits, target).item(), rel=1e-6)
     loss(other, target).backward()
     assert not other.grad.permute(0, 2, 3, 1)[target == IGNORE].any() and other.grad.any()
@@ -136,7 +171,7 @@ def test_ignored_pixels_do_not_count(loss):
 def test_gradients_are_those_of_differences(loss):
     logits, target = pair(3, (3, 4))
     logits.requires_grad_()
-    gradient, = torch.autograd.grad(loss(logits, target), logits)
+    (gradient,) = torch.autograd.grad(loss(logits, target), logits)
     step = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         slope = (loss(logits + 1e-2 * step, target) - loss(logits - 1e-2 * step, target)) / 2e-2
@@ -147,7 +182,11 @@ def test_gradients_are_those_of_differences(loss):
 def test_in_float32_from_any_kind(loss):
     logits, target = pair()
     out = loss(logits.bfloat16(), target.to(torch.uint8))
-    assert out.dtype == torch.float32 and out.shape == () and out.item() == pytest.approx(loss(logits.bfloat16().float(), target).item(), rel=1e-6)
+    assert (
+        out.dtype == torch.float32
+        and out.shape == ()
+        and out.item() == pytest.approx(loss(logits.bfloat16().float(), target).item(), rel=1e-6)
+    )
 
 
 @pytest.mark.parametrize('loss', LOSSES)

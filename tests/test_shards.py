@@ -1,4 +1,5 @@
 """Images in tar shards are the images of the same files in a folder: for every pipe, cache and tool; broken shards are refused by name."""
+
 import io
 import json
 import os
@@ -11,16 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-import dali_pipes
-import train
-from dali_pipes import batch, cache, degrade, manifest, pipe_torch, reader, shards, sources, validation
-from dali_pipes.manifest import DataError, scan, scan_pairs
-from dali_pipes.reader import Reader
 from test_manifest import face, late, write
 from test_train import flags
-from tools import prepare
 from zoo import png, rows
+
+import dali_pipes
+import degrade
+import train
+from dali_pipes import batch, cache, pipe_torch, validation
+from errors import DataError
+from sources import manifest, reader, shards
+from sources.manifest import scan, scan_pairs
+from sources.reader import Reader
+from tasks import data as sources
+from tools import prepare
 
 SIZE, COUNT = 64, 7
 
@@ -33,7 +38,16 @@ def own_cache(tmp_path_factory, monkeypatch):
 def smooth(seed, size=SIZE):
     """A PNG whose degradation differs from image to image."""
     y, x = np.mgrid[:size, :size]
-    return png(size, size, 2, rows(np.stack([x * (seed + 1) * 3 % 256, y * 3 % 256, np.full_like(x, 20 * seed % 256)], -1).astype(np.uint8)))
+    return png(
+        size,
+        size,
+        2,
+        rows(
+            np.stack(
+                [x * (seed + 1) * 3 % 256, y * 3 % 256, np.full_like(x, 20 * seed % 256)], -1
+            ).astype(np.uint8)
+        ),
+    )
 
 
 def pack(path, files, **options):
@@ -51,7 +65,12 @@ def pack(path, files, **options):
 @pytest.fixture
 def both(tmp_path):
     """(folder of files, folder of shards) of the same names: two shards are two sub-folders."""
-    parts = {f'faces-{s}.tar': {f'{i:05}.png': smooth(i, SIZE + 8 * (i == 5)) for i in range(s, COUNT, 2)} for s in range(2)}
+    parts = {
+        f'faces-{s}.tar': {
+            f'{i:05}.png': smooth(i, SIZE + 8 * (i == 5)) for i in range(s, COUNT, 2)
+        }
+        for s in range(2)
+    }
     for shard, files in parts.items():
         write(tmp_path / 'files' / shard, files)
         pack(tmp_path / 'tars' / shard, files)
@@ -65,31 +84,64 @@ def images(source):
 def batches(name, found, steps=5, **options):
     if name == 'dali':
         pytest.importorskip('nvidia.dali')
-    with dali_pipes.make(name, found, 'bicubic', **{**dict(batch=3, size=SIZE, seed=2, say=str, threads=2), **options}) as pipe:
+    with dali_pipes.make(
+        name,
+        found,
+        'bicubic',
+        **{**dict(batch=3, size=SIZE, seed=2, say=str, threads=2), **options},
+    ) as pipe:
         return [next(pipe) for _ in range(steps)]
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for one, other in zip(a, b, strict=True) for x, y in zip(one, other))
+    return all(
+        torch.equal(x, y) for one, other in zip(a, b, strict=True) for x, y in zip(one, other)
+    )
 
 
 # The index.
 
+
 @pytest.mark.parametrize('form', [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_offsets_are_those_of_tarfile(form, tmp_path):
-    deep = '/'.join(['folder'] * 12) + '/x.PNG' if form == tarfile.USTAR_FORMAT else 'n' * 300 + '/' + 'ü' * 60 + '.png'
-    path = pack(tmp_path / 'a.tar', {'b.png': b'12345', deep: b'7' * 513, './c.jpg': b'', 'd/._e.png': b'x', '.f/g.png': b'x', '/h.jpeg': b'y' * 512}, format=form)
+    deep = (
+        '/'.join(['folder'] * 12) + '/x.PNG'
+        if form == tarfile.USTAR_FORMAT
+        else 'n' * 300 + '/' + 'ü' * 60 + '.png'
+    )
+    path = pack(
+        tmp_path / 'a.tar',
+        {
+            'b.png': b'12345',
+            deep: b'7' * 513,
+            './c.jpg': b'',
+            'd/._e.png': b'x',
+            '.f/g.png': b'x',
+            '/h.jpeg': b'y' * 512,
+        },
+        format=form,
+    )
     with tarfile.open(path, 'a') as tar:
         for kind in tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE:
             link = tarfile.TarInfo(f'link{kind.decode()}.png')
             link.type, link.linkname = kind, 'b.png'
             tar.addfile(link)
     with tarfile.open(path) as tar:
-        expected = {n: (tar.getmember(m).offset_data, tar.getmember(m).size) for n, m in (('b.png', 'b.png'), (deep, deep), ('c.jpg', './c.jpg'), ('h.jpeg', '/h.jpeg'))}
+        expected = {
+            n: (tar.getmember(m).offset_data, tar.getmember(m).size)
+            for n, m in (
+                ('b.png', 'b.png'),
+                (deep, deep),
+                ('c.jpg', './c.jpg'),
+                ('h.jpeg', '/h.jpeg'),
+            )
+        }
     assert shards.index(path) == expected == shards.index(path)
     with open(path, 'rb') as file:
         read = list(shards.walk(file, sequential=True))
-    assert [(n, o, len(d)) for n, o, d in read] == [(n, *at) for n, at in expected.items()] and read[1][2] == b'7' * 513
+    assert [(n, o, len(d)) for n, o, d in read] == [
+        (n, *at) for n, at in expected.items()
+    ] and read[1][2] == b'7' * 513
 
 
 def test_what_gnu_tar_writes(tmp_path):
@@ -99,56 +151,88 @@ def test_what_gnu_tar_writes(tmp_path):
     write(tmp_path / 'd', {'1.png': face(), 'sub/2.png': face(seed=1)})
     with open(tmp_path / 'd' / 'hole.png', 'wb') as f:
         f.truncate(1 << 20)
-    subprocess.run(['tar', '-C', tmp_path / 'd', '--sparse', '-cf', tmp_path / 'x.tar', '.'], check=True)
-    found = {os.path.relpath(i.path, tmp_path): reader.read_bytes(*i.where) for i in images(tmp_path / 'x.tar')}
+    subprocess.run(
+        ['tar', '-C', tmp_path / 'd', '--sparse', '-cf', tmp_path / 'x.tar', '.'], check=True
+    )
+    found = {
+        os.path.relpath(i.path, tmp_path): reader.read_bytes(*i.where)
+        for i in images(tmp_path / 'x.tar')
+    }
     assert found == {'x.tar/1.png': face(), 'x.tar/sub/2.png': face(seed=1)}
 
 
 def test_the_index_is_kept_until_the_tar_changes(tmp_path, monkeypatch):
-    path, walked, walk = pack(tmp_path / 'a.tar', {'0.png': face(), '1.png': face(seed=1)}), [], shards.walk
+    path, walked, walk = (
+        pack(tmp_path / 'a.tar', {'0.png': face(), '1.png': face(seed=1)}),
+        [],
+        shards.walk,
+    )
     monkeypatch.setattr(shards, 'walk', lambda f: walked.append(1) or walk(f))
     first = shards.index(path)
     assert shards.index(path) == first and len(walked) == 1
     os.symlink(path, tmp_path / 'link.tar')
     assert shards.index(str(tmp_path / 'link.tar')) == first and len(walked) == 1
-    pack(path, {'1.png': face(seed=1), '2.png': face()})                      # as long as before
+    pack(path, {'1.png': face(seed=1), '2.png': face()})  # as long as before
     changed = shards.index(path)
     assert list(changed) == ['1.png', '2.png'] and len(walked) == 2
-    kept, = (Path(os.environ['FACES_CACHE'])).glob('shard-*')
+    (kept,) = (Path(os.environ['FACES_CACHE'])).glob('shard-*')
     good = json.loads(kept.read_text())
-    wrong = [json.dumps({**good, 'images': [['1.png', *at]]}).encode() for at in (('512', 9), (512, 10 ** 9), (0, 9))]
+    wrong = [
+        json.dumps({**good, 'images': [['1.png', *at]]}).encode()
+        for at in (('512', 9), (512, 10**9), (0, 9))
+    ]
     for damage in b'', b'{"version": 1, "im', b'[]', *wrong:
         kept.write_bytes(damage)
         assert shards.index(path) == changed and json.loads(kept.read_text()) == good
-    assert len(list(Path(os.environ['FACES_CACHE']).iterdir())) == 1          # no temporary file is left
+    assert len(list(Path(os.environ['FACES_CACHE']).iterdir())) == 1  # no temporary file is left
 
 
-@pytest.mark.parametrize('pattern', ['a-{000..012}.tar', '{8..11}', 'x{a,b,}y', '{0..1}-{a,b}', '{08..11}', 'plain', '{one}', '{}', 'a{1..2'])
+@pytest.mark.parametrize(
+    'pattern',
+    [
+        'a-{000..012}.tar',
+        '{8..11}',
+        'x{a,b,}y',
+        '{0..1}-{a,b}',
+        '{08..11}',
+        'plain',
+        '{one}',
+        '{}',
+        'a{1..2',
+    ],
+)
 def test_braces_are_those_of_bash(pattern):
     if not shutil.which('bash'):
         pytest.skip('no bash here')
-    said = subprocess.run(['bash', '-c', f'printf "%s\n" {pattern}'], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        ['bash', '-c', f'printf "%s\n" {pattern}'], capture_output=True, text=True, check=True
+    ).stdout
     assert shards.braces(pattern) == said.splitlines()
 
 
 # Broken shards.
 
+
 def cut(data, at):
-    return data[:at] + data[at + 1:]
+    return data[:at] + data[at + 1 :]
 
 
 BROKEN = {
-    'empty file':                   lambda data: b'',
-    'gzip-compressed: recompress':  lambda data: __import__('gzip').compress(data),
-    'xz-compressed: recompress':    lambda data: __import__('lzma').compress(data),
+    'empty file': lambda data: b'',
+    'gzip-compressed: recompress': lambda data: __import__('gzip').compress(data),
+    'xz-compressed: recompress': lambda data: __import__('lzma').compress(data),
     'bzip2-compressed: recompress': lambda data: __import__('bz2').compress(data),
     'not a tar archive: it looks like text': lambda data: b'hello, this is no tar\n' * 99,
     'not a tar archive: cut within its first header': lambda data: data[:300],
     r'truncated at byte 7,000 within 1.png, its member 3': lambda data: data[:7000],
-    r'truncated at byte 10,240, before the zero block .*\(4 members read, the last is 1.json\)': lambda data: data[:10240],
+    r'truncated at byte 10,240, before the zero block .*\(4 members read, the last is 1.json\)': lambda data: (
+        data[:10240]
+    ),
     r'truncated at byte 10,500, before the zero block': lambda data: data[:10500],
-    r'damaged at byte 5,120, where no tar header is \(2 members read': lambda data: data[:5120] + b'?' * 512 + data[5632:],
-    'archives glued together':      lambda data: data + data,
+    r'damaged at byte 5,120, where no tar header is \(2 members read': lambda data: (
+        data[:5120] + b'?' * 512 + data[5632:]
+    ),
+    'archives glued together': lambda data: data + data,
     'two images named 0.png, at bytes 512 and 10,752': lambda data: data[:10240] + data,
 }
 
@@ -175,12 +259,12 @@ def test_broken_shards_are_refused_by_name(message, tmp_path):
 def test_every_cut_of_a_shard_is_refused(tmp_path):
     path = layout(tmp_path)
     data = path.read_bytes()
-    end = 10240                                  # of the last member
+    end = 10240  # of the last member
     for at in [*range(0, end, 512), *range(1, end, 997), end + 511]:
         for sequential in False, True:
             with pytest.raises(reader.BadFile):
                 list(shards.walk(io.BytesIO(data[:at]), sequential))
-    assert len(list(shards.walk(io.BytesIO(data[:end + 512])))) == 2          # one zero block is an end
+    assert len(list(shards.walk(io.BytesIO(data[: end + 512])))) == 2  # one zero block is an end
 
 
 def test_compressed_and_missing_ones_are_named(tmp_path):
@@ -200,27 +284,45 @@ def test_compressed_and_missing_ones_are_named(tmp_path):
 
 # The same as files.
 
+
 def test_every_kind_of_source(tmp_path):
     for s in range(12):
         pack(tmp_path / f'f-{s:02}.tar', {f'{i}.png': face() for i in (10, 9)})
-    write(tmp_path, {'0.png': face(), 'list.txt': b'f-01.tar\n0.png\nf-03.tar/9.png\nf-03.tar/no.png\n'})
+    write(
+        tmp_path,
+        {'0.png': face(), 'list.txt': b'f-01.tar\n0.png\nf-03.tar/9.png\nf-03.tar/no.png\n'},
+    )
 
     def names(source):
         return [os.path.relpath(i.path, tmp_path) for i in images(tmp_path / source)]
+
     assert names('f-01.tar') == ['f-01.tar/9.png', 'f-01.tar/10.png']
-    assert names('f-*.tar') == [f'f-{s:02}.tar/{i}.png' for s in range(12) for i in (9, 10)] == names('f-{00..11}.tar')
+    assert (
+        names('f-*.tar')
+        == [f'f-{s:02}.tar/{i}.png' for s in range(12) for i in (9, 10)]
+        == names('f-{00..11}.tar')
+    )
     assert names('.') == ['0.png', *names('f-*.tar')]
     assert names('{0.png,f-0[12].tar}') == ['0.png', *names('f-{01,02}.tar')]
-    assert names('list.txt') == ['0.png', 'f-01.tar/9.png', 'f-01.tar/10.png', 'f-03.tar/9.png'] and names('f-05.tar/9.png') == ['f-05.tar/9.png']
-    assert dict(scan(str(tmp_path / 'list.txt'), size=SIZE, say=str).bad)[str(tmp_path / 'f-03.tar/no.png')].startswith('cannot be read')
-    os.symlink(tmp_path / 'f-00.tar', tmp_path / 'f-99.tar')                  # a second name of the same images
+    assert names('list.txt') == [
+        '0.png',
+        'f-01.tar/9.png',
+        'f-01.tar/10.png',
+        'f-03.tar/9.png',
+    ] and names('f-05.tar/9.png') == ['f-05.tar/9.png']
+    assert dict(scan(str(tmp_path / 'list.txt'), size=SIZE, say=str).bad)[
+        str(tmp_path / 'f-03.tar/no.png')
+    ].startswith('cannot be read')
+    os.symlink(tmp_path / 'f-00.tar', tmp_path / 'f-99.tar')  # a second name of the same images
     assert len(images(tmp_path)) == 25
 
 
 def test_scan_split_without_and_fingerprint_are_the_same(both):
     files, tars = (scan(source, size=SIZE) for source in both)
     assert [i[1:6] for i in files.images] == [i[1:6] for i in tars.images]
-    assert [os.path.relpath(p, both[0]) for p in files.paths] == [os.path.relpath(p, both[1]) for p in tars.paths]
+    assert [os.path.relpath(p, both[0]) for p in files.paths] == [
+        os.path.relpath(p, both[1]) for p in tars.paths
+    ]
     for a, b in zip(files.split(3, seed=1), tars.split(3, seed=1)):
         assert [os.path.basename(p) for p in a.paths] == [os.path.basename(p) for p in b.paths]
     assert sources.fingerprint(files.images) == sources.fingerprint(tars.images)
@@ -269,23 +371,52 @@ def test_the_decoded_file_forgets_a_shard_that_changes(both, tmp_path):
 def test_worker_processes(both):
     """As on a GPU: a DataLoader's spawned process opens the shards itself."""
     recipe = degrade.recipe('bicubic')
-    files, tars = (pipe_torch.Decoded(batch.Plan(COUNT, recipe, batch=3, size=SIZE), Reader(images(source), SIZE, str)) for source in both)
+    files, tars = (
+        pipe_torch.Decoded(
+            batch.Plan(COUNT, recipe, batch=3, size=SIZE), Reader(images(source), SIZE, str)
+        )
+        for source in both
+    )
     wanted = [(n, True) for n in range(COUNT)]
-    loader = torch.utils.data.DataLoader(tars, batch_sampler=[wanted], num_workers=1, collate_fn=pipe_torch._as_tensor, multiprocessing_context='spawn')
-    (_, _, used, pix), = loader
+    loader = torch.utils.data.DataLoader(
+        tars,
+        batch_sampler=[wanted],
+        num_workers=1,
+        collate_fn=pipe_torch._as_tensor,
+        multiprocessing_context='spawn',
+    )
+    ((_, _, used, pix),) = loader
     _, _, expected_used, expected = files.__getitems__(wanted)
     assert (used == expected_used).all() and (pix.numpy() == expected).all()
-    assert (pickle.loads(pickle.dumps(tars)).reader.images == tars.reader.images)
+    assert pickle.loads(pickle.dumps(tars)).reader.images == tars.reader.images
 
 
 @pytest.mark.parametrize('name', ['reference', 'torch', 'dali'])
 def test_bad_images_in_a_good_shard(name, tmp_path):
     said = []
-    path = pack(tmp_path / 'x.tar', {'0.png': face(), '1.png': late(), '2.png': face(seed=2), '3.png': face()[:99], '4.png': face(32)})
+    path = pack(
+        tmp_path / 'x.tar',
+        {
+            '0.png': face(),
+            '1.png': late(),
+            '2.png': face(seed=2),
+            '3.png': face()[:99],
+            '4.png': face(32),
+        },
+    )
     found = scan(path, size=SIZE, say=said.append)
-    assert len(found) == 3 and '2 of 5 files skipped' in said[0] and 'x.tar/3.png (truncated' in said[0] and 'x.tar/4.png (32x32, smaller' in said[0]
+    assert (
+        len(found) == 3
+        and '2 of 5 files skipped' in said[0]
+        and 'x.tar/3.png (truncated' in said[0]
+        and 'x.tar/4.png (32x32, smaller' in said[0]
+    )
     batches(name, found.images, 2, say=said.append)
-    assert len(said) == 2 and 'x.tar/1.png cannot be decoded' in said[1] and said[1].endswith('x.tar/2.png')
+    assert (
+        len(said) == 2
+        and 'x.tar/1.png cannot be decoded' in said[1]
+        and said[1].endswith('x.tar/2.png')
+    )
     assert len(scan(path, size=SIZE, verify=True, say=str)) == 2
 
 
@@ -294,27 +425,60 @@ def test_a_shard_that_shrinks_is_a_bad_file(both):
     with open(os.path.join(both[1], 'faces-1.tar'), 'r+b') as f:
         f.truncate(tars[-1].part[1] + 10)
     r = Reader(tars, SIZE, said.append)
-    assert r.image(COUNT - 1)[1] == 0 and 'truncated: its shard ends' in said[-1] and '00005.png' in said[-1]
+    assert (
+        r.image(COUNT - 1)[1] == 0
+        and 'truncated: its shard ends' in said[-1]
+        and '00005.png' in said[-1]
+    )
 
 
 def test_validation(both, tmp_path):
     recipe = degrade.recipe('bicubic')
     files, tars = (validation.Degraded(images(source), recipe, size=SIZE) for source in both)
-    assert all(files[i][0] == tars[i][0] and torch.equal(files[i][1], tars[i][1]) for i in range(COUNT))
+    assert all(
+        files[i][0] == tars[i][0] and torch.equal(files[i][1], tars[i][1]) for i in range(COUNT)
+    )
     for side, size in ('LQ', 16), ('GT', 64):
-        pack(tmp_path / 'pairs' / side / 'a.tar', {f'{i}.png': face(size, seed=i) for i in range(3)})
+        pack(
+            tmp_path / 'pairs' / side / 'a.tar', {f'{i}.png': face(size, seed=i) for i in range(3)}
+        )
     pairs = validation.Pairs(scan_pairs(tmp_path / 'pairs', 4))
-    assert len(pairs) == 3 and pairs[2][0] == '2' and pairs[2][1].shape == (3, 16, 16) and pairs[2][2].shape == (3, 64, 64)
+    assert (
+        len(pairs) == 3
+        and pairs[2][0] == '2'
+        and pairs[2][1].shape == (3, 16, 16)
+        and pairs[2][2].shape == (3, 64, 64)
+    )
 
 
 def test_lists_that_prepare_splits(both, tmp_path):
-    assert prepare.main(['split', both[1], '--val-size', '2', '--size', str(SIZE), '--out', str(tmp_path / 'lists')]) == 0
-    assert len(images(tmp_path / 'lists' / 'train.txt')) == COUNT - 2 and len(images(tmp_path / 'lists' / 'val.txt')) == 2
+    assert (
+        prepare.main(
+            [
+                'split',
+                both[1],
+                '--val-size',
+                '2',
+                '--size',
+                str(SIZE),
+                '--out',
+                str(tmp_path / 'lists'),
+            ]
+        )
+        == 0
+    )
+    assert (
+        len(images(tmp_path / 'lists' / 'train.txt')) == COUNT - 2
+        and len(images(tmp_path / 'lists' / 'val.txt')) == 2
+    )
 
 
 def test_training_on_a_shard_is_training_on_its_files(both, tmp_path):
     scores = []
     for i, source in enumerate(both):
-        assert train.main(flags(tmp_path, tmp_path / f'run{i}', data=source, val=2, nimg=16, ticks=1)) == 0
+        assert (
+            train.main(flags(tmp_path, tmp_path / f'run{i}', data=source, val=2, nimg=16, ticks=1))
+            == 0
+        )
         scores.append(json.loads((tmp_path / f'run{i}/result.json').read_text()))
     assert scores[0] == scores[1]

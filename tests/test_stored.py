@@ -1,4 +1,5 @@
 """Training on pairs that were degraded before: every pipe gives the files' own pixels, both mirrored and cut out alike."""
+
 import json
 import shutil
 import tarfile
@@ -11,19 +12,57 @@ import torch
 from safetensors.torch import load_file
 
 import dali_pipes
+import synthetic
 import train
-from dali_pipes import faces, manifest, order, pipe_png, sources, stored, stream
+from dali_pipes import paired
+from dali_pipes import pipe_png
 from dali_pipes.batch import Options
-from dali_pipes.degrade import workers
+from degrade import workers
+from errors import DataError
+from sources import manifest, order, stream
+from tasks import data as sources
 from tools import cuda_shim, prepare
 from training import checkpoint
 
 SIZE = 48
 RECIPES = {4: 'gfpgan', 1: 'face_renovation', 'stacked': 'face_renovation'}
 KINDS = tuple(RECIPES)
-TINY = ['--preset', 'unet', '--net', '{"width": [8, 8, 8, 8], "blocks": [[1, 1, 1], 1, [1, 1, 1]], "position": 0}', '--size', str(SIZE), '--recipe', 'gfpgan', '--batch', '2', '--ticks', '1',
-        '--device', 'cpu', '--threads', '1', '--pipe', 'torch']
-RENOVATE = ['--preset', 'renovation_demo', '--net', '{"width": 1}', '--size', str(SIZE), '--batch', '2', '--device', 'cpu', '--threads', '1', '--pipe', 'torch']
+TINY = [
+    '--preset',
+    'unet',
+    '--net',
+    '{"width": [8, 8, 8, 8], "blocks": [[1, 1, 1], 1, [1, 1, 1]], "position": 0}',
+    '--size',
+    str(SIZE),
+    '--recipe',
+    'gfpgan',
+    '--batch',
+    '2',
+    '--ticks',
+    '1',
+    '--device',
+    'cpu',
+    '--threads',
+    '1',
+    '--pipe',
+    'torch',
+]
+RENOVATE = [
+    '--preset',
+    'renovation_demo',
+    '--net',
+    '{"width": 1}',
+    '--size',
+    str(SIZE),
+    '--batch',
+    '2',
+    '--device',
+    'cpu',
+    '--threads',
+    '1',
+    '--pipe',
+    'torch',
+]
 
 
 @pytest.fixture(scope='module')
@@ -34,9 +73,24 @@ def home(tmp_path_factory):
         mp.setenv('FACES_CACHE', str(home / 'cache'))
         (home / 'hq').mkdir()
         for i in range(7):
-            cv2.imwrite(str(home / f'hq/{i}.png'), faces.face(i, SIZE).image[..., ::-1])
+            cv2.imwrite(str(home / f'hq/{i}.png'), synthetic.face(i, SIZE).image[..., ::-1])
         for scale, recipe in RECIPES.items():
-            assert prepare.main(['degrade', str(home / 'hq'), '--size', str(SIZE), '--recipe', recipe, '--out', str(home / str(scale)), *['--stacked'] * (scale == 'stacked')]) == 0
+            assert (
+                prepare.main(
+                    [
+                        'degrade',
+                        str(home / 'hq'),
+                        '--size',
+                        str(SIZE),
+                        '--recipe',
+                        recipe,
+                        '--out',
+                        str(home / str(scale)),
+                        *['--stacked'] * (scale == 'stacked'),
+                    ]
+                )
+                == 0
+            )
     return home
 
 
@@ -52,22 +106,39 @@ def pairs(home, scale):
 
 
 def batches(name, found, scale, count=5, **more):
-    with dali_pipes.make(name, found, RECIPES[scale], size=SIZE, threads=2, **dict(batch=3, seed=4, say=lambda _: None) | more) as pipe:
+    with dali_pipes.make(
+        name,
+        found,
+        RECIPES[scale],
+        size=SIZE,
+        threads=2,
+        **dict(batch=3, seed=4, say=lambda _: None) | more,
+    ) as pipe:
         return [next(pipe) for _ in range(count)]
 
 
 @pytest.mark.parametrize('scale', [1, 2, 3, 4, 8])
 def test_an_lq_survives_its_packing_and_a_mirror(scale):
     lq = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
-    x = stored.packed(lq, scale)
-    assert x.shape == (6 * scale, 5 * scale, stored.planes(scale))
+    x = paired.packed(lq, scale)
+    assert x.shape == (6 * scale, 5 * scale, paired.planes(scale))
     for image, expected in (x, lq), (x[:, ::-1].copy(), lq[:, ::-1]):
-        assert np.array_equal(stored.unpacked(torch.from_numpy(image).permute(2, 0, 1)[None], scale)[0].permute(1, 2, 0), expected)
+        assert np.array_equal(
+            paired.unpacked(torch.from_numpy(image).permute(2, 0, 1)[None], scale)[0].permute(
+                1, 2, 0
+            ),
+            expected,
+        )
 
 
 def pixels(pair):
     """(LQ, GT) of files, as OpenCV reads them."""
-    images = [cv2.imread(path)[..., ::-1].astype(np.float32) / 255 for path in ([pair.path] if isinstance(pair, manifest.Stacked) else [pair.lq.path, pair.gt.path])]
+    images = [
+        cv2.imread(path)[..., ::-1].astype(np.float32) / 255
+        for path in (
+            [pair.path] if isinstance(pair, manifest.Stacked) else [pair.lq.path, pair.gt.path]
+        )
+    ]
     return np.split(images[0], 2) if len(images) == 1 else images
 
 
@@ -86,13 +157,26 @@ def test_batches_are_the_files(name, scale, home):
                     lq, gt = (x.permute(1, 2, 0).numpy() for x in (lq, gt))
                     assert torch.equal(plain, torch.from_numpy(gt).permute(2, 0, 1))
                     # The one place and mirroring where both fit.
-                    fits = [(flip, y, x) for flip in (False, True) for y in range(0, SIZE - len(gt) + 1, times) for x in range(0, SIZE - len(gt) + 1, times)
-                            if np.array_equal((want_gt[:, ::-1] if flip else want_gt)[y:y + len(gt), x:x + len(gt)], gt)]
-                    (flip, y, x), = fits
+                    fits = [
+                        (flip, y, x)
+                        for flip in (False, True)
+                        for y in range(0, SIZE - len(gt) + 1, times)
+                        for x in range(0, SIZE - len(gt) + 1, times)
+                        if np.array_equal(
+                            (want_gt[:, ::-1] if flip else want_gt)[
+                                y : y + len(gt), x : x + len(gt)
+                            ],
+                            gt,
+                        )
+                    ]
+                    ((flip, y, x),) = fits
                     mirrored += flip
                     y, x = y // times, x // times
-                    assert np.array_equal((want_lq[:, ::-1] if flip else want_lq)[y:y + len(lq), x:x + len(lq)], lq)
-    assert 10 < mirrored < 50                    # of 60
+                    assert np.array_equal(
+                        (want_lq[:, ::-1] if flip else want_lq)[y : y + len(lq), x : x + len(lq)],
+                        lq,
+                    )
+    assert 10 < mirrored < 50  # of 60
 
 
 @pytest.mark.parametrize('scale', KINDS)
@@ -102,25 +186,46 @@ def test_pipes_agree_and_resume(scale, home):
     expected = batches('reference', found, scale, crop=24)
     for name, cache in ('dali', 'off'), ('dali', 'host'), ('torch', 'file'), ('torch', 'host'):
         for start in 0, 2:
-            for a, b in zip(expected[start:], batches(name, found, scale, cache=cache, crop=24, start=3 * start)):
-                assert torch.equal(a.input, b.input) and torch.equal(a.target, b.target) and torch.equal(a.sample, b.sample)
-    for rank in 0, 1:                            # two processes share the same samples
-        for a, b in zip(batches('reference', found, scale, batch=4), batches('dali', found, scale, batch=2, rank=rank, world=2)):
-            assert torch.equal(a.input[2 * rank:2 * rank + 2], b.input) and torch.equal(a.target[2 * rank:2 * rank + 2], b.target)
+            for a, b in zip(
+                expected[start:], batches(name, found, scale, cache=cache, crop=24, start=3 * start)
+            ):
+                assert (
+                    torch.equal(a.input, b.input)
+                    and torch.equal(a.target, b.target)
+                    and torch.equal(a.sample, b.sample)
+                )
+    for rank in 0, 1:  # two processes share the same samples
+        for a, b in zip(
+            batches('reference', found, scale, batch=4),
+            batches('dali', found, scale, batch=2, rank=rank, world=2),
+        ):
+            assert torch.equal(a.input[2 * rank : 2 * rank + 2], b.input) and torch.equal(
+                a.target[2 * rank : 2 * rank + 2], b.target
+            )
 
 
-@pytest.mark.skipif(not shutil.which('g++'), reason='g++ is not installed: it builds the kernels for the CPU')
+@pytest.mark.skipif(
+    not shutil.which('g++'), reason='g++ is not installed: it builds the kernels for the CPU'
+)
 def test_the_gpu_decoder_gives_the_same(home, monkeypatch):
-    monkeypatch.setattr(pipe_png.PngLoader, '_instead', lambda *_: pytest.fail('the CPU was asked to decode'))
+    monkeypatch.setattr(
+        pipe_png.PngLoader, '_instead', lambda *_: pytest.fail('the CPU was asked to decode')
+    )
     with cuda_shim.Shim():
         for scale, Loader in (4, pipe_png.PngPairs), ('stacked', pipe_png.PngLoader):
             found = pairs(home, scale)
-            plan, reader = stored.planned(found, 4 if scale == 4 else 1, batch=3, size=SIZE, seed=4, say=lambda _: None)
-            loader = Loader(plan, Options(reader, None, workers.make(2), 0, 0, 1, torch.device('cpu'), 2))
+            plan, reader = paired.planned(
+                found, 4 if scale == 4 else 1, batch=3, size=SIZE, seed=4, say=lambda _: None
+            )
+            loader = Loader(
+                plan, Options(reader, None, workers.make(2), 0, 0, 1, torch.device('cpu'), 2)
+            )
             for expected in batches('reference', found, scale):
                 step, x = loader.load()
                 batch = plan.finish(x, step)
-                assert torch.equal(batch.input, expected.input) and torch.equal(batch.target, expected.target)
+                assert torch.equal(batch.input, expected.input) and torch.equal(
+                    batch.target, expected.target
+                )
             loader.close()
 
 
@@ -135,10 +240,20 @@ def test_bad_pairs_are_named_and_left_out(home, tmp_path):
     found = manifest.scan_pairs(folder, 4, size=SIZE, strict=False, say=said.append)
     assert [p.path for p in found] == [str(folder / f'GT/{i}.png') for i in (4, 5, 6)]
     said = ' '.join(said)
-    for part in ('LQ/0.png (truncated', '1 without a GT partner', 'LQ/1.png', '1 without a LQ partner', 'GT/0.png', '1 not 4 times as large', '2.png is 48x48, its LQ 5x5',
-                 '1 not of the training size 48', '3.png is 32x32', 'left out'):
+    for part in (
+        'LQ/0.png (truncated',
+        '1 without a GT partner',
+        'LQ/1.png',
+        '1 without a LQ partner',
+        'GT/0.png',
+        '1 not 4 times as large',
+        '2.png is 48x48, its LQ 5x5',
+        '1 not of the training size 48',
+        '3.png is 32x32',
+        'left out',
+    ):
         assert part in said, part
-    with pytest.raises(manifest.DataError, match='LQ/0.png'):
+    with pytest.raises(DataError, match='LQ/0.png'):
         manifest.scan_pairs(folder, 4, size=SIZE, say=lambda _: None)
 
 
@@ -150,7 +265,9 @@ def test_one_that_breaks_meanwhile_is_replaced(home, tmp_path):
     for name in 'dali', 'torch', 'reference':
         seen = batches(name, found, 4, say=said.append)
         assert torch.equal(seen[0].input, batches('reference', found, 4)[0].input)
-        assert f'{folder}/GT/3.png cannot be decoded (its LQ {folder}/LQ/3.png: ' in said[-1] and said[-1].endswith(f'replaced by {folder}/GT/4.png')
+        assert f'{folder}/GT/3.png cannot be decoded (its LQ {folder}/LQ/3.png: ' in said[
+            -1
+        ] and said[-1].endswith(f'replaced by {folder}/GT/4.png')
 
 
 def test_bad_stacked_pictures_are_named_left_out_and_replaced(home, tmp_path):
@@ -162,17 +279,29 @@ def test_bad_stacked_pictures_are_named_left_out_and_replaced(home, tmp_path):
     found = manifest.scan_stacked(folder, size=SIZE, strict=False, say=said.append)
     assert [p.path for p in found] == [str(folder / f'{i}.png') for i in (3, 4, 5, 6)]
     said = ' '.join(said)
-    for part in '0.png (truncated', '1 of 6 pictures are no square LQ above a square GT', '1.png is 48x48', '1 of 6 pictures are not of the training size 48', '2.png is 32x64', 'left out':
+    for part in (
+        '0.png (truncated',
+        '1 of 6 pictures are no square LQ above a square GT',
+        '1.png is 48x48',
+        '1 of 6 pictures are not of the training size 48',
+        '2.png is 32x64',
+        'left out',
+    ):
         assert part in said, part
-    with pytest.raises(manifest.DataError, match='0.png'):
+    with pytest.raises(DataError, match='0.png'):
         manifest.scan_stacked(folder, size=SIZE, say=lambda _: None)
     # One that has become a picture of another size is replaced, the same in every pipe.
     cv2.imwrite(str(folder / '4.png'), np.zeros((2 * SIZE, 2 * SIZE, 3), np.uint8))
     for name in 'dali', 'torch', 'reference':
         said = []
         seen = batches(name, found, 'stacked', say=said.append)
-        assert all(torch.equal(a.input, b.input) for a, b in zip(seen, batches('reference', found, 'stacked')))
-        assert said == [f'{folder}/4.png cannot be decoded (96x96, where 48x96 are wanted): replaced by {folder}/5.png']
+        assert all(
+            torch.equal(a.input, b.input)
+            for a, b in zip(seen, batches('reference', found, 'stacked'))
+        )
+        assert said == [
+            f'{folder}/4.png cannot be decoded (96x96, where 48x96 are wanted): replaced by {folder}/5.png'
+        ]
 
 
 def copied(home, tmp_path, scale=4):
@@ -180,7 +309,11 @@ def copied(home, tmp_path, scale=4):
 
 
 def load(home, data, **more):
-    return sources.load(dict(data=str(data), val='2', size=SIZE, recipe='face_renovation', lq_from_usm=True, seed=0) | more, say=lambda _: None)
+    return sources.load(
+        dict(data=str(data), val='2', size=SIZE, recipe='face_renovation', lq_from_usm=True, seed=0)
+        | more,
+        say=lambda _: None,
+    )
 
 
 def test_held_out_and_left_out(home, tmp_path):
@@ -188,45 +321,70 @@ def test_held_out_and_left_out(home, tmp_path):
         data = f'stacked:{home / scale}' if scale == 'stacked' else str(home / str(scale))
         whole = {p.path for p in pairs(home, scale)}
         train, sets = load(home, data, recipe=RECIPES[scale])
-        assert len(train) == 5 and len(sets['val']) == 2 and not {sets['val'].name(i) for i in range(2)} & {Path(p.path).stem for p in train}
-        lq, gt = pixels(next(p for p in pairs(home, scale) if p.path.endswith(sets['val'].name(0) + '.png')))
-        assert all(np.array_equal(seen.permute(1, 2, 0), np.round(want * 255)) for seen, want in zip(sets['val'][0][1:], (lq, gt)))
+        assert (
+            len(train) == 5
+            and len(sets['val']) == 2
+            and not {sets['val'].name(i) for i in range(2)} & {Path(p.path).stem for p in train}
+        )
+        lq, gt = pixels(
+            next(p for p in pairs(home, scale) if p.path.endswith(sets['val'].name(0) + '.png'))
+        )
+        assert all(
+            np.array_equal(seen.permute(1, 2, 0), np.round(want * 255))
+            for seen, want in zip(sets['val'][0][1:], (lq, gt))
+        )
         # Some of them as a set of their own, by links.
         part = tmp_path / f'part{scale}'
         for side in [''] if scale == 'stacked' else ['LQ', 'GT']:
             (part / side).mkdir(parents=True)
             for i in 1, 4:
                 (part / side / f'{i}.png').symlink_to(home / str(scale) / side / f'{i}.png')
-        train, _ = load(home, data, recipe=RECIPES[scale], val=data.replace(str(home / str(scale)), str(part)))
+        train, _ = load(
+            home, data, recipe=RECIPES[scale], val=data.replace(str(home / str(scale)), str(part))
+        )
         assert {p.path for p in train} == {p for p in whole if p[-5] not in '14'}
-    with pytest.raises(manifest.DataError, match='--val 0 leaves nothing to validate on'):
+    with pytest.raises(DataError, match='--val 0 leaves nothing to validate on'):
         load(home, home / '1', val='0')
 
 
 def test_no_lq_is_taken_for_a_face(home, tmp_path):
     shutil.copytree(home / '1', tmp_path / 'a/1')
-    with pytest.raises(manifest.DataError, match=f'holds pairs: give --data {tmp_path}/a/1'):
+    with pytest.raises(DataError, match=f'holds pairs: give --data {tmp_path}/a/1'):
         load(home, tmp_path / 'a')
     with tarfile.open(tmp_path / '0.tar', 'w') as tar:
         tar.add(home / '1/LQ', 'LQ')
         tar.add(home / '1/GT', 'GT')
-    with pytest.raises(manifest.DataError, match='holds pairs: unpack .*0.tar'):
+    with pytest.raises(DataError, match='holds pairs: unpack .*0.tar'):
         load(home, tmp_path / '0.tar')
-    with pytest.raises(manifest.DataError, match='LQ/.*png is an LQ'):
+    with pytest.raises(DataError, match='LQ/.*png is an LQ'):
         batches('torch', stream.find(f'file://{tmp_path}/0.tar'), 1)
-    with pytest.raises(manifest.DataError, match='pairs are read from a disk'):
+    with pytest.raises(DataError, match='pairs are read from a disk'):
         load(home, 'stacked:s3://bucket/0.tar')
-    with pytest.raises(manifest.DataError, match='pairs above each other are of one size'):
+    with pytest.raises(DataError, match='pairs above each other are of one size'):
         load(home, f'stacked:{home}/stacked', recipe='gfpgan')
-    assert len(load(home, home / '1/GT')[0]) == 5                                # the faces alone
+    assert len(load(home, home / '1/GT')[0]) == 5  # the faces alone
 
 
 def test_a_run_resumed_is_the_run_uninterrupted(home, tmp_path, capsys):
-    argv = [*RENOVATE, '--data', f'stacked:{home}/stacked', '--val', '2', '--ticks', '2', '--crop', '32', '--nimg', '8', '--out', str(tmp_path)]
+    argv = [
+        *RENOVATE,
+        '--data',
+        f'stacked:{home}/stacked',
+        '--val',
+        '2',
+        '--ticks',
+        '2',
+        '--crop',
+        '32',
+        '--nimg',
+        '8',
+        '--out',
+        str(tmp_path),
+    ]
     assert train.main(argv) == 0
     assert ', degraded before, 5 stored pairs, 2 validation pairs (val)' in capsys.readouterr().out
     whole = load_file(tmp_path / 'weights.safetensors')
-    shutil.rmtree(checkpoint.latest(tmp_path))                                   # as if it had been killed
+    shutil.rmtree(checkpoint.latest(tmp_path))  # as if it had been killed
     (tmp_path / 'weights.safetensors').unlink()
     assert train.main(argv) == 0 and 'resumed at 4 images' in capsys.readouterr().out
     again = load_file(tmp_path / 'weights.safetensors')
@@ -234,24 +392,125 @@ def test_a_run_resumed_is_the_run_uninterrupted(home, tmp_path, capsys):
 
 
 def test_a_search(home, tmp_path):
-    argv = ['--preset', 'search_sr', '--net', '{"width": 16, "growth": 4, "layers": 2}', '--size', str(SIZE), '--crop', '32', '--recipe', 'gfpgan', '--nimg', '4', '--ticks', '1', '--threads', '1',
-            '--pipe', 'torch', '--device', 'cpu', '--data', str(home / '4'), '--val', '2', '--out', str(tmp_path / 'run')]
+    argv = [
+        '--preset',
+        'search_sr',
+        '--net',
+        '{"width": 16, "growth": 4, "layers": 2}',
+        '--size',
+        str(SIZE),
+        '--crop',
+        '32',
+        '--recipe',
+        'gfpgan',
+        '--nimg',
+        '4',
+        '--ticks',
+        '1',
+        '--threads',
+        '1',
+        '--pipe',
+        'torch',
+        '--device',
+        'cpu',
+        '--data',
+        str(home / '4'),
+        '--val',
+        '2',
+        '--out',
+        str(tmp_path / 'run'),
+    ]
     assert train.main(argv) == 0 and (tmp_path / 'run/arch.json').is_file()
 
 
 def test_a_run(home, tmp_path, capsys):
     out = tmp_path / 'run'
-    assert train.main([*TINY, '--data', str(home / '4'), '--val', '2', '--nimg', '4', '--out', str(out)]) == 0
+    assert (
+        train.main(
+            [*TINY, '--data', str(home / '4'), '--val', '2', '--nimg', '4', '--out', str(out)]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert '5 stored pairs, 2 validation pairs (val)' in said
     assert json.loads((out / 'config.json').read_text())['images'].startswith('5 stored pairs, ')
-    assert prepare.main(['replay', str(out), '0']) == 2 and 'was trained on the stored pairs of' in capsys.readouterr().err
+    assert (
+        prepare.main(['replay', str(out), '0']) == 2
+        and 'was trained on the stored pairs of' in capsys.readouterr().err
+    )
     # The validation set itself is no training set, and a part of it is left out of one.
-    assert train.main([*TINY, '--data', str(home / '4'), '--val', str(home / '4'), '--nimg', '4', '--out', str(tmp_path / 'none')]) == 2
+    assert (
+        train.main(
+            [
+                *TINY,
+                '--data',
+                str(home / '4'),
+                '--val',
+                str(home / '4'),
+                '--nimg',
+                '4',
+                '--out',
+                str(tmp_path / 'none'),
+            ]
+        )
+        == 2
+    )
     assert 'holds nothing but the images of --val' in capsys.readouterr().err
-    for more, message in (['--target-usm'], '--target-usm is for faces that are degraded while training'), (['--size', '64'], 'not of the training size 64'), \
-            (['--recipe', 'face_renovation', '--preset', 'renovation_demo', '--net', '{"width": 1}', '--crop', '32'], 'not 1 times as large'):
-        assert train.main([*TINY, *more, '--data', str(home / '4'), '--val', '2', '--nimg', '4', '--out', str(tmp_path / 'no')]) == 2
+    for more, message in (
+        (['--target-usm'], '--target-usm is for faces that are degraded while training'),
+        (['--size', '64'], 'not of the training size 64'),
+        (
+            [
+                '--recipe',
+                'face_renovation',
+                '--preset',
+                'renovation_demo',
+                '--net',
+                '{"width": 1}',
+                '--crop',
+                '32',
+            ],
+            'not 1 times as large',
+        ),
+    ):
+        assert (
+            train.main(
+                [
+                    *TINY,
+                    *more,
+                    '--data',
+                    str(home / '4'),
+                    '--val',
+                    '2',
+                    '--nimg',
+                    '4',
+                    '--out',
+                    str(tmp_path / 'no'),
+                ]
+            )
+            == 2
+        )
         assert message in capsys.readouterr().err
-    assert train.main([*TINY[2:], '--preset', 'realesrgan_gan', '--net', '{}', '--crop', '32', '--data', str(home / '4'), '--val', '2', '--nimg', '4', '--out', str(tmp_path / 'no')]) == 2
+    assert (
+        train.main(
+            [
+                *TINY[2:],
+                '--preset',
+                'realesrgan_gan',
+                '--net',
+                '{}',
+                '--crop',
+                '32',
+                '--data',
+                str(home / '4'),
+                '--val',
+                '2',
+                '--nimg',
+                '4',
+                '--out',
+                str(tmp_path / 'no'),
+            ]
+        )
+        == 2
+    )
     assert 'give --no-target-usm' in capsys.readouterr().err

@@ -1,4 +1,5 @@
 """Shards at addresses: every image once per epoch, whatever the number of processes; what is bad, broken or missing is told and left out."""
+
 import gzip
 import json
 import os
@@ -11,17 +12,20 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-
-import dali_pipes
-import train
-from dali_pipes import batch, degrade, pipe_torch, sources, stream
-from dali_pipes.manifest import DataError
 from test_manifest import face, late, write
 from test_shards import SIZE, batches, pack, same, smooth
 from test_train import flags
+
+import dali_pipes
+import degrade
+import train
+from dali_pipes import batch, pipe_torch
+from errors import DataError
+from sources import stream
+from tasks import data as sources
 from tools import prepare
 
-COUNT = 12           # images in four shards
+COUNT = 12  # images in four shards
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +41,10 @@ def shard(tmp_path, files):
 @pytest.fixture
 def parts(tmp_path):
     """{name: bytes} of four shards of three images."""
-    return {f'{s}.tar': shard(tmp_path, {f'{s}{i}.png': smooth(3 * s + i) for i in range(3)}) for s in range(4)}
+    return {
+        f'{s}.tar': shard(tmp_path, {f'{s}{i}.png': smooth(3 * s + i) for i in range(3)})
+        for s in range(4)
+    }
 
 
 @pytest.fixture
@@ -61,7 +68,7 @@ def colours(out):
 
 def epochs(numbers):
     """Numbers of all complete epochs of one process, as sets of how often each came."""
-    return [Counter(numbers[i:i + COUNT]) for i in range(0, len(numbers) - COUNT + 1, COUNT)]
+    return [Counter(numbers[i : i + COUNT]) for i in range(0, len(numbers) - COUNT + 1, COUNT)]
 
 
 def streamed(name, found, steps=8, **options):
@@ -70,6 +77,7 @@ def streamed(name, found, steps=8, **options):
 
 # Order.
 
+
 def test_shuffled_epochs_are_complete_and_mixed():
     asked = []
 
@@ -77,19 +85,38 @@ def test_shuffled_epochs_are_complete_and_mixed():
         for i in range(n):
             asked.append((e, i))
             yield e, i
+
     for n, size in (100, 10), (10, 100), (1, 1), (7, 7):
         asked.clear()
         rng, places = np.random.default_rng(0), []
-        items = stream.shuffled((epoch(e, n) for e in range(99)), size, lambda k: places.append(k) or int(rng.integers(k)))
+        items = stream.shuffled(
+            (epoch(e, n) for e in range(99)),
+            size,
+            lambda k: places.append(k) or int(rng.integers(k)),
+        )
         out = []
         for _ in range(4 * n):
             out.append(next(items))
-            assert len(asked) - len(out) <= max(size, n if size > n else 0) + 1          # held in memory
+            assert len(asked) - len(out) <= max(size, n if size > n else 0) + 1  # held in memory
         for e in range(4):
-            assert sorted(out[e * n:(e + 1) * n]) == [(e, i) for i in range(n)]
+            assert sorted(out[e * n : (e + 1) * n]) == [(e, i) for i in range(n)]
         assert max(places) == min(size, n)
-    out = [i for _, i in (next(items) for items in [stream.shuffled((epoch(e, 1000) for e in range(9)), 100, lambda k: int(rng.integers(k)))] for _ in range(900))]
-    assert np.corrcoef(out, range(900))[0, 1] < 1 and 50 < np.abs(np.array(out) - np.arange(900)).mean() < 200
+    out = [
+        i
+        for _, i in (
+            next(items)
+            for items in [
+                stream.shuffled(
+                    (epoch(e, 1000) for e in range(9)), 100, lambda k: int(rng.integers(k))
+                )
+            ]
+            for _ in range(900)
+        )
+    ]
+    assert (
+        np.corrcoef(out, range(900))[0, 1] < 1
+        and 50 < np.abs(np.array(out) - np.arange(900)).mean() < 200
+    )
 
 
 def test_every_image_once_per_epoch_over_two_ranks(found):
@@ -97,29 +124,46 @@ def test_every_image_once_per_epoch_over_two_ranks(found):
     assert all(b.sample.item() == 2 * i + r for r in (0, 1) for i, b in enumerate(ranks[r]))
     halves = [colours(out) for out in ranks]
     for e in range(3):
-        assert sorted(halves[0][6 * e:6 * e + 6] + halves[1][6 * e:6 * e + 6]) == list(range(COUNT))
+        assert sorted(halves[0][6 * e : 6 * e + 6] + halves[1][6 * e : 6 * e + 6]) == list(
+            range(COUNT)
+        )
     assert halves[0][:6] != halves[0][6:12] and set(halves[0][:6]) != set(range(6))
 
 
 def test_a_run_can_be_repeated_and_all_pipes_agree(found):
     first = streamed('torch', found)
     numbers = colours(first)
-    assert epochs(numbers) == [Counter(range(COUNT))] * 2 and numbers[:COUNT] != numbers[COUNT:2 * COUNT]
+    assert (
+        epochs(numbers) == [Counter(range(COUNT))] * 2
+        and numbers[:COUNT] != numbers[COUNT : 2 * COUNT]
+    )
     for name in 'torch', 'dali':
         assert same(first, streamed(name, found, threads=1))
     reference = streamed('reference', found)
-    assert numbers == colours(reference) and same(reference, streamed('reference', found)) and all(torch.equal(a.target, b.target) for a, b in zip(first, reference))
+    assert (
+        numbers == colours(reference)
+        and same(reference, streamed('reference', found))
+        and all(torch.equal(a.target, b.target) for a, b in zip(first, reference))
+    )
     assert colours(streamed('torch', found, seed=5)) != numbers
 
 
 def test_resume_draws_the_order_anew_and_nothing_else(found):
     whole, rest = streamed('torch', found), streamed('torch', found, 4, start=12)
     assert [b.sample.tolist() for b in rest] == [b.sample.tolist() for b in whole[4:]]
-    assert epochs(colours(rest)) == [Counter(range(COUNT))] and colours(rest) != colours(whole[4:]) and same(rest, streamed('torch', found, 4, start=12))
+    assert (
+        epochs(colours(rest)) == [Counter(range(COUNT))]
+        and colours(rest) != colours(whole[4:])
+        and same(rest, streamed('torch', found, 4, start=12))
+    )
     plan = batch.Plan(None, degrade.recipe('ai6126_2024'), batch=3, size=SIZE)
     disk = batch.Plan(COUNT, degrade.recipe('ai6126_2024'), batch=3, size=SIZE)
     a, b = plan(np.arange(12, 15)), disk(np.arange(12, 15))
-    assert (a.flip == b.flip).all() and all((x == y).all() for p, q in zip(a.params, b.params) for x, y in zip(p, q)) and (a.index == -1).all()
+    assert (
+        (a.flip == b.flip).all()
+        and all((x == y).all() for p, q in zip(a.params, b.params) for x, y in zip(p, q))
+        and (a.index == -1).all()
+    )
 
 
 def test_worker_processes_deal_the_shards_out(parts, tmp_path):
@@ -127,48 +171,101 @@ def test_worker_processes_deal_the_shards_out(parts, tmp_path):
     for name, content in parts.items():
         (tmp_path / name).write_bytes(content)
     source = stream.Stream(stream.find(f'file://{tmp_path}/{{0..3}}.tar'), SIZE, say=str)
-    decoded = pipe_torch.Decoded(batch.Plan(None, degrade.recipe('bicubic'), batch=3, size=SIZE), source)
-    loader = torch.utils.data.DataLoader(decoded, batch_sampler=[[(n, True) for n in range(3 * i, 3 * i + 3)] for i in range(4)], num_workers=2,
-                                         collate_fn=pipe_torch._as_tensor, multiprocessing_context='spawn')
-    assert sorted(int(image[0, 0, 2]) // 20 for *_, pix in loader for image in pix) == list(range(COUNT))
+    decoded = pipe_torch.Decoded(
+        batch.Plan(None, degrade.recipe('bicubic'), batch=3, size=SIZE), source
+    )
+    loader = torch.utils.data.DataLoader(
+        decoded,
+        batch_sampler=[[(n, True) for n in range(3 * i, 3 * i + 3)] for i in range(4)],
+        num_workers=2,
+        collate_fn=pipe_torch._as_tensor,
+        multiprocessing_context='spawn',
+    )
+    assert sorted(int(image[0, 0, 2]) // 20 for *_, pix in loader for image in pix) == list(
+        range(COUNT)
+    )
 
 
 # What is bad.
 
+
 @pytest.mark.parametrize('name', ['torch', 'dali', 'reference'])
 def test_bad_images_are_told_once_and_skipped(name, parts, put, tmp_path):
-    put({**parts, '4.tar': shard(tmp_path, {'a.png': late(), 'b.png': face(32), 'c.jpg': b'<html>', 'd.txt': b'text'})})
+    put(
+        {
+            **parts,
+            '4.tar': shard(
+                tmp_path, {'a.png': late(), 'b.png': face(32), 'c.jpg': b'<html>', 'd.txt': b'text'}
+            ),
+        }
+    )
     said = []
     numbers = colours(streamed(name, stream.find('memory://faces/{0..4}.tar'), 12, say=said.append))
     assert epochs(numbers) == [Counter(range(COUNT))] * 3
-    assert len(said) == 3 and sum('4.tar/a.png skipped: corrupt pixels' in s for s in said) == sum('4.tar/b.png skipped: 32x32, smaller' in s for s in said) == 1
+    assert (
+        len(said) == 3
+        and sum('4.tar/a.png skipped: corrupt pixels' in s for s in said)
+        == sum('4.tar/b.png skipped: 32x32, smaller' in s for s in said)
+        == 1
+    )
 
 
 def test_broken_and_missing_shards_are_told_and_the_rest_goes_on(parts, put):
-    put({**parts, '4.tar': parts['0.tar'][:512 * 4], '5.tar': gzip.compress(parts['0.tar']), '6.tar': b'<html>not found</html>' * 99})
+    put(
+        {
+            **parts,
+            '4.tar': parts['0.tar'][: 512 * 4],
+            '5.tar': gzip.compress(parts['0.tar']),
+            '6.tar': b'<html>not found</html>' * 99,
+        }
+    )
     said = []
-    numbers = colours(streamed('torch', stream.find('memory://faces/{0..7}.tar'), 12, say=said.append))
+    numbers = colours(
+        streamed('torch', stream.find('memory://faces/{0..7}.tar'), 12, say=said.append)
+    )
     assert set(range(COUNT)) == set(numbers) and len(said) == 4
-    for name, reason in ('4.tar', 'truncated at byte'), ('5.tar', 'gzip-compressed'), ('6.tar', 'it looks like HTML'), ('7.tar', 'FileNotFoundError'):
-        assert sum(name in s and 'left out until the next epoch' in s and reason in s for s in said) == 1
+    for name, reason in (
+        ('4.tar', 'truncated at byte'),
+        ('5.tar', 'gzip-compressed'),
+        ('6.tar', 'it looks like HTML'),
+        ('7.tar', 'FileNotFoundError'),
+    ):
+        assert (
+            sum(name in s and 'left out until the next epoch' in s and reason in s for s in said)
+            == 1
+        )
 
 
 def test_a_shard_that_comes_back_is_read_again(parts, put, monkeypatch):
     monkeypatch.setattr(stream, 'SHUFFLE', 1)
     monkeypatch.setattr(stream, 'AHEAD', 1)
     put({'0.tar': parts['0.tar']})
-    with dali_pipes.make('torch', stream.find('memory://faces/{0..1}.tar'), 'bicubic', batch=3, size=SIZE, flip=0, say=str, threads=1) as pipe:
+    with dali_pipes.make(
+        'torch',
+        stream.find('memory://faces/{0..1}.tar'),
+        'bicubic',
+        batch=3,
+        size=SIZE,
+        flip=0,
+        say=str,
+        threads=1,
+    ) as pipe:
         assert set(colours([next(pipe) for _ in range(3)])) == {0, 1, 2}
         put({'1.tar': parts['1.tar']})
         assert set(colours([next(pipe) for _ in range(8)])) == set(range(6))
 
 
 def test_nothing_usable_is_an_error(put, tmp_path):
-    with pytest.raises(DataError, match='no image in an epoch of 2 shards: .*0.tar left out .*FileNotFoundError.*Check'):
+    with pytest.raises(
+        DataError,
+        match='no image in an epoch of 2 shards: .*0.tar left out .*FileNotFoundError.*Check',
+    ):
         streamed('torch', stream.find('memory://faces/{0..1}.tar'))
     put({'0.tar': shard(tmp_path, {f'{i}.png': face(32) for i in range(4)})})
     for name in 'torch', 'dali':
-        with pytest.raises(DataError, match='no usable image in an epoch of 1 shards: .*0.tar/.*32x32, smaller'):
+        with pytest.raises(
+            DataError, match='no usable image in an epoch of 1 shards: .*0.tar/.*32x32, smaller'
+        ):
             streamed(name, stream.find('memory://faces/0.tar'), batch=9)
 
 
@@ -192,8 +289,15 @@ def test_what_a_stream_cannot_do(found, monkeypatch):
 
 def test_stars_find_what_braces_name(found):
     starred = stream.find('memory://faces/*.tar')
-    assert [os.path.basename(u) for u in starred.urls] == ['0.tar', '1.tar', '2.tar', '3.tar'] and len(starred) == 4
-    assert sources.fingerprint(starred) == sources.fingerprint(found) and sources.fingerprint(found).startswith('4 shards, ')
+    assert [os.path.basename(u) for u in starred.urls] == [
+        '0.tar',
+        '1.tar',
+        '2.tar',
+        '3.tar',
+    ] and len(starred) == 4
+    assert sources.fingerprint(starred) == sources.fingerprint(found) and sources.fingerprint(
+        found
+    ).startswith('4 shards, ')
     assert same(streamed('torch', starred), streamed('torch', found))
 
 
@@ -207,6 +311,7 @@ def test_close_ends_the_reading(found):
 
 # Training.
 
+
 def test_training_on_a_stream(found, tmp_path, capsys):
     write(tmp_path / 'pairs', {'LQ/0.png': face(16), 'GT/0.png': face()})
     argv = flags(tmp_path, tmp_path / 'run', data='memory://faces/*.tar', nimg=8, ticks=1)
@@ -215,15 +320,22 @@ def test_training_on_a_stream(found, tmp_path, capsys):
     assert '4 shards' in said and 'cache: off' in said
     assert np.isfinite(json.loads((tmp_path / 'run/result.json').read_text())['psnr'])
     assert train.main(argv) == 0 and 'resumed at 8 images' in capsys.readouterr().out
-    assert prepare.main(['replay', str(tmp_path / 'run'), '3']) == 2 and 'was trained on a stream' in capsys.readouterr().err
+    assert (
+        prepare.main(['replay', str(tmp_path / 'run'), '3']) == 2
+        and 'was trained on a stream' in capsys.readouterr().err
+    )
     for val in 2, 0.1:
-        assert train.main(flags(tmp_path, tmp_path / 'other', data='memory://faces/*.tar', val=val)) == 2
+        assert (
+            train.main(flags(tmp_path, tmp_path / 'other', data='memory://faces/*.tar', val=val))
+            == 2
+        )
         assert 'is a stream, of which no share can be held out' in capsys.readouterr().err
     assert train.main(flags(tmp_path, tmp_path / 'other', data='memory://faces/9.tar')) == 2
     assert 'no image in an epoch' in capsys.readouterr().err
 
 
 # Against a server that speaks S3.
+
 
 @pytest.fixture(scope='module')
 def server():
@@ -239,9 +351,17 @@ def server():
 @pytest.fixture
 def bucket(server, parts, monkeypatch):
     import s3fs
-    for name, value in dict(AWS_ENDPOINT_URL=server, AWS_ACCESS_KEY_ID='test', AWS_SECRET_ACCESS_KEY='test', AWS_DEFAULT_REGION='us-east-1').items():
+
+    for name, value in dict(
+        AWS_ENDPOINT_URL=server,
+        AWS_ACCESS_KEY_ID='test',
+        AWS_SECRET_ACCESS_KEY='test',
+        AWS_DEFAULT_REGION='us-east-1',
+    ).items():
         monkeypatch.setenv(name, value)
-    urllib.request.urlopen(urllib.request.Request(f'{server}/moto-api/reset', method='POST')).close()
+    urllib.request.urlopen(
+        urllib.request.Request(f'{server}/moto-api/reset', method='POST')
+    ).close()
     s3fs.S3FileSystem.clear_instance_cache()
     fs = s3fs.S3FileSystem()
     fs.mkdir('faces', acl='public-read')
@@ -255,12 +375,18 @@ def test_s3(bucket, tmp_path):
     bucket.pipe('faces/4.tar', shard(tmp_path, {'bad.png': face()[:80]}))
     for pattern in 's3://faces/{0..5}.tar', 's3://faces/*.tar':
         said, found = [], stream.find(pattern)
-        ranks = [streamed('torch', found, 15, rank=r, world=2, batch=1, say=said.append) for r in (0, 1)]
+        ranks = [
+            streamed('torch', found, 15, rank=r, world=2, batch=1, say=said.append) for r in (0, 1)
+        ]
         assert set(colours(ranks[0] + ranks[1])) == set(range(COUNT))
         whole = streamed('torch', found, say=said.append)
-        assert epochs(colours(whole)) == [Counter(range(COUNT))] * 2 and same(whole, streamed('torch', found))
+        assert epochs(colours(whole)) == [Counter(range(COUNT))] * 2 and same(
+            whole, streamed('torch', found)
+        )
         assert any('s3://faces/4.tar/bad.png skipped: truncated' in s for s in said)
-        assert any('s3://faces/5.tar left out' in s and 'FileNotFound' in s for s in said) == ('{' in pattern)
+        assert any('s3://faces/5.tar left out' in s and 'FileNotFound' in s for s in said) == (
+            '{' in pattern
+        )
     with pytest.raises(DataError, match='no image in an epoch of 2 shards: s3://faces/8.tar'):
         streamed('torch', stream.find('s3://faces/{8..9}.tar'))
 
@@ -269,11 +395,16 @@ def test_two_ranks_share_the_images_of_a_bucket(bucket):
     found = stream.find('s3://faces/*.tar')
     halves = [colours(streamed('torch', found, 12, rank=r, world=2, batch=1)) for r in (0, 1)]
     for e in range(2):
-        assert sorted(halves[0][6 * e:6 * e + 6] + halves[1][6 * e:6 * e + 6]) == list(range(COUNT))
+        assert sorted(halves[0][6 * e : 6 * e + 6] + halves[1][6 * e : 6 * e + 6]) == list(
+            range(COUNT)
+        )
 
 
 def test_web_addresses(bucket, server):
     said = []
     whole = streamed('torch', stream.find(f'{server}/faces/{{0..4}}.tar'), say=said.append)
     assert epochs(colours(whole)) == [Counter(range(COUNT))] * 2
-    assert len(said) == 1 and '/faces/4.tar left out until the next epoch: FileNotFoundError' in said[0]
+    assert (
+        len(said) == 1
+        and '/faces/4.tar left out until the next epoch: FileNotFoundError' in said[0]
+    )

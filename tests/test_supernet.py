@@ -1,4 +1,5 @@
 """Architecture search: exact counts, a supernet with one way left is the decoded network, and decoding against all there is to choose from."""
+
 import itertools
 import json
 import math
@@ -12,7 +13,13 @@ from models.searched import PAPER, ConvNorm, Searched
 from models.supernet import AutoPrior, AutoSR, Supernet
 
 STARTS = [0, 3]
-AHEAD = [[1, 1], [3, 2], [4, 0], [6, 3], [8, 1]]                  # a cell that has no use for what was two layers before
+AHEAD = [
+    [1, 1],
+    [3, 2],
+    [4, 0],
+    [6, 3],
+    [8, 1],
+]  # a cell that has no use for what was two layers before
 BOTH = [[0, 1], [1, 0], [2, 2], [4, 3], [5, 1], [7, 2]]
 
 
@@ -27,12 +34,23 @@ def make(start, layers=3, width=4, seed=0):
 def scramble(net):
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            for values, low in (module.running_mean, -0.5), (module.bias, -0.5), (module.running_var, 0.5), (module.weight, 0.5):
+            for values, low in (
+                (module.running_mean, -0.5),
+                (module.bias, -0.5),
+                (module.running_var, 0.5),
+                (module.weight, 0.5),
+            ):
                 torch.nn.init.uniform_(values, low, low + 1)
 
 
 def picture(start, width=4, size=(16, 24), n=2):
-    return torch.randn(n, width << start, size[0] >> start, size[1] >> start, generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        n,
+        width << start,
+        size[0] >> start,
+        size[1] >> start,
+        generator=torch.Generator().manual_seed(1),
+    )
 
 
 def paths(start, layers):
@@ -44,30 +62,48 @@ def paths(start, layers):
 
 def ways(path, start):
     """(layer, source, way) of every step of a path"""
-    return [(layer, source, level - source + 1) for layer, (source, level) in enumerate(zip([start, *path], path))]
+    return [
+        (layer, source, level - source + 1)
+        for layer, (source, level) in enumerate(zip([start, *path], path))
+    ]
 
 
 # ---- counts ----
 
+
 def test_autoprior_count():
     net = AutoPrior(spare=True)
     assert models.count(net) == 15_013_644 and models.count(AutoPrior()) == 15_013_644 - 2 * 24
-    assert sum(len(layer) for layer in net.layers) == 21 and net.alpha.shape == (9, 4) and net.beta.shape == (6, 4, 3)
+    assert (
+        sum(len(layer) for layer in net.layers) == 21
+        and net.alpha.shape == (9, 4)
+        and net.beta.shape == (6, 4, 3)
+    )
 
 
 def test_autosr_count():
     """Published without three ways and three memories of the cells at half the size, and their edges."""
     net = AutoSR(spare=True)
     gaps = [net.layers[layer]['1'] for layer in (3, 4, 5)]
-    missing = sum(models.count(part) for cell in gaps for part in (cell.enter['0'], cell.remember, *(cell.edges[e] for e in '025')))
-    assert models.count(net) == 22_833_372 and missing == 195_744 and models.count(net) - missing == 22_637_628
+    missing = sum(
+        models.count(part)
+        for cell in gaps
+        for part in (cell.enter['0'], cell.remember, *(cell.edges[e] for e in '025'))
+    )
+    assert (
+        models.count(net) == 22_833_372
+        and missing == 195_744
+        and models.count(net) - missing == 22_637_628
+    )
     assert models.count(AutoSR()) == 22_833_372 - 2 * 24
     assert [len(layer) for layer in net.layers] == [2, 3, 4, 4, 4, 4]
 
 
 def test_fusion_of_eight_layers():
     net = AutoPrior(4, layers=8)
-    assert [len(layer) for layer in net.layers] == [2, 3, 4, 4, 4, 4, 4, 4] and len(net.architecture()['path']) == 8
+    assert [len(layer) for layer in net.layers] == [2, 3, 4, 4, 4, 4, 4, 4] and len(
+        net.architecture()['path']
+    ) == 8
 
 
 @pytest.mark.parametrize('start', STARTS)
@@ -76,12 +112,15 @@ def test_who_hears_whom(start):
     for layer, cells in enumerate(net.layers):
         for level, cell in ((int(name), cell) for name, cell in cells.items()):
             assert abs(level - start) <= layer + 1
-            assert {int(name) for name in cell.enter} == {s for s in range(4) if abs(s - level) <= 1 and abs(s - start) <= layer}
+            assert {int(name) for name in cell.enter} == {
+                s for s in range(4) if abs(s - level) <= 1 and abs(s - start) <= layer
+            }
             assert (cell.remember is not None) == (layer > 0 and abs(level - start) <= layer - 1)
             assert set(cell.edges) == set('012345678') - (set() if cell.remember else set('025'))
 
 
 # ---- what it computes ----
+
 
 def share(supernet, net, path, cell):
     """Give a decoded network the weights of its way through a supernet."""
@@ -96,7 +135,9 @@ def share(supernet, net, path, cell):
             mine.remember.load_state_dict(theirs.remember.state_dict())
         for edge, operation in cell:
             if operation and str(edge) in theirs.edges:
-                mine.edges[str(edge)].load_state_dict(theirs.edges[str(edge)][operation].state_dict())
+                mine.edges[str(edge)].load_state_dict(
+                    theirs.edges[str(edge)][operation].state_dict()
+                )
 
 
 def difference(supernet, path, cell, silent=()):
@@ -154,9 +195,16 @@ def test_ways_add_up(start):
         assert torch.allclose(parts, net(x), atol=1e-5)
 
 
-@pytest.mark.parametrize('net, x, shape', [
-    (AutoSR(16, 2), (2, 16, 2, 3), (2, 6, 16, 24)), (AutoSR(8, 1), (1, 8, 1, 1), (1, 3, 8, 8)), (AutoSR(8, 4), (1, 8, 5, 3), (1, 3, 40, 24)),
-    (AutoPrior(4, 4), (2, 4, 16, 24), (2, 12, 16, 24)), (AutoPrior(2, 1), (1, 2, 8, 40), (1, 6, 8, 40))])
+@pytest.mark.parametrize(
+    'net, x, shape',
+    [
+        (AutoSR(16, 2), (2, 16, 2, 3), (2, 6, 16, 24)),
+        (AutoSR(8, 1), (1, 8, 1, 1), (1, 3, 8, 8)),
+        (AutoSR(8, 4), (1, 8, 5, 3), (1, 3, 40, 24)),
+        (AutoPrior(4, 4), (2, 4, 16, 24), (2, 12, 16, 24)),
+        (AutoPrior(2, 1), (1, 2, 8, 40), (1, 6, 8, 40)),
+    ],
+)
 def test_shapes(net, x, shape):
     with torch.no_grad():
         assert net.eval()(torch.randn(x)).shape == shape
@@ -189,7 +237,11 @@ def test_channels_last_all_the_way(start):
         plain = net(x)
         for module in net.modules():
             if isinstance(module, torch.nn.Conv2d):
-                module.register_forward_pre_hook(lambda module, args: seen.append(args[0].is_contiguous(memory_format=torch.channels_last)))
+                module.register_forward_pre_hook(
+                    lambda module, args: seen.append(
+                        args[0].is_contiguous(memory_format=torch.channels_last)
+                    )
+                )
         out = net(x.contiguous(memory_format=torch.channels_last))
     assert seen and all(seen) and torch.allclose(out, plain, atol=1e-4 * plain.abs().max().item())
 
@@ -209,6 +261,7 @@ def test_bfloat16_is_close(start):
 
 # ---- decoding ----
 
+
 def test_edges():
     assert decode.EDGES == ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (2, 3))
 
@@ -226,9 +279,19 @@ def test_weights_sum_to_one(start):
 
 
 def test_normalised_in_closed_form():
-    beta = torch.tensor([[[9.0, 0, math.log(3)], [0, 0, 0], [9, 9, 9], [9, 9, 9]], [[0, 0, 0], [0, math.log(2), 0], [9, 9, 9], [9, 9, 9]]])
+    beta = torch.tensor(
+        [
+            [[9.0, 0, math.log(3)], [0, 0, 0], [9, 9, 9], [9, 9, 9]],
+            [[0, 0, 0], [0, math.log(2), 0], [9, 9, 9], [9, 9, 9]],
+        ]
+    )
     beta = decode.normalise(torch.zeros(9, 4), beta, 0)[1]
-    expected = torch.tensor([[[0, 1 / 6, 1 / 2], [0, 0, 0], [0, 0, 0], [0, 0, 0]], [[0, 1 / 3, 1 / 3], [1 / 4, 1 / 2, 1 / 4], [0, 0, 0], [0, 0, 0]]])
+    expected = torch.tensor(
+        [
+            [[0, 1 / 6, 1 / 2], [0, 0, 0], [0, 0, 0], [0, 0, 0]],
+            [[0, 1 / 3, 1 / 3], [1 / 4, 1 / 2, 1 / 4], [0, 0, 0], [0, 0, 0]],
+        ]
+    )
     assert torch.allclose(beta, expected)
 
 
@@ -238,7 +301,10 @@ def test_viterbi_by_brute_force(start, layers):
     for seed in range(5):
         beta = torch.randn(layers, 4, 3, generator=torch.Generator().manual_seed(seed)).double() * 2
         beta = decode.normalise(torch.zeros(9, 4), beta, start)[1]
-        best = max(paths(start, layers), key=lambda path: math.prod(beta[step].item() for step in ways(path, start)))
+        best = max(
+            paths(start, layers),
+            key=lambda path: math.prod(beta[step].item() for step in ways(path, start)),
+        )
         assert decode.viterbi(beta, start) == best
 
 
@@ -248,8 +314,13 @@ def test_edges_by_brute_force():
         alpha = torch.randn(9, 4, generator=torch.Generator().manual_seed(seed)).softmax(1)
         rows = decode.strongest_edges(alpha)
         for node, edges in enumerate(((0, 1), (2, 3, 4), (5, 6, 7, 8))):
-            best = max(itertools.combinations(edges, 2), key=lambda pair: sum(alpha[edge, 1:].max().item() for edge in pair))
-            assert rows[2 * node:2 * node + 2] == [[edge, int(alpha[edge].argmax())] for edge in best]
+            best = max(
+                itertools.combinations(edges, 2),
+                key=lambda pair: sum(alpha[edge, 1:].max().item() for edge in pair),
+            )
+            assert rows[2 * node : 2 * node + 2] == [
+                [edge, int(alpha[edge].argmax())] for edge in best
+            ]
 
 
 @pytest.mark.parametrize('name', PAPER)
@@ -257,7 +328,7 @@ def test_published_architectures_are_decoded(name):
     architecture, start = PAPER[name], 3 if name == 'sr' else 0
     alpha, beta = torch.zeros(9, 4), torch.zeros(6, 4, 3)
     for edge, operation in architecture['cell']:
-        alpha[edge, 1] = 2.9                     # strong enough to be kept also where it is to skip
+        alpha[edge, 1] = 2.9  # strong enough to be kept also where it is to skip
         alpha[edge, operation] = 3
     for step in ways(architecture['path'], start):
         beta[step] = 3
@@ -276,9 +347,19 @@ def test_a_decoded_network_can_be_made(start):
         assert Searched(architecture, 4, start).eval()(x).shape == net(x).shape
 
 
-@pytest.mark.parametrize('path, cell, message', [
-    ([], BOTH, 'at least one layer'), ([1], BOTH, 'at most one from'), ([3, 1], BOTH, 'at most one from'), ([3, 4], BOTH, 'within 0..3'),
-    ([3], BOTH[1:] + [[1, 2]], 'at most once'), ([3], BOTH + [[8, 4]], 'operations 0..3'), ([3], BOTH + [[9, 0]], 'edges 0..8'), ([3], BOTH[:4], 'no edge leads to')])
+@pytest.mark.parametrize(
+    'path, cell, message',
+    [
+        ([], BOTH, 'at least one layer'),
+        ([1], BOTH, 'at most one from'),
+        ([3, 1], BOTH, 'at most one from'),
+        ([3, 4], BOTH, 'within 0..3'),
+        ([3], BOTH[1:] + [[1, 2]], 'at most once'),
+        ([3], BOTH + [[8, 4]], 'operations 0..3'),
+        ([3], BOTH + [[9, 0]], 'edges 0..8'),
+        ([3], BOTH[:4], 'no edge leads to'),
+    ],
+)
 def test_wrong_architectures(path, cell, message):
     with pytest.raises(ValueError, match=message):
         Searched({'path': path, 'cell': cell}, start=3)

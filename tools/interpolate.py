@@ -5,6 +5,7 @@
 
 Scored on the first validation set of A, or on --val. The weights between are of use where B was trained on from A: otherwise their units do not correspond.
 """
+
 import argparse
 import os
 import sys
@@ -13,18 +14,15 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import infer
 import models
-import options
-from dali_pipes import sources
-from dali_pipes.manifest import DataError
+from config import options
+from errors import CheckpointError, DataError, RunError
+from tasks import data as sources
 from tasks import restore
 from training import checkpoint, pictures, run
-from training.run import RunError
 
-SHOWN = 4      # pictures in the strip
+SHOWN = 4  # pictures in the strip
 
 
 def between(a, b, alpha):
@@ -49,8 +47,15 @@ def score(net, a, b, config, args):
     found = {}
     for alpha in sorted(set(args.alpha)):
         net.load_state_dict(between(a, b, alpha))
-        models.settle(net)
-        found[alpha] = restore.validate(net, data, args.device, autocast=options.autocast(config, torch.device(args.device)), show=SHOWN, threads=os.cpu_count())
+        models.refresh_spectral_norm(net)
+        found[alpha] = restore.validate(
+            net,
+            data,
+            args.device,
+            autocast=options.autocast(config, torch.device(args.device)),
+            show=SHOWN,
+            threads=os.cpu_count(),
+        )
     return found
 
 
@@ -75,38 +80,66 @@ def curve(path, rows):
 def strip(path, found):
     """Write a PNG with a line per picture: input, one restoration per alpha, truth."""
     scores = list(found.values())
-    rows = [(lq, *(s.shown[i][2] for s in scores), gt) for i, (lq, _, _, gt) in enumerate(scores[0].shown)]
+    rows = [
+        (lq, *(s.shown[i][2] for s in scores), gt)
+        for i, (lq, _, _, gt) in enumerate(scores[0].shown)
+    ]
     dB = [(None, *(s.psnr[i] for s in scores), None) for i in range(len(rows))]
     pictures.strip(path, rows, dB, ('input', *(f'alpha {alpha:g}' for alpha in found), 'truth'))
 
 
 def main(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument('a', metavar='RUN_A', help='run directory')
     p.add_argument('b', metavar='RUN_B', help='another one of the same network, or weights')
-    p.add_argument('--alpha', type=options.numbers, default=[0, 0.25, 0.5, 0.75, 1], help='shares of B, 0 to 1 (default: 0,0.25,0.5,0.75,1)')
+    p.add_argument(
+        '--alpha',
+        type=options.numbers,
+        default=[0, 0.25, 0.5, 0.75, 1],
+        help='shares of B, 0 to 1 (default: 0,0.25,0.5,0.75,1)',
+    )
     p.add_argument('--out', type=Path, required=True, help='folder to write to')
-    p.add_argument('--val', help='validation set, as for train.py (default: the first one of RUN_A)')
-    p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
+    p.add_argument(
+        '--val', help='validation set, as for train.py (default: the first one of RUN_A)'
+    )
+    p.add_argument(
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='default: %(default)s',
+    )
     args = p.parse_args(argv)
     try:
         if not all(0 <= alpha <= 1 for alpha in args.alpha):
-            raise RunError(f'--alpha {",".join(f"{alpha:g}" for alpha in args.alpha)}: shares of B from 0 to 1 are wanted')
+            raise RunError(
+                f'--alpha {",".join(f"{alpha:g}" for alpha in args.alpha)}: shares of B from 0 to 1 are wanted'
+            )
         if (args.out / 'config.json').exists():
-            raise RunError(f'--out {args.out} is a run directory, whose own weights would be lost: name another folder')
+            raise RunError(
+                f'--out {args.out} is a run directory, whose own weights would be lost: name another folder'
+            )
         net, a, b, config = load(args)
         found = score(net, a, b, config, args)
         rows = table(found)
-        run.write(args.out / 'scores.csv', ('alpha,psnr,ssim\n' + ''.join(f'{alpha:g},{p:.4f},{s:.4f}\n' for alpha, p, s in rows)).encode())
+        run.write(
+            args.out / 'scores.csv',
+            (
+                'alpha,psnr,ssim\n'
+                + ''.join(f'{alpha:g},{p:.4f},{s:.4f}\n' for alpha, p, s in rows)
+            ).encode(),
+        )
         curve(args.out / 'curve.png', rows)
         strip(args.out / 'strip.png', found)
         if len(rows) == 1:
             checkpoint.save_weights(args.out / checkpoint.FINISHED, net.state_dict())
-    except (RunError, DataError, checkpoint.CheckpointError) as e:
+    except (RunError, DataError, CheckpointError) as e:
         print(f'interpolate.py: {e}', file=sys.stderr)
         return 2
     first = next(iter(found.values()))
-    print(f'alpha    PSNR, dB    SSIM      over {len(first.psnr)} pairs; {first.named} has {first.baseline.mean():.4f} dB')
+    print(
+        f'alpha    PSNR, dB    SSIM      over {len(first.psnr)} pairs; {first.named} has {first.baseline.mean():.4f} dB'
+    )
     print('\n'.join(f'{alpha:<5g}    {p:8.4f}    {s:.4f}' for alpha, p, s in rows))
     print(f'{args.out}: {", ".join(sorted(path.name for path in args.out.iterdir()))}')
     return 0

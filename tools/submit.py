@@ -7,6 +7,7 @@
 leaderboard's screenshot. Both check every file first: names, number, 8-bit RGB PNG, size, and the network's parameters. Exit code 2 with the reason if something is wrong.
 With --masks the files are masks of a parser, PNGs of ids 0 to 18.
 """
+
 import argparse
 import importlib.metadata
 import io
@@ -23,21 +24,26 @@ import cv2
 import numpy as np
 import torch
 
+from errors import BadFile, CheckpointError
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 import models
-import options
-from dali_pipes import files, masks
+from config import options
+from errors import RunError
+from faces import masks
 from metrics.miou import Confusion
 from metrics.psnr import psnr
 from metrics.ssim import ssim
+from sources import files
 from training import checkpoint, run
-from training.run import RunError
 
 PICTURES = '.png', '.jpg', '.jpeg'
-WORDS, OFF = ('arch', 'prior', 'drop_priors'), {'gan_level': 0}          # flags that take several words; what says of one that it is off
-ENTRY = (1980, 1, 1, 0, 0, 0)        # the same files make the same zip
+WORDS, OFF = (
+    ('arch', 'prior', 'drop_priors'),
+    {'gan_level': 0},
+)  # flags that take several words; what says of one that it is off
+ENTRY = (1980, 1, 1, 0, 0, 0)  # the same files make the same zip
 
 
 class Refused(Exception):
@@ -54,15 +60,24 @@ def check(folder, names, size, count=None, of_masks=False):
     inside = sorted(folder.iterdir())
     nested = [p.name for p in inside if p.is_dir()]
     if nested:
-        raise Refused(f'{folder} holds the folder {nested[0]}: the images must lie in {folder} itself')
+        raise Refused(
+            f'{folder} holds the folder {nested[0]}: the images must lie in {folder} itself'
+        )
     if count is not None and len(names) != count:
         raise Refused(f'{len(names)} images are asked for by --names, the challenge wants {count}')
     wanted = {f'{n}.png' for n in names}
-    missing, extra = sorted(wanted - {p.name for p in inside}), [p.name for p in inside if p.name not in wanted]
+    missing, extra = (
+        sorted(wanted - {p.name for p in inside}),
+        [p.name for p in inside if p.name not in wanted],
+    )
     if missing and extra and len(missing) == len(extra):
-        raise Refused(f'{folder}: {len(extra)} wrong names, e.g. {extra[0]} where {missing[0]} is wanted')
+        raise Refused(
+            f'{folder}: {len(extra)} wrong names, e.g. {extra[0]} where {missing[0]} is wanted'
+        )
     if missing:
-        raise Refused(f'{folder} lacks {len(missing)} of {len(wanted)} images, e.g. {missing[0]}: restore them, too')
+        raise Refused(
+            f'{folder} lacks {len(missing)} of {len(wanted)} images, e.g. {missing[0]}: restore them, too'
+        )
     if extra:
         raise Refused(f'{folder} holds {len(extra)} files too many, e.g. {extra[0]}: remove them')
     for path in inside:
@@ -73,7 +88,7 @@ def check(folder, names, size, count=None, of_masks=False):
 def _check_mask(path, size):
     try:
         height, width = masks.decode(path.read_bytes()).shape
-    except (OSError, files.BadFile) as e:
+    except (OSError, BadFile) as e:
         raise Refused(f'{path}: {e}') from e
     if (width, height) != (size, size):
         raise Refused(f'{path} is {width}x{height}, not {size}x{size}')
@@ -84,7 +99,7 @@ def _check_image(path, size):
         data = path.read_bytes()
         kind, width, height, colour = files.check(data)
         files.sound(data)
-    except (OSError, files.BadFile) as e:
+    except (OSError, BadFile) as e:
         raise Refused(f'{path}: {e}') from e
     if kind != 'png' or colour != 'rgb':
         raise Refused(f'{path} is a {colour} {kind.upper()}: an 8-bit RGB PNG is wanted')
@@ -96,11 +111,13 @@ def check_network(path, limit):
     """What there is to say of a run's or a weight file's network. Raises Refused unless its parameters are fewer than limit; None: the challenge's, which is for
     networks that enlarge (parsers and those that keep the size have none)."""
     try:
-        config = run.stored(path) if Path(path).is_dir() else None
+        config = run.read_config(path) if Path(path).is_dir() else None
         net = options.network(config) if config else models.like(checkpoint.read_weights(path)[0])
         limit = limit or (models.BUDGET if type(net) in models.NETWORKS.values() else None)
-        return f'{models.enforce_param_budget(net, limit or 1 << 62):,} parameters' + (f' (fewer than {limit:,})' if limit else '')
-    except (ValueError, KeyError, RunError, checkpoint.CheckpointError) as e:
+        return f'{models.enforce_param_budget(net, limit or 1 << 62):,} parameters' + (
+            f' (fewer than {limit:,})' if limit else ''
+        )
+    except (ValueError, KeyError, RunError, CheckpointError) as e:
         raise Refused(f'{path}: {e}') from e
 
 
@@ -109,11 +126,16 @@ def score(paths, gt):
     rows = []
     for path, truth in _with_truth(paths, gt):
         try:
-            a, b = (torch.from_numpy(files.decode(p.read_bytes())).permute(2, 0, 1)[None] for p in (path, truth))
-        except (OSError, files.BadFile) as e:
+            a, b = (
+                torch.from_numpy(files.decode(p.read_bytes())).permute(2, 0, 1)[None]
+                for p in (path, truth)
+            )
+        except (OSError, BadFile) as e:
             raise Refused(f'{path} and its ground truth {truth}: {e}') from e
         if a.shape != b.shape:
-            raise Refused(f'{path} is {a.shape[3]}x{a.shape[2]}, its ground truth {b.shape[3]}x{b.shape[2]}')
+            raise Refused(
+                f'{path} is {a.shape[3]}x{a.shape[2]}, its ground truth {b.shape[3]}x{b.shape[2]}'
+            )
         rows.append((float(psnr(a, b)[0]), float(ssim(a, b)[0])))
     return np.mean(rows, 0)
 
@@ -123,8 +145,10 @@ def score_masks(paths, gt):
     confusion = Confusion(len(masks.CLASSES))
     for path, truth in _with_truth(paths, gt):
         try:
-            confusion.update(*(torch.from_numpy(masks.decode(p.read_bytes())) for p in (path, truth)))
-        except (OSError, ValueError, files.BadFile) as e:
+            confusion.update(
+                *(torch.from_numpy(masks.decode(p.read_bytes())) for p in (path, truth))
+            )
+        except (OSError, ValueError, BadFile) as e:
             raise Refused(f'{path} and its ground truth {truth}: {e}') from e
     return confusion.compute()
 
@@ -142,8 +166,14 @@ def smaller(data, of_masks=False):
     if of_masks:
         best = masks.png(masks.decode(data))
         return best if len(best) < len(data) else data
-    best = cv2.imencode('.png', files.decode(data)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS])[1].tobytes()
-    return best if len(best) < len(data) and (files.decode(best) == files.decode(data)).all() else data
+    best = cv2.imencode(
+        '.png',
+        files.decode(data)[..., ::-1],
+        [cv2.IMWRITE_PNG_COMPRESSION, 9, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS],
+    )[1].tobytes()
+    return (
+        best if len(best) < len(data) and (files.decode(best) == files.decode(data)).all() else data
+    )
 
 
 def write_zip(out, entries, max_mb=None):
@@ -151,22 +181,38 @@ def write_zip(out, entries, max_mb=None):
     held = io.BytesIO()
     with zipfile.ZipFile(held, 'w', zipfile.ZIP_DEFLATED) as z:
         for name, data in entries.items():
-            z.writestr(zipfile.ZipInfo(name, ENTRY), data, zipfile.ZIP_STORED if name.endswith(('.png', '.zip', '.pdf')) else zipfile.ZIP_DEFLATED)
+            z.writestr(
+                zipfile.ZipInfo(name, ENTRY),
+                data,
+                zipfile.ZIP_STORED
+                if name.endswith(('.png', '.zip', '.pdf'))
+                else zipfile.ZIP_DEFLATED,
+            )
     data = held.getvalue()
     if max_mb and len(data) > max_mb * 1e6:
-        raise Refused(f'{out} would have {len(data) / 1e6:.1f} MB at the highest compression, more than --max-mb {max_mb:g}: raise it if the challenge allows that, or submit fewer images')
+        raise Refused(
+            f'{out} would have {len(data) / 1e6:.1f} MB at the highest compression, more than --max-mb {max_mb:g}: raise it if the challenge allows that, or submit fewer images'
+        )
     run.write(out, data)
     return len(data)
 
 
 def checked(args):
     """(paths, line about them) after every check that both verbs make."""
-    names = [p.stem for p in sorted(args.names.iterdir()) if p.suffix.lower() in PICTURES] if args.names.is_dir() else None
+    names = (
+        [p.stem for p in sorted(args.names.iterdir()) if p.suffix.lower() in PICTURES]
+        if args.names.is_dir()
+        else None
+    )
     if not names:
-        raise Refused(f'--names {args.names} is no folder with images: give the inputs that were restored')
+        raise Refused(
+            f'--names {args.names} is no folder with images: give the inputs that were restored'
+        )
     paths = check(args.results, names, args.size, args.count, args.masks)
     said = f'{len(paths)} {"masks" if args.masks else "images"} of {args.size}x{args.size}'
-    home = args.run or next((p for p in (args.results.parent,) if (p / 'config.json').is_file()), None)
+    home = args.run or next(
+        (p for p in (args.results.parent,) if (p / 'config.json').is_file()), None
+    )
     if home:
         said += f', a network of {check_network(home, args.limit)}'
     else:
@@ -181,15 +227,24 @@ def checked(args):
 
 def challenge(args):
     paths, said, _ = checked(args)
-    compress = args.compress or sum(p.stat().st_size for p in paths) > 0.99 * args.max_mb * 1e6          # losslessly, by up to a third
-    entries = {f'{args.folder}/{p.name}': smaller(p.read_bytes(), args.masks) if compress else p.read_bytes() for p in paths}
+    compress = (
+        args.compress or sum(p.stat().st_size for p in paths) > 0.99 * args.max_mb * 1e6
+    )  # losslessly, by up to a third
+    entries = {
+        f'{args.folder}/{p.name}': smaller(p.read_bytes(), args.masks)
+        if compress
+        else p.read_bytes()
+        for p in paths
+    }
     size = write_zip(args.out, entries, args.max_mb)
     print(f'{args.out}: {said}, {size / 1e6:.1f} MB')
 
 
 def handin(args):
     if not re.fullmatch(r'[A-Za-z]\d{6,8}[A-Za-z]', args.matric):
-        raise Refused(f'--matric {args.matric} does not look like a matriculation number, e.g. U1234567A')
+        raise Refused(
+            f'--matric {args.matric} does not look like a matriculation number, e.g. U1234567A'
+        )
     paths, said, home = checked(args)
     if home is None or not (Path(home) / 'config.json').is_file():
         raise Refused(f'--run {home} is no run directory')
@@ -204,45 +259,94 @@ def handin(args):
     entries[f'{top}/checkpoint/{weights.name}'] = weights.read_bytes()
     for path in _code():
         entries[f'{top}/code/{path}'] = (ROOT / path).read_bytes()
-    for given, name, remedy in (args.report, 'report.pdf', 'make it with tools/report.py'), (args.screenshot, 'leaderboard.png', 'take it from the leaderboard'):
+    for given, name, remedy in (
+        (args.report, 'report.pdf', 'make it with tools/report.py'),
+        (args.screenshot, 'leaderboard.png', 'take it from the leaderboard'),
+    ):
         if given and not given.is_file():
             raise Refused(f'{given} does not exist: {remedy}')
-        entries[f'{top}/{name if given else name + ".missing.txt"}'] = given.read_bytes() if given else f'{name} belongs here: {remedy}\n'.encode()
-    entries[f'{top}/Readme.txt'] = readme(args, run.stored(home), sorted(entries), said).encode()
+        entries[f'{top}/{name if given else name + ".missing.txt"}'] = (
+            given.read_bytes() if given else f'{name} belongs here: {remedy}\n'.encode()
+        )
+    entries[f'{top}/Readme.txt'] = readme(
+        args, run.read_config(home), sorted(entries), said
+    ).encode()
     size = write_zip(args.out / f'{args.matric}.zip', entries)
-    print(f'{args.out / args.matric}.zip: {said}, {size / 1e6:.1f} MB, {len(entries)} files' + ''.join(f'\nstill to add: {n.split("/")[1][:-12]}' for n in entries if n.endswith('.missing.txt')))
+    print(
+        f'{args.out / args.matric}.zip: {said}, {size / 1e6:.1f} MB, {len(entries)} files'
+        + ''.join(
+            f'\nstill to add: {n.split("/")[1][:-12]}'
+            for n in entries
+            if n.endswith('.missing.txt')
+        )
+    )
 
 
 def _code():
     """Files of the project under version control, or its sources where there is none."""
     try:
-        listed = subprocess.run(['git', '-C', str(ROOT), 'ls-files', '-z'], capture_output=True, text=True)
+        listed = subprocess.run(
+            ['git', '-C', str(ROOT), 'ls-files', '-z'], capture_output=True, text=True
+        )
         if listed.returncode == 0 and listed.stdout:
             return [n for n in listed.stdout.split('\0') if n and (ROOT / n).is_file()]
-    except OSError:                              # no git on this machine
+    except OSError:  # no git on this machine
         pass
     kinds = {'.py', '.cu', '.cuh', '.h', '.cfg', '.toml', '.md'}
-    return [str(p.relative_to(ROOT)) for p in sorted(ROOT.rglob('*')) if (p.suffix in kinds or p.name == 'Makefile') and not any(part.startswith('.') or part == 'runs' for part in p.relative_to(ROOT).parts)]
+    return [
+        str(p.relative_to(ROOT))
+        for p in sorted(ROOT.rglob('*'))
+        if (p.suffix in kinds or p.name == 'Makefile')
+        and not any(part.startswith('.') or part == 'runs' for part in p.relative_to(ROOT).parts)
+    ]
 
 
 def readme(args, config, names, said):
     """Text of Readme.txt."""
     setup = ConfigParser()
     setup.read(ROOT / 'setup.cfg')
-    libraries = [re.match(r'[\w.-]+', line)[0] for line in setup['options']['install_requires'].split('\n') if line and not line.startswith('#')]
+    libraries = [
+        re.match(r'[\w.-]+', line)[0]
+        for line in setup['options']['install_requires'].split('\n')
+        if line and not line.startswith('#')
+    ]
     flags = ' '.join(_flags(config))
     folders = {}
     for name in names:
         part = name.split('/')[1]
         folders[part] = folders.get(part, 0) + 1
-    what = {'results': 'restored images', 'code': 'the program', 'logs': 'options, losses and scores of the run', 'checkpoint': 'weights of the network', 'report.pdf': 'the report',
-            'leaderboard.png': 'screenshot of the leaderboard'}
-    return '\n'.join([
-        f'Matriculation number: {args.matric}', f'CodaLab user: {args.codalab_user}', '', said, '', 'Files',
-        *(f'  {part}{f" ({n} files)" if n > 1 else ""}: {what.get(part, "to be added")}' for part, n in folders.items()), '', 'Third-party libraries',
-        *(f'  {name} {_version(name)}' for name in libraries), '', 'How to run (in the folder code)', '  make train                   environment and demo',
-        f'  python train.py {flags} --data FACES --val PAIRS --out RUN', '  python infer.py --run RUN --input LQ --output results',
-        f'  python infer.py --weights ../checkpoint/{checkpoint.FINISHED} --input LQ --output results', ''])
+    what = {
+        'results': 'restored images',
+        'code': 'the program',
+        'logs': 'options, losses and scores of the run',
+        'checkpoint': 'weights of the network',
+        'report.pdf': 'the report',
+        'leaderboard.png': 'screenshot of the leaderboard',
+    }
+    return '\n'.join(
+        [
+            f'Matriculation number: {args.matric}',
+            f'CodaLab user: {args.codalab_user}',
+            '',
+            said,
+            '',
+            'Files',
+            *(
+                f'  {part}{f" ({n} files)" if n > 1 else ""}: {what.get(part, "to be added")}'
+                for part, n in folders.items()
+            ),
+            '',
+            'Third-party libraries',
+            *(f'  {name} {_version(name)}' for name in libraries),
+            '',
+            'How to run (in the folder code)',
+            '  make train                   environment and demo',
+            f'  python train.py {flags} --data FACES --val PAIRS --out RUN',
+            '  python infer.py --run RUN --input LQ --output results',
+            f'  python infer.py --weights ../checkpoint/{checkpoint.FINISHED} --input LQ --output results',
+            '',
+        ]
+    )
 
 
 def _flags(config):
@@ -250,7 +354,21 @@ def _flags(config):
     preset = json.loads(json.dumps(options.DEFAULTS | options.of_preset(config['preset'], config)))
     yield f'--preset {config["preset"]}'
     for k, v in config.items():
-        if k in ('preset', 'data', 'val', 'out', 'task', 'format', 'images', 'guides', 'threads', 'device', 'pipe', 'cache', 'save_minutes') or v == preset.get(k):
+        if k in (
+            'preset',
+            'data',
+            'val',
+            'out',
+            'task',
+            'format',
+            'images',
+            'guides',
+            'threads',
+            'device',
+            'pipe',
+            'cache',
+            'save_minutes',
+        ) or v == preset.get(k):
             continue
         v = OFF.get(k, v)
         if v is None:
@@ -259,7 +377,13 @@ def _flags(config):
         if isinstance(v, bool):
             yield f'--{"" if v else "no-"}{flag}'
         else:
-            words = [json.dumps(v)] if isinstance(v, dict) else v if k in WORDS else [','.join(map(str, v)) if isinstance(v, list) else str(v)]
+            words = (
+                [json.dumps(v)]
+                if isinstance(v, dict)
+                else v
+                if k in WORDS
+                else [','.join(map(str, v)) if isinstance(v, list) else str(v)]
+            )
             yield f'--{flag} {shlex.join(words)}'
 
 
@@ -271,30 +395,73 @@ def _version(name):
 
 
 def parse(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = p.add_subparsers(dest='verb', required=True)
     for name, function in ('challenge', challenge), ('handin', handin):
         v = verbs.add_parser(name)
         v.set_defaults(function=function)
-        v.add_argument('results', type=Path, help='folder of restored images, as infer.py writes it')
-        v.add_argument('--names', type=Path, required=True, help='folder of the inputs, whose names are wanted')
-        v.add_argument('--run', type=Path, help='run directory, or weights, of the network (default: the folder that RESULTS lies in)')
-        v.add_argument('--gt', type=Path, help='folder of ground truth: prints PSNR and SSIM, of masks mIoU and F1')
-        v.add_argument('--size', type=int, default=512, help='side of the images in pixels (default: %(default)s)')
-        v.add_argument('--count', type=int, help='images the challenge wants (default: as many as --names holds)')
-        v.add_argument('--limit', type=int, help=f'parameters the network must stay below (default: {models.BUDGET} of one that enlarges)')
+        v.add_argument(
+            'results', type=Path, help='folder of restored images, as infer.py writes it'
+        )
+        v.add_argument(
+            '--names', type=Path, required=True, help='folder of the inputs, whose names are wanted'
+        )
+        v.add_argument(
+            '--run',
+            type=Path,
+            help='run directory, or weights, of the network (default: the folder that RESULTS lies in)',
+        )
+        v.add_argument(
+            '--gt',
+            type=Path,
+            help='folder of ground truth: prints PSNR and SSIM, of masks mIoU and F1',
+        )
+        v.add_argument(
+            '--size',
+            type=int,
+            default=512,
+            help='side of the images in pixels (default: %(default)s)',
+        )
+        v.add_argument(
+            '--count',
+            type=int,
+            help='images the challenge wants (default: as many as --names holds)',
+        )
+        v.add_argument(
+            '--limit',
+            type=int,
+            help=f'parameters the network must stay below (default: {models.BUDGET} of one that enlarges)',
+        )
         v.add_argument('--masks', action='store_true', help='the files are masks of a parser')
         if name == 'challenge':
-            v.add_argument('--out', type=Path, default=Path('submission.zip'), help='default: %(default)s')
-            v.add_argument('--folder', default='results', help='the one folder in the zip (default: %(default)s)')
-            v.add_argument('--max-mb', type=float, default=30, help='largest zip in MB (default: %(default)s)')
-            v.add_argument('--compress', action='store_true', help='rewrite the PNGs at the highest compression, same pixels (done anyway if they are too large)')
+            v.add_argument(
+                '--out', type=Path, default=Path('submission.zip'), help='default: %(default)s'
+            )
+            v.add_argument(
+                '--folder',
+                default='results',
+                help='the one folder in the zip (default: %(default)s)',
+            )
+            v.add_argument(
+                '--max-mb', type=float, default=30, help='largest zip in MB (default: %(default)s)'
+            )
+            v.add_argument(
+                '--compress',
+                action='store_true',
+                help='rewrite the PNGs at the highest compression, same pixels (done anyway if they are too large)',
+            )
         else:
-            v.add_argument('--matric', required=True, help='matriculation number, the name of the zip')
+            v.add_argument(
+                '--matric', required=True, help='matriculation number, the name of the zip'
+            )
             v.add_argument('--codalab-user', required=True, help='name on the leaderboard')
             v.add_argument('--report', type=Path, help='PDF, from tools/report.py')
             v.add_argument('--screenshot', type=Path, help='picture of the leaderboard')
-            v.add_argument('--out', type=Path, default=Path('.'), help='folder of the zip (default: here)')
+            v.add_argument(
+                '--out', type=Path, default=Path('.'), help='folder of the zip (default: here)'
+            )
     return p.parse_args(argv)
 
 

@@ -2,6 +2,7 @@
 
 Not torch.optim.swa_utils.AveragedModel: it reads its counter from the device at every update, which makes the GPU wait.
 """
+
 import copy
 import math
 
@@ -22,7 +23,7 @@ class EMA:
         self.net = copy.deepcopy(net).float().eval().requires_grad_(False)
         self.horizon, self.n = horizon, 0
         # Estimates that belong to the weights, as of spectral normalisation, follow those of the average.
-        self._following = [m for m in self.net.modules() if hasattr(m, 'renew')]
+        self._following = [m for m in self.net.modules() if hasattr(m, 'refresh')]
         followed = {id(b) for m in self._following for b in m.buffers()}
         self._averaged = [id(b) not in followed for b in self.net.buffers()]
 
@@ -30,14 +31,18 @@ class EMA:
     def update(self, net, batch):
         """net: after its step, wrapped or not; batch: images of that step over all GPUs."""
         decay = min(math.exp(-batch / self.horizon), (1 + self.n) / (10 + self.n))
-        torch._foreach_lerp_(list(self.net.parameters()), [p.detach().float() for p in net.parameters()], 1 - decay)
+        torch._foreach_lerp_(
+            list(self.net.parameters()), [p.detach().float() for p in net.parameters()], 1 - decay
+        )
         for mine, new, averaged in zip(self.net.buffers(), net.buffers(), self._averaged):
             if averaged and mine.is_floating_point():
-                mine.lerp_(new.float(), 1 - decay)      # running statistics: to first order in the weights, their average is that of the averaged network
+                mine.lerp_(
+                    new.float(), 1 - decay
+                )  # running statistics: to first order in the weights, their average is that of the averaged network
             elif averaged:
                 mine.copy_(new)
         for module in self._following:
-            module.renew()
+            module.refresh()
         self.n += 1
 
     def state_dict(self):

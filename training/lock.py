@@ -1,9 +1,10 @@
 """One process per run directory."""
+
 import fcntl
 import os
 from pathlib import Path
 
-from .run import RunError
+from errors import RunError
 
 
 class Lock:
@@ -22,7 +23,11 @@ class Lock:
             self._file.seek(0)
             who = self._file.read().strip()
             self._file.close()
-            raise RunError(f'{run_dir} is in use' + (f' by process {who}' if who else '') + ': wait for it, stop it, or give another --out') from None
+            raise RunError(
+                f'{run_dir} is in use'
+                + (f' by process {who}' if who else '')
+                + ': wait for it, stop it, or give another --out'
+            ) from None
         self._file.truncate(0)
         self._file.write(str(os.getpid()))
         self._file.flush()

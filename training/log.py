@@ -1,4 +1,5 @@
 """The log of a run: one JSON object per line in run_dir/log.jsonl; and the line on the terminal that shows how it goes."""
+
 import json
 import os
 import sys
@@ -33,11 +34,15 @@ class Log:
         if not self.path.exists():
             return []
         rows, lines = [], self.path.read_bytes().split(b'\n')
-        for number, line in enumerate(lines[:-1], 1):      # what follows the last newline is empty or torn
+        for number, line in enumerate(
+            lines[:-1], 1
+        ):  # what follows the last newline is empty or torn
             try:
                 rows.append(json.loads(line))
             except ValueError as error:
-                raise ValueError(f'{self.path}, line {number}: not JSON ({error}); remove that line') from error
+                raise ValueError(
+                    f'{self.path}, line {number}: not JSON ({error}); remove that line'
+                ) from error
         return rows
 
     def rewind(self, nimg):
@@ -87,14 +92,16 @@ class Progress:
 
     def __enter__(self):
         console = Console(file=self._stream)
-        if self._stream.isatty() and not self._quiet and not console.is_dumb_terminal:      # whatever FORCE_COLOR makes rich believe of a file
+        if (
+            self._stream.isatty() and not self._quiet and not console.is_dumb_terminal
+        ):  # whatever FORCE_COLOR makes rich believe of a file
             self._live = Live(Text(''), console=console, auto_refresh=False)
             self._live.start()
         return self
 
     def __exit__(self, *_):
         if self._drawn < self._seen[-1][0] and len(self._seen) > 1:
-            self._draw(self.line())      # the last word is where it stopped
+            self._draw(self.line())  # the last word is where it stopped
         if self._live:
             self._live.stop()
 
@@ -133,8 +140,16 @@ class Progress:
         if now[3] is not None:
             parts.append(f'{100 * now[3]:.1f} %')
         parts += [f'{f["rate"]:.1f} img/s', f'data {100 * f["wait"]:.1f} %']
-        form = {'lr': 'lr {:.1e}', 'psnr': 'PSNR {:.2f}', 'miou': 'mIoU {:.2f}', 'gpu': 'GPU {:.1f} GB'}
-        parts += [form.get(name, name + ' {:.4f}').format(float(value)) for name, value in self._values.items()]
+        form = {
+            'lr': 'lr {:.1e}',
+            'psnr': 'PSNR {:.2f}',
+            'miou': 'mIoU {:.2f}',
+            'gpu': 'GPU {:.1f} GB',
+        }
+        parts += [
+            form.get(name, name + ' {:.4f}').format(float(value))
+            for name, value in self._values.items()
+        ]
         if f['left'] is not None:
             s = round(f['left'])
             parts.append(f'left {s // 3600}:{s // 60 % 60:02}:{s % 60:02}')
@@ -157,14 +172,21 @@ def bar(title):
         nonlocal progress, task, began
         began = began or time.monotonic()
         if progress is None and time.monotonic() - began > 1:
-            progress = RichProgress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+            progress = RichProgress(
+                console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+            )
             progress.start()
             task = progress.add_task(title, total=total)
         if progress is not None:
             progress.update(task, completed=done, total=total)
             if done >= total:
                 progress.stop()
-                print(f'{title}: {total:,} in {time.monotonic() - began:.1f} s', file=sys.stderr, flush=True)
+                print(
+                    f'{title}: {total:,} in {time.monotonic() - began:.1f} s',
+                    file=sys.stderr,
+                    flush=True,
+                )
         if done >= total:
-            progress = began = None              # ready for the next one
+            progress = began = None  # ready for the next one
+
     return show

@@ -1,4 +1,5 @@
 """On what a run or a measurement was made."""
+
 import os
 import platform
 import time
@@ -19,6 +20,16 @@ def cpu_name():
 
 def machine():
     """{'device', versions, 'date'}: what figures belong to."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'{cpu_name()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}'
-    return {'device': device, 'python': platform.python_version(), 'torch': torch.__version__, 'opencv': cv2.__version__, 'numpy': np.__version__,
-            'date': time.strftime('%Y-%m-%d')}
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f'{cpu_name()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}'
+    )
+    return {
+        'device': device,
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        'opencv': cv2.__version__,
+        'numpy': np.__version__,
+        'date': time.strftime('%Y-%m-%d'),
+    }

@@ -1,7 +1,8 @@
 """GPU memory: what a run takes of it, and which batch would fit where it did not suffice."""
+
 import torch
 
-SHARE = 0.9      # of the free memory that a batch may take: what is allocated in pieces leaves gaps
+SHARE = 0.9  # of the free memory that a batch may take: what is allocated in pieces leaves gaps
 
 
 def used(device):
@@ -30,7 +31,7 @@ def advice(c, device, peak):
     if most == c['batch']:
         return f'{said}, in which it should fit: --cache host frees what decoded images take there'
     parts = -(-c['batch'] // most)
-    while c['batch'] % parts:                    # the same steps need equal parts
+    while c['batch'] % parts:  # the same steps need equal parts
         parts += 1
     return f'{said}; --batch {c["batch"] // parts} --accumulate {parts * c["accumulate"]} fits and makes the same steps ({most} is the most at a time)'
 

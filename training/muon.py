@@ -1,4 +1,5 @@
 """Muon: momentum made orthogonal (Jordan et al., 2024), with steps of the size of Adam's (Liu et al., Muon is Scalable for LLM Training, 2025, section 2.2)."""
+
 import torch
 from torch import nn
 
@@ -13,20 +14,38 @@ class Muon(torch.optim.Optimizer):
     momentum: Nesterov's, of the matrices; betas: of AdamW
     torch.optim.Muon takes matrices alone and, under a GradScaler, makes the GPU wait to learn whether a step counts.
     """
-    _step_supports_amp_scaling = True              # GradScaler leaves word in self.found_inf
+
+    _step_supports_amp_scaling = True  # GradScaler leaves word in self.found_inf
 
     def __init__(self, net, lr, weight_decay=0.0, momentum=0.95, betas=(0.9, 0.99)):
-        matrices = [m.weight for m in net.modules() if isinstance(m, nn.Linear) or isinstance(m, nn.Conv2d) and m.groups == 1]
-        matrices = list({id(p): p for p in matrices if isinstance(p, nn.Parameter) and p.requires_grad}.values())        # a weight in two places counts once; a computed one is no parameter
+        matrices = [
+            m.weight
+            for m in net.modules()
+            if isinstance(m, nn.Linear) or isinstance(m, nn.Conv2d) and m.groups == 1
+        ]
+        matrices = list(
+            {id(p): p for p in matrices if isinstance(p, nn.Parameter) and p.requires_grad}.values()
+        )  # a weight in two places counts once; a computed one is no parameter
         known = {id(p) for p in matrices}
         rest = [p for p in net.parameters() if id(p) not in known]
-        super().__init__([dict(params=matrices)], dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
-        self.rest = torch.optim.AdamW([dict(params=rest)], lr=lr, weight_decay=weight_decay, betas=betas, fused=bool(rest) and rest[0].is_cuda)
-        self.param_groups += self.rest.param_groups                                                  # whoever sets a rate there sets both
-        self.alike = {}                                                                              # matrices of one shape are one batch
+        super().__init__(
+            [dict(params=matrices)], dict(lr=lr, weight_decay=weight_decay, momentum=momentum)
+        )
+        self.rest = torch.optim.AdamW(
+            [dict(params=rest)],
+            lr=lr,
+            weight_decay=weight_decay,
+            betas=betas,
+            fused=bool(rest) and rest[0].is_cuda,
+        )
+        self.param_groups += self.rest.param_groups  # whoever sets a rate there sets both
+        self.alike = {}  # matrices of one shape are one batch
         for p in matrices:
             self.alike.setdefault(tuple(p.flatten(1).shape), []).append(p)
-        self.momenta = {shape: torch.zeros(len(ps), *shape, device=ps[0].device) for shape, ps in self.alike.items()}
+        self.momenta = {
+            shape: torch.zeros(len(ps), *shape, device=ps[0].device)
+            for shape, ps in self.alike.items()
+        }
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -44,7 +63,9 @@ class Muon(torch.optim.Optimizer):
         """Move the matrices. bad: scalar tensor, above 0 where the step must change nothing; it is not read, which would make a GPU wait."""
         lr, decay, momentum = (self.param_groups[0][k] for k in ('lr', 'weight_decay', 'momentum'))
         for shape, parameters in self.alike.items():
-            g = torch.stack([(torch.zeros_like(p) if p.grad is None else p.grad).flatten(1) for p in parameters]).float()
+            g = torch.stack(
+                [(torch.zeros_like(p) if p.grad is None else p.grad).flatten(1) for p in parameters]
+            ).float()
             m = self.momenta[shape]
             new = m.lerp(g, 1 - momentum)
             m.copy_(new if bad is None else torch.where(bad > 0, m, new))

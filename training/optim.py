@@ -1,9 +1,15 @@
 """Optimizers by name, and one step of one of them: gradients accumulated, clipped, and left out where they are not finite."""
+
 import torch
 
 from .muon import Muon
 
-OPTIMIZERS = {'adamw': torch.optim.AdamW, 'adam': torch.optim.Adam, 'sgd': torch.optim.SGD, 'muon': Muon}
+OPTIMIZERS = {
+    'adamw': torch.optim.AdamW,
+    'adam': torch.optim.Adam,
+    'sgd': torch.optim.SGD,
+    'muon': Muon,
+}
 
 
 def make(name, net, lr, weight_decay=0.0, betas=None):
@@ -14,7 +20,9 @@ def make(name, net, lr, weight_decay=0.0, betas=None):
         return Muon(net, lr, weight_decay, betas=betas)
     parameters = list(net.parameters())
     more = dict(momentum=0.9) if name == 'sgd' else dict(betas=betas)
-    return OPTIMIZERS[name](parameters, lr=lr, weight_decay=weight_decay, fused=parameters[0].is_cuda, **more)
+    return OPTIMIZERS[name](
+        parameters, lr=lr, weight_decay=weight_decay, fused=parameters[0].is_cuda, **more
+    )
 
 
 class Stepper:
@@ -30,7 +38,9 @@ class Stepper:
         device = self._parameters[0].device.type
         # The scaler brings the skipping. Without fp16 it scales by 1.
         half = precision == 'fp16'
-        self._scaler = torch.amp.GradScaler(device, init_scale=2.0 ** 16 if half else 1.0, growth_interval=2000 if half else 1 << 30)
+        self._scaler = torch.amp.GradScaler(
+            device, init_scale=2.0**16 if half else 1.0, growth_interval=2000 if half else 1 << 30
+        )
         self._half, self._bad = half, torch.zeros((), device=self._parameters[0].device)
 
     def backward(self, loss):
@@ -48,7 +58,7 @@ class Stepper:
         if self._half:
             self._scaler.update()
         else:
-            self._scaler.update(1.0)             # stays 1, whatever was skipped
+            self._scaler.update(1.0)  # stays 1, whatever was skipped
         self.optimizer.zero_grad(set_to_none=True)
         return bad
 
@@ -57,7 +67,11 @@ class Stepper:
         return int(self._bad)
 
     def state_dict(self):
-        return {'optimizer': self.optimizer.state_dict(), 'scaler': self._scaler.state_dict(), 'bad': self._bad}
+        return {
+            'optimizer': self.optimizer.state_dict(),
+            'scaler': self._scaler.state_dict(),
+            'bad': self._bad,
+        }
 
     def load_state_dict(self, state):
         self.optimizer.load_state_dict(state['optimizer'])

@@ -1,4 +1,5 @@
 """Pictures of a run: strips of (input, bicubic, ours, truth) to look at, and its curves; a viewer never sees half a file."""
+
 import contextlib
 import os
 from pathlib import Path
@@ -9,11 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from PIL import Image, ImageDraw, ImageFont
 
-from .run import RunError
+from errors import RunError
+
 from .watch import LEVEL
 
 _NAMES = ('input', 'bicubic', 'ours', 'truth')
-_GAP, _BAND, _FONT = 4, 26, 16      # pixels
+_GAP, _BAND, _FONT = 4, 26, 16  # pixels
 _INK, _BLUE, _GREY = '#222222', '#1f6fb4', '#8a8a8a'
 
 
@@ -28,7 +30,9 @@ def strip(path, rows, psnr=None, names=_NAMES):
     font = ImageFont.truetype(Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf', _FONT)
     lines = [_line(row, values, names, font) for row, values in zip(rows, psnr or [()] * len(rows))]
     width = max(line.width for line in lines)
-    sheet = Image.new('RGB', (width, sum(line.height for line in lines) + _GAP * (len(lines) - 1)), 'white')
+    sheet = Image.new(
+        'RGB', (width, sum(line.height for line in lines) + _GAP * (len(lines) - 1)), 'white'
+    )
     y = 0
     for line in lines:
         sheet.paste(line, (0, y))
@@ -41,9 +45,15 @@ def sheet(path, rows, side=256, columns=4):
 
     rows: (title, input [3, h, w] uint8, target [3, H, W] uint8, [line])
     """
-    fonts = [ImageFont.truetype(Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf', n) for n in (_FONT, 10)]
+    fonts = [
+        ImageFont.truetype(Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf', n)
+        for n in (_FONT, 10)
+    ]
     columns = min(columns, len(rows))
-    width, height = 2 * side + 3 * _GAP, _BAND + side + 14 * max(len(lines) for *_, lines in rows) + 3 * _GAP
+    width, height = (
+        2 * side + 3 * _GAP,
+        _BAND + side + 14 * max(len(lines) for *_, lines in rows) + 3 * _GAP,
+    )
     page = Image.new('RGB', (columns * width, -(-len(rows) // columns) * height), 'white')
     draw = ImageDraw.Draw(page)
     for i, (title, *images, lines) in enumerate(rows):
@@ -51,7 +61,9 @@ def sheet(path, rows, side=256, columns=4):
         draw.text((x, y + _BAND // 2), title, fill=_INK, font=fonts[0], anchor='lm')
         for k, pix in enumerate(images):
             image = Image.fromarray(np.ascontiguousarray(pix.permute(1, 2, 0).numpy()))
-            page.paste(image.resize((side, side), Image.Resampling.BOX), (x + k * (side + _GAP), y + _BAND))         # enlarged, its pixels are seen
+            page.paste(
+                image.resize((side, side), Image.Resampling.BOX), (x + k * (side + _GAP), y + _BAND)
+            )  # enlarged, its pixels are seen
         for k, line in enumerate(lines):
             draw.text((x, y + _BAND + side + 14 * k + _GAP), line, fill=_INK, font=fonts[1])
     _replace(path, lambda fresh: page.save(fresh, format='PNG', compress_level=4))
@@ -65,7 +77,12 @@ def curves(path, log_rows, metric='psnr', label='PSNR, dB'):
     """
     x, right = _series(log_rows, 'd_accuracy')
     figure = Figure(figsize=(8, 9.5 if len(right) else 8), dpi=110, layout='constrained')
-    loss, *level, rate, quality = all_axes = figure.subplots(4 if len(right) else 3, 1, sharex=True, height_ratios=(3, 1.8, 1.2, 3) if len(right) else (3, 1.2, 3))
+    loss, *level, rate, quality = all_axes = figure.subplots(
+        4 if len(right) else 3,
+        1,
+        sharex=True,
+        height_ratios=(3, 1.8, 1.2, 3) if len(right) else (3, 1.2, 3),
+    )
 
     for axes in level:
         axes.axhspan(*LEVEL, color=_GREY, alpha=0.15)
@@ -87,12 +104,26 @@ def curves(path, log_rows, metric='psnr', label='PSNR, dB'):
     x, y = _series(log_rows, metric)
     quality.plot(x, y, color=_BLUE, marker='o', markersize=3, linewidth=1.6)
     if len(y):
-        quality.annotate(f'ours {y[-1]:.2f}', (x[-1], y[-1]), xytext=(0, 5), textcoords='offset points', ha='right', color=_BLUE)
+        quality.annotate(
+            f'ours {y[-1]:.2f}',
+            (x[-1], y[-1]),
+            xytext=(0, 5),
+            textcoords='offset points',
+            ha='right',
+            color=_BLUE,
+        )
     for baseline in 'bicubic', 'input':
         x, y = _series(log_rows, baseline)
         if len(y):
             quality.axhline(y[-1], color=_GREY, linestyle='--', linewidth=1.2)
-            quality.annotate(f'{baseline} {y[-1]:.2f}', (0.01, y[-1]), xycoords=quality.get_yaxis_transform(), xytext=(0, 5), textcoords='offset points', color=_GREY)
+            quality.annotate(
+                f'{baseline} {y[-1]:.2f}',
+                (0.01, y[-1]),
+                xycoords=quality.get_yaxis_transform(),
+                xytext=(0, 5),
+                textcoords='offset points',
+                color=_GREY,
+            )
     quality.set_ylabel(label)
     quality.set_xlabel('images')
     quality.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f'{n:,.0f}'))
@@ -119,8 +150,14 @@ def _line(row, values, names, font):
     images = []
     for pix in row:
         image = Image.fromarray(np.ascontiguousarray(pix.cpu().permute(1, 2, 0).numpy()))
-        images.append(image.resize((round(image.width * height / image.height), height), Image.Resampling.NEAREST))
-    line = Image.new('RGB', (sum(i.width for i in images) + _GAP * (len(images) - 1), height + _BAND), 'white')
+        images.append(
+            image.resize(
+                (round(image.width * height / image.height), height), Image.Resampling.NEAREST
+            )
+        )
+    line = Image.new(
+        'RGB', (sum(i.width for i in images) + _GAP * (len(images) - 1), height + _BAND), 'white'
+    )
     draw, x = ImageDraw.Draw(line), 0
     for image, name, dB in zip(images, names, tuple(values) + (None,) * len(images)):
         label = name if dB is None else f'{name}  {dB:.2f} dB'
@@ -132,8 +169,14 @@ def _line(row, values, names, font):
 
 def _series(rows, name):
     """-> (nimg [n], values [n]) of the rows that have a finite value of that name."""
-    pairs = [(row['nimg'], row[name]) for row in rows if row.get(name) is not None and np.isfinite(row[name])]
-    return np.array([n for n, _ in pairs], dtype=float), np.array([v for _, v in pairs], dtype=float)
+    pairs = [
+        (row['nimg'], row[name])
+        for row in rows
+        if row.get(name) is not None and np.isfinite(row[name])
+    ]
+    return np.array([n for n, _ in pairs], dtype=float), np.array(
+        [v for _, v in pairs], dtype=float
+    )
 
 
 def smooth(y, share=0.02):

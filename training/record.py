@@ -1,4 +1,5 @@
 """What a run writes about itself for people to look at: log, TensorBoard, pictures, curves, hints."""
+
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from . import log, pictures, watch
 
-ROWS = 200       # losses noted over a run
+ROWS = 200  # losses noted over a run
 
 
 class Record:
@@ -17,8 +18,18 @@ class Record:
     """
 
     def __init__(self, out, nimg, metric, say, beside=True):
-        self.out, self._metric, self._say, self._beside, self._hinted, self._rows = Path(out), metric, say, beside, set(), None
-        self.log, self._board = log.Log(out), SummaryWriter(self.out / 'tensorboard', purge_step=nimg + 1)
+        self.out, self._metric, self._say, self._beside, self._hinted, self._rows = (
+            Path(out),
+            metric,
+            say,
+            beside,
+            set(),
+            None,
+        )
+        self.log, self._board = (
+            log.Log(out),
+            SummaryWriter(self.out / 'tensorboard', purge_step=nimg + 1),
+        )
         self.log.rewind(nimg)
 
     def step(self, nimg, share, take, lr):
@@ -35,17 +46,40 @@ class Record:
         first = next(iter(scores.values()))
         found = {name: s.row() for name, s in scores.items()}
         if any(r['nimg'] == nimg and self._metric.key in r for r in self.log.read()):
-            return                               # a finished run that was started again
-        self.log.append(dict(nimg=nimg) | {k if scores[name] is first else f'{name}/{k}': v for name, row in found.items() for k, v in row.items()} | figures)
-        self._scalars(nimg, {f'{name}/{k}': v for name, row in found.items() for k, v in row.items()} | {f'speed/{k}': v for k, v in figures.items()})
+            return  # a finished run that was started again
+        self.log.append(
+            dict(nimg=nimg)
+            | {
+                k if scores[name] is first else f'{name}/{k}': v
+                for name, row in found.items()
+                for k, v in row.items()
+            }
+            | figures
+        )
+        self._scalars(
+            nimg,
+            {f'{name}/{k}': v for name, row in found.items() for k, v in row.items()}
+            | {f'speed/{k}': v for k, v in figures.items()},
+        )
         for name, s in scores.items():
-            path = self.out / 'samples' / (f'{nimg:09d}.png' if s is first else f'{name}-{nimg:09d}.png')
+            path = (
+                self.out
+                / 'samples'
+                / (f'{nimg:09d}.png' if s is first else f'{name}-{nimg:09d}.png')
+            )
             pictures.strip(path, *s.pictures())
             self._board.add_image(name, np.asarray(Image.open(path)), nimg, dataformats='HWC')
         rows = self.log.read()
-        pictures.curves(self.out / 'curves.png', rows, self._metric.key, f'{self._metric.name}, {self._metric.unit}')
+        pictures.curves(
+            self.out / 'curves.png',
+            rows,
+            self._metric.key,
+            f'{self._metric.name}, {self._metric.unit}',
+        )
         self._board.flush()
-        for topic, hint in watch.hints(rows, figures['wait'] if self._beside else 0.0, skipped, self._metric).items():
+        for topic, hint in watch.hints(
+            rows, figures['wait'] if self._beside else 0.0, skipped, self._metric
+        ).items():
             if topic not in self._hinted:
                 self._hinted.add(topic)
                 self._say(f'hint: {hint}')

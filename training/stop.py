@@ -1,4 +1,5 @@
 """A first Ctrl-C or SIGTERM asks the loop to stop after the step it is in; a second Ctrl-C ends at once."""
+
 import signal
 
 

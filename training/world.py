@@ -1,4 +1,5 @@
 """The processes of one run, started by torchrun (or just this one): who this is, and what they have to agree on."""
+
 import contextlib
 import datetime
 import os
@@ -9,15 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from .run import RunError
-
-
-class PeerLost(Exception):
-    """Another process of the run has ended; the message is for the user."""
-
-
-class PeerMissing(RunError):
-    """Another process of the run never came."""
+from errors import PeerLost, PeerMissing
 
 
 class World:
@@ -30,15 +23,26 @@ class World:
     def __init__(self, device, timeout=1800, start=300):
         self.rank, self.size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
         self.main, self.device, self._control = self.rank == 0, device, None
-        self.local, self.beside = int(os.environ.get('LOCAL_RANK', 0)), int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+        self.local, self.local_size = (
+            int(os.environ.get('LOCAL_RANK', 0)),
+            int(os.environ.get('LOCAL_WORLD_SIZE', 1)),
+        )
         if self.size == 1:
             return
         if device.type == 'cuda':
             self.device = torch.device('cuda', self.local)
             torch.cuda.set_device(self.device)
         wait = datetime.timedelta(seconds=timeout)
-        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', store=self._all_here(start), rank=self.rank, world_size=self.size, timeout=wait)
-        self._control = dist.new_group(backend='gloo', timeout=wait)       # words between CPUs, which make no GPU wait
+        dist.init_process_group(
+            'nccl' if device.type == 'cuda' else 'gloo',
+            store=self._all_here(start),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=wait,
+        )
+        self._control = dist.new_group(
+            backend='gloo', timeout=wait
+        )  # words between CPUs, which make no GPU wait
 
     def _all_here(self, seconds):
         """The store that the processes of the run find each other by, once all have come.
@@ -50,11 +54,15 @@ class World:
         address, port = os.environ.get('MASTER_ADDR', ''), os.environ.get('MASTER_PORT', '0')
         ours = self.main and os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True'
         try:
-            store = dist.TCPStore(address, int(port), is_master=ours, timeout=wait, wait_for_workers=False)
+            store = dist.TCPStore(
+                address, int(port), is_master=ours, timeout=wait, wait_for_workers=False
+            )
             name = self._called(store, until) if self.main else self._calling(store, wait)
         except RuntimeError as e:
-            raise PeerMissing(f'rank {self.rank} of {self.size}: rank 0 at {address}:{port} gives no word within {seconds} s: is it running, '
-                              f'with all the others, and may this machine reach it? ({str(e).splitlines()[0][:200]})') from e
+            raise PeerMissing(
+                f'rank {self.rank} of {self.size}: rank 0 at {address}:{port} gives no word within {seconds} s: is it running, '
+                f'with all the others, and may this machine reach it? ({str(e).splitlines()[0][:200]})'
+            ) from e
         return dist.PrefixStore(name, store)
 
     def _called(self, store, until):
@@ -66,8 +74,10 @@ class World:
                 if store.check([f'{name}/here/{rank}']):
                     missing.remove(rank)
             if missing and time.monotonic() > until:
-                raise PeerMissing(f'rank {", ".join(map(str, sorted(missing)))} of {self.size} did not come in time: start as many processes as the run has, '
-                                  'on every machine with the same torchrun command')
+                raise PeerMissing(
+                    f'rank {", ".join(map(str, sorted(missing)))} of {self.size} did not come in time: start as many processes as the run has, '
+                    'on every machine with the same torchrun command'
+                )
             time.sleep(0.02)
         store.set(f'{name}/go', '')
         return name
@@ -85,7 +95,9 @@ class World:
         """The network whose gradients are averaged over all processes."""
         if self.size == 1:
             return net
-        return DistributedDataParallel(net, device_ids=[self.device.index] if self.device.type == 'cuda' else None)
+        return DistributedDataParallel(
+            net, device_ids=[self.device.index] if self.device.type == 'cuda' else None
+        )
 
     def agree(self, stop, save, seconds):
         """(whether any process wants to stop, whether any wants to save, the seconds of rank 0): equal everywhere, so that all take the same turns."""
@@ -112,7 +124,7 @@ class World:
         return [item for part in lists for item in part]
 
     @contextlib.contextmanager
-    def first(self):
+    def main_first(self):
         """A part that rank 0 goes through before the others."""
         if not self.main:
             self.barrier()
@@ -121,7 +133,7 @@ class World:
             self.barrier()
 
     @contextlib.contextmanager
-    def last(self, nets, yes):
+    def sync_gradients(self, nets, yes):
         """Context of forward and backward passes of wrapped networks: gradients are averaged over the processes only in the last of a step."""
         with contextlib.ExitStack() as stack:
             for net in nets if self.size > 1 and not yes else ():
@@ -137,18 +149,26 @@ class World:
         try:
             return what(*args, **kwargs)
         except RuntimeError as e:
-            raise self.lost(e) from e
+            raise self.peer_lost(e) from e
 
-    def lost_by(self, error):
+    def is_peer_failure(self, error):
         """Whether an error in a backward pass says that another process is gone."""
-        words = 'Connection closed by peer', 'Connection reset by peer', 'Broken pipe', 'NCCL', 'Timed out'
+        words = (
+            'Connection closed by peer',
+            'Connection reset by peer',
+            'Broken pipe',
+            'NCCL',
+            'Timed out',
+        )
         return self.size > 1 and any(w in str(error) for w in words)
 
-    def lost(self, error):
+    def peer_lost(self, error):
         """PeerLost for what a collective operation raised."""
         reason = str(error).strip().splitlines()[0][:200]
-        return PeerLost(f'rank {self.rank} of {self.size}: another process of this run has ended ({reason}); its own message stands above. The same command goes on from '
-                        'the last checkpoint; torchrun --max-restarts does so by itself')
+        return PeerLost(
+            f'rank {self.rank} of {self.size}: another process of this run has ended ({reason}); its own message stands above. The same command goes on from '
+            'the last checkpoint; torchrun --max-restarts does so by itself'
+        )
 
     def __enter__(self):
         return self

@@ -1,2 +1,0 @@
-class BadFile(Exception):
-    """Why one file cannot be used."""

@@ -1,0 +1,64 @@
+"""The one family of errors that a user is meant to read, and how a script reports it.
+
+A message names the file or flag, the value that was found, and the remedy. Whatever is not a FacesError is a fault
+of ours and ends in a traceback.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+class FacesError(Exception):
+    """Something the user can put right. Scripts print the message and exit with `exit_code`."""
+
+    exit_code = 2
+
+
+class RunError(FacesError):
+    """An option, or a run directory, that cannot be used."""
+
+
+class DataError(FacesError):
+    """Images, masks, landmarks or priors that cannot be used."""
+
+
+class CheckpointError(FacesError):
+    """A checkpoint or weights that cannot be written, read or used."""
+
+
+class KernelError(FacesError):
+    """CUDA kernels that cannot be compiled or run here."""
+
+
+class MetricError(FacesError):
+    """A metric that cannot be computed: its weights or its library are missing."""
+
+
+class PeerMissing(RunError):
+    """Another process of the run never came."""
+
+
+class PeerLost(FacesError):
+    """Another process of the run has ended."""
+
+    exit_code = 1
+
+
+class BadFile(Exception):
+    """Why one file cannot be used. Whoever reads many files replaces it or names it, so it never reaches the user bare."""
+
+
+def reported(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
+    """Decorator of a script's main(argv) -> exit status: prints a FacesError to stderr under the script's name."""
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except FacesError as error:
+            print(f'{Path(sys.argv[0]).name}: {error}', file=sys.stderr)
+            return error.exit_code
+
+    return run

@@ -1,0 +1,1 @@
+"""What is known about faces: masks and their classes, landmarks, components, augmentation."""
