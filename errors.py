@@ -1,13 +1,14 @@
 """The one family of errors that a user is meant to read, and how a script reports it.
 
-A message names the file or flag, the value that was found, and the remedy. Whatever is not a FacesError is a fault
-of ours and ends in a traceback.
+A message names the file or flag, the value that was found, and the remedy. Whatever is not a
+FacesError is a fault of ours and ends in a traceback.
 """
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 
 class FacesError(Exception):
@@ -47,11 +48,23 @@ class PeerLost(FacesError):
 
 
 class BadFile(Exception):
-    """Why one file cannot be used. Whoever reads many files replaces it or names it, so it never reaches the user bare."""
+    """Why one file cannot be used; whoever reads many replaces or names it, so it never reaches the
+    user bare.
+    """
 
 
-def reported(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
-    """Decorator of a script's main(argv) -> exit status: prints a FacesError to stderr under the script's name."""
+class Main(Protocol):
+    """Entry point of a script: main(argv) -> exit status."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """argv: arguments (default: those of this process)"""
+        ...
+
+
+def reported(main: Main) -> Main:
+    """Decorator of a script's main(argv) -> exit status: prints a FacesError to stderr under the
+    script's name.
+    """
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:

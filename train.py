@@ -1,11 +1,16 @@
-"""Train a face restorer: HQ faces in, degraded on the fly; x4, or the size stays; or a parser.
+"""Train a face restorer, a parser, landmarks or the search of an architecture: HQ faces in,
+degraded on the fly.
 
-    python train.py                                                  the demo: synthetic faces, a few minutes on two cores
-    python train.py --data faces/ --preset srresnet16                your own 512x512 faces, 1 % of them held out for validation
-    python train.py --data train.txt --val pairs/ --preset unet --recipe ai6126_2022 --minutes 15 --out runs/mine
-    torchrun --nproc-per-node 4 train.py --data faces/ --preset srresnet16        four GPUs; the same samples, four times the batch
+python train.py                                             the demo: synthetic faces, a few minutes
+on two cores
+python train.py --data faces/ --preset srresnet             your own 512x512 faces, 1 % of them held
+out for validation python train.py --data train.txt --val pairs/ --preset unet --recipe ai6126_2022
+--minutes 15 --out runs/mine
+torchrun --nproc-per-node 4 train.py --data faces/          four GPUs; the same samples, four times
+the batch
 
-Running the same command again resumes. A run directory holds config.json, log.jsonl, curves.png, samples/, checkpoints/, best/ and, at the end, weights.safetensors.
+Running the same command again resumes. A run directory holds config.json, log.jsonl, curves.png,
+samples/, checkpoints/, best/ and, at the end, weights.safetensors.
 """
 
 import contextlib
@@ -16,391 +21,525 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 import dali_pipes
 import models
-from config import options
-from errors import (
-    CheckpointError,
-    DataError,
-    KernelError,
-    MetricError,
-    PeerLost,
-    PeerMissing,
-    RunError,
-)
-from metrics import perceptual
+import tasks
+from config import flags, rules, schema
+from config.schema import Config
+from errors import FacesError, PeerMissing, RunError
 from tasks import data as sources
-from tasks import lattice, stage
-from tasks.players import backward, turns
-from training import checkpoint, log, memory, pictures, run, soup, stop, watch
+from tasks.initial import init_weights
+from tasks.players import Players, Step, autocast
+from tasks.task import Scores, Task
+from tasks.trial import trial
+from training import checkpoint, log, memory, run, soup, stop, watch
 from training.ema import EMA
 from training.lock import Lock
 from training.machine import machine
-from training.record import Record
+from training.record import RunRecord
 from training.world import World
 
 MAX_SKIPPED = 10  # steps in a row with gradients that are not finite, after which a run gives up
+READ_EVERY = 50  # steps between two looks at the losses on a GPU, which has to be waited for
+EVEN, ODD = slice(0, None, 2), slice(1, None, 2)  # halves of a validation set
+
+
+# ------------------------------------------------------------------------------------------------
+# What a run is made of.
 
 
 @dataclass
-class At:
+class TrainState:
     """Where a run stands; a checkpoint holds it."""
 
     nimg: int = 0  # images seen
     seconds: float = 0.0  # time spent
     tick: int = 0  # validations done
-    checks: float = 0.0  # seconds that the fastest validation took: others may have been disturbed
+    validation_seconds: float = 0.0  # of the fastest validation: others may have been disturbed
 
-    def share(self, c):
-        """Share of the run that is done; the last validations, one for every average kept, fit into --minutes."""
-        return (
-            self.nimg / c['nimg']
-            if c['nimg']
-            else self.seconds / max(60 * c['minutes'] - (2 + c['keep']) * self.checks, 1)
-        )
+    def progress(self, config: Config) -> float:
+        """Share of the run that is done. The last validations, one for every average kept, fit into
+        --minutes.
+        """
+        length = config.optimization
+        if length.nimg:
+            return self.nimg / length.nimg
+        assert length.minutes is not None
+        reserved = (2 + config.run.keep) * self.validation_seconds
+        return self.seconds / max(60 * length.minutes - reserved, 1)
+
+    def as_dict(self) -> dict[str, float]:
+        """For a checkpoint."""
+        return {
+            'nimg': self.nimg,
+            'seconds': self.seconds,
+            'tick': self.tick,
+            'checks': self.validation_seconds,
+        }
+
+    @classmethod
+    def from_dict(cls, at: dict[str, Any]) -> 'TrainState':
+        """What `as_dict` wrote."""
+        return cls(at['nimg'], at['seconds'], at['tick'], at['checks'])
 
 
-def train(c, world, held):
-    """held: ExitStack that lets go of the run directory when the process is done with it."""
-    device, say, task = (
-        world.device,
-        print if world.main else lambda *_, **__: None,
-        options.TASKS[c['task']],
-    )
-    torch.set_num_threads(max(c['threads'] // world.local_size, 1))
-    torch.manual_seed(c['seed'])
-    torch.use_deterministic_algorithms(c['deterministic'])
-    if device.index is not None:
-        torch.cuda.set_device(device)  # what names no GPU means this one
-    with world.main_first():  # what one process has scanned or drawn, the others find
-        images, sets = sources.load(c, say, log.bar if world.main else lambda _: None)
-        if c['task'] == 'search' and c['crop']:
-            sets = {
-                name: task.Middle(data, c['crop'], options.scale_of(c))
-                for name, data in sets.items()
-            }
-        if world.main:
-            held.enter_context(Lock(c['out']))
-        resumed = run.prepare(c['out'], c | {'images': sources.fingerprint(images)})
+@dataclass
+class Training:
+    """A run that is ready to go: what it learns, on what, and where it stands."""
 
-    # Network, optimizer, average; then everything again from the newest checkpoint, if there is one.
-    newest = checkpoint.latest(c['out']) if resumed else None
-    players, at = stage.cast(c, device), At()
-    net = players['net'].net
-    if not newest:
-        stage.begin(c, net, say)
-    ema = EMA(net, c['ema'])
-    if newest:
-        tensors, state = checkpoint.load(newest, map_location=device)
-        for name, p in players.items():
-            p.net.load_state_dict(tensors[name])
-            p.stepper.load_state_dict(state['steppers'][name])
-            if p.level:
-                p.level.accuracy.copy_(state['levels'][name])
-        ema.load_state_dict({'n': state['ema_n'], 'net': tensors['ema']})
-        at = At(**state['at'])
-    elif world.main:
-        run.need_space(c['out'], checkpoint.room([p.net for p in players.values()], c['keep']))
-    if world.size > 1 and c['task'] == 'search':
+    config: Config
+    task: Task
+    world: World
+    images: Any  # to train on
+    sets: dict[str, Any]  # validation sets; the run is judged by the first
+    players: Players
+    ema: EMA
+    state: TrainState
+    resumed: bool
+    say: Callable[[str], None]
+    record: RunRecord | None = None  # of the process that writes
+    scores: dict[str, Scores] | None = None  # of the last validation
+    bar: log.Progress | None = None  # the line on the terminal, once the loop runs
+
+    @property
+    def out(self) -> Path:
+        """The run directory."""
+        return Path(str(self.config.run.out))
+
+    @property
+    def first(self) -> str:
+        """Name of the validation set that the run is judged by."""
+        return next(iter(self.sets))
+
+    @property
+    def images_per_step(self) -> int:
+        """Of all processes."""
+        return self.config.images_per_step * self.world.size
+
+
+# ------------------------------------------------------------------------------------------------
+# The story of a run.
+
+
+def train(config: Config, world: World, exit_stack: contextlib.ExitStack) -> None:
+    """Train until the run is as long as its options say, or until it is stopped.
+
+    exit_stack: closes what a run holds when the process is done with it
+    """
+    say: Callable[[str], None] = print if world.main else lambda *_, **__: None
+    use_machine(config, world)
+    training = build(config, world, say, exit_stack)
+    say(headline(training))
+    write_machine(training)
+    if not loop(training):
+        return
+    training.scores = training.scores or validate(training)
+    if training.record:
+        finish(training)
+        training.record.close()
+
+
+def use_machine(config: Config, world: World) -> None:
+    """Threads, seed and device of this process."""
+    torch.set_num_threads(max((config.run.threads or 1) // world.local_size, 1))
+    torch.manual_seed(config.run.seed)
+    torch.use_deterministic_algorithms(config.run.deterministic)
+    if world.device.index is not None:
+        torch.cuda.set_device(world.device)  # what names no GPU means this one
+
+
+def build(
+    config: Config,
+    world: World,
+    say: Callable[[str], None],
+    exit_stack: contextlib.ExitStack,
+) -> Training:
+    """Data, networks and optimizers of a run; everything again from its newest checkpoint, if there
+    is one.
+    """
+    task = tasks.of(config)
+    if task.max_processes is not None and world.size > task.max_processes:
         raise RunError(
-            f'--preset {c["preset"]}: a search runs in one process, so that weights and architecture take turns; start it without torchrun'
+            f'--preset {config.preset}: a {task.name} runs in one process, so that weights and '
+            'architecture take '
+            'turns; start it without torchrun'
         )
-    players = {
-        name: p._replace(
-            forward=p.forward and world.wrap(torch.compile(p.net) if c['compile'] else p.net)
-        )
-        for name, p in players.items()
-    }
-    criterion = stage.criterion(c, device)
-    autocast, each, first = (
-        options.autocast(c, device),
-        c['batch'] * world.size * c['accumulate'],
-        next(iter(sets)),
-    )
-    record, more = (
-        Record(c['out'], at.nimg, task.METRIC, say, beside=device.type != 'cpu')
-        if world.main
-        else None,
-        {'lpips': perceptual.lpips(c['lpips'], device)} if c['lpips'] else {},
+
+    # What one process has scanned or drawn, the others find.
+    out = str(config.run.out)
+    with world.main_first():
+        images, sets = task.load(config, say, log.bar if world.main else lambda _: None)
+        if world.main:
+            exit_stack.enter_context(Lock(out))
+        stored = {'format': run.FORMAT, 'images': sources.fingerprint(images)}
+        existed = run.prepare(out, schema.flatten(config) | stored)
+
+    # Networks first, so that their random weights do not depend on what follows.
+    newest = checkpoint.latest(out) if existed else None
+    players, state = task.build(config, world.device), TrainState()
+    if newest is None:
+        init_weights(config, players.net, say)
+    ema = EMA(players.net, config.optimization.ema)
+    if newest is not None:
+        state = load(newest, players, ema, world.device)
+    elif world.main:
+        nets = [player.net for player in players.by_name.values()]
+        run.need_space(out, checkpoint.room(nets, config.run.keep))
+    players = players.distributed(world, compiled=config.run.compile)
+
+    training = Training(
+        config, task, world, images, sets, players, ema, state, newest is not None, say
     )
     if world.main:
-        soup.forget_after(c['out'], at.nimg)
-        run.write_json(
-            Path(c['out'], 'machine.json'),
-            machine()
-            | {
-                'processes': world.size,
-                'threads': torch.get_num_threads(),
-                'feeding': 'in turns with training' if device.type == 'cpu' else 'beside training',
-            },
-        )
-    say(
-        f'{c["out"]}: {c["preset"]}, {models.count(net):,} parameters, {"degraded before" if dali_pipes.is_paired(images) else c["recipe"] or "no degradation"}, {len(images):,} {sources.kind(images)}, '
-        f'{", ".join(f"{len(v):,} validation pairs ({k})" for k, v in sets.items())}, {c["precision"]} on {device}'
-        + (f' x {world.size}' if world.size > 1 else '')
-        + f', {c["pipe"]} pipe, '
-        + (
-            f'feeding and training take turns on {torch.get_num_threads()} threads'
-            if device.type == 'cpu'
-            else f'{c["threads"]} threads feed'
-        )
-        + (f', resumed at {at.nimg:,} images' if newest else '')
+        overlapped = world.device.type != 'cpu'
+        training.record = RunRecord(out, state.nimg, task.metric, say, overlapped=overlapped)
+        soup.forget_after(out, state.nimg)
+    return training
+
+
+def load(path: Path, players: Players, ema: EMA, device: torch.device) -> TrainState:
+    """Fill players and average from a checkpoint -> where the run stood."""
+    weights, state = checkpoint.load(path, map_location=device)
+    players.load(weights, state)
+    ema.load_state_dict({'n': state['ema_n'], 'net': weights['ema']})
+    return TrainState.from_dict(state['at'])
+
+
+def headline(training: Training) -> str:
+    """What is going to happen, in a line."""
+    config, world = training.config, training.world
+    on_cpu = world.device.type == 'cpu'
+    degradation = config.degradation.recipe or 'no degradation'
+    if dali_pipes.is_paired(training.images):
+        degradation = 'degraded before'
+    sets = ', '.join(f'{len(v):,} validation pairs ({k})' for k, v in training.sets.items())
+    processes = f' x {world.size}' if world.size > 1 else ''
+    feeding = f'{config.run.threads} threads feed'
+    if on_cpu:
+        feeding = f'feeding and training take turns on {torch.get_num_threads()} threads'
+    resumed = f', resumed at {training.state.nimg:,} images' if training.resumed else ''
+    return (
+        f'{training.out}: {config.preset}, {models.count(training.players.net):,} parameters, '
+        f'{degradation}, '
+        f'{len(training.images):,} {sources.kind(training.images)}, {sets}, '
+        f'{config.run.precision} on {world.device}{processes}, {config.data.pipe} pipe, '
+        f'{feeding}{resumed}'
     )
 
-    def save():
-        if world.main:
-            checkpoint.save(
-                c['out'],
-                at.nimg,
-                {name: p.net.state_dict() for name, p in players.items()}
-                | {'ema': ema.net.state_dict()},
-                dict(
-                    steppers={name: p.stepper.state_dict() for name, p in players.items()},
-                    levels={name: p.level.accuracy for name, p in players.items() if p.level},
-                    ema_n=ema.n,
-                    at=asdict(at),
-                ),
-            )
-        world.barrier()
 
-    def validate():
-        """{name: Scores} of the average."""
-        models.refresh_spectral_norm(
-            ema.net
-        )  # one step of estimates an update is too few early in a run
-        scores = {
-            name: task.validate(
-                ema.net,
-                data,
-                device,
-                world,
-                batch=c['batch'],
-                autocast=autocast,
-                threads=c['threads'],
-                **more,
-            )
-            for name, data in sets.items()
-        }
-        if world.main:
-            soup.save_candidate(
-                c['out'],
-                at.nimg,
-                ema.net.state_dict(),
-                scores[first].value(slice(0, None, 2)),
-                c['keep'],
-            )
-            record.validation(
-                at.nimg,
-                scores,
-                sum(p.stepper.skipped() for p in players.values()),
-                seconds=round(at.seconds, 1),
-                **bar.figures(),
-            )
-        return scores
+def write_machine(training: Training) -> None:
+    """machine.json: on what the run computes."""
+    if not training.world.main:
+        return
+    on_cpu = training.world.device.type == 'cpu'
+    how = {
+        'processes': training.world.size,
+        'threads': torch.get_num_threads(),
+        'feeding': 'in turns with training' if on_cpu else 'beside training',
+    }
+    run.write_json(training.out / 'machine.json', machine() | how)
 
-    stopping, scores, saved, spent = stop.Stop(), None, time.monotonic(), 0.0
-    seen = watch.LossMeter(each, MAX_SKIPPED, record.log.append if world.main else lambda row: None)
-    where = dict(
-        rank=world.rank,
-        world=world.size,
-        device=device,
-        threads=torch.get_num_threads() if world.size > 1 else c['threads'],
-    )
-    with (
-        stage.feed(c, images, start=at.nimg, say=say, **where) as pipe,
-        log.Progress(c['nimg'], at.nimg, quiet=not world.main) as bar,
-    ):
+
+# ------------------------------------------------------------------------------------------------
+# The loop.
+
+
+def loop(training: Training) -> bool:
+    """Steps, validations and checkpoints until the end -> whether it was reached, or the run was
+    stopped before.
+    """
+    config, world, state = training.config, training.world, training.state
+    stopping, saved, spent = stop.Stop(), time.monotonic(), 0.0
+    on_skip = training.record.log.append if training.record else lambda row: None
+    meter = watch.LossMeter(training.images_per_step, MAX_SKIPPED, on_skip)
+
+    with open_pipe(training) as pipe, open_bar(training) as bar:
+        training.bar = bar
         while True:
             # What every process must decide alike.
-            stopped, saving, at.seconds = world.agree(
-                stopping.asked is not None,
-                time.monotonic() - saved > 60 * c['save_minutes'],
-                at.seconds + spent,
+            stopped, saving, state.seconds = world.agree(
+                stopping.requested is not None,
+                time.monotonic() - saved > 60 * config.run.save_minutes,
+                state.seconds + spent,
             )
-            start, share = time.monotonic(), at.share(c)
-            due = share >= (at.tick + 1) / c['ticks'] and at.nimg > 0
+            started = time.monotonic()
+
+            # Validations lie evenly over the run; a checkpoint follows each.
+            due = state.nimg > 0 and state.progress(config) >= (state.tick + 1) / config.run.ticks
             if due:
-                at.tick = int(share * c['ticks'])
-                scores = validate()
-                took = time.monotonic() - start
-                at.checks = min(took, at.checks or took)
-                bar.update(at.nimg, **{task.METRIC.key: scores[first].value()})
-            if due or saving and at.nimg:
-                save()
+                validate_tick(training, bar)
+            if due or (saving and state.nimg):
+                save(training)
                 saved = time.monotonic()
-            if stopped or at.share(c) >= 1:
+            if stopped or state.progress(config) >= 1:
                 break
 
-            # One step; in a search first of the weights, then of the architecture, each on a half of the images.
-            waited, lr, found, bad = 0.0, options.rate(at.share(c), c), {}, 0.0
-            for turn, playing in enumerate(turns(players, at.share(c) >= c['search_from'])):
-                losses = []
-                for part in range(c['accumulate']):
-                    asked = time.monotonic()
-                    batch = pipe.other(at.nimg) if turn else next(pipe)
-                    waited += time.monotonic() - asked
-                    with world.sync_gradients(
-                        [p.forward for p in playing.values()], part == c['accumulate'] - 1
-                    ):
-                        losses.append(
-                            backward(
-                                playing,
-                                batch,
-                                criterion,
-                                at.nimg,
-                                at.share(c),
-                                autocast,
-                                c['accumulate'],
-                            )
-                        )
-                bad = bad + sum(p.stepper.step(p.lr(lr, at.nimg)) for p in playing.values())
-                found |= {
-                    ('architecture_' if turn else '') + k: sum(loss[k] for loss in losses)
-                    / len(losses)
-                    for k in losses[0]
-                }
-            if 'discriminator' in players and players['discriminator'].level:
-                players['discriminator'].level.add(world.mean(found['d_accuracy']), each)
-            ema.update(net, each)
-            at.nimg += each
-            seen.add(at.nimg, found, bad)
-            if device.type == 'cpu' or len(seen) == 50:  # reading a loss makes a GPU wait
-                seen.look()
-            spent = time.monotonic() - start
-            bar.update(at.nimg, waited, at.share(c), **seen.means, lr=lr, **memory.used(device))
-            if world.main:
-                record.step(at.nimg, at.share(c), seen.take, lr)
+            take_step(training, pipe, meter, bar)
+            spent = time.monotonic() - started
         if stopped:
-            save()
-            say(
-                f'\nstopped by {stopping.asked or "another process"} at {at.nimg:,} images and saved: the same command goes on from here'
-            )
-            return
-        bar.update(at.nimg, share=1.0)
-    scores = scores or validate()
-    if world.main:
-        finish(
-            c,
-            ema,
-            scores[first],
-            sets[first],
-            device,
-            f'{at.nimg:,} images in {at.seconds / 60:.1f} minutes',
-        )
-        record.close()
+            save(training)
+            training.say(stopped_message(training, stopping.requested))
+            return False
+        bar.update(state.nimg, share=1.0)
+    return True
 
 
-def finish(c, ema, last, data, device, length):
-    """weights.safetensors: the last average, or the mean of the best ones if that is better on the even images of the validation set; the odd ones tell.
+def take_step(
+    training: Training, pipe: Iterator[Any], meter: watch.LossMeter, bar: log.Progress
+) -> None:
+    """Batches in, all players one step further, their average too, and what is shown of it."""
+    config, state = training.config, training.state
+    step = next_step(training)
+    result = training.task.step(training.players, pipe, step)
+    training.ema.update(training.players.net, step.images)
+    state.nimg += step.images
 
-    last: Scores of the last average on `data`, the first validation set
-    """
-    task, probe, found, even, odd = (
-        options.TASKS[c['task']],
-        copy.deepcopy(ema.net),
-        {},
-        slice(0, None, 2),
-        slice(1, None, 2),
+    # Reading a loss makes a GPU wait, so there it is done now and then.
+    meter.add(state.nimg, result.losses, result.skipped)
+    if training.world.device.type == 'cpu' or len(meter) == READ_EVERY:
+        meter.read()
+
+    progress = state.progress(config)
+    bar.update(
+        state.nimg,
+        result.waited,
+        progress,
+        **meter.smoothed,
+        lr=step.lr,
+        **memory.used(training.world.device),
+    )
+    if training.record:
+        training.record.step(state.nimg, progress, meter.take_means, step.lr)
+
+
+def next_step(training: Training) -> Step:
+    """Where the run stands and how it computes, for the task."""
+    config, progress = training.config, training.state.progress(training.config)
+    return Step(
+        nimg=training.state.nimg,
+        progress=progress,
+        lr=rules.learning_rate(progress, config),
+        images=training.images_per_step,
+        accumulate=config.optimization.accumulate,
+        autocast=autocast(config.run.precision, training.world.device),
+        world=training.world,
     )
 
-    def score(weights):
+
+def open_pipe(training: Training) -> Any:
+    """The batches from where the run stands."""
+    config, world = training.config, training.world
+    threads = torch.get_num_threads() if world.size > 1 else config.run.threads
+    return training.task.feed(
+        config,
+        training.images,
+        start=training.state.nimg,
+        rank=world.rank,
+        world=world.size,
+        device=world.device,
+        threads=threads,
+        say=training.say,
+    )
+
+
+def open_bar(training: Training) -> log.Progress:
+    """The line on the terminal."""
+    quiet = not training.world.main
+    return log.Progress(training.config.optimization.nimg, training.state.nimg, quiet=quiet)
+
+
+def stopped_message(training: Training, reason: str | None) -> str:
+    """What to say of a run that was stopped."""
+    return (
+        f'\nstopped by {reason or "another process"} at {training.state.nimg:,} images and saved: '
+        'the same command goes on from here'
+    )
+
+
+# ------------------------------------------------------------------------------------------------
+# Validations and checkpoints.
+
+
+def validate_tick(training: Training, bar: log.Progress) -> None:
+    """One of the validations that lie evenly over the run."""
+    config, state = training.config, training.state
+    started = time.monotonic()
+    state.tick = int(state.progress(config) * config.run.ticks)
+    training.scores = validate(training)
+    took = time.monotonic() - started
+    state.validation_seconds = min(took, state.validation_seconds or took)
+    value = training.scores[training.first].value()
+    bar.update(state.nimg, **{training.task.metric.key: value})
+
+
+def validate(training: Training) -> dict[str, Scores]:
+    """Scores of the weight average on every set; the best averages are kept."""
+    config, world, state = training.config, training.world, training.state
+    net = training.ema.net
+    models.refresh_spectral_norm(net)  # early in a run one step of estimates an update is too few
+    scores = {
+        name: training.task.validate(net, data, config, world.device, world)
+        for name, data in training.sets.items()
+    }
+    if training.record:
+        even = scores[training.first].value(EVEN)
+        soup.save_candidate(training.out, state.nimg, net.state_dict(), even, config.run.keep)
+        assert training.bar is not None
+        training.record.validation(
+            state.nimg,
+            scores,
+            training.players.skipped(),
+            seconds=round(state.seconds, 1),
+            **training.bar.figures(),
+        )
+    return scores
+
+
+def save(training: Training) -> None:
+    """A checkpoint."""
+    if training.world.main:
+        checkpoint.save(
+            training.out,
+            training.state.nimg,
+            training.players.weights() | {'ema': training.ema.net.state_dict()},
+            training.players.state() | {'ema_n': training.ema.n, 'at': training.state.as_dict()},
+        )
+    training.world.barrier()
+
+
+# ------------------------------------------------------------------------------------------------
+# The end.
+
+
+def finish(training: Training) -> None:
+    """Write weights.safetensors, result.json and what else the task leaves, and say so.
+
+    The weights are the last average, or the mean of the best ones if that is better on the even
+    images of the validation set; the odd ones, which chose nothing, judge it.
+    """
+    assert training.scores is not None
+    out, last = training.out, training.scores[training.first]
+    weights, best, parts = training.ema.net.state_dict(), last, ['the last average']
+    averaged = average_of_best(training, last)
+    if averaged is not None:
+        weights, best, parts = averaged
+    checkpoint.save_weights(out / 'weights.safetensors', weights)
+    lines = training.task.finish(training.config, training.ema.net)
+
+    result = best.row() | {'made_of': parts}
+    if len(training.sets[training.first]) > 1:
+        result['even_half'] = best.value(EVEN)
+        result['odd_half'] = best.value(ODD)
+        result['odd_half_last_average'] = last.value(ODD)
+    run.write_json(out / 'result.json', result)
+
+    minutes = training.state.seconds / 60
+    print(f'{best.sentence()}, {training.state.nimg:,} images in {minutes:.1f} minutes')
+    if averaged is not None:
+        unit = training.task.metric.unit
+        print(
+            f'weights: mean of the averages at {", ".join(parts)}, chosen on the even images; on '
+            'the odd ones '
+            f'{best.value(ODD):.3f} {unit}, the last average {last.value(ODD):.3f} {unit}'
+        )
+    print('\n'.join([*lines, f'use it with: python infer.py --run {out} --input FOLDER']))
+
+
+def average_of_best(
+    training: Training, last: Scores
+) -> tuple[dict[str, Tensor], Scores, list[str]] | None:
+    """(weights, scores, parts) of the mean of the best averages; None if it is no better than the
+    last one.
+    """
+    config, task, data = training.config, training.task, training.sets[training.first]
+    enough = len(data) > 1 and len(soup.candidates(training.out)) > 1
+    if not enough or not task.averages(config):
+        return None
+    probe = copy.deepcopy(training.ema.net)
+    scores: list[Scores] = []
+
+    def score(weights: dict[str, Tensor]) -> float:
         probe.load_state_dict(weights)
         models.refresh_spectral_norm(probe)
-        found['scores'] = task.validate(
-            probe,
-            data,
-            device,
-            batch=c['batch'],
-            autocast=options.autocast(c, device),
-            threads=c['threads'],
-        )
-        return found['scores'].value(even)
+        scores.append(task.validate(probe, data, config, training.world.device))
+        return scores[-1].value(EVEN)
 
-    weights, best, parts, metric = ema.net.state_dict(), last, ['the last average'], task.METRIC
-    if (
-        len(data) > 1
-        and len(soup.candidates(c['out'])) > 1
-        and not c['gan']
-        and c['task'] != 'search'
-    ):  # a GAN's best PSNR is where it began, an architecture's where it was undecided
-        cooked, nimgs, value = soup.greedy_soup(c['out'], score)
-        if value > last.value(even):
-            parts = [f'{n:,} images' for n in nimgs]
-            score(cooked)
-            weights, best = probe.state_dict(), found['scores']
-    checkpoint.save_weights(Path(c['out'], 'weights.safetensors'), weights)
-    if c['task'] == 'search':
-        supernet, arch = ema.net.supernet, task.found(ema.net)
-        run.write_json(Path(c['out'], 'arch.json'), arch)
-        pictures.save(
-            Path(c['out'], 'path.png'),
-            lattice.figure(*arch.values(), supernet.alpha, supernet.beta, supernet.start),
-        )
-    result = best.row() | dict(made_of=parts)
-    if len(data) > 1:
-        result |= dict(
-            even_half=best.value(even),
-            odd_half=best.value(odd),
-            odd_half_last_average=last.value(odd),
-        )
-    run.write_json(Path(c['out'], 'result.json'), result)
-    print(f'{best.sentence()}, {length}')
-    if parts[0] != 'the last average':
-        print(
-            f'weights: mean of the averages at {", ".join(parts)}, chosen on the even images; on the odd ones {best.value(odd):.3f} {metric.unit}, '
-            f'the last average {last.value(odd):.3f} {metric.unit}'
-        )
-    if c['task'] == 'search':
-        print(
-            f'found: {c["out"]}/arch.json, path.png; train with it: python train.py --preset {"frsnet" if "sr" in arch else "mfpsnet --prior ..."} --arch {c["out"]}/arch.json'
-        )
-    print(f'use it with: python infer.py --run {c["out"]} --input FOLDER')
+    soup_of_best = soup.greedy_soup(training.out, score)
+    assert soup_of_best is not None  # there are candidates
+    weights, nimgs, value = soup_of_best
+    if value <= last.value(EVEN):
+        return None
+    score(weights)
+    return probe.state_dict(), scores[-1], [f'{nimg:,} images' for nimg in nimgs]
 
 
-def main(argv=None):
-    args, world, full = options.parse(__doc__, argv), None, False
+# ------------------------------------------------------------------------------------------------
+# The command.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the command line says -> exit status."""
+    config: Config | None = None
+    world: World | None = None
+    out_of_memory = False
     try:
-        c = options.configure(args)
-        if args.dry_run:
-            print(json.dumps(c, indent=2))
+        config = tasks.configure(argv, __doc__)
+        if flags.is_dry(argv):
+            print(json.dumps(schema.flatten(config), indent=2))
             return 0
-        with World(torch.device(c['device'])) as world, contextlib.ExitStack() as held:
-            train(c, world, held)
+        with World(torch.device(str(config.run.device))) as world, contextlib.ExitStack() as stack:
+            train(config, world, stack)
         return 0
-    except (RunError, DataError, CheckpointError, KernelError, MetricError) as e:
-        if int(os.environ.get('RANK', 0)) == 0 or isinstance(e, PeerMissing):
-            print(f'train.py: {e}', file=sys.stderr)
-        return 2
-    except PeerLost as e:
-        print(f'train.py: {e}', file=sys.stderr)
-        return 1
+    except FacesError as error:
+        # Every process meets the same mistake; one word about it is enough.
+        if (
+            int(os.environ.get('RANK', 0)) == 0
+            or isinstance(error, PeerMissing)
+            or error.exit_code == 1
+        ):
+            print(f'train.py: {error}', file=sys.stderr)
+        return error.exit_code
     except torch.OutOfMemoryError:
-        full = True  # what holds the memory is let go of with the exception, after this block
-    except RuntimeError as e:
-        if not (world and world.is_peer_failure(e)):
+        out_of_memory = (
+            True  # what holds the memory is let go of with the exception, after this block
+        )
+    except RuntimeError as error:
+        if not (world and world.is_peer_failure(error)):
             raise
-        print(f'train.py: {world.peer_lost(e)}', file=sys.stderr)
+        print(f'train.py: {world.peer_lost(error)}', file=sys.stderr)
         return 1
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
+        where = error.filename or (config and config.run.out) or 'the run directory'
         print(
-            f'train.py: {e.filename or args.out or "the run directory"} cannot be written: {e.strerror}; the last checkpoint is whole',
+            f'train.py: {where} cannot be written: {error.strerror}; the last checkpoint is whole',
             file=sys.stderr,
         )
         return 2
-    if full:
-        gc.collect()
-        print(
-            f'train.py: {memory.advice(c, world.device, lambda batch: memory.peak(world.device, lambda: stage.trial(c, world.device, batch)))}',
-            file=sys.stderr,
-        )
+    if out_of_memory:
+        assert config is not None and world is not None
+        print(f'train.py: {memory_advice(config, world.device)}', file=sys.stderr)
     return 2
+
+
+def memory_advice(config: Config, device: torch.device) -> str:
+    """Which batch would fit, found by trials once the run has let go of its memory."""
+    gc.collect()
+    return memory.advice(
+        config.optimization.batch,
+        config.optimization.accumulate,
+        device,
+        peak=lambda batch: memory.peak(device, lambda: trial(config, device, batch)),
+    )
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ palette and alpha become RGB. One stream is slow (its symbols can only be read o
 
 import struct
 import zlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from degrade import kernels as cuda
 from errors import BadFile
 from sources.files import PNG, exif_orientation
 
+KERNELS = Path(__file__).with_name('png.cu')
 LARGEST = 1 << 26  # pixels of a picture that the device takes
 CHANNELS = {
     0: 1,
@@ -200,10 +202,10 @@ def run_cuda(packed, device):
     )
     count, (h, w) = len(packed.record), (packed.record[side].max() for side in 'hw')
     status = torch.empty(count, dtype=torch.int32, device=device)
-    cuda.launch('png.cu', 'inflate', (count,), (32,), data, raw, record, status)
-    cuda.launch('png.cu', 'unfilter', (count,), (32,), raw, record, status)
+    cuda.launch(KERNELS, 'inflate', (count,), (32,), data, raw, record, status)
+    cuda.launch(KERNELS, 'unfilter', (count,), (32,), raw, record, status)
     cuda.launch(
-        'png.cu',
+        KERNELS,
         'colour',
         (cuda.tiles(int(h) * int(w), 4096), count),
         (256,),

@@ -1,12 +1,19 @@
-"""Degradation of HQ images with parameters of its own for every sample: draw, then apply.
+"""Degradation of HQ images, with parameters of its own for every sample: draw, then apply.
 
-params = sample(recipe, draw, size=(512, 512))         all randomness, one NamedTuple of [B] arrays per stage
-lq     = degrade(hq, recipe, params)                   a pure function
+The package can be used alone. Five lines degrade a batch `hq` [B, 3, 512, 512]:
+
+    from degrade import Draw, degrade, recipe, sample
+    chain  = recipe('ai6126_2024')
+    draw   = Draw(seed=0, samples=range(len(hq)), tied=chain.tied, batch=len(hq))
+    params = sample(chain, draw, size=(512, 512))      all randomness: [B] arrays for every stage
+    lq     = degrade(hq, chain, params)                a pure function; impl='cuda' on a GPU
 """
 
 import difflib
 import traceback
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,171 +21,228 @@ import torch
 from errors import KernelError
 
 from . import canvas, kernels, usm
+from .canvas import Canvas
+from .draw import Draw
+from .op import ChainParams, Op, Sizes
 from .recipes import RECIPES, SAME_SIZE, Recipe, Stage
+
+__all__ = [
+    'IMPLS',
+    'RECIPES',
+    'SAME_SIZE',
+    'Draw',
+    'Op',
+    'Recipe',
+    'Sizes',
+    'Stage',
+    'chain_cuda',
+    'chain_ref',
+    'chain_torch',
+    'degrade',
+    'recipe',
+    'sample',
+    'sharpen',
+    'take',
+    'without_usm',
+]
 
 IMPLS = 'ref', 'torch', 'cuda'
 
 
-class Sizes(NamedTuple):
-    now: np.ndarray  # [B, 2] int64 height and width where a stage begins
-    gt: np.ndarray  # [B, 2] of the ground truth
-    lq: np.ndarray  # [B, 2] of the network's input
+# ---- recipes and their parameters ----
 
 
-def recipe(name):
-    """Recipe by name; ValueError with the near miss."""
+def recipe(name: str) -> Recipe:
+    """Return a recipe by name. Raises ValueError with the nearest name."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, 1)
-        raise ValueError(
-            f'unknown recipe {name!r}'
-            + (f', did you mean {near[0]!r}?' if near else '')
-            + f' (there are: {", ".join(RECIPES)})'
-        )
+        hint = f', did you mean {near[0]!r}?' if near else ''
+        raise ValueError(f'unknown recipe {name!r}{hint} (there are: {", ".join(RECIPES)})')
     return RECIPES[name]
 
 
-def without_usm(recipe):
-    """The recipe starting from the plain ground truth."""
+def without_usm(recipe: Recipe) -> Recipe:
+    """Return the recipe without sharpening, so that it starts from the plain ground truth."""
     return recipe._replace(stages=tuple(s for s in recipe.stages if s.op is not usm))
 
 
-def sample(recipe, draw, size):
+def sample(recipe: Recipe, draw: Draw, size: tuple[int, int]) -> ChainParams:
     """Draw the parameters of every stage.
 
-    draw: draw.Draw of B samples; size: (height, width) of the ground truth
+    draw: of B samples
+    size: (height, width) of the ground truth
     Returns a tuple of NamedTuples of [B] arrays, one per stage.
     """
-    b = len(draw.samples)
-    gt = np.tile(np.array(size, np.int64), (b, 1))
-    sizes, params = Sizes(gt, gt, gt // recipe.scale), []
+    gt = np.tile(np.array(size, np.int64), (len(draw.samples), 1))
+    sizes = Sizes(now=gt, gt=gt, lq=gt // recipe.scale)
+    params = []
     for stage in recipe.stages:
-        p = stage.op.sample(draw.at(stage.name), _active(draw, stage, b), sizes, **stage.ranges)
-        sizes = sizes._replace(now=getattr(p, 'size', sizes.now))  # resize alone has a size
+        p = stage.op.sample(draw.at(stage.name), _active(draw, stage), sizes, **stage.ranges)
+        sizes = sizes._replace(now=_size_after(p, sizes.now))
         params.append(p)
     return tuple(params)
 
 
-def _active(draw, stage, b):
+def _active(draw: Draw, stage: Stage) -> np.ndarray:
     """[B] bool: where the stage acts."""
-    here = np.ones(b, bool)
+    here = np.ones(len(draw.samples), bool)
     if stage.place:
-        name, parts, position, part = stage.place
-        here = draw.order(name, parts)[:, position] == part
-    if stage.on == 1:
-        return here
+        order = draw.order(stage.place.order, stage.place.parts)
+        here = order[:, stage.place.position] == stage.place.part
     if isinstance(stage.on, tuple):
         name, low, high = stage.on
         u = draw.uniform(name)
         return here & (low <= u) & (u < high)
+    if stage.on == 1:
+        return here
     return here & (draw.uniform(f'{stage.name}/on') < stage.on)
 
 
-def take(params, i):
-    """Parameters of the samples `i` (a slice or an index array; an integer gives scalars)."""
-    return tuple(type(p)(*(f[i] for f in p)) for p in params)
+def _size_after(p: Any, size: np.ndarray) -> np.ndarray:
+    """[B, 2] sizes after a stage: only a resize's parameters have a size."""
+    return getattr(p, 'size', size)
 
 
-def chain_ref(x, recipe, params):
-    """One image [h, w, 3] float64 in [0, 1], params of one sample: yields (stage, image) after every stage."""
-    for stage, p in zip(recipe.stages, params):
+def take(params: ChainParams, i: int | slice | np.ndarray) -> ChainParams:
+    """Select the samples `i` of parameters; an integer gives scalars."""
+    return tuple(type(p)(*(values[i] for values in p)) for p in params)
+
+
+# ---- the chain, stage by stage ----
+
+
+def chain_ref(
+    x: np.ndarray, recipe: Recipe, params: ChainParams
+) -> Iterator[tuple[Stage, np.ndarray]]:
+    """Yield (stage, image) after every stage of one image [h, w, 3] float64 in [0, 1].
+
+    params: of one sample
+    """
+    for stage, p in zip(recipe.stages, params, strict=True):
         x = stage.op.run_ref(x, p)
         yield stage, x
 
 
-def chain_torch(x, recipe, params, opencv=False):
-    """x [B, 3, h, w] float32 or uint8: yields (stage, Canvas) after every stage."""
+def chain_torch(
+    x: torch.Tensor, recipe: Recipe, params: ChainParams, opencv: bool = False
+) -> Iterator[tuple[Stage, Canvas]]:
+    """Yield (stage, Canvas) after every stage of x [B, 3, h, w] float32 or uint8."""
     c = canvas.of(x)
-    for stage, p in zip(recipe.stages, params):
+    for stage, p in zip(recipe.stages, params, strict=True):
         c = stage.op.run_torch(c, p, opencv)
         yield stage, c
 
 
-def chain_cuda(x, recipe, params):
-    """x [B, 3, h, w] float32 or uint8 on a GPU: yields (stage, Canvas) after every stage."""
+def chain_cuda(
+    x: torch.Tensor, recipe: Recipe, params: ChainParams
+) -> Iterator[tuple[Stage, Canvas]]:
+    """Yield (stage, Canvas) after every stage of x [B, 3, h, w] float32 or uint8 on a GPU."""
     kernels.need_gpu(x)
-    c, size, records = (
-        canvas.of(x.contiguous(memory_format=torch.channels_last)),
-        np.tile(np.array(x.shape[-2:], np.int64), (len(x), 1)),
-        [],
-    )
-    for stage, p in zip(recipe.stages, params):
+    c = canvas.of(x.contiguous(memory_format=torch.channels_last))
+
+    # The parameters of all stages travel in one copy before the first kernel starts. They hold the
+    # true sizes, which are known here and never read back from the GPU.
+    size = c.size
+    records = []
+    for stage, p in zip(recipe.stages, params, strict=True):
         records.append(stage.op.record(p, size))
-        size = getattr(p, 'size', size)  # resize alone has a size
-    for stage, p, r in zip(recipe.stages, params, kernels.upload(records, x.device)):
+        size = _size_after(p, size)
+    there = kernels.upload(records, x.device)
+
+    for stage, p, r in zip(recipe.stages, params, there, strict=True):
         c = stage.op.run_cuda(c, p, r)
         yield stage, c
 
 
-def degrade(x, recipe, params, impl='torch', *, opencv=None, pool=None):
+# ---- whole batches ----
+
+
+def degrade(
+    x: torch.Tensor,
+    recipe: Recipe,
+    params: ChainParams,
+    impl: str = 'torch',
+    *,
+    opencv: bool | None = None,
+    pool: Executor | None = None,
+) -> torch.Tensor:
     """Apply a recipe.
 
     x:      [B, 3, H, W] uint8 or float32 in [0, 1], RGB; channels-last is fastest
     params: from `sample`
-    impl:   'ref' (float64, one image at a time: the definition), 'torch', or 'cuda' (kernels; x must be on a GPU)
-    opencv: on CPU tensors, let OpenCV do what it does faster within tolerance; None = where the tensor is on the CPU
-    pool:   concurrent.futures executor of threads; images of a CPU batch are spread over it
+    impl:   'ref' (float64, one image at a time: the definition), 'torch', or 'cuda' (kernels; x
+            must be on a GPU)
+    opencv: on CPU tensors, let OpenCV do what it does faster within tolerance; None means True
+    pool:   executor of threads over which the images of a CPU batch are spread
     Returns [B, 3, h, w] float32, multiples of 1/255 in [0, 1], channels-last.
+    Raises ValueError for an unknown impl and for 'cuda' without a GPU, and KernelError where the
+    kernels cannot run or the GPU's memory does not suffice.
     """
     if impl not in IMPLS:
         raise ValueError(f'unknown impl {impl!r} (there are: {", ".join(IMPLS)})')
     if impl == 'cuda':
-        try:
-            return _whole_batch(x, recipe, params)
-        except torch.OutOfMemoryError as e:
-            traceback.clear_frames(e.__traceback__)  # they hold the canvases
-            raise KernelError(_too_large(x, params)) from e
-    if x.device.type != 'cpu' and impl == 'torch':
+        return _on_gpu(x, recipe, params)
+    if impl == 'torch' and x.device.type != 'cpu':
         return canvas.unit(_last(chain_torch(x, recipe, params)).pix)
-    run = _one_ref if impl == 'ref' else _one_torch
-    opencv = opencv is None or opencv
-    images = (pool.map if pool else map)(
-        lambda i: run(x[i : i + 1], recipe, take(params, slice(i, i + 1)), opencv), range(len(x))
-    )
+
+    # Image by image: each then stays in the CPU's cache from stage to stage.
+    def one(i: int) -> torch.Tensor:
+        image, own = x[i : i + 1], take(params, slice(i, i + 1))
+        if impl == 'ref':
+            return _one_ref(image, recipe, own)
+        return canvas.unit(_last(chain_torch(image, recipe, own, opencv is not False)).pix)
+
+    images = pool.map(one, range(len(x))) if pool else map(one, range(len(x)))
     return torch.cat(list(images)).contiguous(memory_format=torch.channels_last)
 
 
-def _whole_batch(x, recipe, params):
-    return canvas.unit(_last(chain_cuda(x, recipe, params)).pix).contiguous(
-        memory_format=torch.channels_last
-    )
+def sharpen(x: torch.Tensor, impl: str = 'torch', *, pool: Executor | None = None) -> torch.Tensor:
+    """Return USM-sharpened [B, 3, H, W] float32 of uint8 or float32 images.
 
-
-def _too_large(x, params):
-    """What to say when the GPU's memory does not suffice, with the batch that would fit."""
-    largest = max(
-        [
-            x.shape[2] * x.shape[3],
-            *(int(p.size.prod(1).max()) for p in params if hasattr(p, 'size')),
-        ]
-    )
-    each = 4 * 12 * largest  # bytes: at most four float32 canvases live at once
-    held = torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)
-    free = torch.cuda.mem_get_info(x.device)[0] + held
-    return (
-        f'the GPU ran out of memory degrading {len(x)} images of {x.shape[3]}x{x.shape[2]}: each takes up to {each / 1e6:.0f} MB, {free / 1e6:,.0f} MB are free. '
-        f'A --batch of {max(free // each, 1)} would fit, if the network leaves it room; --cache host or off frees what the cache holds'
-    )
-
-
-def sharpen(x, impl='torch', *, pool=None):
-    """USM-sharpened [B, 3, H, W] float32 of uint8 or float32 images: the target of runs that train on sharpened ground truth."""
+    It is the target of runs that train on sharpened ground truth.
+    """
     only = Recipe('usm', (Stage('usm', usm),))
     return degrade(x, only, (usm.Params(np.ones(len(x), bool)),), impl, pool=pool)
 
 
-def _one_ref(x, recipe, params, _):
-    image = x[0].permute(1, 2, 0).cpu().numpy() / np.float64(255 if x.dtype == torch.uint8 else 1)
-    return canvas.nchw(_last(chain_ref(image, recipe, take(params, 0))).astype(np.float32)).to(
-        x.device
+def _one_ref(x: torch.Tensor, recipe: Recipe, params: ChainParams) -> torch.Tensor:
+    """Degrade one image [1, 3, H, W] by the reference."""
+    scale = np.float64(255 if x.dtype == torch.uint8 else 1)
+    image = x[0].permute(1, 2, 0).cpu().numpy() / scale
+    y = _last(chain_ref(image, recipe, take(params, 0)))
+    return canvas.nchw(y.astype(np.float32)).to(x.device)
+
+
+def _on_gpu(x: torch.Tensor, recipe: Recipe, params: ChainParams) -> torch.Tensor:
+    """Degrade a batch by the kernels."""
+    try:
+        y = canvas.unit(_last(chain_cuda(x, recipe, params)).pix)
+        return y.contiguous(memory_format=torch.channels_last)
+    except torch.OutOfMemoryError as e:
+        traceback.clear_frames(e.__traceback__)  # they hold the canvases
+        raise KernelError(_too_large(x, params)) from e
+
+
+def _too_large(x: torch.Tensor, params: ChainParams) -> str:
+    """What to say when the GPU's memory does not suffice, with the batch that would fit."""
+    areas = [int(p.size.prod(1).max()) for p in params if hasattr(p, 'size')]
+    largest = max(x.shape[2] * x.shape[3], *areas)
+
+    # At most four float32 canvases of three channels live at once.
+    each = 4 * 12 * largest
+    cached = torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)
+    free = torch.cuda.mem_get_info(x.device)[0] + cached
+    return (
+        f'the GPU ran out of memory degrading {len(x)} images of {x.shape[3]}x{x.shape[2]}: '
+        f'each takes up to {each / 1e6:.0f} MB, {free / 1e6:,.0f} MB are free. '
+        f'A --batch of {max(free // each, 1)} would fit, if the network leaves it room; '
+        '--cache host or off frees what the cache holds'
     )
 
 
-def _one_torch(x, recipe, params, opencv):
-    return canvas.unit(_last(chain_torch(x, recipe, params, opencv)).pix)
-
-
-def _last(stages):
+def _last(stages: Iterable[tuple[Stage, Any]]) -> Any:
+    """The result after the last stage."""
     x = None
-    for _, x in stages:
-        pass
+    for _, image in stages:
+        x = image
     return x

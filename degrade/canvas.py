@@ -1,62 +1,83 @@
 """A batch whose samples differ in size: one padded tensor and the true sizes."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 
 class Canvas(NamedTuple):
-    pix: torch.Tensor  # [B, 3, H, W] float32, nominal range [0, 1], RGB, channels-last in memory; uint8 0..255 where it is made of 8-bit
-    # values (before the first stage; after JPEG by OpenCV); only [:, :, :h, :w] of a sample is meaningful
-    size: np.ndarray  # [B, 2] int64 true height and width; on the CPU, where sizes are drawn
+    """Images of a batch, each in the top left corner of its part of one tensor."""
+
+    # [B, 3, H, W] float32 in the nominal range [0, 1], RGB, channels-last in memory; or uint8 in
+    # 0..255 where all values are 8-bit (before the first stage; after JPEG by OpenCV).
+    # Only [:, :, :h, :w] of a sample is meaningful.
+    pix: torch.Tensor
+    # [B, 2] int64 true height and width; on the CPU, where sizes are drawn.
+    size: np.ndarray
 
 
-def of(x):
-    """[B, 3, H, W] float32 -> a Canvas that it fills."""
+def of(x: torch.Tensor) -> Canvas:
+    """Return a Canvas that the images [B, 3, H, W] fill completely."""
     return Canvas(x, np.tile(np.array(x.shape[-2:], np.int64), (len(x), 1)))
 
 
-def each_size(canvas, params, run, out=None):
-    """Run `run(x [b, 3, h, w], params of these b) -> [b, 3, h', w']` on every group of samples that agree in size and in output size.
+def each_size(
+    canvas: Canvas,
+    params: Any,
+    run: Callable[[torch.Tensor, Any], torch.Tensor],
+    out: np.ndarray | None = None,
+) -> Canvas:
+    """Run `run(x [b, 3, h, w], params of these b)` on every group of samples of equal sizes.
 
-    out: [B, 2] sizes after the op where it changes them. Samples differ in size only after a per-sample resize; a batch that agrees (or a batch of one) is one call without a copy.
+    A group agrees in input and output size. `out` [B, 2] gives the output sizes where they differ
+    from the input's. Sizes differ only after a resize with parameters of its own for each sample;
+    a batch of one size, or of one image, is a single call without a copy.
     """
     out = canvas.size if out is None else out
     keys, group = np.unique(np.concatenate([canvas.size, out], 1), axis=0, return_inverse=True)
     if len(keys) == 1:
         h, w = canvas.size[0]
         return of(run(unit(canvas.pix[:, :, :h, :w]), params))
-    b, (h, w) = len(out), out.max(0)
-    pix = canvas.pix.new_zeros(b, 3, h, w, dtype=torch.float32).contiguous(
-        memory_format=torch.channels_last
-    )
+
+    # The padding is zero, so that the result is the same whatever the memory held before.
+    H, W = out.max(0)
+    pix = canvas.pix.new_zeros(len(out), 3, H, W, dtype=torch.float32)
+    pix = pix.contiguous(memory_format=torch.channels_last)
     for k, (h0, w0, h1, w1) in enumerate(keys):
-        i = np.flatnonzero(group.ravel() == k)
-        pix[torch.from_numpy(i), :, :h1, :w1] = run(
-            unit(canvas.pix[i, :, :h0, :w0]), type(params)(*(f[i] for f in params))
-        )
+        members = np.flatnonzero(group.ravel() == k)
+        x = unit(canvas.pix[members, :, :h0, :w0])
+        y = run(x, type(params)(*(field[members] for field in params)))
+        pix[torch.from_numpy(members), :, :h1, :w1] = y
     return Canvas(pix, out)
 
 
-def unit(x):
-    """uint8 -> float32 in [0, 1], the same on every device; float32 as it is."""
+def unit(x: torch.Tensor) -> torch.Tensor:
+    """Convert uint8 to float32 in [0, 1], equally on every device; float32 is returned as it is."""
     if x.dtype != torch.uint8:
         return x
-    # By a tensor: on a GPU torch turns the division by a number into a product with its reciprocal, which differs in the last bit.
+    # Divide by a tensor: on a GPU torch turns the division by a number into a product with its
+    # reciprocal, which differs in the last bit.
     return x.to(torch.float32) / torch.full((), 255.0, device=x.device)
 
 
-def hwc(x):
-    """[1, 3, h, w] tensor on the CPU -> [h, w, 3] array of its type, contiguous for OpenCV; a view where the tensor is channels-last."""
+def hwc(x: torch.Tensor) -> np.ndarray:
+    """Return a CPU tensor [1, 3, h, w] as an array [h, w, 3], contiguous as OpenCV needs it.
+
+    A view where the tensor is channels-last.
+    """
     return np.ascontiguousarray(x[0].permute(1, 2, 0).numpy())
 
 
-def unit_array(a):
-    """uint8 array -> float32 in [0, 1]; a product is half the time of a quotient and differs by 6e-8 at most. float32 as it is."""
+def unit_array(a: np.ndarray) -> np.ndarray:
+    """Convert a uint8 array to float32 in [0, 1]; float32 is returned as it is.
+
+    A product takes half the time of a quotient and differs from it by at most 6e-8.
+    """
     return np.multiply(a, np.float32(1 / 255)) if a.dtype == np.uint8 else a
 
 
-def nchw(a):
-    """[h, w, 3] array -> [1, 3, h, w] channels-last tensor, a view."""
+def nchw(a: np.ndarray) -> torch.Tensor:
+    """Return an array [h, w, 3] as a channels-last tensor [1, 3, h, w], a view."""
     return torch.from_numpy(a).permute(2, 0, 1)[None]

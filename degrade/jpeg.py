@@ -1,10 +1,13 @@
-"""JPEG artefacts: the libjpeg round trip (4:2:0, integer DCT, triangle chroma upsampling) in integers, equal to cv2.imencode + cv2.imdecode to the bit.
+"""JPEG artefacts: the libjpeg round trip in integers, equal to cv2.imencode + imdecode to the bit.
 
-Annex K tables scaled as libjpeg scales them (ITU-T T.81; jidctint.c's accuracy classes). One image:
-    YCbCr by fixed point -> edges replicated to whole blocks -> chroma means of 2x2 -> 8x8 DCT -> quantise, dequantise -> inverse DCT -> chroma upsampled -> RGB.
+4:2:0 with integer DCT and triangle chroma upsampling; Annex K tables (ITU-T T.81), scaled as
+libjpeg scales them; jidctint.c's accuracy classes. One image:
+
+    YCbCr by fixed point -> edges replicated to whole blocks -> chroma means of 2x2 -> 8x8 DCT
+    -> quantise, dequantise -> inverse DCT -> chroma upsampled -> RGB
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -12,153 +15,136 @@ import torch
 
 from . import canvas
 from . import kernels as cuda
+from .canvas import Canvas
+from .draw import Draw
+from .op import Sizes
 from .quantize import levels_opencv, to_8bit
 
-LUMA_TABLE = np.array(
-    [
-        16,
-        11,
-        10,
-        16,
-        24,
-        40,
-        51,
-        61,
-        12,
-        12,
-        14,
-        19,
-        26,
-        58,
-        60,
-        55,
-        14,
-        13,
-        16,
-        24,
-        40,
-        57,
-        69,
-        56,
-        14,
-        17,
-        22,
-        29,
-        51,
-        87,
-        80,
-        62,
-        18,
-        22,
-        37,
-        56,
-        68,
-        109,
-        103,
-        77,
-        24,
-        35,
-        55,
-        64,
-        81,
-        104,
-        113,
-        92,
-        49,
-        64,
-        78,
-        87,
-        103,
-        121,
-        120,
-        101,
-        72,
-        92,
-        95,
-        98,
-        112,
-        100,
-        103,
-        99,
-    ]
-).reshape(8, 8)  # row = vertical frequency
-CHROMA_TABLE = np.full((8, 8), 99)
-CHROMA_TABLE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
+Integers = TypeVar('Integers', np.ndarray, torch.Tensor)
 
-# The DCT as one integer matrix, 13 fractional bits: what libjpeg's factored "islow" transform computes, rounding constants included.
-DCT = np.array(
-    [
-        [8192, 8192, 8192, 8192, 8192, 8192, 8192, 8192],
-        [11363, 9633, 6437, 2260, -2260, -6437, -9633, -11363],
-        [10703, 4433, -4433, -10703, -10703, -4433, 4433, 10703],
-        [9633, -2259, -11362, -6436, 6436, 11362, 2259, -9633],
-        [8192, -8192, -8192, 8192, 8192, -8192, -8192, 8192],
-        [6437, -11362, 2261, 9633, -9633, -2261, 11362, -6437],
-        [4433, -10704, 10704, -4433, -4433, 10704, -10704, 4433],
-        [2260, -6436, 9633, -11363, 11363, -9633, 6436, -2260],
-    ]
-)
+# fmt: off
+LUMA_TABLE = np.array([  # row = vertical frequency
+    [16,  11,  10,  16,  24,  40,  51,  61],
+    [12,  12,  14,  19,  26,  58,  60,  55],
+    [14,  13,  16,  24,  40,  57,  69,  56],
+    [14,  17,  22,  29,  51,  87,  80,  62],
+    [18,  22,  37,  56,  68, 109, 103,  77],
+    [24,  35,  55,  64,  81, 104, 113,  92],
+    [49,  64,  78,  87, 103, 121, 120, 101],
+    [72,  92,  95,  98, 112, 100, 103,  99],
+])
+CHROMA_TABLE = np.full((8, 8), 99)
+CHROMA_TABLE[:4, :4] = [
+    [17, 18, 24, 47],
+    [18, 21, 26, 66],
+    [24, 26, 56, 99],
+    [47, 66, 99, 99],
+]
+
+# The DCT as one integer matrix with 13 fractional bits: what libjpeg's factored "islow" transform
+# computes, rounding constants included.
+DCT = np.array([
+    [ 8192,   8192,   8192,   8192,   8192,   8192,   8192,   8192],
+    [11363,   9633,   6437,   2260,  -2260,  -6437,  -9633, -11363],
+    [10703,   4433,  -4433, -10703, -10703,  -4433,   4433,  10703],
+    [ 9633,  -2259, -11362,  -6436,   6436,  11362,   2259,  -9633],
+    [ 8192,  -8192,  -8192,   8192,   8192,  -8192,  -8192,   8192],
+    [ 6437, -11362,   2261,   9633,  -9633,  -2261,  11362,  -6437],
+    [ 4433, -10704,  10704,  -4433,  -4433,  10704, -10704,   4433],
+    [ 2260,  -6436,   9633, -11363,  11363,  -9633,   6436,  -2260],
+])
+# fmt: on
 
 
 class Params(NamedTuple):
+    """Qualities of the compression."""
+
     quality: np.ndarray  # [B] int64 1..100; 0 where the step is skipped
 
 
-def sample(draw, on, sizes, *, quality=(50, 95), compression=None):
-    """quality: range of libjpeg's quality; compression: range of imgaug's instead, in [0, 100]"""
-    found = (
-        draw.integers('quality', *quality)
-        if compression is None
-        else quality_of(np.floor(draw.uniform('quality', *compression)))
-    )
-    return Params(np.where(on, found, 0))
+def sample(
+    draw: Draw,
+    on: np.ndarray,
+    sizes: Sizes,
+    *,
+    quality: tuple[int, int] = (50, 95),
+    compression: tuple[float, float] | None = None,
+) -> Params:
+    """Draw qualities.
+
+    quality:     range of libjpeg's quality
+    compression: range of imgaug's compression in [0, 100], used instead of quality if given
+    """
+    if compression is None:
+        qualities = draw.integers('quality', *quality)
+    else:
+        qualities = quality_of(np.floor(draw.uniform('quality', *compression)))
+    return Params(np.where(on, qualities, 0))
 
 
-def quality_of(compression):
-    """[B] int64 quality 1..100 of imgaug's JpegCompression at a whole number 0..100 [B]."""
+def quality_of(compression: np.ndarray) -> np.ndarray:
+    """[B] int64 quality 1..100 of imgaug's JpegCompression at whole numbers 0..100 [B]."""
     return np.clip(np.rint(1 + 99 * (1 - compression / 101)), 1, 100).astype(np.int64)
 
 
-def table(quality, luma):
+def table(quality: int, luma: bool) -> np.ndarray:
     """[8, 8] int64 quantisation table of libjpeg at an integer quality 1..100."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     return np.clip(((LUMA_TABLE if luma else CHROMA_TABLE) * scale + 50) // 100, 1, 255)
 
 
-def _descale(v, n):
+# ---- fixed-point arithmetic, of arrays and tensors alike ----
+
+
+def _descale(v: Integers, n: int) -> Integers:
+    """Divide by 2^n and round halves up."""
     return (v + (1 << (n - 1))) >> n
+
+
+def _to_ycc(r: Integers, g: Integers, b: Integers) -> tuple[Integers, Integers, Integers]:
+    """Luma and chroma 0..255 of RGB, with 16 fractional bits as in jccolor.c."""
+    Y = (19595 * r + 38470 * g + 7471 * b + 32768) >> 16
+    Cb = (-11059 * r - 21709 * g + 32768 * b + (128 << 16) + 32767) >> 16
+    Cr = (32768 * r - 27439 * g - 5329 * b + (128 << 16) + 32767) >> 16
+    return Y, Cb, Cr
+
+
+def _to_rgb(Y: Integers, Cb: Integers, Cr: Integers) -> tuple[Integers, Integers, Integers]:
+    """RGB, not clipped, of luma 0..255 and chroma -128..127, as in jdcolor.c."""
+    R = Y + ((91881 * Cr + 32768) >> 16)
+    G = Y + ((-22554 * Cb - 46802 * Cr + 32768) >> 16)
+    B = Y + ((116130 * Cb + 32768) >> 16)
+    return R, G, B
 
 
 # ---- reference: one 8-bit image, block by block ----
 
 
-def run_ref(x, p):
-    """x [h, w, 3] float64 -> the same: rounded to 8 bits, compressed, decompressed."""
+def run_ref(x: np.ndarray, p: Params) -> np.ndarray:
+    """Round an image [h, w, 3] float64 to 8 bits, compress and decompress it."""
     if not p.quality:
         return x
     return apply_ref(np.clip(np.rint(x * 255), 0, 255).astype(np.int64), int(p.quality)) / 255.0
 
 
-def apply_ref(rgb, quality):
-    """rgb [h, w, 3] int64 0..255 -> the same."""
+def apply_ref(rgb: np.ndarray, quality: int) -> np.ndarray:
+    """Compress and decompress [h, w, 3] int64 in 0..255."""
     h, w, _ = rgb.shape
-    r, g, b = np.moveaxis(rgb, 2, 0)
-    Y = (19595 * r + 38470 * g + 7471 * b + 32768) >> 16
-    Cb = (-11059 * r - 21709 * g + 32768 * b + (128 << 16) + 32767) >> 16
-    Cr = (32768 * r - 27439 * g - 5329 * b + (128 << 16) + 32767) >> 16
-    Y = _plane_ref(np.pad(Y, ((0, -h % 8), (0, -w % 8)), 'edge'), table(quality, True))[:h, :w]
+    Y, Cb, Cr = _to_ycc(*np.moveaxis(rgb, 2, 0))
+    Y = np.pad(Y, ((0, -h % 8), (0, -w % 8)), 'edge')
+    Y = _plane_ref(Y, table(quality, True))[:h, :w]
     Cb, Cr = (
         _upsample_ref(_plane_ref(_downsample_ref(C), table(quality, False)), h, w) - 128
         for C in (Cb, Cr)
     )
-    R = Y + ((91881 * Cr + 32768) >> 16)
-    G = Y + ((-22554 * Cb - 46802 * Cr + 32768) >> 16)
-    B = Y + ((116130 * Cb + 32768) >> 16)
-    return np.clip(np.stack([R, G, B], 2), 0, 255)
+    return np.clip(np.stack(_to_rgb(Y, Cb, Cr), 2), 0, 255)
 
 
-def _downsample_ref(C):
-    """Means of 2x2, rounded up and down alternately from column to column; first the edges grow, then the rows of the small plane."""
+def _downsample_ref(C: np.ndarray) -> np.ndarray:
+    """Means of 2x2, rounded up and down alternately from column to column.
+
+    The edges grow first, and then the rows of the small plane.
+    """
     h, w = C.shape
     C = np.pad(C, ((0, h % 2), (0, -w % 16)), 'edge')
     s = C[0::2, 0::2] + C[0::2, 1::2] + C[1::2, 0::2] + C[1::2, 1::2]
@@ -166,7 +152,7 @@ def _downsample_ref(C):
     return np.pad(small, ((0, -len(small) % 8), (0, 0)), 'edge')
 
 
-def _plane_ref(P, T):
+def _plane_ref(P: np.ndarray, T: np.ndarray) -> np.ndarray:
     """DCT, quantisation by table T and inverse DCT of every 8x8 block of a plane."""
     out = np.empty_like(P)
     for y in range(0, P.shape[0], 8):
@@ -179,8 +165,11 @@ def _plane_ref(P, T):
     return out
 
 
-def _upsample_ref(C, h, w):
-    """Triangle filter 3:1 towards the nearer sample, first down, then across; plain copies for planes at most two samples wide."""
+def _upsample_ref(C: np.ndarray, h: int, w: int) -> np.ndarray:
+    """Triangle filter 3:1 towards the nearer sample, first down, then across.
+
+    Planes at most two samples wide are copied instead, as libjpeg does.
+    """
     C = C[: -(-h // 2), : -(-w // 2)]
     if C.shape[1] <= 2:
         return C.repeat(2, 0).repeat(2, 1)[:h, :w]
@@ -198,37 +187,29 @@ def _upsample_ref(C, h, w):
 # ---- torch: the same integers for a batch of equal sizes ----
 
 
-def apply_torch(x, quality):
-    """x [B, 3, h, w] uint8, quality [B] integers 1..100 -> [B, 3, h, w] uint8."""
+def apply_torch(x: torch.Tensor, quality: np.ndarray) -> torch.Tensor:
+    """Compress and decompress [B, 3, h, w] uint8 at [B] integer qualities 1..100."""
     h, w = x.shape[-2:]
-    r, g, b = x.int().unbind(1)
-    Y = (19595 * r + 38470 * g + 7471 * b + 32768) >> 16
-    C = torch.stack(
-        [
-            (-11059 * r - 21709 * g + 32768 * b + (128 << 16) + 32767) >> 16,
-            (32768 * r - 27439 * g - 5329 * b + (128 << 16) + 32767) >> 16,
-        ],
-        1,
-    )  # [B, 2, h, w]
-    luma, chroma = (
-        torch.from_numpy(np.stack([table(int(q), l) for q in quality])).int().to(x.device)
-        for l in (True, False)
-    )
+    Y, Cb, Cr = _to_ycc(*x.int().unbind(1))
+    luma, chroma = (_tables(quality, is_luma).to(x.device) for is_luma in (True, False))
     Y = _planes(_edge(Y[:, None], -h % 8, -w % 8), luma)[:, 0, :h, :w]
-    Cb, Cr = (_upsample(_planes(_downsample(C), chroma), h, w) - 128).unbind(1)
-    R = Y + ((91881 * Cr + 32768) >> 16)
-    G = Y + ((-22554 * Cb - 46802 * Cr + 32768) >> 16)
-    B = Y + ((116130 * Cb + 32768) >> 16)
-    return torch.stack([R, G, B], 1).clamp_(0, 255).to(torch.uint8)
+    C = _planes(_downsample(torch.stack([Cb, Cr], 1)), chroma)
+    Cb, Cr = (_upsample(C, h, w) - 128).unbind(1)
+    return torch.stack(_to_rgb(Y, Cb, Cr), 1).clamp_(0, 255).to(torch.uint8)
 
 
-def _edge(P, bottom, right):
-    """Replicate the last row and column of int planes [B, C, h, w] (F.pad replicates floats only)."""
+def _tables(quality: np.ndarray, luma: bool) -> torch.Tensor:
+    """[B, 8, 8] int32 quantisation tables."""
+    return torch.from_numpy(np.stack([table(int(q), luma) for q in quality])).int()
+
+
+def _edge(P: torch.Tensor, bottom: int, right: int) -> torch.Tensor:
+    """Replicate the last row and column of int planes [B, C, h, w], as F.pad does for floats."""
     P = torch.cat([P, P[..., -1:].expand(-1, -1, -1, right)], -1)
     return torch.cat([P, P[..., -1:, :].expand(-1, -1, bottom, -1)], -2)
 
 
-def _downsample(C):
+def _downsample(C: torch.Tensor) -> torch.Tensor:
     h, w = C.shape[-2:]
     C = _edge(C, h % 2, -w % 16)
     s = C[..., 0::2, 0::2] + C[..., 0::2, 1::2] + C[..., 1::2, 0::2] + C[..., 1::2, 1::2]
@@ -236,8 +217,8 @@ def _downsample(C):
     return _edge(small, -small.shape[-2] % 8, 0)
 
 
-def _planes(P, T):
-    """P [B, C, 8m, 8n] int32, T [B, 8, 8] -> the same after DCT, quantisation and inverse DCT."""
+def _planes(P: torch.Tensor, T: torch.Tensor) -> torch.Tensor:
+    """DCT, quantisation by T [B, 8, 8] and inverse DCT of planes [B, C, 8m, 8n] int32."""
     b, c, h, w = P.shape
     M = torch.from_numpy(DCT).to(P.device, torch.int32)
     X = P.view(b, c, h // 8, 8, w // 8, 8).transpose(3, 4) - 128  # [B, C, m, n, 8, 8]
@@ -248,113 +229,103 @@ def _planes(P, T):
     return (Y + 128).clamp_(0, 255).transpose(3, 4).reshape(b, c, h, w)
 
 
-def _product(A, B):
+def _product(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """8x8 integer matrix product as eight multiply-adds: there is no integer GEMM on a GPU."""
-    return sum(A[..., :, i : i + 1] * B[..., i : i + 1, :] for i in range(8))
+    terms = [A[..., :, i : i + 1] * B[..., i : i + 1, :] for i in range(8)]
+    return sum(terms[1:], terms[0])
 
 
-def _upsample(C, h, w):
+def _upsample(C: torch.Tensor, h: int, w: int) -> torch.Tensor:
+    """Chroma of [h, w] pixels: `_upsample_ref` for all rows and columns at once."""
     C = C[..., : -(-h // 2), : -(-w // 2)]
     if C.shape[-1] <= 2:
         return C.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., :h, :w]
     s = _interleave(3 * C + _shift(C, -2, -1), 3 * C + _shift(C, -2, 1), -2)
-    out = _interleave((3 * s + _shift(s, -1, -1) + 8) >> 4, (3 * s + _shift(s, -1, 1) + 7) >> 4, -1)
-    return out[..., :h, :w]
+    left = (3 * s + _shift(s, -1, -1) + 8) >> 4
+    right = (3 * s + _shift(s, -1, 1) + 7) >> 4
+    return _interleave(left, right, -1)[..., :h, :w]
 
 
-def _shift(C, dim, by):
-    """Neighbour of every sample along dim: the one before (by -1) or after (by 1), the sample itself at the edge."""
+def _shift(C: torch.Tensor, dim: int, by: int) -> torch.Tensor:
+    """Neighbour of every sample along dim: the one before (by -1) or after (by 1).
+
+    At the edge it is the sample itself.
+    """
     n = C.shape[dim]
     return C.index_select(dim, (torch.arange(n, device=C.device) + by).clamp_(0, n - 1))
 
 
-def _interleave(even, odd, dim):
-    return (
-        torch.stack([even, odd], dim).flatten(dim - 1, dim)
-        if dim == -1
-        else torch.stack([even, odd], -2).flatten(-3, -2)
-    )
+def _interleave(even: torch.Tensor, odd: torch.Tensor, dim: int) -> torch.Tensor:
+    """Samples of both in turn along dim, -1 or -2."""
+    if dim == -1:
+        return torch.stack([even, odd], -1).flatten(-2, -1)
+    return torch.stack([even, odd], -2).flatten(-3, -2)
 
 
-def run_torch(c, p, opencv=False):
+def run_torch(c: Canvas, p: Params, opencv: bool = False) -> Canvas:
+    """Round a batch to 8 bits, compress and decompress it."""
     if not p.quality.any():
         return c
     if opencv and len(p.quality) == 1:
         return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(c.pix), int(p.quality[0]))))
+    return canvas.each_size(c, p, _run)
 
-    def run(x, q):
-        on = torch.from_numpy(q.quality > 0)
-        if not on.any():
-            return x
-        y = x.clone()
-        y[on] = (
-            apply_torch(
-                (to_8bit(x[on]) * 255).round().to(torch.uint8), q.quality[q.quality > 0]
-            ).to(x.dtype)
-            / 255
-        )
-        return y
 
-    return canvas.each_size(c, p, run)
+def _run(x: torch.Tensor, p: Params) -> torch.Tensor:
+    """Samples of one size, some of which may be skipped."""
+    on = torch.from_numpy(p.quality > 0)
+    if not on.any():
+        return x
+    levels = (to_8bit(x[on]) * 255).round().to(torch.uint8)
+    y = x.clone()
+    y[on] = apply_torch(levels, p.quality[p.quality > 0]).to(x.dtype) / 255
+    return y
 
 
 # ---- CUDA ----
 
 
-def record(p, size):
+def record(p: Params, size: np.ndarray) -> np.ndarray:
+    """Structs for jpeg.cu."""
     return cuda.record([('quality', np.int32)], size, quality=p.quality)
 
 
-def run_cuda(c, p, r):
-    """c: Canvas on the GPU; r: `record` of p and c.size on the GPU. Bytes come out where every sample is compressed."""
+def run_cuda(c: Canvas, p: Params, r: torch.Tensor) -> Canvas:
+    """Compress and decompress a batch on the GPU. r: `record` of p and c.size, on the GPU.
+
+    Where every sample is compressed the result is uint8.
+    """
     if not p.quality.any():
         return c
     b, (h, w), (H, W) = len(p.quality), c.size.max(0), c.pix.shape[2:]
-    mh, mw = cuda.tiles(H, 16), cuda.tiles(W, 16)
-    luma, chroma = (
-        c.pix.new_empty(b, planes, side * mh, side * mw, dtype=torch.uint8)
-        for planes, side in ((1, 16), (2, 8))
-    )
     pix, is_bytes, *shape = cuda.canvas_of(c.pix)
-    shape += [np.int32(mh), np.int32(mw)]
-    cuda.launch(
-        'jpeg.cu',
-        'planes',
-        (cuda.tiles(w, 64), cuda.tiles(h, 16), b),
-        (192,),
-        pix,
-        is_bytes,
-        luma,
-        chroma,
-        *shape,
-        r,
-    )
-    every = (p.quality > 0).all()
-    y = cuda.blank(pix, dtype=torch.uint8 if every else torch.float32)
-    cuda.launch(
-        'jpeg.cu',
-        'colour',
-        (cuda.tiles(w, 32), cuda.tiles(h, 8), b),
-        (32, 8),
-        pix,
-        is_bytes,
-        luma,
-        chroma,
-        y,
-        np.bool_(every),
-        *shape,
-        r,
-    )
+
+    # Coded planes of whole MCUs of 16 x 16 pixels: Y in full, Cb and Cr at half the size.
+    mh, mw = cuda.tiles(H, 16), cuda.tiles(W, 16)
+    luma = pix.new_empty(b, 1, 16 * mh, 16 * mw, dtype=torch.uint8)
+    chroma = pix.new_empty(b, 2, 8 * mh, 8 * mw, dtype=torch.uint8)
+    common = (*shape, np.int32(mh), np.int32(mw), r)
+    grid = (cuda.tiles(w, 64), cuda.tiles(h, 16), b)
+    cuda.launch('jpeg.cu', 'planes', grid, (192,), pix, is_bytes, luma, chroma, *common)
+
+    # Back to colour; samples that are skipped keep their floats.
+    all_compressed = (p.quality > 0).all()
+    y = cuda.blank(pix, dtype=torch.uint8 if all_compressed else torch.float32)
+    grid = (cuda.tiles(w, 32), cuda.tiles(h, 8), b)
+    arguments = (pix, is_bytes, luma, chroma, y, np.bool_(all_compressed), *common)
+    cuda.launch('jpeg.cu', 'colour', grid, (32, 8), *arguments)
     return c._replace(pix=y)
 
 
 # ---- OpenCV: one image on the CPU ----
 
 
-def apply_opencv(x, quality):
-    """x [h, w, 3] uint8, or float32 in [0, 1], RGB -> uint8, through the library's own encoder and decoder."""
+def apply_opencv(x: np.ndarray, quality: int) -> np.ndarray:
+    """Pass [h, w, 3] RGB, uint8 or float32 in [0, 1], through the library's encoder and decoder.
+
+    Returns uint8.
+    """
     u8 = x if x.dtype == np.uint8 else levels_opencv(x)
-    data = cv2.imencode(
-        '.jpg', cv2.cvtColor(u8, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )[1]
-    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+    bgr = cv2.cvtColor(u8, cv2.COLOR_RGB2BGR)
+    data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))

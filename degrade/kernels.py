@@ -1,52 +1,63 @@
-"""CUDA kernels: a .cu file compiled once per GPU by NVRTC (through CuPy, which keeps the result on disk), launched on torch's current stream and on torch's memory.
+"""CUDA kernels: each .cu file is compiled once per GPU by NVRTC and launched on torch's stream.
 
-python -m degrade.kernels        registers, shared memory and spills of every kernel on every architecture; needs no GPU
+CuPy does both and caches the compiled code on disk. The kernels work on torch's memory.
+
+    python -m degrade.kernels [FILE.cu ...]
+
+prints registers, shared memory and spills of every kernel here, and of those in other files that
+are named, on every architecture; it needs no GPU.
 """
 
 import importlib.util
 import re
 import sys
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 
 from errors import KernelError
 
+if TYPE_CHECKING:  # an optional dependency, which is imported where it is used
+    import cupy
+
 FOLDER = Path(__file__).parent
-FILES = {
-    **dict.fromkeys(
-        ('blur.cu', 'median.cu', 'resize.cu', 'noise.cu', 'jpeg.cu', 'usm.cu', 'quantize.cu'),
-        FOLDER,
-    ),
-    'png.cu': FOLDER.parent / 'dali_pipes',
-}  # and where they are
-ARCHITECTURES = (
-    '75',
-    '80',
-    '86',
-    '89',
-    '90',
-    '100',
-    '120',
-)  # Turing to Blackwell; older GPUs are refused
+FILES = ('blur.cu', 'median.cu', 'resize.cu', 'noise.cu', 'jpeg.cu', 'usm.cu', 'quantize.cu')
+ARCHITECTURES = ('75', '80', '86', '89', '90', '100', '120')  # Turing to Blackwell
+OLDEST = (7, 5)  # compute capability of Turing, 2018
 OPTIONS = ('--std=c++17',)
 
-
-def source(file):
-    """Text of a .cu file with what all of them share before it; error messages count lines in the file itself."""
-    return (
-        (FOLDER / 'common.cuh').read_text()
-        + f'#line 1 "{file}"\n'
-        + (FILES[file] / file).read_text()
-    )
+# A kernel's argument: a tensor, None for a null pointer, or a scalar of the very type that the
+# kernel declares.
+Argument = torch.Tensor | np.generic | None
 
 
-def launch(file, name, grid, block, *args):
-    """Run kernel `name` of a file for grid x block threads on torch's current stream of the GPU that the first tensor is on; returns at once.
+# ---- launching ----
 
-    args: tensors (a pointer to their first value), None (a null pointer), or NumPy scalars of the very type the kernel declares
+
+def source(file: str | Path) -> str:
+    """Text of a .cu file, preceded by what all of them share.
+
+    file: name of one in this folder, or the path of one elsewhere
+    The compiler's messages count lines in the file itself.
+    """
+    path = FOLDER / file
+    return (FOLDER / 'common.cuh').read_text() + f'#line 1 "{path.name}"\n' + path.read_text()
+
+
+def launch(
+    file: str | Path, name: str, grid: tuple[int, ...], block: tuple[int, ...], *args: Argument
+) -> None:
+    """Run the kernel `name` of a file (as `source` takes it) with grid x block threads.
+
+    It runs on torch's current stream of the GPU that the first tensor is on, and the call returns
+    at once.
+    args: tensors (a pointer to their first value), None (a null pointer), or NumPy scalars of the
+    very type that the kernel declares.
     """
     import cupy
 
@@ -55,38 +66,37 @@ def launch(file, name, grid, block, *args):
         _kernel(file, name, device.index)(grid, block, tuple(map(_argument, args)))
 
 
-def _argument(a):
+def _argument(a: Argument) -> np.generic:
     if isinstance(a, torch.Tensor):
-        return np.uint64(
-            a.data_ptr()
-        )  # torch and CuPy share the address space: no copy, no conversion
+        # torch and CuPy share the address space: neither a copy nor a conversion is needed.
+        return np.uint64(a.data_ptr())
     return np.uint64(0) if a is None else a
 
 
-class _Torch:
+class _TorchStream:
     """A stream of torch's by its handle, in the CUDA stream protocol."""
 
-    def __init__(self, handle):
+    def __init__(self, handle: int) -> None:
         self.handle = handle
 
-    def __cuda_stream__(self):
+    def __cuda_stream__(self) -> tuple[int, int]:
         return 0, self.handle
 
 
-@lru_cache(maxsize=None)
-def _stream(handle):
+@cache
+def _stream(handle: int) -> 'cupy.cuda.Stream':
     import cupy
 
-    return cupy.cuda.Stream.from_external(_Torch(handle))
+    return cupy.cuda.Stream.from_external(_TorchStream(handle))
 
 
-@lru_cache(maxsize=None)
-def _kernel(file, name, index):
+@cache
+def _kernel(file: str | Path, name: str, index: int) -> 'cupy.RawKernel':
     return _module(file, index).get_function(name)
 
 
-@lru_cache(maxsize=None)
-def _module(file, index):
+@cache
+def _module(file: str | Path, index: int) -> 'cupy.RawModule':
     """Compiled file on one GPU. Raises KernelError with the compiler's log."""
     import cupy
 
@@ -98,24 +108,39 @@ def _module(file, index):
     return module
 
 
-def need_gpu(x):
-    """Raise ValueError for a tensor that is not on a CUDA GPU, KernelError where the kernels cannot run on its GPU."""
+# ---- what the kernels need ----
+
+
+def need_gpu(x: torch.Tensor) -> None:
+    """Make sure that the kernels can run where the tensor is.
+
+    Raises ValueError unless it is on a CUDA GPU, and KernelError where the kernels cannot run on
+    that GPU.
+    """
     if x.device.type != 'cuda':
         raise ValueError(
-            f"impl='cuda' needs tensors on a CUDA GPU, this one is on {x.device}: move it there, or take impl='torch'"
+            f"impl='cuda' needs tensors on a CUDA GPU, but this one is on {x.device}: "
+            "move it there, or use impl='torch'"
         )
     _checked(x.device.index)
 
 
-@lru_cache(maxsize=None)
-def _checked(index):
-    extra = 'cuda13' if (torch.version.cuda or '13').startswith('13') else 'cuda12'
-    remedy = f'pip install -e .[{extra}]'
-    major, minor = torch.cuda.get_device_capability(index)
-    if (major, minor) < (7, 5):
+@cache
+def _checked(index: int) -> None:
+    """Raise KernelError unless GPU, driver, CuPy and torch fit together; done once per GPU."""
+    capability = torch.cuda.get_device_capability(index)
+    if capability < OLDEST:
         raise KernelError(
-            f'{torch.cuda.get_device_name(index)} has compute capability {major}.{minor}; the kernels need 7.5 (Turing, 2018) or newer'
+            f'{torch.cuda.get_device_name(index)} has compute capability '
+            f'{capability[0]}.{capability[1]}; the kernels need 7.5 (Turing, 2018) or newer'
         )
+    extra = 'cuda13' if (torch.version.cuda or '13').startswith('13') else 'cuda12'
+    _check_versions(*_cuda_versions(extra), extra)
+
+
+def _cuda_versions(extra: str) -> tuple[int, tuple[int, int]]:
+    """CUDA version of the driver, as 1000 major + 10 minor, and (major, minor) of NVRTC."""
+    remedy = f'pip install -e .[{extra}]'
     try:
         import cupy
         from cupy.cuda import nvrtc
@@ -125,95 +150,153 @@ def _checked(index):
         raise KernelError(f'the GPU degradation needs CuPy ({e}): {remedy}') from e
     except (RuntimeError, OSError) as e:  # CuPy loads the compiler when it is first asked for it
         raise KernelError(
-            f'CuPy {cupy.__version__} does not find NVRTC, which compiles the kernels ({e}): {remedy}'
+            f'CuPy {cupy.__version__} does not find NVRTC, which compiles the kernels ({e}): '
+            f'{remedy}'
         ) from e
-    driver = cupy.cuda.runtime.driverGetVersion()
-    if driver < 1000 * version[0]:
+    return cupy.cuda.runtime.driverGetVersion(), version
+
+
+def _check_versions(driver: int, nvrtc: tuple[int, int], extra: str) -> None:
+    if driver < 1000 * nvrtc[0]:
         raise KernelError(
-            f'the driver is for CUDA {driver // 1000}.{driver % 1000 // 10}, CuPy compiles for CUDA {version[0]}: '
+            f'the driver is for CUDA {driver // 1000}.{driver % 1000 // 10}, '
+            f'but CuPy compiles for CUDA {nvrtc[0]}: '
             'pip install -e .[cuda12] in a fresh environment, or update the driver'
         )
-    if torch.version.cuda and int(torch.version.cuda.split('.')[0]) != version[0]:
+    if torch.version.cuda and int(torch.version.cuda.split('.')[0]) != nvrtc[0]:
         raise KernelError(
-            f'torch is built for CUDA {torch.version.cuda}, CuPy for CUDA {version[0]}.{version[1]}: a process must not mix them; {remedy} in a fresh environment'
+            f'torch is built for CUDA {torch.version.cuda}, but CuPy for CUDA '
+            f'{nvrtc[0]}.{nvrtc[1]}: a process must not mix them; '
+            f'pip install -e .[{extra}] in a fresh environment'
         )
 
 
-def upload(records, device):
-    """Structured arrays -> uint8 tensors of their bytes on the device, all by one asynchronous copy."""
-    places = np.cumsum([0] + [-(-r.nbytes // 16) * 16 for r in records])  # kept aligned
+# ---- arguments of the kernels ----
+
+
+def upload(records: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
+    """Copy the bytes of structured arrays to the device as uint8 tensors.
+
+    All of them travel in one asynchronous copy.
+    """
+    # Each record begins at a multiple of 16 bytes, which satisfies the alignment of every struct.
+    places = np.cumsum([0] + [-(-r.nbytes // 16) * 16 for r in records])
     host = torch.empty(int(places[-1]), dtype=torch.uint8, pin_memory=device.type == 'cuda')
-    for record, at in zip(records, places):
-        host[at : at + record.nbytes] = torch.from_numpy(record.view(np.uint8))
-    there = host.to(
-        device, non_blocking=True
-    )  # torch keeps the pinned memory until the copy is done
-    return [there[at : at + r.nbytes] for r, at in zip(records, places)]
+    for r, at in zip(records, places, strict=False):
+        host[at : at + r.nbytes] = torch.from_numpy(r.view(np.uint8))
+
+    # torch keeps the pinned memory until the copy is done.
+    there = host.to(device, non_blocking=True)
+    return [there[at : at + r.nbytes] for r, at in zip(records, places, strict=False)]
 
 
-def record(fields, size, **values):
-    """[B] structured array for a kernel: C's layout of `fields` (name, type), values by name, and `h`, `w` from size [B, 2]."""
-    array = np.zeros(len(size), np.dtype([*fields, ('h', np.int32), ('w', np.int32)], align=True))
+def record(
+    fields: Sequence[tuple[str, DTypeLike]], size: np.ndarray, **values: np.ndarray
+) -> np.ndarray:
+    """[B] structured array for a kernel, in C's layout.
+
+    fields: (name, type) in the order of the struct, which ends in int `h, w`
+    size:   [B, 2] true height and width, for `h` and `w`
+    values: [B] array of every field
+    """
+    dtype = np.dtype([*fields, ('h', np.int32), ('w', np.int32)], align=True)
+    array = np.zeros(len(size), dtype)
     for name, value in dict(values, h=size[:, 0], w=size[:, 1]).items():
         array[name] = value
     return array
 
 
-def canvas_of(pix):
-    """(pixels, whether they are bytes, H, W) as every kernel takes them; AssertionError unless they are channels-last."""
-    assert pix.is_contiguous(memory_format=torch.channels_last) and pix.dtype in (
-        torch.uint8,
-        torch.float32,
-    ), (pix.shape, pix.stride(), pix.dtype)
+def canvas_of(pix: torch.Tensor) -> tuple[torch.Tensor, np.bool_, np.int32, np.int32]:
+    """Return (pixels, whether they are bytes, H, W) as every kernel takes them.
+
+    Raises AssertionError unless they are channels-last and uint8 or float32.
+    """
+    assert pix.is_contiguous(memory_format=torch.channels_last), (pix.shape, pix.stride())
+    assert pix.dtype in (torch.uint8, torch.float32), pix.dtype
     return pix, np.bool_(pix.dtype == torch.uint8), np.int32(pix.shape[2]), np.int32(pix.shape[3])
 
 
-def blank(pix, size=None, dtype=torch.float32):
-    """Uninitialised channels-last pixels like `pix`, of another height and width if given."""
+def blank(
+    pix: torch.Tensor,
+    size: Sequence[int] | np.ndarray | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Uninitialised channels-last pixels for the samples of `pix`, of height and width `size`.
+
+    The size is that of `pix` by default.
+    """
     h, w = pix.shape[2:] if size is None else (int(n) for n in size)
-    return torch.empty(
-        len(pix), 3, h, w, dtype=dtype, device=pix.device, memory_format=torch.channels_last
-    )
+    shape = (len(pix), 3, h, w)
+    return torch.empty(shape, dtype=dtype, device=pix.device, memory_format=torch.channels_last)
 
 
-def tiles(n, side):
-    """Blocks of `side` that cover n."""
+def tiles(n: int | np.integer, side: int) -> int:
+    """Number of blocks of `side` that cover n."""
     return -(-int(n) // side)
 
 
-def report():
-    """Compile everything for every architecture without a GPU: yields (file, kernel, architecture, registers, shared bytes, spilled bytes). Raises KernelError."""
+# ---- report ----
+
+
+class Usage(NamedTuple):
+    """What a compiled kernel takes of a multiprocessor."""
+
+    file: str
+    kernel: str
+    architecture: str  # 90 for sm_90
+    registers: int  # per thread
+    shared: int  # bytes per block
+    spilled: int  # bytes per thread
+
+
+def report(files: Sequence[str | Path] = FILES) -> Iterator[Usage]:
+    """Compile the files for every architecture, without a GPU, and yield what each kernel uses.
+
+    Raises KernelError with the compiler's log.
+    """
+    for file in files:
+        for architecture in ARCHITECTURES:
+            log = _compile(file, architecture)
+            kernels = re.findall(
+                r"Compiling entry function '(\w+)'(.*?)(?=Compile time)", log, re.DOTALL
+            )
+            for name, text in kernels:
+                yield Usage(
+                    file=Path(file).name,
+                    kernel=name,
+                    architecture=architecture,
+                    registers=_total(r'Used (\d+) registers', text),
+                    shared=_total(r'(\d+) bytes smem', text),
+                    spilled=_total(r'(\d+) bytes spill stores', text),
+                )
+
+
+def _compile(file: str | Path, architecture: str) -> str:
+    """Log of ptxas, which the compiler runs, for one file and architecture."""
     from cupy.cuda import nvrtc
 
-    for file in FILES:
-        for arch in ARCHITECTURES:
-            program = nvrtc.createProgram(source(file), file, [], [])
-            try:
-                nvrtc.compileProgram(
-                    program, [f'--gpu-architecture=sm_{arch}', '--ptxas-options=-v', *OPTIONS]
-                )
-            except nvrtc.NVRTCError as e:
-                raise KernelError(
-                    f'{file} does not compile for sm_{arch}:\n{nvrtc.getProgramLog(program)}'
-                ) from e
-            log = nvrtc.getProgramLog(program)
-            for name, text in re.findall(
-                r"Compiling entry function '(\w+)'(.*?)(?=Compile time)", log, re.DOTALL
-            ):
-                number = lambda pattern: sum(map(int, re.findall(pattern, text)))
-                yield (
-                    file,
-                    name,
-                    arch,
-                    number(r'Used (\d+) registers'),
-                    number(r'(\d+) bytes smem'),
-                    number(r'(\d+) bytes spill stores'),
-                )
+    program = nvrtc.createProgram(source(file), str(file), [], [])
+    options = [f'--gpu-architecture=sm_{architecture}', '--ptxas-options=-v', *OPTIONS]
+    try:
+        nvrtc.compileProgram(program, options)
+    except nvrtc.NVRTCError as e:
+        log = nvrtc.getProgramLog(program)
+        raise KernelError(f'{file} does not compile for sm_{architecture}:\n{log}') from e
+    return nvrtc.getProgramLog(program)
 
 
-if __name__ == '__main__':
+def _total(pattern: str, text: str) -> int:
+    return sum(map(int, re.findall(pattern, text)))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Print the report of the kernels here and in the files of the command line."""
     if importlib.util.find_spec('cupy') is None:
         sys.exit('CuPy is missing: pip install -e .[cuda13]')
     print(f'{"file":12} {"kernel":10} {"sm":>4} {"registers":>10} {"shared":>8} {"spilled":>8}')
-    for row in report():
+    for row in report([*FILES, *(Path(file).resolve() for file in argv)]):
         print('{:12} {:10} {:>4} {:10} {:8} {:8}'.format(*row))
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

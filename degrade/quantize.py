@@ -8,69 +8,77 @@ import torch
 
 from . import canvas
 from . import kernels as cuda
+from .canvas import Canvas
+from .draw import Draw
+from .op import Sizes
 
-NUDGE = 1e-4  # gray levels added before values are rounded that lie exactly half-way by the hundred, as averages of 8-bit values do: float32 and float64 would
-# round them differently; the nudge is above float32's error and settles them upwards in every implementation
+# Grey levels added before rounding values of which many lie exactly half-way, as averages of 8-bit
+# values do: float32 and float64 would round them differently. The nudge exceeds float32's error,
+# so that every implementation rounds them up.
+NUDGE = 1e-4
 
 
 class Params(NamedTuple):
+    """Where to round, and how halves are rounded."""
+
     on: np.ndarray  # [B] bool
-    up: (
-        np.ndarray
-    )  # [B] bool: halves go up, as where OpenCV resizes 8-bit values; else to the even level
+    up: np.ndarray  # [B] bool: halves up, as where OpenCV resizes 8-bit values; else to even
 
 
-def sample(draw, on, sizes, *, up=False):
+def sample(draw: Draw, on: np.ndarray, sizes: Sizes, *, up: bool = False) -> Params:
+    """Parameters of B samples; nothing is random. `up` rounds halves up in all of them."""
     return Params(on=on, up=np.full(len(on), up))
 
 
-def run_ref(x, p):
+def run_ref(x: np.ndarray, p: Params) -> np.ndarray:
+    """Round an image [h, w, 3] float64 to multiples of 1/255 in [0, 1]."""
     return np.clip(np.rint(x * 255 + NUDGE * p.up), 0, 255) / 255 if p.on else x
 
 
-def run_torch(c, p, opencv=False):
+def run_torch(c: Canvas, p: Params, opencv: bool = False) -> Canvas:
+    """Round a batch; 8-bit pixels are returned as they are."""
     if c.pix.dtype == torch.uint8 or not p.on.any():
         return c
     if opencv and len(p.on) == 1:
-        return canvas.of(canvas.nchw(levels_opencv(canvas.hwc(c.pix), NUDGE * bool(p.up[0]))))
-    on, nudge = (
-        torch.from_numpy(f).to(c.pix.device)[:, None, None, None]
-        for f in (p.on, np.float32(NUDGE) * p.up)
-    )
+        levels = levels_opencv(canvas.hwc(c.pix), NUDGE * bool(p.up[0]))
+        return canvas.of(canvas.nchw(levels))
+    nudge = _column(np.float32(NUDGE) * p.up, c.pix)
     rounded = to_8bit(c.pix, nudge)
-    return c._replace(pix=rounded if p.on.all() else torch.where(on, rounded, c.pix))
+    if not p.on.all():
+        rounded = torch.where(_column(p.on, c.pix), rounded, c.pix)
+    return c._replace(pix=rounded)
 
 
-def record(p, size):
+def _column(values: np.ndarray, pix: torch.Tensor) -> torch.Tensor:
+    """One value per sample as a tensor [B, 1, 1, 1] where the pixels are."""
+    return torch.from_numpy(values).to(pix.device)[:, None, None, None]
+
+
+def record(p: Params, size: np.ndarray) -> np.ndarray:
+    """Structs for quantize.cu."""
     return cuda.record([('on', np.int32), ('up', np.int32)], size, **p._asdict())
 
 
-def run_cuda(c, p, r):
-    """c: Canvas on the GPU; r: `record` of p and c.size on the GPU."""
+def run_cuda(c: Canvas, p: Params, r: torch.Tensor) -> Canvas:
+    """Round a batch on the GPU. r: `record` of p and c.size, on the GPU."""
     if c.pix.dtype == torch.uint8 or not p.on.any():
         return c
     pix, _, *shape = cuda.canvas_of(c.pix)
     h, w = c.size.max(0)
     y = cuda.blank(pix)
-    cuda.launch(
-        'quantize.cu',
-        'quantize',
-        (cuda.tiles(w, 32), cuda.tiles(h, 8), len(pix)),
-        (32, 8),
-        pix,
-        y,
-        *shape,
-        r,
-        np.float32(NUDGE),
-    )
+    grid = (cuda.tiles(w, 32), cuda.tiles(h, 8), len(pix))
+    cuda.launch('quantize.cu', 'quantize', grid, (32, 8), pix, y, *shape, r, np.float32(NUDGE))
     return c._replace(pix=y)
 
 
-def to_8bit(x, nudge=0.0):
-    """float in [0, 1] -> clamp(round(255 x + nudge), 0, 255) / 255, half to even."""
+def to_8bit(x: torch.Tensor, nudge: torch.Tensor | float = 0.0) -> torch.Tensor:
+    """Return clamp(round(255 x + nudge), 0, 255) / 255 of floats, halves to even."""
     return (x * 255).add_(nudge).round_().clamp_(0, 255).div_(255)
 
 
-def levels_opencv(x, nudge=0.0):
-    """[h, w, c] float32 -> 8-bit levels clamp(round(255 x + nudge), 0, 255) as uint8, in one pass (0 x is added because only sums of arrays saturate)."""
+def levels_opencv(x: np.ndarray, nudge: float = 0.0) -> np.ndarray:
+    """Return clamp(round(255 x + nudge), 0, 255) of [h, w, c] float32 as uint8, in one pass.
+
+    0 x is added because only sums of arrays saturate in OpenCV.
+    """
     return cv2.addWeighted(x, 255, x, 0, nudge, dtype=cv2.CV_8U).reshape(x.shape)

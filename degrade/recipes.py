@@ -1,8 +1,9 @@
 """Degradation recipes: stages with their ranges, to be read like the paper's table.
 
-A stage draws its parameters under its own name, per sample. `on` says where it acts: always (1), with a probability, or where a named draw lies in a range.
-Names in `tied` are drawn once per batch, which only the parity recipe wants. Where the order is drawn, too (`_shuffled`), every stage stands at every place it may have,
-and is skipped at all but one of them.
+A stage draws its parameters under its own name, per sample. `on` says where it acts: always (1),
+with a probability, or where a named draw lies in a range. Names in `tied` are drawn once per batch,
+which only the parity recipe needs. Where the order is drawn as well (`_shuffled`), every stage
+stands at every place that it may have and is skipped at all but one of them.
 """
 
 import importlib
@@ -10,249 +11,248 @@ import math
 from typing import Any, NamedTuple
 
 from . import blur, diffjpeg, jpeg, median, noise, quantize, resize, usm
+from .op import Op
+
+
+class Place(NamedTuple):
+    """Where a stage stands in an order that is drawn: it acts only if `part` is at `position`."""
+
+    order: str  # name of the draw
+    parts: int  # how many parts the order has
+    position: int
+    part: int
 
 
 class Stage(NamedTuple):
-    name: str
-    op: Any  # module: blur, median, resize, noise, jpeg, diffjpeg, usm, quantize
-    on: Any = 1  # 1, probability, or (name of a draw, low, high)
-    ranges: dict = {}
-    place: tuple = ()  # (name of an order, how many parts it has, position, part): acts only where the order drawn has this part at this position
+    """One step of a recipe."""
 
-    def __reduce__(self):  # for worker processes: modules do not pickle, their names do
+    name: str
+    op: Op[Any]
+    on: float | tuple[str, float, float] = 1  # 1, a probability, or (name of a draw, low, high)
+    ranges: dict[str, Any] = {}
+    place: Place | None = None  # always in its place if None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For worker processes: modules cannot be pickled, their names can."""
         return _stage_of, (self.name, self.op.__name__, *self[2:])
 
 
-def _stage_of(name, op, *rest):
+def _stage_of(name: str, op: str, *rest: Any) -> Stage:
     return Stage(name, importlib.import_module(op), *rest)
 
 
 class Recipe(NamedTuple):
+    """A chain of stages and what it does to the size."""
+
     name: str
-    stages: tuple
-    tied: frozenset = frozenset()
+    stages: tuple[Stage, ...]
+    tied: frozenset[str] = frozenset()
     pool: int = 0  # size of the emulated queue of training pairs (parity only)
     scale: int = 4  # ground truth / network input
 
 
-def _stage(name, op, on=1, **ranges):
+def _stage(
+    name: str, op: Op[Any], on: float | tuple[str, float, float] = 1, **ranges: Any
+) -> Stage:
     return Stage(name, op, on, ranges)
 
 
-def _shuffled(name, *parts):
-    """Stages of several parts, each a tuple of stages that keep the size of a picture, in an order drawn per sample."""
+def _shuffled(name: str, *parts: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """Several parts in an order drawn per sample; no part may change the size of a picture."""
     return tuple(
-        s._replace(place=(name, len(parts), position, part))
+        stage._replace(place=Place(name, len(parts), position, part))
         for position in range(len(parts))
         for part, stages in enumerate(parts)
-        for s in stages
+        for stage in stages
     )
 
 
-KINDS = (
-    0.45,
-    0.25,
-    0.12,
-    0.03,
-    0.12,
-    0.03,
-)  # iso, aniso, generalised iso and aniso, plateau iso and aniso
-FREE = ((math.pi / 3, math.pi),) * 2  # cutoff of the final sinc, whatever its size
+# iso, aniso, generalised iso and aniso, plateau iso and aniso
+KINDS = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+# Cutoffs of the final sinc, for small and large kernels alike.
+FREE = ((math.pi / 3, math.pi), (math.pi / 3, math.pi))
+
+Range = tuple[float, float]
 
 
 def _second_order(
-    name,
+    name: str,
     *,
-    resize1,
-    resize2,
-    sigma1,
-    sigma2,
-    scale1,
-    scale2,
-    quality1,
-    quality2,
-    codec=jpeg,
-    by='size',
-    tied=(),
-):
-    """The chain of Real-ESRGAN (Wang et al. 2021, fig. 2): blur, resize, noise, JPEG, twice, with a sinc before or after the last JPEG."""
-    return Recipe(
-        name,
-        (
-            _stage('usm', usm),
-            _stage('blur1', blur, kinds=KINDS, sinc=0.1, sigma=(0.2, 3.0)),
-            _stage('resize1', resize, updown=(0.2, 0.7, 0.1), factor=resize1, by=by),
-            _stage('noise1', noise, sigma=sigma1, scale=scale1, gray=0.4),
-            _stage('jpeg1', codec, quality=quality1),
-            _stage('blur2', blur, 0.8, kinds=KINDS, sinc=0.1, sigma=(0.2, 1.5)),
-            _stage('resize2', resize, to='lq', updown=(0.3, 0.4, 0.3), factor=resize2),
-            _stage('noise2', noise, sigma=sigma2, scale=scale2, gray=0.4),
-            # A coin: JPEG before the last resize and sinc, or after them.
-            _stage('jpeg2a', codec, ('order', 0.0, 0.5), quality=quality2),
-            _stage('resize3', resize, to='lq'),
-            _stage('sinc', blur, 0.8, sinc=1.0, omega=FREE),
-            _stage('jpeg2b', codec, ('order', 0.5, 1.0), quality=quality2),
-            _stage('quantize', quantize),
-        ),
-        frozenset(tied),
+    resize1: Range,
+    resize2: Range,
+    sigma1: Range,
+    sigma2: Range,
+    scale1: Range,
+    scale2: Range,
+    quality1: Range,
+    quality2: Range,
+    codec: Op[Any] = jpeg,
+    by: str = 'size',
+    tied: tuple[str, ...] = (),
+) -> Recipe:
+    """The chain of Real-ESRGAN (Wang et al. 2021, fig. 2).
+
+    Blur, resize, noise and JPEG, twice, with a sinc before or after the last JPEG.
+    """
+    # fmt: off
+    stages = (
+        _stage('usm',      usm),
+        _stage('blur1',    blur,     kinds=KINDS, sinc=0.1, sigma=(0.2, 3.0)),
+        _stage('resize1',  resize,   updown=(0.2, 0.7, 0.1), factor=resize1, by=by),
+        _stage('noise1',   noise,    sigma=sigma1, scale=scale1, gray=0.4),
+        _stage('jpeg1',    codec,    quality=quality1),
+        _stage('blur2',    blur,     0.8, kinds=KINDS, sinc=0.1, sigma=(0.2, 1.5)),
+        _stage('resize2',  resize,   to='lq', updown=(0.3, 0.4, 0.3), factor=resize2),
+        _stage('noise2',   noise,    sigma=sigma2, scale=scale2, gray=0.4),
+        # A coin: JPEG before the last resize and sinc, or after them.
+        _stage('jpeg2a',   codec,    ('order', 0.0, 0.5), quality=quality2),
+        _stage('resize3',  resize,   to='lq'),
+        _stage('sinc',     blur,     0.8, sinc=1.0, omega=FREE),
+        _stage('jpeg2b',   codec,    ('order', 0.5, 1.0), quality=quality2),
+        _stage('quantize', quantize),
     )
+    # fmt: on
+    return Recipe(name, stages, frozenset(tied))
 
 
-def _down(mode, **scale):
-    """Smaller and back, 8-bit values each time."""
+def _down(mode: int, **scale: Any) -> tuple[Stage, ...]:
+    """Smaller and back, with 8-bit values each time."""
     modes = tuple(int(m == mode) for m in range(len(resize.MODES)))
+    # fmt: off
     return (
-        _stage('shrink', resize, to='gt', modes=modes, **scale),
+        _stage('shrink', resize,   to='gt', modes=modes, **scale),
         _stage('shrunk', quantize, up=True),
-        _stage('grow', resize, to='gt', modes=modes),
-        _stage('grown', quantize, up=True),
+        _stage('grow',   resize,   to='gt', modes=modes),
+        _stage('grown',  quantize, up=True),
     )
+    # fmt: on
 
+
+# fmt: off
+
+# ---- ranges ----
+
+_AI6126_2024: dict[str, Any] = dict(
+    resize1=(0.2, 1.5),   resize2=(0.3, 1.2),
+    sigma1=(1, 20),       sigma2=(1, 15),
+    scale1=(0.05, 2.0),   scale2=(0.05, 1.5),
+    quality1=(50, 95),    quality2=(70, 95),
+)
+_REALESRGAN: dict[str, Any] = dict(
+    resize1=(0.15, 1.5),  resize2=(0.3, 1.2),
+    sigma1=(1, 30),       sigma2=(1, 25),
+    scale1=(0.05, 3.0),   scale2=(0.05, 2.5),
+    quality1=(30, 95),    quality2=(30, 95),
+)
+# What Real-ESRGAN's public training code draws once per batch.
+_PER_BATCH = (
+    'resize1/updown', 'resize1/scale', 'resize1/mode', 'noise1/kind', 'noise1/plane',
+    'blur2/on',
+    'resize2/updown', 'resize2/scale', 'resize2/mode', 'noise2/kind', 'noise2/plane',
+    'order', 'resize3/mode',
+)
+
+# ---- parts of the recipes that shuffle their steps ----
 
 # What HiFaceGAN and MFPSNet make of imgaug's augmenters.
 _BLUR = (
-    _stage('blur', blur, motion=0.5, length=(10, 20), sigma=(3, 8), taps=None),
+    _stage('blur',    blur,     motion=0.5, length=(10, 20), sigma=(3, 8), taps=None),
     _stage('blurred', quantize),
 )
 _NOISE = (
-    _stage(
-        'noise',
-        noise,
-        kinds=(1, 0, 1, 1),
-        sigma=(20, 40),
-        laplace=(20, 40),
-        rate=(15, 30),
-        gray=0.0,
-    ),
-    _stage('noisy', quantize),
+    _stage('noise',   noise,    kinds=(1, 0, 1, 1), gray=0.0,
+           sigma=(20, 40), laplace=(20, 40), rate=(15, 30)),
+    _stage('noisy',   quantize),
 )
-_JPEG = (_stage('jpeg', jpeg, compression=(50, 85)),)
+_JPEG = (
+    _stage('jpeg',    jpeg,     compression=(50, 85)),
+)
 _DOWN = _down(resize.BICUBIC, factor=(1 / 8, 1 / 4))
 
-_AI6126_2024 = dict(
-    resize1=(0.2, 1.5),
-    resize2=(0.3, 1.2),
-    sigma1=(1, 20),
-    sigma2=(1, 15),
-    scale1=(0.05, 2.0),
-    scale2=(0.05, 1.5),
-    quality1=(50, 95),
-    quality2=(70, 95),
+# Face Renovation's four steps.
+_RENOVATION = (
+    _down(resize.BILINEAR, divide=(4, 8)),
+    (
+        _stage('noise',   noise,    kinds=(1, 0, 1), sigma=(0, 2), laplace=(0, 2), gray=0.0),
+        _stage('noisy',   quantize),
+    ),
+    (
+        _stage('blur',    blur,     ('filter', 0.0, 0.5), taps=(7, 15), sigma=(0.01, 10)),
+        _stage('median',  median,   ('filter', 0.5, 1.0), side=(7, 15)),
+        _stage('blurred', quantize),
+    ),
+    (
+        _stage('jpeg',    jpeg,     quality=(50, 85)),
+    ),
 )
 
-RECIPES = {
-    r.name: r
-    for r in (
-        # The AI6126 (2024/25) challenge's chain, every parameter per sample, with real JPEG. The default.
-        _second_order('ai6126_2024', **_AI6126_2024),
-        # The same as the public training code has it: drawn per batch where it does, DiffJPEG, coordinates by scale, one gray plane for a batch.
-        _second_order(
-            'ai6126_2024_parity',
-            **_AI6126_2024,
-            codec=diffjpeg,
-            by='scale',
-            tied=(
-                'resize1/updown',
-                'resize1/scale',
-                'resize1/mode',
-                'noise1/kind',
-                'noise1/plane',
-                'blur2/on',
-                'resize2/updown',
-                'resize2/scale',
-                'resize2/mode',
-                'noise2/kind',
-                'noise2/plane',
-                'order',
-                'resize3/mode',
-            ),
-        ),
-        # Real-ESRGAN's published x4 ranges.
-        _second_order(
-            'realesrgan',
-            resize1=(0.15, 1.5),
-            resize2=(0.3, 1.2),
-            sigma1=(1, 30),
-            sigma2=(1, 25),
-            scale1=(0.05, 3.0),
-            scale2=(0.05, 2.5),
-            quality1=(30, 95),
-            quality2=(30, 95),
-        ),
-        # The 2022/23 challenges' first-order chain (MMEditing semantics).
-        Recipe(
-            'ai6126_2022',
-            (
-                _stage('blur', blur, kinds=(0.5, 0.5), taps=(41, 41), sigma=(0.2, 5.0)),
-                _stage('shrink', resize, factor=(1 / 16, 1.0), modes=(0, 1, 1, 1)),
-                _stage('noise', noise, kinds=(1,), sigma=(0, 25), gray=0.0),
-                _stage('jpeg', jpeg, quality=(50, 95)),
-                _stage('grow', resize, to='gt', modes=(0, 1, 1, 1)),
-                _stage('round', quantize),
-                _stage('final', resize, to='lq', modes=(0, 0, 0, 1)),
-                _stage('quantize', quantize),
-            ),
-        ),
-        # GFPGAN (Wang et al. 2021, sec. 4.1), brought to the network's input size.
-        Recipe(
-            'gfpgan',
-            (
-                _stage('blur', blur, kinds=(0.5, 0.5), taps=(41, 41), sigma=(0.1, 10.0)),
-                _stage('shrink', resize, shrink=(0.8, 8.0), modes=(0, 1)),
-                _stage('noise', noise, kinds=(1,), sigma=(0, 20), gray=0.0),
-                _stage('jpeg', jpeg, quality=(60, 100)),
-                _stage('final', resize, to='lq', modes=(0, 1)),
-                _stage('quantize', quantize),
-            ),
-        ),
-        # Face Renovation (the SaintWatson project's degrader): four steps in an order of its own for every sample, 8-bit values after each; same size.
-        Recipe(
-            'face_renovation',
-            _shuffled(
-                'order',
-                _down(resize.BILINEAR, divide=(4, 8)),
-                (
-                    _stage('noise', noise, kinds=(1, 0, 1), sigma=(0, 2), laplace=(0, 2), gray=0.0),
-                    _stage('noisy', quantize),
-                ),
-                (
-                    _stage('blur', blur, ('filter', 0.0, 0.5), taps=(7, 15), sigma=(0.01, 10)),
-                    _stage('median', median, ('filter', 0.5, 1.0), side=(7, 15)),
-                    _stage('blurred', quantize),
-                ),
-                (_stage('jpeg', jpeg, quality=(50, 85)),),
-            ),
-            scale=1,
-        ),
-        # HiFaceGAN (Yang et al. 2020, sec. 4.1): all of it in an order of its own for every sample, or one step alone; same size.
-        Recipe('hifacegan', _shuffled('order', _BLUR, _NOISE, _JPEG, _DOWN), scale=1),
-        Recipe('hifacegan_down', _DOWN, scale=1),
-        Recipe('hifacegan_noise', _NOISE, scale=1),
-        Recipe('hifacegan_blur', _BLUR, scale=1),
-        Recipe('hifacegan_jpeg', _JPEG, scale=1),
-        Recipe(
-            'hifacegan_mosaic',
-            (
-                _stage('shrink', resize, to='gt', divide=(16, 16), modes=(0, 0, 0, 1)),
-                _stage('shrunk', quantize, up=True),
-                _stage('grow', resize, to='gt', modes=(0, 0, 0, 0, 0, 1)),
-            ),
-            scale=1,
-        ),
-        # MFPSNet (faces of 128 pixels): the same steps in one order; same size.
-        Recipe(
-            'mfps',
-            (*_BLUR, *_NOISE, *_JPEG, *_down(resize.BICUBIC, factor=(1 / 2, 1 / 2))),
-            scale=1,
-        ),
-        # The classical benchmark: antialiased bicubic, nothing else.
-        Recipe(
-            'bicubic',
-            (
-                _stage('final', resize, to='lq', modes=(0, 0, 0, 0, 1)),
-                _stage('quantize', quantize),
-            ),
-        ),
-    )
-}
-SAME_SIZE = tuple(name for name, r in RECIPES.items() if r.scale == 1)
+# ---- the recipes ----
+
+_ALL = (
+    # The AI6126 (2024/25) challenge's chain, every parameter per sample, with real JPEG. The
+    # default.
+    _second_order('ai6126_2024', **_AI6126_2024),
+
+    # The same as the public training code has it: drawn per batch where it does, DiffJPEG,
+    # coordinates by scale, one grey plane for a batch.
+    _second_order('ai6126_2024_parity', **_AI6126_2024, codec=diffjpeg, by='scale',
+                  tied=_PER_BATCH),
+
+    # Real-ESRGAN's published x4 ranges.
+    _second_order('realesrgan', **_REALESRGAN),
+
+    # The 2022/23 challenges' first-order chain (MMEditing semantics).
+    Recipe('ai6126_2022', (
+        _stage('blur',     blur,     kinds=(0.5, 0.5), taps=(41, 41), sigma=(0.2, 5.0)),
+        _stage('shrink',   resize,   factor=(1 / 16, 1.0), modes=(0, 1, 1, 1)),
+        _stage('noise',    noise,    kinds=(1,), sigma=(0, 25), gray=0.0),
+        _stage('jpeg',     jpeg,     quality=(50, 95)),
+        _stage('grow',     resize,   to='gt', modes=(0, 1, 1, 1)),
+        _stage('round',    quantize),
+        _stage('final',    resize,   to='lq', modes=(0, 0, 0, 1)),
+        _stage('quantize', quantize),
+    )),
+
+    # GFPGAN (Wang et al. 2021, sec. 4.1), brought to the network's input size.
+    Recipe('gfpgan', (
+        _stage('blur',     blur,     kinds=(0.5, 0.5), taps=(41, 41), sigma=(0.1, 10.0)),
+        _stage('shrink',   resize,   shrink=(0.8, 8.0), modes=(0, 1)),
+        _stage('noise',    noise,    kinds=(1,), sigma=(0, 20), gray=0.0),
+        _stage('jpeg',     jpeg,     quality=(60, 100)),
+        _stage('final',    resize,   to='lq', modes=(0, 1)),
+        _stage('quantize', quantize),
+    )),
+
+    # Face Renovation (the SaintWatson project's degrader): four steps in an order drawn for every
+    # sample, with 8-bit values after each; same size.
+    Recipe('face_renovation', _shuffled('order', *_RENOVATION), scale=1),
+
+    # HiFaceGAN (Yang et al. 2020, sec. 4.1): all of it in an order drawn for every sample, or one
+    # step alone; same size.
+    Recipe('hifacegan',       _shuffled('order', _BLUR, _NOISE, _JPEG, _DOWN), scale=1),
+    Recipe('hifacegan_down',  _DOWN,  scale=1),
+    Recipe('hifacegan_noise', _NOISE, scale=1),
+    Recipe('hifacegan_blur',  _BLUR,  scale=1),
+    Recipe('hifacegan_jpeg',  _JPEG,  scale=1),
+    Recipe('hifacegan_mosaic', (
+        _stage('shrink',   resize,   to='gt', divide=(16, 16), modes=(0, 0, 0, 1)),
+        _stage('shrunk',   quantize, up=True),
+        _stage('grow',     resize,   to='gt', modes=(0, 0, 0, 0, 0, 1)),
+    ), scale=1),
+
+    # MFPSNet (faces of 128 pixels): the same steps in one order; same size.
+    Recipe('mfps', (
+        *_BLUR, *_NOISE, *_JPEG, *_down(resize.BICUBIC, factor=(1 / 2, 1 / 2)),
+    ), scale=1),
+
+    # The classical benchmark: antialiased bicubic, nothing else.
+    Recipe('bicubic', (
+        _stage('final',    resize,   to='lq', modes=(0, 0, 0, 0, 1)),
+        _stage('quantize', quantize),
+    )),
+)
+
+# fmt: on
+
+RECIPES = {recipe.name: recipe for recipe in _ALL}
+SAME_SIZE = tuple(name for name, recipe in RECIPES.items() if recipe.scale == 1)

@@ -4,7 +4,10 @@ import numpy as np
 import torch
 
 
-def upload(array, device):
-    """Tensor of a small array on the device; on a GPU by way of pinned memory, so that nobody waits for the copy."""
+def upload(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Copy a small array to the device.
+
+    The way to a GPU leads through pinned memory, so that the copy makes nothing wait.
+    """
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor

@@ -1,9 +1,10 @@
-"""USM sharpening of the ground truth before it is degraded (Real-ESRGAN, sec. 3.4 and its USMSharp).
+"""USM sharpening of the ground truth before it is degraded (Real-ESRGAN, sec. 3.4, USMSharp).
 
-With G a Gaussian of 51 taps (sigma 8.0 by OpenCV's rule) and r = x - G*x: where |r| > 10/255, softened by G, x gives way to clip(x + r/2, 0, 1).
+With G a Gaussian of 51 taps (sigma 8.0 by OpenCV's rule) and r = x - G*x: where |r| > 10/255,
+softened by G, x gives way to clip(x + r/2, 0, 1).
 """
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -13,8 +14,11 @@ import torch.nn.functional as F
 
 from . import blur, canvas
 from . import kernels as cuda
+from .canvas import Canvas
+from .draw import Draw
+from .op import Sizes
 
-TAPS, WEIGHT, THRESHOLD = 51, 0.5, 10.0
+TAPS, WEIGHT, THRESHOLD = 51, 0.5, 10.0  # the threshold in grey levels
 _SIGMA = 0.3 * ((TAPS - 1) * 0.5 - 1) + 0.8
 _ROW = np.exp(-((np.arange(TAPS) - TAPS // 2) ** 2) / (2 * _SIGMA**2))
 _ROW = _ROW / _ROW.sum()
@@ -22,15 +26,21 @@ _ROW32 = _ROW.astype(np.float32)
 
 
 class Params(NamedTuple):
+    """Where to sharpen."""
+
     on: np.ndarray  # [B] bool
 
 
-def sample(draw, on, sizes):
+def sample(draw: Draw, on: np.ndarray, sizes: Sizes) -> Params:
+    """Parameters of B samples; nothing is random."""
     return Params(on=on)
 
 
-def _gauss_ref(x):
-    """x [h, w, 3] float64 -> its Gaussian blur: along columns, then along rows (the 51x51 kernel is their outer product)."""
+# ---- reference: one image, float64 ----
+
+
+def _gauss_ref(x: np.ndarray) -> np.ndarray:
+    """Gaussian blur of [h, w, 3] float64: down, then across, as the kernel is an outer product."""
     h, w, _ = x.shape
     r = TAPS // 2
     xp = np.pad(x, ((r, r), (r, r), (0, 0)), 'reflect')
@@ -38,7 +48,8 @@ def _gauss_ref(x):
     return sum(_ROW[v] * rows[:, v : v + w] for v in range(TAPS))
 
 
-def run_ref(x, p):
+def run_ref(x: np.ndarray, p: Params) -> np.ndarray:
+    """Sharpen an image [h, w, 3] float64 in [0, 1]."""
     if not p.on:
         return x
     residual = x - _gauss_ref(x)
@@ -48,7 +59,10 @@ def run_ref(x, p):
     return soft * sharp + (1 - soft) * x
 
 
-def _gauss_torch(x):
+# ---- torch ----
+
+
+def _gauss_torch(x: torch.Tensor) -> torch.Tensor:
     row = torch.from_numpy(_ROW32).to(x.device)
     r, c = TAPS // 2, x.shape[1]
     xp = F.pad(x, (r, r, r, r), 'reflect')
@@ -56,23 +70,48 @@ def _gauss_torch(x):
     return F.conv2d(rows, row.view(1, 1, 1, TAPS).expand(c, 1, 1, TAPS), groups=c)
 
 
-def apply_torch(x):
-    """x [B, 3, h, w] float32 in [0, 1] -> the same, sharpened."""
+def apply_torch(x: torch.Tensor) -> torch.Tensor:
+    """Sharpen [B, 3, h, w] float32 in [0, 1]."""
     residual = x - _gauss_torch(x)
     soft = _gauss_torch((residual.abs() * 255 > THRESHOLD).to(x.dtype))
     sharp = (x + WEIGHT * residual).clamp(0, 1)
     return x + soft * (sharp - x)
 
 
-def apply_opencv(x):
-    """x [h, w, 3] uint8, or float32 in [0, 1] -> float32, sharpened. By FFT: at 51 taps it beats the separable filter, and a plane stays in the cache."""
+def run_torch(c: Canvas, p: Params, opencv: bool = False) -> Canvas:
+    """Sharpen a batch."""
+    if not p.on.any():
+        return c
+    if opencv and len(p.on) == 1:
+        return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(c.pix))))
+    return canvas.each_size(c, p, _run)
+
+
+def _run(x: torch.Tensor, p: Params) -> torch.Tensor:
+    on = torch.from_numpy(p.on).to(x.device)[:, None, None, None]
+    return torch.where(on, apply_torch(x), x)
+
+
+# ---- OpenCV: one image on the CPU ----
+
+
+def apply_opencv(x: np.ndarray) -> np.ndarray:
+    """Sharpen [h, w, 3] uint8, or float32 in [0, 1]; returns float32.
+
+    The Gaussian is applied by FFT, plane by plane: at 51 taps that beats the separable filter, and
+    a plane stays in the CPU's cache.
+    """
     gauss = _spectrum(*x.shape[:2])
     return cv2.merge([_sharpen_plane(canvas.unit_array(plane), gauss) for plane in cv2.split(x)])
 
 
-def _sharpen_plane(x, gauss):
+def _sharpen_plane(x: np.ndarray, gauss: np.ndarray) -> np.ndarray:
+    """Sharpen [h, w] float32; OpenCV writes into the arrays it is given last, to save memory."""
     residual = cv2.subtract(x, blur.correlate(x, gauss, TAPS, TAPS))
-    mask = cv2.threshold(cv2.max(residual, -residual), THRESHOLD / 255, 1, cv2.THRESH_BINARY)[1]
+    size = cv2.max(residual, -residual)
+    mask = cv2.threshold(size, THRESHOLD / 255, 1, cv2.THRESH_BINARY)[1]
+
+    # x + soft * (clip(x + residual / 2) - x), in place.
     change = cv2.scaleAdd(residual, WEIGHT, x, residual)
     np.clip(change, 0, 1, out=change)
     cv2.subtract(change, x, change)
@@ -81,49 +120,41 @@ def _sharpen_plane(x, gauss):
 
 
 @lru_cache(maxsize=8)
-def _spectrum(h, w):
-    return blur.spectrum(np.outer(_ROW, _ROW).astype(np.float32), blur.fast_size(h, w, TAPS, TAPS))
-
-
-def run_torch(c, p, opencv=False):
-    if not p.on.any():
-        return c
-    if opencv and len(p.on) == 1:
-        return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(c.pix))))
-
-    def run(x, q):
-        on = torch.from_numpy(q.on).to(x.device)[:, None, None, None]
-        return torch.where(on, apply_torch(x), x)
-
-    return canvas.each_size(c, p, run)
+def _spectrum(h: int, w: int) -> np.ndarray:
+    """The Gaussian as `blur.correlate` takes it, for images [h, w]."""
+    kernel = np.outer(_ROW, _ROW).astype(np.float32)
+    return blur.spectrum(kernel, blur.fast_size(h, w, TAPS, TAPS))
 
 
 # ---- CUDA ----
 
 
-def record(p, size):
+def record(p: Params, size: np.ndarray) -> np.ndarray:
+    """Structs for usm.cu."""
     return cuda.record([('on', np.int32)], size, on=p.on)
 
 
-def run_cuda(c, p, r):
-    """c: Canvas on the GPU; r: `record` of p and c.size on the GPU."""
+def run_cuda(c: Canvas, p: Params, r: torch.Tensor) -> Canvas:
+    """Sharpen a batch on the GPU. r: `record` of p and c.size, on the GPU."""
     if not p.on.any():
         return c
     h, w = c.size.max(0)
     pix, is_bytes, *shape = cuda.canvas_of(c.pix)
-    row = _row_on(pix.device)
+    common: tuple[cuda.Argument, ...] = (*shape, r, _row_on(pix.device))
     across = (cuda.tiles(w, 64), cuda.tiles(h, 16), 3 * len(pix)), (128,)
     down = (cuda.tiles(w, 32), cuda.tiles(h, 64), 3 * len(pix)), (32, 8)
     rows, blurred, y = (cuda.blank(pix) for _ in range(3))
-    cuda.launch('usm.cu', 'across', *across, pix, is_bytes, None, rows, *shape, r, row)
-    cuda.launch('usm.cu', 'down', *down, rows, None, is_bytes, None, blurred, *shape, r, row)
-    cuda.launch(
-        'usm.cu', 'across', *across, pix, is_bytes, blurred, rows, *shape, r, row
-    )  # of the mask
-    cuda.launch('usm.cu', 'down', *down, rows, pix, is_bytes, blurred, y, *shape, r, row)
+
+    # The picture, blurred across and down.
+    cuda.launch('usm.cu', 'across', *across, pix, is_bytes, None, rows, *common)
+    cuda.launch('usm.cu', 'down', *down, rows, None, is_bytes, None, blurred, *common)
+
+    # Its mask, softened in the same way; the second pass also sharpens.
+    cuda.launch('usm.cu', 'across', *across, pix, is_bytes, blurred, rows, *common)
+    cuda.launch('usm.cu', 'down', *down, rows, pix, is_bytes, blurred, y, *common)
     return c._replace(pix=y)
 
 
-@lru_cache(maxsize=None)
-def _row_on(device):
+@cache
+def _row_on(device: torch.device) -> torch.Tensor:
     return torch.from_numpy(_ROW32).to(device)

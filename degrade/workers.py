@@ -1,4 +1,7 @@
-"""Threads that degrade the images of a CPU batch side by side: nearly all of the work releases the GIL."""
+"""Threads that degrade the images of a CPU batch concurrently.
+
+Nearly all of the work is done in libraries that release the GIL.
+"""
 
 import ctypes
 import sys
@@ -8,11 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import torch
 
+# Options of glibc's mallopt, by their numbers in malloc.h.
+_TRIM_THRESHOLD = -1
+_MMAP_THRESHOLD = -3
 
-def make(count):
-    """Executor of `count` threads for `degrade(pool=)`; the caller shuts it down.
 
-    OpenCV and torch get one thread in each, since images are what is shared out. (cv2.setNumThreads counts for the whole process; torch's for the threads.)
+def make(count: int) -> ThreadPoolExecutor:
+    """Return an executor of `count` threads for `degrade(pool=)`, which the caller shuts down.
+
+    OpenCV and torch get one thread in each, since the images are what is shared out.
+    cv2.setNumThreads applies to the whole process, torch's setting to the threads.
     """
     cv2.setNumThreads(1)
     _keep_memory()
@@ -20,23 +28,25 @@ def make(count):
     pool = ThreadPoolExecutor(
         count, thread_name_prefix='degrade', initializer=torch.set_num_threads, initargs=(1,)
     )
-    together = threading.Barrier(
-        count
-    )  # an idle thread would take the next task before another is started
-    list(
-        pool.map(lambda _: together.wait(), range(count))
-    )  # start them: what they set must not be ...
-    torch.set_num_threads(main)  # ... what threads of later pools inherit
+
+    # Start every thread now and restore the setting afterwards: threads of later pools would
+    # inherit theirs. The barrier is needed because an idle thread would take the next task
+    # before another thread is started.
+    together = threading.Barrier(count)
+    list(pool.map(lambda _: together.wait(), range(count)))
+    torch.set_num_threads(main)
     return pool
 
 
-def _keep_memory():
-    """Tell glibc not to give freed temporaries of a few MB back to the kernel: asking for them again costs a page fault per 4 KB, 5-10 % of the chain."""
+def _keep_memory() -> None:
+    """Tell glibc not to return freed temporaries of a few MB to the kernel.
+
+    To obtain them again costs a page fault per 4 KB, which is 5-10 % of the chain's time.
+    """
     if sys.platform != 'linux':
         return
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # absent from other C libraries
     if mallopt:
-        mallopt(
-            -3, 1 << 25
-        )  # M_MMAP_THRESHOLD: up to 32 MB (its limit) memory comes from the heap ...
-        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: ... which keeps up to 1 GB
+        # Blocks up to 32 MB, the largest value allowed, come from the heap, which keeps up to 1 GB.
+        mallopt(_MMAP_THRESHOLD, 1 << 25)
+        mallopt(_TRIM_THRESHOLD, 1 << 30)

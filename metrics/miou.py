@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 
-class Scores(NamedTuple):
+class SegmentationScores(NamedTuple):
     miou: float  # percent, mean over the classes that are in any picture or any guess
     f1: float  # percent, the same mean of 2 I / (|p| + |g|)
     accuracy: float  # percent of all pixels
@@ -42,13 +42,13 @@ class Confusion:
         ).view_as(self.counts)
 
     def compute(self):
-        """-> Scores of all that was counted. Raises ValueError if that is nothing."""
+        """-> SegmentationScores of all that was counted. Raises ValueError if that is nothing."""
         if not self.counts.any():
             raise ValueError('confusion: no pixels were counted')
         counts = self.counts.cpu().double()
         both, sizes = counts.diag(), counts.sum(0) + counts.sum(1)
         iou, f1 = 100 * both / (sizes - both), 100 * 2 * both / sizes  # 0 / 0 is NaN
-        return Scores(
+        return SegmentationScores(
             iou.nanmean().item(),
             f1.nanmean().item(),
             100 * (both.sum() / counts.sum()).item(),

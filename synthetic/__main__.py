@@ -13,7 +13,21 @@ import cv2
 from . import _draw, write
 
 
-def main():
+def main() -> None:
+    """Draw what the command line asks for."""
+    args = _parsed()
+    cv2.setNumThreads(1)
+    if args.only:
+        _draw_some(args)
+        return
+    try:
+        write(args.folder, args.count, args.first_seed, args.size, args.workers, _show)
+    except (OSError, RuntimeError) as e:
+        sys.exit(f'{e}')
+    print()
+
+
+def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='python -m synthetic',
         description=__doc__,
@@ -25,26 +39,24 @@ def main():
     parser.add_argument('--size', type=int, default=512)
     parser.add_argument('--workers', type=int)
     parser.add_argument(
-        '--only', help='numbers to draw, comma-separated; what `write` gives to its processes'
+        '--only', help='numbers to draw, comma-separated; for the processes that `write` starts'
     )
-    a = parser.parse_args()
-    cv2.setNumThreads(1)
-    if a.only:
-        state = dict(count=a.count, first_seed=a.first_seed, size=a.size)
-        for number in _draw(Path(a.folder), state, map(int, a.only.split(','))):
-            try:
-                os.write(
-                    sys.stdout.fileno(), b'%d\n' % number
-                )  # one write: lines of several processes must not mix
-            except BrokenPipeError:
-                return  # nobody waits for the rest
-    else:
-        progress = lambda done, total: print(f'\r{done}/{total}', end='', flush=True)  # noqa: E731
+    return parser.parse_args()
+
+
+def _draw_some(args: argparse.Namespace) -> None:
+    """Draw the numbers of --only and report each on stdout, which is the pipe to `write`."""
+    state = dict(count=args.count, first_seed=args.first_seed, size=args.size)
+    for number in _draw(Path(args.folder), state, map(int, args.only.split(','))):
         try:
-            write(a.folder, a.count, a.first_seed, a.size, a.workers, progress)
-        except (OSError, RuntimeError) as e:
-            sys.exit(f'{e}')
-        print()
+            # One write: lines of several processes must not mix.
+            os.write(sys.stdout.fileno(), b'%d\n' % number)
+        except BrokenPipeError:
+            return  # nobody waits for the rest
+
+
+def _show(done: int, total: int) -> None:
+    print(f'\r{done}/{total}', end='', flush=True)
 
 
 if __name__ == '__main__':

@@ -1,1 +1,55 @@
-"""What is trained: networks, loss terms per player, validation."""
+"""What is trained: restorers, parsers, landmarks and searches, each an implementation of
+`task.Task`.
+"""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from config import flags, rules
+from config.schema import Config, from_flat
+from errors import RunError
+from training import run
+
+from .landmarks import Landmarks
+from .parse import Parse
+from .restore import Restore
+from .search import Search
+from .task import Task
+
+_ALL: tuple[Task, ...] = (Restore(), Parse(), Search(), Landmarks())
+TASKS = {task.name: task for task in _ALL}
+
+
+def of(config: Config) -> Task:
+    """The task of a run."""
+    return TASKS[config.task]
+
+
+def configure(argv: Sequence[str] | None = None, description: str | None = None) -> Config:
+    """The complete, checked options that a command line of train.py defines. Raises RunError for
+    what cannot be run.
+    """
+    config = flags.configure(argv, description)
+    task = of(config)
+    rules.check_names(config, networks=task.networks, losses=task.losses)
+    config = task.complete(config)
+    rules.check_positive(config)
+    rules.check(config, rules.MACHINE + rules.DATA)
+    task.check(config)
+    rules.check(config, rules.OPTIMIZATION)
+    rules.check_schedule(config)
+    return config
+
+
+def of_run(folder: str) -> Config:
+    """The options that a run directory was made with. Raises RunError if it is none."""
+    stored = run.read_config(folder)
+    if not stored:
+        raise RunError(f'{folder} is no run directory: it has no config.json')
+    return from_flat(stored)
+
+
+def network(config: Config) -> nn.Module:
+    """The untrained network of a run."""
+    return of(config).network(config)

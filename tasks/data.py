@@ -3,9 +3,13 @@
 import functools
 import hashlib
 import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import degrade
 import synthetic
+from config.schema import Config
 from dali_pipes import validation
 from errors import DataError
 from faces import landmarks
@@ -13,84 +17,279 @@ from faces.masks import pairs
 from sources import manifest, stream
 from sources.files import shown
 
-STACKED = 'stacked:'  # before the path of pairs stored above each other
-TRAIN_FACES, VAL_FACES, VAL_SEED = (
-    112,
-    12,
-    1_000_000,
-)  # synthetic faces to train and to validate on, drawn from different seeds
+STACKED = 'stacked:'  # before the path of pairs in one picture, the LQ above the GT
+# Synthetic faces to train and to validate on are drawn from different seeds.
+TRAIN_FACES = 112
+VAL_FACES = 12
+VAL_SEED = 1_000_000
+
+Say = Callable[[str], None]
+Bar = Callable[[str], Callable[[int, int], None] | None]
+Sets = dict[str, Any]  # {name: validation set}
+NO_BAR: Bar = lambda title: None  # noqa: E731  a callable of one line
 
 
-def load(c, say=print, bar=lambda title: None):
-    """(images to train on, {name: validation set}) of a run's options; the images are a list of manifest.Image, of manifest.Pair where data is a folder of LQ and GT, of
-    manifest.Stacked where it is `stacked:PATH`, or stream.Shards where it is an address.
+# ------------------------------------------------------------------------------------------------
+# Faces and pairs, for restorers.
 
-    c:   dict with data, val, size, recipe, lq_from_usm, seed, strict, verify, as in config.json; val is a list of `path`, `name=path`, or a number or share to hold out; `stacked:` is before
-         the path of pairs stored above each other. Of a recipe pairs only need the scale; they are validated on as they are.
-    bar: function of a title -> progress callable (done, total) or None
-    With tasks 'parse' and 'landmarks' the images are a list of masks.pairs.Pair, and so is what --val names; repair puts exchanged sides of those to train on right.
-    With landmarks, a JSON file of 68 points, they are lists of manifest.Image again.
+
+def load_faces(config: Config, say: Say = print, bar: Bar = NO_BAR) -> tuple[Any, Sets]:
+    """(images to train on, {name: validation set}) of a restorer.
+
+    The images are a list of manifest.Image; of manifest.Pair where data is a folder of LQ and GT;
+    of manifest.Stacked where it is `stacked:PATH`; or stream.Shards where it is an address.
+
+    bar: function of a title -> callback (done, total) or None
     Raises DataError for anything unusable.
     """
-    if c.get('task') in ('parse', 'landmarks'):
-        return _load_pairs(
-            c, say, bar, landmarks.read(c['landmarks']) if c.get('landmarks') else None
-        )
-    scan = functools.partial(
-        manifest.scan,
-        size=c['size'],
-        verify=bool(c.get('verify')),
-        strict=bool(c.get('strict')),
-        progress=bar('checking files'),
-        say=say,
-    )
-    degraded = functools.partial(
-        validation.Degraded,
-        recipe=degrade.recipe(c['recipe']),
-        size=c['size'],
-        lq_from_usm=c['lq_from_usm'],
-    )
-    named = [_named(v) for v in ([c['val']] if isinstance(c['val'], str) else c['val'] or ())]
-    if c['data'] is None:
-        train, held = (
-            scan(str(_draw(c['size'], *which, bar)))
-            for which in (('train', TRAIN_FACES, 0), ('val', VAL_FACES, VAL_SEED))
-        )
-        named = named or [('val', None)]
-    elif stream.is_url(c['data']) and not c['data'].startswith(STACKED):
-        train = _stream(c, named, say)
+    scan = _scanner(config, say, bar)
+    wanted = _wanted(config)
+    source = config.data.data
+    drawn = None
+
+    # What there is to train on. Without a word about validation, a share is held out.
+    if source is None:
+        train, drawn = _synthetic(config, scan, bar, masks=False)
+        wanted = wanted or [('val', None)]
+    elif stream.is_url(source) and not source.startswith(STACKED):
+        train = _stream(config, wanted, say)
     else:
-        stored = c['data'].startswith(STACKED) or manifest.is_paired(c['data'], both=True)
-        train, held = _stored(c, bar, say) if stored else _single(scan(c['data']), c['data']), None
-        named = named or [('val', '0.01')]
-    sets = {}
-    for name, path in named:
-        if name in sets:
-            raise DataError(f'--val {name}: two validation sets of that name; give NAME=PATH')
+        paired = source.startswith(STACKED) or manifest.is_paired(source, both=True)
+        train = _paired(config, bar, say) if paired else _single(scan(source), source)
+        wanted = wanted or [('val', '0.01')]
+
+    sets: Sets = {}
+    for name, path in wanted:
+        _check_new(name, sets)
         if path is None:
-            sets[name] = degraded(held.images)
+            assert drawn is not None
+            sets[name] = _pairs_or_degraded(config, drawn.images)
         elif _is_count(path):
-            train, held = _held_out(train, path, c['seed'])
-            sets[name] = {
-                manifest.Pair: validation.Pairs,
-                manifest.Stacked: validation.Stacked,
-            }.get(type(held.images[0]), degraded)(held.images)
-        elif path.startswith(STACKED):
-            found = _stacked(c, '--val', path, say=say)
-            sets[name] = validation.Stacked(found)
-            train = _without(train, [i.path for i in found], c, path, say)
-        elif manifest.is_paired(path):
-            found = manifest.scan_pairs(path, degrade.recipe(c['recipe']).scale, say=say)
-            sets[name] = validation.Pairs(found)
-            train = _without(train, [p.gt.path for p in found], c, path, say)
+            train, held = _held_out(train, path, config.run.seed)
+            sets[name] = _pairs_or_degraded(config, held.images)
         else:
-            held = scan(path)
-            sets[name] = degraded(held.images)
-            train = _without(train, held.paths, c, path, say)
+            sets[name], used = _from_path(config, path, scan, say)
+            train = _without(train, used, source, path, say)
     return train if isinstance(train, stream.Shards) else train.images, sets
 
 
-def _without(train, paths, c, val, say):
+def _from_path(
+    config: Config, path: str, scan: Callable[[str], Any], say: Say
+) -> tuple[Any, Iterable[str]]:
+    """(validation set, paths of its images) of one --val."""
+    if path.startswith(STACKED):
+        stacked = _stacked(config, '--val', path, say=say)
+        return validation.Stacked(stacked), [image.path for image in stacked]
+    if manifest.is_paired(path):
+        found = manifest.scan_pairs(path, config.scale, say=say)
+        return validation.Pairs(found), [pair.gt.path for pair in found]
+    faces = scan(path)
+    return _pairs_or_degraded(config, faces.images), faces.paths
+
+
+def _pairs_or_degraded(config: Config, images: list[Any]) -> Any:
+    """Validation set of images by what they are: pairs as they lie there, faces degraded."""
+    if isinstance(images[0], manifest.Pair):
+        return validation.Pairs(images)
+    if isinstance(images[0], manifest.Stacked):
+        return validation.Stacked(images)
+    assert config.degradation.recipe
+    return validation.Degraded(
+        images,
+        degrade.recipe(config.degradation.recipe),
+        size=config.data.size,
+        lq_from_usm=config.degradation.lq_from_usm,
+    )
+
+
+def _scanner(config: Config, say: Say, bar: Bar) -> Callable[..., Any]:
+    """manifest.scan with the options of a run."""
+    return functools.partial(
+        manifest.scan,
+        size=config.data.size,
+        verify=config.data.verify,
+        strict=config.data.strict,
+        progress=bar('checking files'),
+        say=say,
+    )
+
+
+def _single(images: Any, data: str) -> Any:
+    """Manifest of faces, once it is clear that no LQ is among them."""
+    folder = manifest.pairs_in(images)
+    if not folder:
+        return images
+    if os.path.isdir(folder):
+        remedy = f'give --data {shown(folder)}, or the GT in it for its faces alone'
+    else:
+        remedy = f'unpack {shown(folder)} and give the folder with LQ/ and GT/'
+    raise DataError(f'--data {data} holds pairs: {remedy}')
+
+
+def _paired(config: Config, bar: Bar, say: Say) -> manifest.Manifest:
+    """Manifest of LQ/GT pairs."""
+    source = config.data.data
+    assert source is not None
+    refused = {
+        '--target-usm': (config.degradation.target_usm, '--no-target-usm'),
+        '--pair-pool': (config.degradation.pair_pool, '--pair-pool 0'),
+    }
+    for flag, (value, remedy) in refused.items():
+        if value:
+            raise DataError(
+                f'{flag} is for faces that are degraded while training; --data {source} holds '
+                f'pairs: give {remedy}'
+            )
+    how = dict(
+        size=config.data.size,
+        strict=config.data.strict,
+        verify=config.data.verify,
+        progress=bar('checking files'),
+        say=say,
+    )
+    if source.startswith(STACKED):
+        return manifest.Manifest(_stacked(config, '--data', source, **how))
+    return manifest.Manifest(manifest.scan_pairs(source, config.scale, **how))
+
+
+def _stacked(config: Config, flag: str, path: str, **how: Any) -> list[manifest.Stacked]:
+    """Pairs of `stacked:PATH`."""
+    source = path.removeprefix(STACKED)
+    if config.scale != 1:
+        raise DataError(
+            f'{flag} {path}: stacked pairs are of one size, but --recipe '
+            f'{config.degradation.recipe} is for enlarging '
+            f'{config.scale}x; recipes of one size: {", ".join(degrade.SAME_SIZE)}'
+        )
+    if stream.is_url(source):
+        raise DataError(f'{flag} {path}: pairs are read from a disk: copy them there')
+    return manifest.scan_stacked(source, **how)
+
+
+def _stream(config: Config, wanted: list[tuple[str, str | None]], say: Say) -> stream.Shards:
+    """Shards of an address, once it is clear that nothing that needs all images is asked."""
+    source = config.data.data
+    assert source is not None
+    if not wanted or any(path is None or _is_count(path) for _, path in wanted):
+        raise DataError(
+            f'--data {source} is a stream, of which no share can be held out: give --val a folder '
+            'of pairs or of faces '
+            'that are not in it'
+        )
+    if config.data.verify or config.data.strict:
+        say('--verify and --strict do nothing for a stream: its images are judged as they pass')
+    return stream.find(source)
+
+
+# ------------------------------------------------------------------------------------------------
+# Pictures with masks or landmarks.
+
+
+def load_masked(config: Config, say: Say = print, bar: Bar = NO_BAR) -> tuple[Any, Sets]:
+    """(masks.pairs.Pair to train on, {name: validation set}) of a parser, or of landmarks that
+    follow from masks.
+
+    With --landmarks, a JSON file of 68 points, the images are manifest.Image. Raises DataError for
+    anything unusable.
+    """
+    points = landmarks.read(config.data.landmarks) if config.data.landmarks else None
+    scan = _masked_scanner(config, points is None, say, bar)
+    source = config.data.data
+    drawn = None
+    if source is None:
+        train, drawn = _synthetic(config, scan, bar, masks=True)
+    else:
+        train = scan(source)
+
+    sets: Sets = {}
+    for name, path in _wanted(config) or [('val', None if source is None else '0.1')]:
+        _check_new(name, sets)
+        if path is None:
+            assert drawn is not None
+            held = drawn
+        elif _is_count(path):
+            train, held = _held_out(train, path, config.run.seed)
+        else:
+            held = scan(path)
+            train = train.without(held.paths)
+            if not len(train):
+                raise DataError(f'--data {source} holds nothing but the faces of --val {path}')
+        sets[name] = _masked_set(config, held.images, points)
+    return train.images, sets
+
+
+def _masked_scanner(config: Config, masks: bool, say: Say, bar: Bar) -> Callable[..., Any]:
+    """Scan of pictures with masks, or of pictures alone that landmarks belong to."""
+    source = config.data.data
+    if not masks and source is not None and pairs.is_parsing(source):
+        raise DataError(
+            f'--data {source} holds masks beside its pictures: with --landmarks give the folder of '
+            'the pictures alone'
+        )
+    scan: Callable[..., Any] = manifest.scan
+    if masks:
+        scan = functools.partial(pairs.scan_pairs, repair=config.data.repair)
+    return functools.partial(
+        scan,
+        size=config.data.size,
+        verify=config.data.verify,
+        strict=config.data.strict,
+        progress=bar('checking files'),
+        say=say,
+    )
+
+
+def _masked_set(config: Config, images: list[Any], points: Any) -> Any:
+    """Validation set of pictures with masks, or with points."""
+    recipe = degrade.recipe(config.degradation.recipe) if config.degradation.recipe else None
+    size = config.data.size
+    if points is not None:
+        located = landmarks.of(points, images, size)
+        return validation.Pointed(images, located, recipe, size=size)
+    # Only masks to train on are corrected: validation is on the data as it is.
+    return validation.Parsed([pair._replace(swap=False) for pair in images], recipe, size=size)
+
+
+# ------------------------------------------------------------------------------------------------
+# What both need.
+
+
+def _wanted(config: Config) -> list[tuple[str, str | None]]:
+    """[(name, path, number or share)] of --val."""
+    return [_named(value) for value in config.data.val or ()]
+
+
+def _named(val: str) -> tuple[str, str]:
+    """'name=path' or 'path' -> (name, path); by default a path is named after itself."""
+    name, equals, path = val.partition('=')
+    if equals and not os.path.exists(val):
+        return name, path
+    if _is_count(val):
+        return 'val', val
+    return os.path.basename(os.path.normpath(val.removeprefix(STACKED))), val
+
+
+def _is_count(path: str) -> bool:
+    """Whether a --val is a number or a share."""
+    return path.replace('.', '', 1).isdigit()
+
+
+def _check_new(name: str, sets: Sets) -> None:
+    if name in sets:
+        raise DataError(f'--val {name}: two validation sets of that name; give NAME=PATH')
+
+
+def _held_out(train: Any, count: str, seed: int) -> tuple[Any, Any]:
+    """(rest, held) of a Manifest, for a number or share as --val has it."""
+    if not float(count):
+        raise DataError(
+            f'--val {count} leaves nothing to validate on: give a number from 1, a share below 1, '
+            'or a set'
+        )
+    return train.split(float(count) if '.' in count else int(count), seed)
+
+
+def _without(train: Any, paths: Iterable[str], data: str | None, val: str, say: Say) -> Any:
     """What there is to train on, less these files of a validation set."""
     if isinstance(train, stream.Shards):
         return train
@@ -98,182 +297,47 @@ def _without(train, paths, c, val, say):
     if len(rest) < len(train):
         say(f'{len(train) - len(rest):,} images of --val {val} are left out of training')
     if not len(rest):
-        raise DataError(f'--data {c["data"]} holds nothing but the images of --val {val}')
+        raise DataError(f'--data {data} holds nothing but the images of --val {val}')
     return rest
 
 
-def _held_out(train, count, seed):
-    """(rest, held) of a Manifest, for a number or share as --val has it."""
-    if not float(count):
-        raise DataError(
-            f'--val {count} leaves nothing to validate on: give a number from 1, a share below 1, or a set'
-        )
-    return train.split(float(count) if '.' in count else int(count), seed)
+def _synthetic(
+    config: Config, scan: Callable[[str], Any], bar: Bar, *, masks: bool
+) -> tuple[Any, Any]:
+    """Manifests of the synthetic faces to train and to validate on."""
+    found = []
+    for name, count, seed in (('train', TRAIN_FACES, 0), ('val', VAL_FACES, VAL_SEED)):
+        folder = _draw(config.data.size, name, count, seed, bar)
+        found.append(scan(str(folder if masks else folder / 'images')))
+    train, drawn = found
+    return train, drawn
 
 
-def _single(found, data):
-    """Manifest of faces, once it is clear that no LQ is among them."""
-    folder = manifest.pairs_in(found)
-    if folder:
-        raise DataError(
-            f'--data {data} holds pairs: '
-            + (
-                f'give --data {shown(folder)}, or the GT in it for its faces alone'
-                if os.path.isdir(folder)
-                else f'unpack {shown(folder)} and give the folder with LQ/ and GT/'
-            )
-        )
-    return found
-
-
-def _stored(c, bar, say):
-    """Manifest of stored pairs."""
-    for k, flag, remedy in (
-        ('target_usm', '--target-usm', '--no-target-usm'),
-        ('pair_pool', '--pair-pool', '--pair-pool 0'),
-    ):
-        if c.get(k):
-            raise DataError(
-                f'{flag} is for faces that are degraded while training; --data {c["data"]} holds pairs: give {remedy}'
-            )
-    how = dict(
-        size=c['size'],
-        strict=bool(c.get('strict')),
-        verify=bool(c.get('verify')),
-        progress=bar('checking files'),
-        say=say,
-    )
-    stacked = c['data'].startswith(STACKED)
-    return manifest.Manifest(
-        _stacked(c, '--data', c['data'], **how)
-        if stacked
-        else manifest.scan_pairs(c['data'], degrade.recipe(c['recipe']).scale, **how)
-    )
-
-
-def _stacked(c, flag, path, **how):
-    """List of manifest.Stacked of `stacked:PATH`."""
-    source, scale = path.removeprefix(STACKED), degrade.recipe(c['recipe']).scale
-    if scale != 1:
-        raise DataError(
-            f'{flag} {path}: pairs above each other are of one size, but --recipe {c["recipe"]} is for enlarging {scale}x; '
-            f'recipes of one size: {", ".join(degrade.SAME_SIZE)}'
-        )
-    if stream.is_url(source):
-        raise DataError(f'{flag} {path}: pairs are read from a disk: copy them there')
-    return manifest.scan_stacked(source, **how)
-
-
-def _load_pairs(c, say, bar, points=None):
-    """points: what landmarks.read found, which takes the place of masks"""
-    if points is not None and pairs.is_parsing(c['data']):
-        raise DataError(
-            f'--data {c["data"]} holds masks beside its pictures: with --landmarks give the folder of the pictures alone'
-        )
-    scan = (
-        functools.partial(pairs.scan_pairs, repair=c['repair']) if points is None else manifest.scan
-    )
-    scan = functools.partial(
-        scan,
-        size=c['size'],
-        verify=bool(c.get('verify')),
-        strict=bool(c.get('strict')),
-        progress=bar('checking files'),
-        say=say,
-    )
-    named = [_named(v) for v in ([c['val']] if isinstance(c['val'], str) else c['val'] or ())] or [
-        ('val', None if c['data'] is None else '0.1')
-    ]
-    if c['data'] is None:
-        train, drawn = (
-            scan(str(_draw(c['size'], *which, bar).parent))
-            for which in (('train', TRAIN_FACES, 0), ('val', VAL_FACES, VAL_SEED))
-        )
-    else:
-        train, drawn = scan(c['data']), None
-    sets = {}
-    for name, path in named:
-        if name in sets:
-            raise DataError(f'--val {name}: two validation sets of that name; give NAME=PATH')
-        if path is None:
-            held = drawn
-        elif _is_count(path):
-            train, held = _held_out(train, path, c['seed'])
-        else:
-            held = scan(path)
-            train = train.without(held.paths)
-            if not len(train):
-                raise DataError(f'--data {c["data"]} holds nothing but the faces of --val {path}')
-        if points is not None:
-            sets[name] = validation.Pointed(
-                held.images,
-                landmarks.of(points, held.images, c['size']),
-                c['recipe'] and degrade.recipe(c['recipe']),
-                size=c['size'],
-            )
-            continue
-        sets[name] = validation.Parsed(
-            [pair._replace(swap=False) for pair in held.images],
-            c['recipe'] and degrade.recipe(c['recipe']),
-            size=c['size'],
-        )
-    return train.images, sets
-
-
-def _stream(c, named, say):
-    """Shards of an address, once it is clear that nothing is asked of them that needs all images."""
-    if not named or any(_is_count(path) for _, path in named):
-        raise DataError(
-            f'--data {c["data"]} is a stream, of which no share can be held out: give --val a folder of pairs or of faces that are not in it'
-        )
-    if c.get('verify') or c.get('strict'):
-        say('--verify and --strict do nothing for a stream: its images are judged as they pass')
-    return stream.find(c['data'])
-
-
-def _is_count(path):
-    """Whether a --val is a number or a share."""
-    return path.replace('.', '', 1).isdigit()
-
-
-def _named(val):
-    """'name=path' or 'path' -> (name, path); a path's own name is the name, unless it is a number."""
-    name, equals, path = val.partition('=')
-    if equals and not os.path.exists(val):
-        return name, path
-    return (
-        'val' if _is_count(val) else os.path.basename(os.path.normpath(val.removeprefix(STACKED)))
-    ), val
-
-
-def _draw(size, name, count, seed, bar):
+def _draw(size: int, name: str, count: int, seed: int, bar: Bar) -> Path:
+    """Folder of synthetic faces in the cache, drawn if need be."""
     folder = manifest.cache_folder() / f'faces-{size}-v{synthetic.VERSION}' / name
+    progress = bar(f'drawing {count} synthetic faces ({name})')
     try:
-        synthetic.write(
-            folder,
-            count,
-            first_seed=seed,
-            size=size,
-            progress=bar(f'drawing {count} synthetic faces ({name})'),
-        )
-    except (FileExistsError, RuntimeError) as e:
-        raise DataError(f'synthetic faces: {e}') from e
-    return folder / 'images'
+        synthetic.write(folder, count, first_seed=seed, size=size, progress=progress)
+    except (FileExistsError, RuntimeError) as error:
+        raise DataError(f'synthetic faces: {error}') from error
+    return folder
 
 
-def fingerprint(images):
-    """Which files (of a stream: shards) are trained on, by name and order: a resumed run must see the same."""
-    paths = images.urls if isinstance(images, stream.Shards) else [i.path for i in images]
+def fingerprint(images: Any) -> str:
+    """Which files (of a stream: shards) are trained on, by name and order: a resumed run must see
+    the same.
+    """
+    streamed = isinstance(images, stream.Shards)
+    paths = images.urls if streamed else [image.path for image in images]
     names = '\n'.join(map(os.path.basename, paths))
-    return f'{len(images)} {kind(images)}, {hashlib.blake2b(names.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()}'
+    digest = hashlib.blake2b(names.encode('utf-8', 'surrogateescape'), digest_size=8).hexdigest()
+    return f'{len(images)} {kind(images)}, {digest}'
 
 
-def kind(images):
+def kind(images: Any) -> str:
     """What len(images) counts."""
-    return (
-        'shards'
-        if isinstance(images, stream.Shards)
-        else 'stored pairs'
-        if isinstance(images[0], (manifest.Pair, manifest.Stacked))
-        else 'images'
-    )
+    if isinstance(images, stream.Shards):
+        return 'shards'
+    paired = isinstance(images[0], (manifest.Pair, manifest.Stacked))
+    return 'stored pairs' if paired else 'images'

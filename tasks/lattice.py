@@ -1,31 +1,46 @@
-"""A picture of an architecture: its path through the resolutions over the weights of all ways, and its cell over the weights of all operations."""
+"""A picture of an architecture: its path over the weights of all ways, and its cell over the
+weights of all operations.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from models import decode
 
-_INK, _BLUE, _GREY = '#222222', '#1f6fb4', '#8a8a8a'
+_INK = '#222222'
+_BLUE = '#1f6fb4'
+_GREY = '#8a8a8a'
 _COLOURS = '#8a8a8a', '#1f6fb4', '#2e9e5b', '#d1662b'  # of decode.OPERATIONS
 
 
-def figure(architecture, alpha, beta, start):
-    """-> matplotlib Figure. alpha [9, 4], beta [L, 4, 3]: as they are trained; start: level of the input"""
-    alpha, beta = (w.detach().double().cpu().numpy() for w in decode.normalise(alpha, beta, start))
+def figure(architecture: Mapping[str, Any], alpha: Tensor, beta: Tensor, start: int) -> Figure:
+    """The drawing of an architecture.
+
+    architecture: 'path': level of every layer; 'cell': (edge, operation) of what is kept alpha [9,
+    4], beta [L, 4, 3]: weights of operations and ways, as they are trained; start: level of the
+    input
+    """
+    weights = decode.normalise(alpha, beta, start)
+    operations, ways = (w.detach().double().cpu().numpy() for w in weights)
     drawing = Figure(figsize=(10, 8), dpi=110, layout='constrained')
-    path, cell, bars = drawing.subplot_mosaic(
-        [['path', 'path'], ['cell', 'bars']], height_ratios=(1, 1.1)
-    ).values()
-    _path(path, architecture['path'], beta, start)
-    _cell(cell, architecture['cell'])
-    _bars(bars, architecture['cell'], alpha)
+    rows: Any = [['path', 'path'], ['cell', 'bars']]
+    axes: dict[str, Any] = drawing.subplot_mosaic(rows, height_ratios=(1, 1.1))
+    _path(axes['path'], architecture['path'], ways, start)
+    _cell(axes['cell'], architecture['cell'])
+    _bars(axes['bars'], architecture['cell'], operations)
     return drawing
 
 
-def _path(axes, path, beta, start):
+def _path(axes: Axes, path: Sequence[int], beta: np.ndarray, start: int) -> None:
+    # Every way, as wide as its weight.
     reached = {(-1, start)}
     for layer, ways in enumerate(beta):
-        for source, way in zip(*np.nonzero(ways)):
+        for source, way in zip(*np.nonzero(ways), strict=True):
             level = source + way - 1
             reached.add((layer, level))
             axes.plot(
@@ -37,6 +52,7 @@ def _path(axes, path, beta, start):
                 solid_capstyle='round',
                 zorder=1,
             )
+    # The path that is taken, and every level that can be reached.
     axes.plot(
         range(-1, len(path)),
         (start, *path),
@@ -46,7 +62,9 @@ def _path(axes, path, beta, start):
         markersize=9,
         zorder=3,
     )
-    axes.scatter(*zip(*reached), s=50, facecolor='white', edgecolor=_INK, zorder=2)
+    columns, levels = zip(*reached, strict=True)
+    axes.scatter(columns, levels, s=50, facecolor='white', edgecolor=_INK, zorder=2)
+    # Layers from left to right, resolutions from top to bottom.
     axes.set_xticks(
         range(-1, len(path)), ['stem', *(f'layer {n}' for n in range(1, len(path) + 1))]
     )
@@ -59,54 +77,45 @@ def _path(axes, path, beta, start):
     axes.spines[:].set_visible(False)
 
 
-def _cell(axes, cell):
-    """Inputs on the left, nodes in the middle, what they are joined to on the right; an edge has the colour of its operation."""
-    places = [(0, 0.8), (0, -0.8), *((1.2 + n, 0.9 * (1 - n)) for n in range(decode.NODES))]
+def _cell(axes: Axes, cell: Sequence[Sequence[int]]) -> None:
+    """Inputs on the left, nodes on the right of them; an edge has the colour of its operation."""
+    nodes = [(1.2 + n, 0.9 * (1 - n)) for n in range(decode.NODES)]
+    places = [(0.0, 0.8), (0.0, -0.8), *nodes]
     for edge, operation in cell:
         node, source = decode.EDGES[edge]
-        axes.annotate(
-            '',
-            places[2 + node],
-            places[source],
-            arrowprops=dict(
-                arrowstyle='->',
-                color=_COLOURS[operation],
-                linewidth=2,
-                shrinkA=16,
-                shrinkB=16,
-                connectionstyle='arc3,rad=0.12',
-            ),
-        )
-        (x0, y0), (x1, y1) = places[source], places[2 + node]
-        axes.text(
-            x0 + 0.45 * (x1 - x0),
-            y0 + 0.45 * (y1 - y0) - 0.1,
-            decode.OPERATIONS[operation],
-            color=_COLOURS[operation],
-            fontsize=8,
-            ha='center',
-        )
-    for (x, y), name in zip(
-        places,
-        ('layer\nbefore last', 'last\nlayer', *(f'node {n + 1}' for n in range(decode.NODES))),
-    ):
-        axes.text(
-            x,
-            y,
-            name,
-            fontsize=8,
-            ha='center',
-            va='center',
-            bbox=dict(boxstyle='round', facecolor='white', edgecolor=_INK),
-        )
+        _edge(axes, places[source], places[2 + node], operation)
+    names = ('layer\nbefore last', 'last\nlayer', *(f'node {n + 1}' for n in range(decode.NODES)))
+    box = {'boxstyle': 'round', 'facecolor': 'white', 'edgecolor': _INK}
+    for (x, y), name in zip(places, names, strict=True):
+        axes.text(x, y, name, fontsize=8, ha='center', va='center', bbox=box)
     axes.set(xlim=(-0.6, 3.8), ylim=(-1.5, 1.5))
-    axes.set_title('cell; its output is all nodes, one after the other', fontsize=10)
+    axes.set_title('cell; its output is all nodes, concatenated', fontsize=10)
     axes.axis('off')
 
 
-def _bars(axes, cell, alpha):
+def _edge(axes: Axes, begin: tuple[float, float], end: tuple[float, float], operation: int) -> None:
+    """An arrow with the name of its operation, a little before its middle, so that names do not
+    meet.
+    """
+    colour = _COLOURS[operation]
+    arrow = {
+        'arrowstyle': '->',
+        'color': colour,
+        'linewidth': 2,
+        'shrinkA': 16,
+        'shrinkB': 16,
+        'connectionstyle': 'arc3,rad=0.12',
+    }
+    axes.annotate('', end, begin, arrowprops=arrow)
+    x = begin[0] + 0.45 * (end[0] - begin[0])
+    y = begin[1] + 0.45 * (end[1] - begin[1]) - 0.1
+    axes.text(x, y, decode.OPERATIONS[operation], color=colour, fontsize=8, ha='center')
+
+
+def _bars(axes: Axes, cell: Sequence[Sequence[int]], alpha: np.ndarray) -> None:
     """Weights of the operations on every edge; those of kept edges are framed."""
-    left, kept = np.zeros(len(alpha)), dict(map(tuple, cell))
+    left = np.zeros(len(alpha))
+    kept = {edge: operation for edge, operation in cell}
     for operation, name in enumerate(decode.OPERATIONS):
         bars = axes.barh(
             range(len(alpha)),
@@ -122,15 +131,11 @@ def _bars(axes, cell, alpha):
                 bar.set_edgecolor(_INK)
                 bar.set_linewidth(1.5)
         left += alpha[:, operation]
-    names = 'before last', 'last', *(f'node {n + 1}' for n in range(decode.NODES))
-    axes.set_yticks(
-        range(len(alpha)),
-        [
-            f'{edge}: {names[source]} to {names[2 + node]}'
-            for edge, (node, source) in enumerate(decode.EDGES)
-        ],
-        fontsize=8,
-    )
+    # From which input or node to which node an edge leads.
+    names = ('before last', 'last', *(f'node {n + 1}' for n in range(decode.NODES)))
+    edges = enumerate(decode.EDGES)
+    labels = [f'{edge}: {names[source]} to {names[2 + node]}' for edge, (node, source) in edges]
+    axes.set_yticks(range(len(alpha)), labels, fontsize=8)
     axes.set(xlim=(0, 1))
     axes.invert_yaxis()
     axes.set_title('weights of the operations; framed: taken', fontsize=10)

@@ -252,7 +252,7 @@ def test_a_rank_that_never_comes_is_named(tmp_path):
     first = subprocess.run(
         [sys.executable, '-c', code, str(ROOT)], env=place, capture_output=True, text=True
     )
-    assert 'PeerMissing: rank 1, 2 of 3 did not come in time' in first.stderr
+    assert 'PeerMissing: rank 1, 2 of 3 did not connect in time' in first.stderr
     other = subprocess.run(
         [sys.executable, '-c', code, str(ROOT)],
         env=place | {'RANK': '1'},
@@ -260,7 +260,7 @@ def test_a_rank_that_never_comes_is_named(tmp_path):
         text=True,
     )
     assert re.search(
-        r'PeerMissing: rank 1 of 3: rank 0 at 127.0.0.1:\d+ gives no word within 3 s', other.stderr
+        r'PeerMissing: rank 1 of 3: rank 0 at 127.0.0.1:\d+ did not answer within 3 s', other.stderr
     )
 
 
@@ -292,7 +292,7 @@ def test_out_of_memory_names_a_batch_that_fits(free, batch, said, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (free, 2 * free))
     monkeypatch.setattr(torch.cuda, 'empty_cache', lambda: None)
     assert said in memory.advice(
-        dict(batch=batch, accumulate=2), None, lambda batch: 400 + 100 * batch
+        batch, 2, None, lambda batch: 400 + 100 * batch
     )
 
 

@@ -258,7 +258,7 @@ def test_a_stopped_run_goes_on_to_the_bit(run, data, tmp_path, monkeypatch):
     asked = iter([None] * 9)
     monkeypatch.setattr(
         stop.Stop,
-        'asked',
+        'requested',
         property(lambda self: next(asked, 'SIGTERM'), lambda self, value: None),
         raising=False,
     )

@@ -108,15 +108,15 @@ def test_what_is_left_to_the_cpu(name):
 def test_the_record_has_the_layout_of_the_struct():
     data = CASES['gray none 1x1']
     record = png.pack([data], [png.head(data)]).record
-    fields = re.search(r'struct Png {([^}]*)}', kernels.source('png.cu'))[1]
-    assert cuda_shim.Shim().sizeof('png.cu', 'Png') == record.dtype.itemsize
+    fields = re.search(r'struct Png {([^}]*)}', kernels.source(png.KERNELS))[1]
+    assert cuda_shim.Shim().sizeof(png.KERNELS, 'Png') == record.dtype.itemsize
     assert [
         name.split()[-1] for part in fields.split(';') for name in part.split(',') if name.split()
     ] == list(record.dtype.names)
 
 
 def test_the_host_knows_every_verdict():
-    names = re.search(r'enum { (.*?) }', kernels.source('png.cu'))[1].split(', ')
+    names = re.search(r'enum { (.*?) }', kernels.source(png.KERNELS))[1].split(', ')
     assert len(names) == len(png.REFUSED) == len(set(png.REFUSED)) and names[0] == 'GOOD'
 
 
@@ -175,7 +175,7 @@ MUTANTS = [
 
 def test_every_kernel_has_mutants():
     assert {kernel for kernel, *_ in MUTANTS} == {
-        name for name, _ in cuda_shim.KERNEL.findall(kernels.source('png.cu'))
+        name for name, _ in cuda_shim.KERNEL.findall(kernels.source(png.KERNELS))
     }
 
 
@@ -184,7 +184,7 @@ def test_every_kernel_has_mutants():
     'kernel, old, new', MUTANTS, ids=[f'{k}-{i}' for i, (k, *_) in enumerate(MUTANTS)]
 )
 def test_mutants_fail(kernel, old, new):
-    assert kernels.source('png.cu').count(old) == 1, 'the mutation no longer fits the source'
+    assert kernels.source(png.KERNELS).count(old) == 1, 'the mutation no longer fits the source'
     for backwards in False, True:
         with cuda_shim.Shim(backwards, edit=lambda file, source: source.replace(old, new)):
             if wrong(SMALL):

@@ -237,7 +237,7 @@ def test_losses_are_smoothed_and_give_up():
             {'loss': torch.tensor(loss), 'gan': torch.tensor(2 * loss)},
             torch.tensor(float(bad)),
         )
-    assert losses.look() == {'loss': 2.0, 'gan': 4.0} and len(losses) == 0
+    assert losses.read() == {'loss': 2.0, 'gan': 4.0} and len(losses) == 0
     assert notes == [{'skipped': 'nan', 'nimg': 8, 'samples': [8, 11]}]
     losses.add(16, {'loss': torch.tensor(float('inf'))}, torch.tensor(1.0))
     losses.add(20, {'loss': torch.tensor(float('inf'))}, torch.tensor(1.0))
@@ -245,7 +245,7 @@ def test_losses_are_smoothed_and_give_up():
         RunError,
         match=r'3 steps in a row had no finite gradient; the last loss is inf at image 20 \(samples 16 to 19\)',
     ):
-        losses.look()
+        losses.read()
 
 
 def test_a_row_of_the_log_is_the_mean_of_its_steps():
@@ -257,10 +257,10 @@ def test_a_row_of_the_log_is_the_mean_of_its_steps():
             torch.tensor(float(loss != loss)),
         )
         if i in (0, 3, 5):
-            losses.look()
+            losses.read()
         if i == 3:
-            assert losses.take() == {'loss': 8 / 3, 'gan': 2.0}
-    assert losses.take() == {'loss': 6.0, 'gan': 6.0} and losses.take() == {}
+            assert losses.take_means() == {'loss': 8 / 3, 'gan': 2.0}
+    assert losses.take_means() == {'loss': 6.0, 'gan': 6.0} and losses.take_means() == {}
 
 
 def test_hints():

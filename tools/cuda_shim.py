@@ -1,10 +1,13 @@
-"""The CUDA kernels on a CPU, for tests: the same .cu files built by g++ against cuda_shim.h, launched with the same arguments.
+"""The CUDA kernels on a CPU, for tests: g++ builds the same .cu files against cuda_shim.h.
 
-    with cuda_shim.Shim() as shim:                     every launch of degrade.kernels now runs here, on CPU tensors
+    with cuda_shim.Shim() as shim:
         degrade.degrade(x, recipe, params, 'cuda')
 
-Threads of a block run one after the other from barrier to barrier, forwards or backwards: results that depend on a missing barrier differ between the two.
-Slow (about a microsecond a thread); not a way to degrade on a CPU.
+Within the block every launch of degrade.kernels runs here, on CPU tensors, with the same arguments.
+
+The threads of a block run one after the other from barrier to barrier, forwards or backwards:
+results that depend on a missing barrier differ between the two. It is slow (about a microsecond a
+thread) and not meant for degrading images on a CPU.
 """
 
 import ctypes
@@ -14,6 +17,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,139 +28,169 @@ from degrade import kernels
 KERNEL = re.compile(
     r'extern "C" __global__ void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)\(([^)]*)\)'
 )
-SCALARS = {'int': np.int32, 'float': np.float32, 'bool': np.bool_}
+SCALARS: dict[str, type[np.generic]] = {'int': np.int32, 'float': np.float32, 'bool': np.bool_}
 SANITIZERS = (
     '-fsanitize=address,undefined',
     '-fno-sanitize-recover=undefined',
     '-fno-omit-frame-pointer',
     '-g',
 )
+# No contraction, because __fmul_rn and __fadd_rn must remain two roundings. Symbolic binding,
+# because zlib, which some builds of torch bring into the process, has an `inflate` as well.
+FLAGS = ('-std=c++17', '-ffp-contract=off', '-fPIC', '-shared', '-Wl,-Bsymbolic', '-w')
 
 
 class Shim:
-    """A stand-in for `kernels.launch`. A context manager that puts it there.
+    """A stand-in for `kernels.launch`; as a context manager it replaces that function.
 
     backwards: run blocks and threads from the last to the first
-    sanitize:  build with AddressSanitizer and UndefinedBehaviorSanitizer; the process must have been started with libasan preloaded
+    sanitize:  build with AddressSanitizer and UndefinedBehaviorSanitizer; the process must have
+               been started with libasan preloaded (see `sanitized`)
     edit:      function of (file name, source) -> source, for tests that must fail
     Raises RuntimeError with the compiler's message.
     """
 
-    built = {}  # of this process: source -> library
+    built: dict[tuple[str, bool], ctypes.CDLL] = {}  # of this process, by (source, sanitize)
 
-    def __init__(self, backwards=False, sanitize=False, edit=lambda file, text: text):
-        self.backwards, self.sanitize, self.edit, self.launched = backwards, sanitize, edit, set()
+    def __init__(
+        self,
+        backwards: bool = False,
+        sanitize: bool = False,
+        edit: Callable[[str, str], str] = lambda file, text: text,
+    ) -> None:
+        """Nothing is built before a kernel is launched."""
+        self.backwards = backwards
+        self.sanitize = sanitize
+        self.edit = edit
+        self.launched: set[tuple[str, str]] = set()  # (file name, kernel)
 
-    def launch(self, file, name, grid, block, *args):
-        """As kernels.launch; every argument's type is checked against the kernel's declaration, which a GPU would take on trust."""
+    def launch(
+        self,
+        file: str | Path,
+        name: str,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        *args: kernels.Argument,
+    ) -> None:
+        """Do what `kernels.launch` does, on the CPU.
+
+        The type of every argument is checked against the kernel's declaration, which a GPU would
+        take on trust.
+        """
         library, declared = self.library(file)
         types = declared[name]
-        assert len(types) == len(args), (
-            f'{file} {name}: {len(types)} parameters, {len(args)} arguments'
-        )
-        values = [_argument(a, t, f'{file} {name}, {t}') for a, t in zip(args, types)]
+        where = f'{Path(file).name} {name}'
+        assert len(types) == len(args), f'{where}: {len(types)} parameters, {len(args)} arguments'
+        values = [_argument(a, t, f'{where}, {t}') for a, t in zip(args, types, strict=True)]
         pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
-        three = [
-            (ctypes.c_int * 3)(*(int(n) for n in size), *(1,) * (3 - len(size)))
-            for size in (grid, block)
-        ]
-        getattr(library, f'run_{name}')(*three, pointers, int(self.backwards))
-        self.launched.add((file, name))
+        run = getattr(library, f'run_{name}')
+        run(_three(grid), _three(block), pointers, int(self.backwards))
+        self.launched.add((Path(file).name, name))
 
-    def library(self, file):
+    def library(self, file: str | Path) -> tuple[ctypes.CDLL, dict[str, list[str]]]:
         """(loaded library, {kernel: [declared type]}) of a .cu file, built once."""
-        text = self.edit(file, kernels.source(file))
+        text = self.edit(Path(file).name, kernels.source(file))
         declared = {
-            name: [
-                ' '.join(p.split()[:-1]) + '*' * p.split()[-1].count('*') for p in params.split(',')
-            ]
-            for name, params in KERNEL.findall(text)
+            name: [_declared_type(parameter) for parameter in parameters.split(',')]
+            for name, parameters in KERNEL.findall(text)
         }
         key = text, self.sanitize
         if key not in self.built:
             self.built[key] = _build(text, declared, self.sanitize)
         return self.built[key], declared
 
-    def sizeof(self, file, struct):
+    def sizeof(self, file: str | Path, struct: str) -> int:
         """Bytes of a struct of a .cu file."""
         return getattr(self.library(file)[0], f'sizeof_{struct}')()
 
-    def __enter__(self):
-        self._kept = kernels.launch, kernels.need_gpu
-        kernels.launch, kernels.need_gpu = self.launch, lambda x: None
+    def __enter__(self) -> 'Shim':
+        """Put this object's launch in place of the GPU's."""
+        self._replaced = kernels.launch, kernels.need_gpu
+        kernels.launch = self.launch  # type: ignore[assignment]  # a method in a function's place
+        kernels.need_gpu = lambda x: None
         return self
 
-    def __exit__(self, *_):
-        kernels.launch, kernels.need_gpu = self._kept
+    def __exit__(self, *_: object) -> None:
+        """Restore the GPU's launch."""
+        kernels.launch, kernels.need_gpu = self._replaced
 
 
-def sanitized():
+def sanitized() -> dict[str, str]:
     """Environment for a process that is to load kernels built with `sanitize`."""
-    first = [
-        subprocess.run(
-            ['g++', f'-print-file-name={name}'], capture_output=True, text=True
-        ).stdout.strip()
-        for name in ('libasan.so', 'libstdc++.so')
-    ]
-    # Both libraries from the start: libasan must find C++'s exceptions, which OpenCV throws inside.
+    # Both libraries must be there from the start: libasan looks for C++'s exceptions, which OpenCV
+    # throws internally, when it is loaded.
+    libraries = [_library_path(name) for name in ('libasan.so', 'libstdc++.so')]
     return {
         **os.environ,
-        'LD_PRELOAD': ' '.join(first),
+        'LD_PRELOAD': ' '.join(libraries),
         'ASAN_OPTIONS': 'detect_leaks=0',
         'OMP_NUM_THREADS': '1',
     }
 
 
-def _argument(a, declared, where):
+def _library_path(name: str) -> str:
+    command = ['g++', f'-print-file-name={name}']
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+# ---- arguments ----
+
+
+def _three(size: Sequence[int]) -> ctypes.Array:
+    """Grid or block as int[3]."""
+    return (ctypes.c_int * 3)(*(int(n) for n in size), *(1,) * (3 - len(size)))
+
+
+def _declared_type(parameter: str) -> str:
+    """Type of a C parameter without its name: 'const float* x' and 'const float *x' alike."""
+    *words, name = parameter.split()
+    return ' '.join(words) + '*' * name.count('*')
+
+
+def _argument(a: kernels.Argument, declared: str, where: str) -> np.ndarray:
     """0-d array with the argument's bytes."""
     if declared.endswith('*'):
-        assert a is None or isinstance(a, torch.Tensor), (
-            f'{where}: needs a tensor or None, is {type(a)}'
-        )
-        return np.array(0 if a is None else a.data_ptr(), np.uint64)
-    assert type(a) is SCALARS[declared], (
-        f'{where}: needs {SCALARS[declared].__name__}, is {type(a).__name__}'
-    )
+        if a is None:
+            return np.array(0, np.uint64)
+        assert isinstance(a, torch.Tensor), f'{where}: needs a tensor or None, is {type(a)}'
+        return np.array(a.data_ptr(), np.uint64)
+    wanted = SCALARS[declared]
+    assert type(a) is wanted, f'{where}: needs {wanted.__name__}, is {type(a).__name__}'
     return np.array(a)
 
 
-def _build(text, declared, sanitize):
+# ---- building ----
+
+
+def _build(text: str, declared: dict[str, list[str]], sanitize: bool) -> ctypes.CDLL:
+    """Compile and load a .cu file."""
     if not shutil.which('g++'):
         raise RuntimeError('g++ is needed to run kernels on the CPU (Debian: apt install g++)')
-    code = [f'#include "{Path(__file__).with_suffix(".h")}"', text]
-    for name, types in declared.items():
-        arguments = ', '.join(f'*({t}*)a[{i}]' for i, t in enumerate(types))
-        code += [
-            f'static void body_{name}(void** a) {{ {name}({arguments}); }}',
-            f'extern "C" void run_{name}(const int* grid, const int* block, void** args, int backwards) {{ run(grid, block, body_{name}, args, backwards); }}',
-        ]
-    code += [
-        f'extern "C" int sizeof_{struct}() {{ return sizeof({struct}); }}'
-        for struct in re.findall(r'^struct (\w+) {', text, re.MULTILINE)
-    ]
-    name = hashlib.blake2b('\n'.join(code).encode(), digest_size=8).hexdigest()
+    code = '\n'.join(_code(text, declared))
+    name = hashlib.blake2b(code.encode(), digest_size=8).hexdigest()
+    optimise = ('-O1', *SANITIZERS) if sanitize else ('-O2',)
     with tempfile.TemporaryDirectory() as folder:
-        source, library = Path(folder, f'{name}.cpp'), Path(folder, f'{name}.so')
-        source.write_text('\n'.join(code))
-        # No contraction: __fmul_rn and __fadd_rn must stay two roundings. Symbolic: zlib, which some builds of torch bring into the process, has an inflate, too.
-        done = subprocess.run(
-            [
-                'g++',
-                '-std=c++17',
-                '-O1' if sanitize else '-O2',
-                '-ffp-contract=off',
-                '-fPIC',
-                '-shared',
-                '-Wl,-Bsymbolic',
-                '-w',
-                *(SANITIZERS if sanitize else ()),
-                '-o',
-                str(library),
-                str(source),
-            ],
-            capture_output=True,
-            text=True,
-        )
+        source = Path(folder, f'{name}.cpp')
+        library = Path(folder, f'{name}.so')
+        source.write_text(code)
+        command = ['g++', *FLAGS, *optimise, '-o', str(library), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f'g++ cannot build the kernels:\n{done.stderr[:4000]}')
         return ctypes.CDLL(str(library))
+
+
+def _code(text: str, declared: dict[str, list[str]]) -> Iterator[str]:
+    """Parts of the C++ source: the shim, the kernels, and what calls them from Python."""
+    yield f'#include "{Path(__file__).with_suffix(".h")}"'
+    yield text
+    for name, types in declared.items():
+        arguments = ', '.join(f'*({t}*)a[{i}]' for i, t in enumerate(types))
+        yield f'static void body_{name}(void** a) {{ {name}({arguments}); }}'
+        yield (
+            f'extern "C" void run_{name}'
+            '(const int* grid, const int* block, void** args, int backwards) '
+            f'{{ run(grid, block, body_{name}, args, backwards); }}'
+        )
+    for struct in re.findall(r'^struct (\w+) {', text, re.MULTILINE):
+        yield f'extern "C" int sizeof_{struct}() {{ return sizeof({struct}); }}'

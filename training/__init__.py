@@ -1,1 +1,4 @@
-"""Machinery of a run, without opinions: averages, schedule, checkpoints, log, pictures; it knows no network and no data."""
+"""The machinery of a run: averages, schedules, checkpoints, logs, pictures, processes.
+
+It knows no particular network, loss or data set.
+"""

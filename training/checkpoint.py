@@ -1,11 +1,13 @@
 """Checkpoints that survive a kill at any moment, and weights from anywhere.
 
-    run_dir/checkpoints/000123456/net.safetensors ema.safetensors      weights, after 123,456 images
-                                  state.pt                             optimizers and counters
-                                  checksums.json                       SHA-256 of the others
+    run_dir/checkpoints/000123456/          after 123,456 images
+        net.safetensors ema.safetensors     weights
+        state.pt                            optimizers and counters
+        checksums.json                      SHA-256 of the others
 
-A checkpoint is written to a temporary folder, forced to disk and renamed: under its name it is whole or absent. The one writer
-of a run directory clears leftovers; reading deletes nothing, so pictures can be restored from a run that is still going.
+A checkpoint is written to a temporary folder, forced to disk and renamed: under its name it is
+whole or absent. Only the writer of a run directory clears leftovers; reading deletes nothing, so
+pictures can be restored from a run that is still going.
 """
 
 import errno
@@ -17,95 +19,120 @@ import pickle
 import re
 import shutil
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor, nn
 
 from errors import CheckpointError
 
 FINISHED = 'weights.safetensors'  # what a finished run leaves in its directory
 
+Weights = dict[str, Tensor]  # a state_dict
+StrPath = str | os.PathLike[str]
 
-def save(run_dir, nimg, tensors, state, keep=2):
-    """Write a checkpoint -> Path of its folder; then delete the oldest beyond `keep`.
 
-    nimg:    images seen; a checkpoint of the same number is replaced
+# -------------------------------------------------------------------------------------------------
+# Checkpoints.
+
+
+def save(
+    run_dir: StrPath,
+    nimg: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Write a checkpoint and return its folder; then delete the oldest beyond `keep`.
+
+    nimg: images seen; a checkpoint of the same number is replaced
     tensors: {'net': state_dict, 'ema': state_dict, ...}, one .safetensors file each
-    state:   what torch.load reads back with weights_only: tensors, numbers, strings, lists, dicts
-    Raises CheckpointError when the disk is full or read-only; earlier checkpoints stay as they are.
+    state: what torch.load reads with weights_only: tensors, numbers, strings, lists, dicts
+    Raises CheckpointError if the disk is full or read-only; earlier checkpoints stay as they are.
     """
-    folder = Path(run_dir) / 'checkpoints'
-    final, fresh, old = (
-        folder / f'{nimg:09d}',
-        folder / f'.new-{nimg:09d}',
-        folder / f'{nimg:09d}.old',
-    )
     files = {f'{name}.safetensors': _pack(weights) for name, weights in tensors.items()}
     files['state.pt'] = _pickle(state)
-    files['checksums.json'] = json.dumps(
-        {name: _sha256(data) for name, data in files.items()}, indent=1
-    ).encode()
+    checksums = {name: _sha256(data) for name, data in files.items()}
+    files['checksums.json'] = json.dumps(checksums, indent=1).encode()
+
+    folder = Path(run_dir) / 'checkpoints'
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _clear(folder)
-        if shutil.disk_usage(folder).free < sum(map(len, files.values())):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # before half of it is written
-        fresh.mkdir()
-        for name, data in files.items():
-            with open(fresh / name, 'wb') as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-        _sync(fresh)
-        if final.exists():
-            os.rename(final, old)  # still found under this name, should the next line never run
-        os.rename(fresh, final)
-        _sync(folder)
+        final = _write(folder, nimg, files)
     except OSError as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        free = shutil.disk_usage(
-            next(p for p in (folder, *folder.absolute().parents) if p.exists())
-        ).free
-        raise CheckpointError(
-            f'{folder}: cannot write checkpoint {nimg}: {error.strerror or error}; it needs '
-            f'{sum(map(len, files.values())):,} bytes, {free:,} are free. Make room or make it writable '
-            'and run the same command again; earlier checkpoints are intact'
-        ) from error
-    _discard(old)
-    found = _list(folder)
-    for path in found[
-        found.index(final) + keep :
-    ]:  # newer ones can only be damaged ones that the run went back from
+        raise _not_written(folder, nimg, files, error) from error
+
+    # Newer ones can only be damaged ones that the run went back from: they go too, by the age that
+    # they pretend to have.
+    checkpoints = _list(folder)
+    for path in checkpoints[checkpoints.index(final) + keep :]:
         _discard(path)
     return final
 
 
-def room(nets, keep, checkpoints=2):
-    """Bytes that a run takes on its disk at most: checkpoints (weights and two moments of each network, the average of the first) and one being written, `keep`
-    averages and one, the final weights, and a share for pictures and the log."""
-    first, *others = (
-        sum(v.numel() * v.element_size() for v in net.state_dict().values()) for net in nets
+def _write(folder: Path, nimg: int, files: Mapping[str, bytes]) -> Path:
+    """Write the files of a checkpoint; raises OSError."""
+    final = folder / f'{nimg:09d}'
+    fresh = folder / f'.new-{nimg:09d}'
+    replaced = folder / f'{nimg:09d}.old'
+    folder.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
+    # Before half of it is written.
+    if shutil.disk_usage(folder).free < _size(files):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    # Contents first, then the entries of the folder, then the name that counts.
+    fresh.mkdir()
+    for name, data in files.items():
+        with open(fresh / name, 'wb') as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+    _sync(fresh)
+    # A kill between the two renamings leaves the replaced one, which is still found.
+    if final.exists():
+        os.rename(final, replaced)
+    os.rename(fresh, final)
+    _sync(folder)
+    _discard(replaced)
+    return final
+
+
+def _not_written(
+    folder: Path, nimg: int, files: Mapping[str, bytes], error: OSError
+) -> CheckpointError:
+    """Clean up after a failed `_write` and make the error that says what is missing."""
+    shutil.rmtree(folder / f'.new-{nimg:09d}', ignore_errors=True)
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    return CheckpointError(
+        f'{folder}: cannot write checkpoint {nimg}: {error.strerror or error}; it needs '
+        f'{_size(files):,} bytes, {free:,} are free. Make room or make it writable '
+        'and run the same command again; earlier checkpoints are intact'
     )
-    return (4 * first + 3 * sum(others)) * (checkpoints + 1) + first * (keep + 2) + (64 << 20)
 
 
-def save_weights(path, weights):
-    """Write a state_dict as .safetensors, whole or not at all."""
-    fresh = Path(path).with_name(f'.new-{Path(path).name}')
-    try:
-        fresh.write_bytes(_pack(weights))
-        os.replace(fresh, path)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise CheckpointError(f'{path} cannot be written: {error.strerror or error}') from error
+def room(nets: Iterable[nn.Module], keep: int, checkpoints: int = 2) -> int:
+    """Return the most bytes that a run takes on its disk.
+
+    nets: the network that the run is about, then others
+    keep: averages kept in best/
+    checkpoints: number of checkpoints kept
+    """
+    main, *others = (_bytes(net) for net in nets)
+    # A checkpoint has the weights and two moments of each network, and the average of the first.
+    checkpoint = 4 * main + 3 * sum(others)
+    # One more of each is being written; weights.safetensors; pictures and the log.
+    return checkpoint * (checkpoints + 1) + main * (keep + 2) + (64 << 20)
 
 
-def latest(run_dir):
-    """-> Path of the newest whole checkpoint, None if there never was one; warns of damaged newer ones.
+def latest(run_dir: StrPath) -> Path | None:
+    """Return the newest whole checkpoint, None if there never was one; warn of damaged newer ones.
 
-    Raises CheckpointError if all are damaged: starting from nothing must be the user's decision.
+    Raises CheckpointError if all are damaged: to start anew must be the user's decision.
     """
     damage = []
     for path in _list(Path(run_dir) / 'checkpoints'):
@@ -115,7 +142,7 @@ def latest(run_dir):
             damage.append(str(error))
             continue
         if damage:
-            warnings.warn(f'{"; ".join(damage)}; going back to {path}')
+            warnings.warn(f'{"; ".join(damage)}; going back to {path}', stacklevel=2)
         return path
     if damage:
         raise CheckpointError(
@@ -124,9 +151,15 @@ def latest(run_dir):
     return None
 
 
-def load(path, map_location='cpu'):
-    """Folder of one checkpoint -> ({name: state_dict}, state) as given to `save`; CheckpointError if a file of it is damaged."""
-    path, files = Path(path), _read(path)
+def load(
+    path: StrPath, map_location: torch.device | str = 'cpu'
+) -> tuple[dict[str, Weights], dict[str, Any]]:
+    """Read the folder of a checkpoint: ({name: state_dict}, state) as given to `save`.
+
+    Raises CheckpointError if a file of it is damaged.
+    """
+    path = Path(path)
+    files = _read(path)
     try:
         state = torch.load(
             io.BytesIO(files.pop('state.pt')), map_location=map_location, weights_only=True
@@ -134,65 +167,93 @@ def load(path, map_location='cpu'):
         tensors = {Path(name).stem: safetensors.torch.load(data) for name, data in files.items()}
     except (KeyError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         raise CheckpointError(f'{path}: not a checkpoint of this version: {error}') from error
-    return {
+    moved = {
         name: {k: v.to(map_location) for k, v in weights.items()}
         for name, weights in tensors.items()
-    }, state
+    }
+    return moved, state
 
 
-def load_weights(net, path):
-    """Fill `net` (the plain module) with the weights at `path`, all of them or none -> Path of what was read.
+# -------------------------------------------------------------------------------------------------
+# Weights.
 
-    path: a run directory (the weights of a finished run, else the newest checkpoint) or the folder of a checkpoint (its 'ema', else its 'net'), a .safetensors file,
-          or a .pth file as of BasicSR: 'params_ema', 'params', or the weights themselves.
+
+def save_weights(path: StrPath, weights: Mapping[str, Tensor]) -> None:
+    """Write a state_dict as .safetensors, whole or not at all; raises CheckpointError."""
+    fresh = Path(path).with_name(f'.new-{Path(path).name}')
+    try:
+        fresh.write_bytes(_pack(weights))
+        os.replace(fresh, path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise CheckpointError(f'{path} cannot be written: {error.strerror or error}') from error
+
+
+def load_weights(net: nn.Module, path: StrPath) -> Path:
+    """Fill a network with the weights at `path`, all or none, and return the file they came from.
+
+    net: the plain module
+    path: a run directory (the weights of a finished run, else the newest checkpoint) or the folder
+        of a checkpoint (its 'ema', else its 'net'), a .safetensors file, or a .pth file as of
+        BasicSR: 'params_ema', 'params', or the weights themselves
     Raises CheckpointError if there is nothing to read or if it belongs to another network.
     """
-    path = Path(path)
-    weights, path = read_weights(path)
-    mine = net.state_dict()
-    wrong = [name for name in mine if name in weights and weights[name].shape != mine[name].shape]
-    if wrong or weights.keys() != mine.keys():
+    weights, source = read_weights(path)
+    own = net.state_dict()
+    wrong = [name for name in own if name in weights and weights[name].shape != own[name].shape]
+    if wrong or weights.keys() != own.keys():
         raise CheckpointError(
-            f'{path} does not fit {type(net).__name__}: {_difference(weights, mine, wrong)}'
+            f'{source} does not fit {type(net).__name__}: {_difference(weights, own, wrong)}'
         )
     net.load_state_dict(weights)
-    return path
+    return source
 
 
-def read_weights(path):
-    """-> (weights as {name: tensor}, Path they came from) of anything that `load_weights` takes."""
-    weights, path = _find(Path(path))
-    return {
-        name.removeprefix('module.'): value for name, value in weights.items()
-    }, path  # DistributedDataParallel's prefix
+def read_weights(path: StrPath) -> tuple[Weights, Path]:
+    """Read the weights at any path that `load_weights` takes: ({name: tensor}, their file).
 
-
-def _find(path):
+    Raises CheckpointError if there are none.
+    """
+    path = Path(path)
     if not path.exists():
         raise CheckpointError(
             f'{path}: no such file or folder; '
             'give a run directory, a checkpoint folder, a .safetensors or a .pth file'
         )
+    if path.is_dir() and (path / FINISHED).exists():
+        path = path / FINISHED
     if path.is_dir():
-        if (path / FINISHED).exists():
-            return _find(path / FINISHED)
-        if not (path / 'checksums.json').exists():
-            run, path = path, latest(path)
-            if path is None:
-                raise CheckpointError(
-                    f'{run}: neither a run directory with a checkpoint nor a checkpoint'
-                )
-        tensors, _ = load(path)
-        name = 'ema' if 'ema' in tensors else 'net'
-        if name not in tensors:
+        weights, path = _weights_in(path)
+    else:
+        weights = _weights_of(path)
+    # DistributedDataParallel puts a prefix before every name.
+    return {name.removeprefix('module.'): value for name, value in weights.items()}, path
+
+
+def _weights_in(folder: Path) -> tuple[Weights, Path]:
+    """Read the average, else the network, of a checkpoint or of the newest one of a run."""
+    if not (folder / 'checksums.json').exists():
+        newest = latest(folder)
+        if newest is None:
             raise CheckpointError(
-                f"{path}: has neither 'ema' nor 'net' but {sorted(tensors)}; give one of its files"
+                f'{folder}: neither a run directory with a checkpoint nor a checkpoint'
             )
-        return tensors[name], path / f'{name}.safetensors'
+        folder = newest
+    tensors, _ = load(folder)
+    name = 'ema' if 'ema' in tensors else 'net'
+    if name not in tensors:
+        raise CheckpointError(
+            f"{folder}: has neither 'ema' nor 'net' but {sorted(tensors)}; give one of its files"
+        )
+    return tensors[name], folder / f'{name}.safetensors'
+
+
+def _weights_of(path: Path) -> Weights:
+    """Read a .safetensors file, or one of torch.save without running any code in it."""
     try:
         if path.suffix == '.safetensors':
-            return safetensors.torch.load_file(path), path
-        weights = torch.load(path, map_location='cpu', weights_only=True)
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location='cpu', weights_only=True)
     except (
         OSError,
         EOFError,
@@ -200,21 +261,20 @@ def _find(path):
         pickle.UnpicklingError,
         safetensors.SafetensorError,
     ) as error:
-        raise CheckpointError(
-            f'{path}: cannot be read as weights: {str(error).splitlines()[0]}'
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f'{path}: cannot be read as weights: {reason}') from error
+
+    # As BasicSR nests them: the average is preferred.
     for key in ('params_ema', 'params'):
-        if isinstance(weights, dict) and key in weights:
-            weights = weights[key]
-    if (
-        not isinstance(weights, dict)
-        or not weights
-        or not all(isinstance(v, torch.Tensor) for v in weights.values())
-    ):
+        if isinstance(content, dict) and key in content:
+            content = content[key]
+    is_weights = isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values())
+    if not content or not is_weights:
         raise CheckpointError(
-            f"{path}: holds no weights: a dict of tensors, or one under 'params_ema' or 'params', was expected"
+            f'{path}: holds no weights: a dict of tensors, or one under '
+            "'params_ema' or 'params', was expected"
         )
-    return weights, path
+    return content
 
 
 # What tells one network from another by its parameters' names.
@@ -261,34 +321,59 @@ def _difference(theirs, mine, wrong):
     return '; '.join(counts + shapes[:3])
 
 
-def _lengths(names):
-    """{'body': 16} from 'body.0.conv1.weight' ... 'body.15.conv2.bias': length of every numbered list of modules."""
-    found = {}
+def _lengths(names: Iterable[str]) -> dict[str, int]:
+    """Return the length of every numbered list of modules.
+
+    {'body': 16} for 'body.0.conv1.weight' ... 'body.15.conv2.bias'.
+    """
+    numbers: dict[str, set[str]] = {}
     for name in names:
-        for m in re.finditer(r'\.(\d+)(?=\.)', name):
-            found.setdefault(name[: m.start()], set()).add(m[1])
-    return {prefix: len(numbers) for prefix, numbers in found.items()}
+        for match in re.finditer(r'\.(\d+)(?=\.)', name):
+            numbers.setdefault(name[: match.start()], set()).add(match[1])
+    return {prefix: len(found) for prefix, found in numbers.items()}
 
 
-def _pack(weights):
-    # The format knows no strides: channels-last weights are written plain and regain the layout of the network that loads them.
+# -------------------------------------------------------------------------------------------------
+# Bytes.
+
+
+def _pack(weights: Mapping[str, Tensor]) -> bytes:
+    # The format knows no strides: channels-last weights are written plain, and take the layout of
+    # the network that loads them.
     return safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
 
 
-def _pickle(state):
+def _pickle(state: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    # What could not be read back should fail now, not when the run is to be resumed.
     try:
         torch.load(io.BytesIO(buffer.getvalue()), map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:  # now, not when the run is to be resumed
+    except pickle.UnpicklingError as error:
         raise TypeError(
             f'checkpoint state may hold tensors, numbers, strings, lists and dicts only: {error}'
         ) from error
     return buffer.getvalue()
 
 
-def _read(path):
-    """-> {file name: bytes}, all as their checksums say"""
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _size(files: Mapping[str, bytes]) -> int:
+    return sum(map(len, files.values()))
+
+
+def _bytes(net: nn.Module) -> int:
+    return sum(v.numel() * v.element_size() for v in net.state_dict().values())
+
+
+# -------------------------------------------------------------------------------------------------
+# Folders.
+
+
+def _read(path: Path) -> dict[str, bytes]:
+    """Read the files of a checkpoint, {name: contents}; CheckpointError unless checksums agree."""
     files = {}
     try:
         for name, checksum in json.loads((path / 'checksums.json').read_bytes()).items():
@@ -300,18 +385,20 @@ def _read(path):
     return files
 
 
-def _list(folder):
-    """Checkpoints of a run -> [Path], newest first; of two with one number, the replacing one."""
-    found = [
-        (int(m[1]), not m[2], path)
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if (m := re.fullmatch(r'(\d{9,})(\.old)?', path.name))
-    ]
-    return [path for _, _, path in sorted(found, reverse=True)]
+def _list(folder: Path) -> list[Path]:
+    """List the checkpoints of a run, newest first; of two with one number, the replacing one."""
+    if not folder.is_dir():
+        return []
+    ranked = []
+    for path in folder.iterdir():
+        match = re.fullmatch(r'(\d{9,})(\.old)?', path.name)
+        if match:
+            ranked.append((int(match[1]), not match[2], path))
+    return [path for _, _, path in sorted(ranked, reverse=True)]
 
 
-def _clear(folder):
-    """What a killed `save` left: unfinished, half deleted, or replaced folders."""
+def _clear(folder: Path) -> None:
+    """Delete what a killed `save` left: unfinished, half deleted, or replaced folders."""
     for path in list(folder.iterdir()):
         if path.name.startswith(('.new-', '.trash-')):
             shutil.rmtree(path)
@@ -319,22 +406,19 @@ def _clear(folder):
             _discard(path)
 
 
-def _discard(path):
+def _discard(path: Path) -> None:
     """Delete a checkpoint; a kill in the middle leaves no half of it under a name that counts."""
     if path.exists():
         trash = path.with_name(f'.trash-{path.name}')
         os.rename(path, trash)
-        shutil.rmtree(trash, ignore_errors=True)  # what stays is cleared by the next save
+        # What stays is cleared by the next save.
+        shutil.rmtree(trash, ignore_errors=True)
 
 
-def _sync(folder):
+def _sync(folder: Path) -> None:
     """Force a folder's entries to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sha256(data):
-    return hashlib.sha256(data).hexdigest()

@@ -1,4 +1,4 @@
-"""On what a run or a measurement was made."""
+"""Description of the machine that a run or a measurement was made on."""
 
 import os
 import platform
@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 
-def cpu_name():
+def cpu_name() -> str:
+    """Return the CPU's model name, as the system gives it."""
     if os.path.exists('/proc/cpuinfo'):
         with open('/proc/cpuinfo') as f:
             for line in f:
@@ -18,18 +19,20 @@ def cpu_name():
     return platform.processor() or platform.machine()
 
 
-def machine():
-    """{'device', versions, 'date'}: what figures belong to."""
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f'{cpu_name()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}'
-    )
+def machine() -> dict[str, str]:
+    """Return {'device', versions, 'date'}: without them, a measured figure means nothing."""
     return {
-        'device': device,
+        'device': _device(),
         'python': platform.python_version(),
         'torch': torch.__version__,
         'opencv': cv2.__version__,
         'numpy': np.__version__,
         'date': time.strftime('%Y-%m-%d'),
     }
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    capability = torch.backends.cpu.get_cpu_capability()  # the vector instructions torch uses
+    return f'{cpu_name()}, {os.cpu_count()} cores, {capability}'

@@ -1,43 +1,66 @@
-"""GPU memory: what a run takes of it, and which batch would fit where it did not suffice."""
+"""GPU memory: how much a run takes, and which batch would fit after it ran out."""
+
+from collections.abc import Callable
 
 import torch
 
-SHARE = 0.9  # of the free memory that a batch may take: what is allocated in pieces leaves gaps
+SHARE = 0.9  # of the free memory may be used: allocation in pieces leaves gaps
 
 
-def used(device):
-    """{'gpu': GB that torch holds of this GPU at most so far}, {} on a CPU. Nobody waits for it."""
-    return {'gpu': torch.cuda.max_memory_reserved(device) / 1e9} if device.type == 'cuda' else {}
+def used(device: torch.device) -> dict[str, float]:
+    """Return {'gpu': peak of the GB that torch reserved there}, {} on a CPU; nothing waits."""
+    if device.type != 'cuda':
+        return {}
+    return {'gpu': torch.cuda.max_memory_reserved(device) / 1e9}
 
 
-def fitting(peak, free):
-    """Largest batch that fits into `free` bytes, 0 if none does. peak: function of a batch -> bytes it takes at most; asked for 1 and 2, the rest is a line through them."""
+def fitting(peak: Callable[[int], int], free: int) -> int:
+    """Return the largest batch that fits into `free` bytes, 0 if none does.
+
+    peak: maps a batch to the most bytes it takes; called for 1 and 2, and extrapolated linearly
+    """
     try:
-        one, two = peak(1), peak(2)
+        one = peak(1)
+        two = peak(2)
     except torch.OutOfMemoryError:
         return 0
-    each = max(two - one, 1)
-    return max(0, int((SHARE * free - one) // each) + 1)
+    per_image = max(two - one, 1)
+    return max(0, int((SHARE * free - one) // per_image) + 1)
 
 
-def advice(c, device, peak):
-    """What to say when the memory did not suffice, and the rest of the process has let go of its own. peak: as of `fitting`"""
+def advice(batch: int, accumulate: int, device: torch.device, peak: Callable[[int], int]) -> str:
+    """Return the message for a run that ran out of memory, once it has freed its own.
+
+    batch, accumulate: the options it ran with
+    peak: as for `fitting`
+    """
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    most = min(fitting(peak, free), c['batch'])
-    said = f'the GPU ran out of memory with --batch {c["batch"]}: {free / 1e9:.1f} of its {total / 1e9:.1f} GB are free without this run'
-    if not most:
-        return f'{said}, in which not even one image fits: take a smaller --preset or --size, or end what else runs there (nvidia-smi)'
-    if most == c['batch']:
-        return f'{said}, in which it should fit: --cache host frees what decoded images take there'
-    parts = -(-c['batch'] // most)
-    while c['batch'] % parts:  # the same steps need equal parts
+    limit = min(fitting(peak, free), batch)
+    message = (
+        f'the GPU ran out of memory with --batch {batch}: '
+        f'{free / 1e9:.1f} of its {total / 1e9:.1f} GB are free without this run'
+    )
+    if not limit:
+        return (
+            f'{message}, in which not even one image fits: choose a smaller --preset or --size, '
+            'or end what else runs on it (nvidia-smi)'
+        )
+    if limit == batch:
+        return f'{message}, in which it should fit: --cache host frees what cached images take'
+
+    # The same steps need parts of equal size.
+    parts = -(-batch // limit)
+    while batch % parts:
         parts += 1
-    return f'{said}; --batch {c["batch"] // parts} --accumulate {parts * c["accumulate"]} fits and makes the same steps ({most} is the most at a time)'
+    return (
+        f'{message}; --batch {batch // parts} --accumulate {parts * accumulate} fits and makes '
+        f'the same steps ({limit} is the most at a time)'
+    )
 
 
-def peak(device, work):
-    """Bytes that work() takes at most of a GPU."""
+def peak(device: torch.device, work: Callable[[], object]) -> int:
+    """Return the most bytes that work() takes on a GPU, beyond what is already allocated."""
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     work()

@@ -1,10 +1,14 @@
-"""Optimizers by name, and one step of one of them: gradients accumulated, clipped, and left out where they are not finite."""
+"""Optimizers by name, and a step of one: accumulate, clip, and skip what is not finite."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from .muon import Muon
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     'adamw': torch.optim.AdamW,
     'adam': torch.optim.Adam,
     'sgd': torch.optim.SGD,
@@ -12,68 +16,94 @@ OPTIMIZERS = {
 }
 
 
-def make(name, net, lr, weight_decay=0.0, betas=None):
-    """Optimizer of a network's parameters: Adam and AdamW with betas (default: 0.9, 0.99), SGD with plain momentum 0.9, Muon with both for what each is for; fused on a GPU,
-    which also lets it skip a step there without telling the CPU."""
-    betas = tuple(betas or (0.9, 0.99))
+def make(
+    name: str,
+    net: nn.Module,
+    lr: float,
+    weight_decay: float = 0.0,
+    betas: Sequence[float] | None = None,
+) -> torch.optim.Optimizer:
+    """Make an optimizer of a network's parameters.
+
+    name: one of OPTIMIZERS. Adam and AdamW have betas of 0.9 and 0.99 unless given, SGD has a
+        plain momentum of 0.9, and Muon has AdamW's betas for the parameters that it leaves to it.
+    On a GPU it is fused, which also lets it skip a step there without telling the CPU.
+    """
+    first, second = betas or (0.9, 0.99)
     if name == 'muon':
-        return Muon(net, lr, weight_decay, betas=betas)
+        return Muon(net, lr, weight_decay, betas=(first, second))
     parameters = list(net.parameters())
-    more = dict(momentum=0.9) if name == 'sgd' else dict(betas=betas)
-    return OPTIMIZERS[name](
-        parameters, lr=lr, weight_decay=weight_decay, fused=parameters[0].is_cuda, **more
-    )
+    settings: dict[str, Any] = {'momentum': 0.9} if name == 'sgd' else {'betas': (first, second)}
+    fused = parameters[0].is_cuda
+    return OPTIMIZERS[name](parameters, lr=lr, weight_decay=weight_decay, fused=fused, **settings)
 
 
 class Stepper:
-    """step() of an optimizer after backward(): unscale, clip, update.
+    """An optimizer's step after backward(): unscale, clip, update.
 
-    precision: with 'fp16' losses are scaled so that small gradients do not vanish (Micikevicius et al., 2018)
-    clip:      largest norm of the gradients
-    A step whose gradients are not all finite changes nothing. On a GPU nobody waits to find out; `skipped()` tells afterwards.
+    A step whose gradients are not all finite changes nothing. On a GPU nothing waits to find out;
+    `skipped()` reports the number afterwards.
     """
 
-    def __init__(self, net, optimizer, precision, clip):
-        self.optimizer, self.clip, self._parameters = optimizer, clip, list(net.parameters())
-        device = self._parameters[0].device.type
-        # The scaler brings the skipping. Without fp16 it scales by 1.
-        half = precision == 'fp16'
-        self._scaler = torch.amp.GradScaler(
-            device, init_scale=2.0**16 if half else 1.0, growth_interval=2000 if half else 1 << 30
-        )
-        self._half, self._bad = half, torch.zeros((), device=self._parameters[0].device)
+    def __init__(
+        self, net: nn.Module, optimizer: torch.optim.Optimizer, precision: str | None, clip: float
+    ) -> None:
+        """Prepare the steps of an optimizer of `net`.
 
-    def backward(self, loss):
+        precision: with 'fp16', losses are scaled up so that small gradients do not vanish
+            (Micikevicius et al., 2018)
+        clip: largest norm of all gradients together
+        """
+        self.optimizer = optimizer
+        self.clip = clip
+        self._parameters = list(net.parameters())
+        device = self._parameters[0].device
+        self._skipped = torch.zeros((), device=device)
+
+        # The scaler is what skips steps on the device, so it is there in every precision; without
+        # fp16 it scales by 1.
+        self._half = precision == 'fp16'
+        self._scaler = torch.amp.GradScaler(
+            device.type,
+            init_scale=2.0**16 if self._half else 1.0,
+            growth_interval=2000 if self._half else 1 << 30,
+        )
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a scalar loss to those of this step."""
         self._scaler.scale(loss).backward()
 
-    def step(self, lr):
-        """Update with learning rate `lr` and forget the gradients -> whether it was left out, a float on the device: 0 or 1."""
+    def step(self, lr: float) -> Tensor:
+        """Update with learning rate `lr` and clear the gradients.
+
+        Returns a scalar on the device: 1.0 if the step was skipped, else 0.0.
+        """
         for group in self.optimizer.param_groups:
             group['lr'] = lr
         self._scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.clip)
-        bad = (~torch.isfinite(norm)).float()
-        self._bad += bad
+        skipped = (~torch.isfinite(norm)).float()
+        self._skipped += skipped
         self._scaler.step(self.optimizer)
-        if self._half:
-            self._scaler.update()
-        else:
-            self._scaler.update(1.0)  # stays 1, whatever was skipped
+        # Without fp16 the scale is set again each time: a skipped step would have halved it.
+        self._scaler.update(None if self._half else 1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        return bad
+        return skipped
 
-    def skipped(self):
-        """Steps left out so far; a GPU is waited for."""
-        return int(self._bad)
+    def skipped(self) -> int:
+        """Return the number of steps skipped so far; waits for a GPU."""
+        return int(self._skipped)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of optimizer, scaler and counter for a checkpoint."""
         return {
             'optimizer': self.optimizer.state_dict(),
             'scaler': self._scaler.state_dict(),
-            'bad': self._bad,
+            'bad': self._skipped,
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self.optimizer.load_state_dict(state['optimizer'])
         self._scaler.load_state_dict(state['scaler'])
-        self._bad.fill_(float(state['bad']))
+        self._skipped.fill_(float(state['bad']))

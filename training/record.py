@@ -1,94 +1,143 @@
-"""What a run writes about itself for people to look at: log, TensorBoard, pictures, curves, hints."""
+"""What a run writes about itself for people: log, TensorBoard, pictures, curves, hints."""
 
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from . import log, pictures, watch
+from .watch import Metric
 
-ROWS = 200  # losses noted over a run
+ROWS = 200  # of losses, over a run
 
 
-class Record:
-    """Written by one process; a run that resumes at `nimg` forgets what was noted beyond it.
+class Scores(Protocol):
+    """Result of a validation."""
 
-    out: run directory; metric: what the run is judged by, with key, name, unit and fall; say: takes hints, each once; beside: whether data should come beside the training, so that waiting for it is worth a hint
-    """
+    def value(self, part: slice = slice(None)) -> float:
+        """Return what the run is judged by, over a part of the images."""
+        ...
 
-    def __init__(self, out, nimg, metric, say, beside=True):
-        self.out, self._metric, self._say, self._beside, self._hinted, self._rows = (
-            Path(out),
-            metric,
-            say,
-            beside,
-            set(),
-            None,
-        )
-        self.log, self._board = (
-            log.Log(out),
-            SummaryWriter(self.out / 'tensorboard', purge_step=nimg + 1),
-        )
+    def row(self) -> dict[str, Any]:
+        """Return {name: mean over the images} for the log."""
+        ...
+
+    def pictures(self) -> tuple[Any, Any, tuple[str, ...]]:
+        """Return (rows, figures, names) as `pictures.strip` takes them."""
+        ...
+
+    def sentence(self) -> str:
+        """Return the scores in words."""
+        ...
+
+
+class RunRecord:
+    """Log, scalars and pictures of a run; one of its processes writes them."""
+
+    def __init__(
+        self,
+        out: str | os.PathLike[str],
+        nimg: int,
+        metric: Metric,
+        say: Callable[[str], None],
+        overlapped: bool = True,
+    ) -> None:
+        """Open the record of the run directory `out`, and drop what it holds beyond `nimg` images.
+
+        say: called with each hint, once
+        overlapped: whether data is made while the network computes, so that waiting is worth a hint
+        """
+        self.out = Path(out)
+        self.log = log.Log(out)
         self.log.rewind(nimg)
+        self._board = SummaryWriter(self.out / 'tensorboard', purge_step=nimg + 1)
+        self._metric = metric
+        self._say = say
+        self._overlapped = overlapped
+        self._hinted: set[str] = set()
+        self._rows: int | None = None  # of losses written so far
 
-    def step(self, nimg, share, take, lr):
-        """Note the losses and the learning rate, now and then. share: of the run that is done; take: callable, what it takes are means since it was last called, {name: float}."""
-        row = int(ROWS * share)
-        self._rows = row if self._rows is None else self._rows
-        if row > self._rows and (losses := take()):
+    def step(
+        self,
+        nimg: int,
+        progress: float,
+        take_means: Callable[[], dict[str, float]],
+        lr: float,
+    ) -> None:
+        """Write the losses and the learning rate, ROWS times over a run.
+
+        progress: share of the run that is done
+        take_means: returns {name: mean since its last call}
+        """
+        row = int(ROWS * progress)
+        if self._rows is None:
             self._rows = row
-            self.log.append(dict(nimg=nimg) | losses | dict(lr=lr))
-            self._scalars(nimg, {f'train/{k}': v for k, v in losses.items()} | {'train/lr': lr})
+        if row <= self._rows:
+            return
+        losses = take_means()
+        if not losses:
+            return
+        self._rows = row
+        self.log.append({'nimg': nimg} | losses | {'lr': lr})
+        self._add_scalars('train', nimg, losses | {'lr': lr})
 
-    def validation(self, nimg, scores, skipped, **figures):
-        """scores: {name: Scores of the task}, the first of which the run is judged by; skipped: steps left out; figures: rate, wait, ... for the log."""
-        first = next(iter(scores.values()))
-        found = {name: s.row() for name, s in scores.items()}
-        if any(r['nimg'] == nimg and self._metric.key in r for r in self.log.read()):
-            return  # a finished run that was started again
-        self.log.append(
-            dict(nimg=nimg)
-            | {
-                k if scores[name] is first else f'{name}/{k}': v
-                for name, row in found.items()
-                for k, v in row.items()
-            }
-            | figures
-        )
-        self._scalars(
-            nimg,
-            {f'{name}/{k}': v for name, row in found.items() for k, v in row.items()}
-            | {f'speed/{k}': v for k, v in figures.items()},
-        )
-        for name, s in scores.items():
-            path = (
-                self.out
-                / 'samples'
-                / (f'{nimg:09d}.png' if s is first else f'{name}-{nimg:09d}.png')
-            )
-            pictures.strip(path, *s.pictures())
-            self._board.add_image(name, np.asarray(Image.open(path)), nimg, dataformats='HWC')
-        rows = self.log.read()
-        pictures.curves(
-            self.out / 'curves.png',
-            rows,
-            self._metric.key,
-            f'{self._metric.name}, {self._metric.unit}',
-        )
+    def validation(
+        self, nimg: int, scores: Mapping[str, Scores], skipped: int, **figures: Any
+    ) -> None:
+        """Write the scores of a validation, its pictures, the curves and new hints.
+
+        scores: {name of the validation set: scores}; the run is judged by the first
+        skipped: number of steps skipped so far
+        figures: further values for the log: 'rate', 'wait', ...
+        """
+        # A finished run that is started again validates once more, which nobody wants to see twice.
+        if any(row['nimg'] == nimg and self._metric.key in row for row in self.log.read()):
+            return
+        rows = {name: score.row() for name, score in scores.items()}
+        first = next(iter(scores))
+        named = {
+            key if name == first else f'{name}/{key}': value
+            for name, row in rows.items()
+            for key, value in row.items()
+        }
+        self.log.append({'nimg': nimg} | named | figures)
+        for name, row in rows.items():
+            self._add_scalars(name, nimg, row)
+        self._add_scalars('speed', nimg, figures)
+
+        for name, score in scores.items():
+            file = f'{nimg:09d}.png' if name == first else f'{name}-{nimg:09d}.png'
+            self._add_pictures(name, nimg, score, self.out / 'samples' / file)
+        self._draw_curves()
         self._board.flush()
-        for topic, hint in watch.hints(
-            rows, figures['wait'] if self._beside else 0.0, skipped, self._metric
-        ).items():
+        self._hint(figures['wait'] if self._overlapped else 0.0, skipped)
+
+    def _add_scalars(self, group: str, nimg: int, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                self._board.add_scalar(f'{group}/{name}', value, nimg)
+
+    def _add_pictures(self, name: str, nimg: int, scores: Scores, path: Path) -> None:
+        pictures.strip(path, *scores.pictures())
+        self._board.add_image(name, np.asarray(Image.open(path)), nimg, dataformats='HWC')
+
+    def _draw_curves(self) -> None:
+        metric = self._metric
+        label = f'{metric.name}, {metric.unit}'
+        pictures.curves(self.out / 'curves.png', self.log.read(), metric.key, label)
+
+    def _hint(self, wait: float, skipped: int) -> None:
+        hints = watch.hints(self.log.read(), wait, skipped, self._metric)
+        for topic, hint in hints.items():
             if topic not in self._hinted:
                 self._hinted.add(topic)
                 self._say(f'hint: {hint}')
 
-    def _scalars(self, nimg, values):
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self._board.add_scalar(name, value, nimg)
-
-    def close(self):
+    def close(self) -> None:
+        """Close the log and TensorBoard's file."""
         self.log.close()
         self._board.close()

@@ -1,15 +1,21 @@
-"""A run directory: config.json says what ran, and the same command resumes it."""
+"""A run directory: config.json holds the options of the run, and the same command resumes it."""
 
 import contextlib
 import difflib
 import json
 import os
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from errors import RunError
 
-FORMAT = 3  # of a run directory; 1 had one process, one optimizer and one validation set, 2 kept the counters of a checkpoint elsewhere
+# Of a run directory. 1 had one process, one optimizer and one validation set; 2 kept the counters
+# of a checkpoint elsewhere.
+FORMAT = 3
+
+# Options that may differ on resume: they change no sample and no schedule.
 FREE = {
     'out',
     'pipe',
@@ -20,39 +26,85 @@ FREE = {
     'save_minutes',
     'strict',
     'verify',
-}  # may differ on resume: they change no sample and no schedule
+}
 
 
-def prepare(run_dir, config):
-    """Create `run_dir` with config.json, or check that the one there was made with the same options. Returns True if it existed.
+# -------------------------------------------------------------------------------------------------
+# config.json.
 
-    Raises RunError naming each option that differs, or if the folder cannot be written.
+
+def prepare(run_dir: str | os.PathLike[str], config: Mapping[str, Any]) -> bool:
+    """Create `run_dir` with config.json, or check that it was made with the same options.
+
+    Returns True if it existed. Raises RunError, which names each option that differs, or if the
+    folder cannot be written.
+    """
+    # As JSON has it: tuples have become lists, for instance.
+    config = json.loads(json.dumps(config))
+    stored = read_config(run_dir)
+    if not stored:
+        write_json(Path(run_dir) / 'config.json', config)
+        return False
+
+    stored_format = stored.get('format', 1)
+    if stored_format != config.get('format', 1):
+        raise RunError(
+            f'{run_dir} has format {stored_format} of run directories, '
+            f'this version writes {config.get("format", 1)}: finish it with the version that made '
+            'it, or give another --out (its weights can still be restored with: infer.py)'
+        )
+    differences = [
+        f'{option}: was {stored.get(option)!r}, now {config.get(option)!r}'
+        for option in sorted({*stored, *config} - FREE)
+        if stored.get(option) != config.get(option)
+    ]
+    if differences:
+        raise RunError(
+            f'{run_dir} was made with other options ({"; ".join(differences)}): '
+            'give the same ones to resume, or another --out'
+        )
+    return True
+
+
+def read_config(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the options that the run directory was made with, {} if there is none yet.
+
+    Raises RunError if config.json is damaged.
     """
     path = Path(run_dir) / 'config.json'
-    config = json.loads(json.dumps(config))
-    old = read_config(run_dir)
-    if old:
-        if old.get('format', 1) != config.get('format', 1):
-            raise RunError(
-                f'{run_dir} has format {old.get("format", 1)} of run directories, this version writes {config.get("format", 1)}: finish it with the version that '
-                'made it, or give another --out (its weights can still be restored with: infer.py)'
-            )
-        differs = [
-            f'{k}: was {old.get(k)!r}, now {config.get(k)!r}'
-            for k in sorted({*old, *config} - FREE)
-            if old.get(k) != config.get(k)
-        ]
-        if differs:
-            raise RunError(
-                f'{run_dir} was made with other options ({"; ".join(differs)}): give the same ones to resume, or another --out'
-            )
-        return True
-    write_json(path, config)
-    return False
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise RunError(
+            f'{path} is damaged ({error}): restore it, or start afresh with another --out'
+        ) from error
 
 
-def write(path, data, sync=False):
-    """Write bytes to a file, whole or not at all, in a folder made if need be. Raises RunError if that fails. sync: also survive a loss of power"""
+def newest(folder: str | os.PathLike[str] = 'runs') -> Path:
+    """Return the run directory under `folder` written last; raises RunError if there is none."""
+    runs = [config.parent for config in Path(folder).glob('*/config.json')]
+    if not runs:
+        raise RunError(
+            f'no run in {folder}/: train one first (python train.py), or name one with --run'
+        )
+    return max(runs, key=_written)
+
+
+def _written(run_dir: Path) -> float:
+    paths = (run_dir, *run_dir.glob('checkpoints/*'), run_dir / 'config.json')
+    return max(path.stat().st_mtime for path in paths)
+
+
+# -------------------------------------------------------------------------------------------------
+# Files.
+
+
+def write(path: str | os.PathLike[str], data: bytes, sync: bool = False) -> None:
+    """Write a file, whole or not at all, in a folder that is made if need be.
+
+    sync: also survive a loss of power
+    Raises RunError if it cannot be written.
+    """
     path = Path(path)
     fresh = path.with_name(f'.new-{path.name}')
     try:
@@ -63,61 +115,39 @@ def write(path, data, sync=False):
                 f.flush()
                 os.fsync(f.fileno())
         os.replace(fresh, path)
-    except OSError as e:
+    except OSError as error:
         with contextlib.suppress(OSError):
             fresh.unlink()
-        raise RunError(f'{path} cannot be written: {e.strerror}') from e
+        raise RunError(f'{path} cannot be written: {error.strerror}') from error
 
 
-def write_json(path, content):
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write a value as indented JSON, as `write` does."""
     write(path, (json.dumps(content, indent=2) + '\n').encode())
 
 
-def need_space(folder, size):
-    """Raise RunError unless the disk of `folder` (which may not exist yet) has `size` bytes to spare."""
+def need_space(folder: str | os.PathLike[str], size: int) -> None:
+    """Raise RunError unless `size` bytes are free on the disk of `folder`, which need not exist."""
     place = Path(folder).absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < size:
         raise RunError(
-            f'{folder}: its checkpoints, weights and pictures will take about {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free: make room, or give --out on another disk'
+            f'{folder}: its checkpoints, weights and pictures will take about '
+            f'{size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free: make room, or give --out on '
+            'another disk'
         )
 
 
-def read_config(run_dir):
-    """Options that the run directory was made with; {} if there is none yet."""
-    path = Path(run_dir) / 'config.json'
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as e:
-        raise RunError(
-            f'{path} is damaged ({e}): restore it, or start afresh with another --out'
-        ) from e
+# -------------------------------------------------------------------------------------------------
+# Names.
 
 
-def choose(name, names, what):
-    """`name` if it is one of `names`; RunError with the near miss otherwise."""
-    if name not in names:
-        near = difflib.get_close_matches(name, names, 1)
-        raise RunError(
-            f'unknown {what} {name!r}'
-            + (f', did you mean {near[0]!r}?' if near else '')
-            + f' (there are: {", ".join(names)})'
-        )
-    return name
-
-
-def newest(folder='runs'):
-    """Run directory under `folder` that was written last; RunError if there is none."""
-    runs = [p.parent for p in Path(folder).glob('*/config.json')]
-    if not runs:
-        raise RunError(
-            f'no run in {folder}/: train one first (python train.py), or name one with --run'
-        )
-    return max(
-        runs,
-        key=lambda r: max(
-            p.stat().st_mtime for p in (r, *r.glob('checkpoints/*'), r / 'config.json')
-        ),
-    )
+def choose(name: str, names: Collection[str], what: str) -> str:
+    """Return `name` if it is one of `names`; otherwise RunError suggests the nearest of them."""
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, 1)
+    suggestion = f', did you mean {near[0]!r}?' if near else ''
+    raise RunError(f'unknown {what} {name!r}{suggestion} (there are: {", ".join(names)})')

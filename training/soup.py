@@ -1,60 +1,94 @@
-"""The best averages of a run, kept by their score, and the mean of those that improve each other (model soups, Wortsman et al., ICML 2022, greedy)."""
+"""The best averages of a run, and the greedy model soup made of them (Wortsman et al., ICML 2022).
 
+run_dir/best/000123456_27.1234.safetensors    an average after 123,456 images, and its score
+"""
+
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from . import run
 
+Weights = dict[str, Tensor]
 
-def save_candidate(run_dir, nimg, weights, score, most):
-    """Keep `weights` (state_dict) in run_dir/best if their score is among the `most` highest seen; the lowest makes room."""
+
+class Candidate(NamedTuple):
+    """An average that is kept; candidates sort by their score."""
+
+    score: float  # higher is better
+    nimg: int  # images after which it was taken
+    path: Path
+
+
+class Soup(NamedTuple):
+    """The mean of some candidates."""
+
+    weights: Weights
+    parts: list[int]  # nimg of its candidates, the best first
+    score: float
+
+
+def save_candidate(
+    run_dir: str | os.PathLike[str], nimg: int, weights: Weights, score: float, limit: int
+) -> None:
+    """Save a state_dict in run_dir/best if its score is among the `limit` highest so far."""
     folder = Path(run_dir, 'best')
-    for old in folder.glob(f'{nimg:09d}_*'):  # of the same moment, before a kill
-        old.unlink()
-    ranked = sorted([*((s, n) for s, n, _ in candidates(run_dir)), (score, nimg)])
-    if (score, nimg) not in ranked[-most:]:
+    # The same moment may be there already: the run was killed after it and has come here again.
+    for duplicate in folder.glob(f'{nimg:09d}_*'):
+        duplicate.unlink()
+
+    ranked = sorted([*((c.score, c.nimg) for c in candidates(run_dir)), (score, nimg)])
+    if (score, nimg) not in ranked[-limit:]:
         return
-    run.write(
-        folder / f'{nimg:09d}_{score:.4f}.safetensors',
-        safetensors.torch.save({k: v.contiguous() for k, v in weights.items()}),
-        sync=True,
-    )
-    for _, _, path in sorted(candidates(run_dir))[:-most]:
-        path.unlink()
+    data = safetensors.torch.save({name: w.contiguous() for name, w in weights.items()})
+    run.write(folder / f'{nimg:09d}_{score:.4f}.safetensors', data, sync=True)
+    for candidate in sorted(candidates(run_dir))[:-limit]:
+        candidate.path.unlink()
 
 
-def candidates(run_dir):
-    """[(score, nimg, path)] of what is kept, in no order."""
-    found = [
-        (re.fullmatch(r'(\d+)_(-?[\d.]+|inf)\.safetensors', p.name), p)
-        for p in Path(run_dir, 'best').glob('*.safetensors')
-    ]
-    return [(float(m[2]), int(m[1]), p) for m, p in found if m]
+def candidates(run_dir: str | os.PathLike[str]) -> list[Candidate]:
+    """Return the averages that are kept, in no particular order."""
+    kept = []
+    for path in Path(run_dir, 'best').glob('*.safetensors'):
+        match = re.fullmatch(r'(\d+)_(-?[\d.]+|inf)\.safetensors', path.name)
+        if match:
+            kept.append(Candidate(float(match[2]), int(match[1]), path))
+    return kept
 
 
-def forget_after(run_dir, nimg):
-    """Drop what a run that resumes at `nimg` will make again."""
-    for _, n, path in candidates(run_dir):
-        if n > nimg:
-            path.unlink()
+def forget_after(run_dir: str | os.PathLike[str], nimg: int) -> None:
+    """Delete the averages that a run resuming at `nimg` will make again."""
+    for candidate in candidates(run_dir):
+        if candidate.nimg > nimg:
+            candidate.path.unlink()
 
 
-def greedy_soup(run_dir, score):
-    """Greedy soup: the best, then each next one whose taking in raises score(weights) -> (weights, [nimg of its parts], their score), None if nothing is kept."""
+def greedy_soup(run_dir: str | os.PathLike[str], score: Callable[[Weights], float]) -> Soup | None:
+    """Average the best candidate with each next one that raises the score of the mean.
+
+    Returns None if there is no candidate.
+    """
     ranked = sorted(candidates(run_dir), reverse=True)
     if not ranked:
         return None
-    total = safetensors.torch.load_file(ranked[0][2])
-    parts, best = [ranked[0][1]], score(total)
-    for _, nimg, path in ranked[1:]:
-        more = safetensors.torch.load_file(path)
-        tried = {
-            k: torch.lerp(total[k].float(), more[k].float(), 1 / (len(parts) + 1)) for k in total
-        }
-        s = score(tried)
-        if s > best:
-            total, best, parts = tried, s, parts + [nimg]
-    return total, parts, best
+    best = ranked[0]
+    weights = safetensors.torch.load_file(best.path)
+    soup = Soup(weights, [best.nimg], score(weights))
+    for candidate in ranked[1:]:
+        addition = safetensors.torch.load_file(candidate.path)
+        mean = _mixed(soup.weights, addition, 1 / (len(soup.parts) + 1))
+        value = score(mean)
+        if value > soup.score:
+            soup = Soup(mean, [*soup.parts, candidate.nimg], value)
+    return soup
+
+
+def _mixed(weights: Weights, addition: Weights, share: float) -> Weights:
+    """Blend two sets of weights in float32; `share` is that of `addition`."""
+    return {k: torch.lerp(w.float(), addition[k].float(), share) for k, w in weights.items()}

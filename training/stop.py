@@ -1,17 +1,19 @@
-"""A first Ctrl-C or SIGTERM asks the loop to stop after the step it is in; a second Ctrl-C ends at once."""
+"""Stopping a run politely: the loop ends after the present step; a second Ctrl-C ends at once."""
 
 import signal
+from types import FrameType
 
 
 class Stop:
-    """asked: name of the signal that came, None before."""
+    """Handler of SIGINT and SIGTERM; `requested` is the name of the signal received, or None."""
 
-    def __init__(self):
-        self.asked = None
-        for s in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(s, self._on)
+    def __init__(self) -> None:
+        """Install the handler."""
+        self.requested: str | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
 
-    def _on(self, number, _):
-        if self.asked and number == signal.SIGINT:
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = signal.Signals(number).name
+        self.requested = signal.Signals(number).name

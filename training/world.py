@@ -1,88 +1,129 @@
-"""The processes of one run, started by torchrun (or just this one): who this is, and what they have to agree on."""
+"""The processes of a run, started by torchrun (or this one alone), and what they agree on."""
 
 import contextlib
 import datetime
 import os
 import time
 import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from errors import PeerLost, PeerMissing
 
+Item = TypeVar('Item')
+
+POLL = 0.02  # seconds between two looks at the store
+# In the messages of gloo and NCCL when a peer has gone.
+PEER_FAILURES = (
+    'Connection closed by peer',
+    'Connection reset by peer',
+    'Broken pipe',
+    'NCCL',
+    'Timed out',
+)
+
 
 class World:
-    """rank, size: this process and how many there are; main: whether it is the one that writes. Context manager.
+    """This process among those of a run; a context manager.
 
-    device: torch.device asked for; with several processes on GPUs each gets the GPU of its local rank.
-    timeout: seconds that a process may keep the others waiting; start: that it may come late. Raises PeerMissing naming the ranks that never came.
+    rank, size: number of this process, and how many there are
+    local_rank, local_size: the same on this machine
+    main: whether it is the one that writes the run directory
+    device: where this process computes
     """
 
-    def __init__(self, device, timeout=1800, start=300):
-        self.rank, self.size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-        self.main, self.device, self._control = self.rank == 0, device, None
-        self.local, self.local_size = (
-            int(os.environ.get('LOCAL_RANK', 0)),
-            int(os.environ.get('LOCAL_WORLD_SIZE', 1)),
-        )
-        if self.size == 1:
-            return
-        if device.type == 'cuda':
-            self.device = torch.device('cuda', self.local)
+    def __init__(self, device: torch.device, timeout: float = 1800, start: float = 300) -> None:
+        """Find the other processes as the environment variables of torchrun describe them.
+
+        device: the device asked for; of several processes on GPUs, each gets that of its local rank
+        timeout: seconds that a process may keep the others waiting
+        start: seconds that a process may come late
+        Raises PeerMissing, which names the ranks that never came.
+        """
+        self.rank = int(os.environ.get('RANK', 0))
+        self.size = int(os.environ.get('WORLD_SIZE', 1))
+        self.local_rank = int(os.environ.get('LOCAL_RANK', 0))
+        self.local_size = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+        self.main = self.rank == 0
+        self.device = device
+        self._control: dist.ProcessGroup | None = None
+        if self.size > 1:
+            self._connect(timeout, start)
+
+    def _connect(self, timeout: float, start: float) -> None:
+        on_gpu = self.device.type == 'cuda'
+        if on_gpu:
+            self.device = torch.device('cuda', self.local_rank)
             torch.cuda.set_device(self.device)
         wait = datetime.timedelta(seconds=timeout)
         dist.init_process_group(
-            'nccl' if device.type == 'cuda' else 'gloo',
-            store=self._all_here(start),
+            'nccl' if on_gpu else 'gloo',
+            store=self._rendezvous(start),
             rank=self.rank,
             world_size=self.size,
             timeout=wait,
         )
-        self._control = dist.new_group(
-            backend='gloo', timeout=wait
-        )  # words between CPUs, which make no GPU wait
+        # Decisions are exchanged between CPUs, so that no GPU has to be waited for.
+        self._control = dist.new_group(backend='gloo', timeout=wait)
 
-    def _all_here(self, seconds):
-        """The store that the processes of the run find each other by, once all have come.
+    # ---- finding each other ----
 
-        torchrun's store outlives the processes that it restarts, and with it what they left there. So rank 0 answers words that nobody said before with a name for this
-        start, and everything later lies under that name.
+    def _rendezvous(self, seconds: float) -> dist.Store:
+        """Return the store that the processes of this start share, once all have come.
+
+        torchrun's store outlives the processes that it restarts, and with it what they left there.
+        So each process asks with a word that was never used before, rank 0 answers with a name for
+        this start, and everything later lies under that name.
         """
-        wait, until = datetime.timedelta(seconds=seconds), time.monotonic() + seconds
-        address, port = os.environ.get('MASTER_ADDR', ''), os.environ.get('MASTER_PORT', '0')
-        ours = self.main and os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True'
+        wait = datetime.timedelta(seconds=seconds)
+        until = time.monotonic() + seconds
+        address = os.environ.get('MASTER_ADDR', '')
+        port = os.environ.get('MASTER_PORT', '0')
+
+        # Unless torchrun serves the store, rank 0 does.
+        serving = self.main and os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True'
         try:
             store = dist.TCPStore(
-                address, int(port), is_master=ours, timeout=wait, wait_for_workers=False
+                address, int(port), is_master=serving, timeout=wait, wait_for_workers=False
             )
-            name = self._called(store, until) if self.main else self._calling(store, wait)
-        except RuntimeError as e:
+            name = self._receive_all(store, until) if self.main else self._join(store, wait)
+        except RuntimeError as error:
             raise PeerMissing(
-                f'rank {self.rank} of {self.size}: rank 0 at {address}:{port} gives no word within {seconds} s: is it running, '
-                f'with all the others, and may this machine reach it? ({str(e).splitlines()[0][:200]})'
-            ) from e
+                f'rank {self.rank} of {self.size}: rank 0 at {address}:{port} did not answer '
+                f'within {seconds} s: is it running, with all the others, and can this machine '
+                f'reach it? ({_first_line(error)})'
+            ) from error
         return dist.PrefixStore(name, store)
 
-    def _called(self, store, until):
-        name, missing = uuid.uuid4().hex, set(range(1, self.size))
+    def _receive_all(self, store: dist.Store, until: float) -> str:
+        """Rank 0: name this start, and answer the others until all have joined it."""
+        name = uuid.uuid4().hex
+        missing = set(range(1, self.size))
         while missing:
+            # A word may be that of a process which has ended, so only `here` counts.
             for rank in sorted(missing):
                 if store.check([f'hello/{rank}']):
-                    store.set(f'answer/{store.get(f"hello/{rank}").decode()}', name)
+                    word = store.get(f'hello/{rank}').decode()
+                    store.set(f'answer/{word}', name)
                 if store.check([f'{name}/here/{rank}']):
                     missing.remove(rank)
             if missing and time.monotonic() > until:
+                ranks = ', '.join(map(str, sorted(missing)))
                 raise PeerMissing(
-                    f'rank {", ".join(map(str, sorted(missing)))} of {self.size} did not come in time: start as many processes as the run has, '
-                    'on every machine with the same torchrun command'
+                    f'rank {ranks} of {self.size} did not connect in time: start as many '
+                    'processes as the run has, on every machine with the same torchrun command'
                 )
-            time.sleep(0.02)
+            time.sleep(POLL)
         store.set(f'{name}/go', '')
         return name
 
-    def _calling(self, store, wait):
+    def _join(self, store: dist.Store, wait: datetime.timedelta) -> str:
+        """All other ranks: ask for the name of this start, and wait for the rest."""
         word = uuid.uuid4().hex
         store.set(f'hello/{self.rank}', word)
         store.wait([f'answer/{word}'], wait)
@@ -91,41 +132,45 @@ class World:
         store.wait([f'{name}/go'], wait)
         return name
 
-    def wrap(self, net):
-        """The network whose gradients are averaged over all processes."""
+    # ---- working together ----
+
+    def wrap(self, net: nn.Module) -> nn.Module:
+        """Return the network as one whose gradients are averaged over all processes."""
         if self.size == 1:
             return net
-        return DistributedDataParallel(
-            net, device_ids=[self.device.index] if self.device.type == 'cuda' else None
-        )
+        on_gpu = self.device.type == 'cuda'
+        return DistributedDataParallel(net, device_ids=[self.device.index] if on_gpu else None)
 
-    def agree(self, stop, save, seconds):
-        """(whether any process wants to stop, whether any wants to save, the seconds of rank 0): equal everywhere, so that all take the same turns."""
+    def agree(self, stop: bool, save: bool, seconds: float) -> tuple[bool, bool, float]:
+        """Return whether any process wants to stop, whether any wants to save, and rank 0's clock.
+
+        The answer is equal everywhere, so that all processes take the same turns.
+        """
         if self.size == 1:
             return stop, save, seconds
         words = torch.tensor([stop, save, seconds if self.main else 0.0], dtype=torch.float64)
-        self._do(dist.all_reduce, words, dist.ReduceOp.MAX, group=self._control)
+        self._collective(dist.all_reduce, words, dist.ReduceOp.MAX, group=self._control)
         return bool(words[0]), bool(words[1]), float(words[2])
 
-    def mean(self, value):
-        """The mean of a scalar tensor over all processes, everywhere; a GPU is not waited for."""
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean of a scalar tensor over all processes; a GPU is not waited for."""
         if self.size == 1:
             return value
         value = value / self.size
-        self._do(dist.all_reduce, value)
+        self._collective(dist.all_reduce, value)
         return value
 
-    def gather(self, items):
-        """Lists of all processes, one after the other, everywhere."""
+    def gather(self, items: list[Item]) -> list[Item]:
+        """Return the lists of all processes, concatenated by rank; equal everywhere."""
         if self.size == 1:
             return items
-        lists = [None] * self.size
-        self._do(dist.all_gather_object, lists, items, group=self._control)
+        lists: list[list[Item]] = [[] for _ in range(self.size)]
+        self._collective(dist.all_gather_object, lists, items, group=self._control)
         return [item for part in lists for item in part]
 
     @contextlib.contextmanager
-    def main_first(self):
-        """A part that rank 0 goes through before the others."""
+    def main_first(self) -> Iterator[None]:
+        """Context that rank 0 goes through before the others."""
         if not self.main:
             self.barrier()
         yield
@@ -133,46 +178,53 @@ class World:
             self.barrier()
 
     @contextlib.contextmanager
-    def sync_gradients(self, nets, yes):
-        """Context of forward and backward passes of wrapped networks: gradients are averaged over the processes only in the last of a step."""
+    def sync_gradients(self, nets: Iterable[DistributedDataParallel], last: bool) -> Iterator[None]:
+        """Context of the passes of wrapped networks; `last`: whether they end a step.
+
+        Gradients are averaged over the processes only then, however many batches a step has.
+        """
         with contextlib.ExitStack() as stack:
-            for net in nets if self.size > 1 and not yes else ():
-                stack.enter_context(net.no_sync())
+            if self.size > 1 and not last:
+                for net in nets:
+                    stack.enter_context(net.no_sync())
             yield
 
-    def barrier(self):
-        """Wait for all."""
+    def barrier(self) -> None:
+        """Wait for all processes."""
         if self.size > 1:
-            self._do(dist.barrier, group=self._control)
+            self._collective(dist.barrier, group=self._control)
 
-    def _do(self, what, *args, **kwargs):
+    # ---- losing each other ----
+
+    def _collective(
+        self, operation: Callable[..., object], *args: object, **kwargs: object
+    ) -> None:
         try:
-            return what(*args, **kwargs)
-        except RuntimeError as e:
-            raise self.peer_lost(e) from e
+            operation(*args, **kwargs)
+        except RuntimeError as error:
+            raise self.peer_lost(error) from error
 
-    def is_peer_failure(self, error):
-        """Whether an error in a backward pass says that another process is gone."""
-        words = (
-            'Connection closed by peer',
-            'Connection reset by peer',
-            'Broken pipe',
-            'NCCL',
-            'Timed out',
-        )
-        return self.size > 1 and any(w in str(error) for w in words)
+    def is_peer_failure(self, error: Exception) -> bool:
+        """Tell whether an error in a backward pass means that another process is gone."""
+        return self.size > 1 and any(words in str(error) for words in PEER_FAILURES)
 
-    def peer_lost(self, error):
-        """PeerLost for what a collective operation raised."""
-        reason = str(error).strip().splitlines()[0][:200]
+    def peer_lost(self, error: Exception) -> PeerLost:
+        """Make the PeerLost for what a collective operation raised."""
         return PeerLost(
-            f'rank {self.rank} of {self.size}: another process of this run has ended ({reason}); its own message stands above. The same command goes on from '
+            f'rank {self.rank} of {self.size}: another process of this run has ended '
+            f'({_first_line(error)}); its own message stands above. The same command goes on from '
             'the last checkpoint; torchrun --max-restarts does so by itself'
         )
 
-    def __enter__(self):
+    def __enter__(self) -> 'World':
+        """Return this world, already connected."""
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leave the group, unless an error may have left it broken."""
         if self.size > 1 and kind is None:
             dist.destroy_process_group()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]

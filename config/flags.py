@@ -1,0 +1,257 @@
+"""From the command line to the options of a run: defaults < preset < --config FILE < flags < what
+the machine says.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from errors import RunError
+from training import run
+
+from . import documentation, presets, schema
+from .schema import Config
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# The flags most people use, in the order of the short help.
+COMMON = (
+    'data',
+    'val',
+    'size',
+    'recipe',
+    'out',
+    'network',
+    'net',
+    'nimg',
+    'minutes',
+    'batch',
+    'accumulate',
+    'lr',
+    'optimizer',
+    'crop',
+    'start',
+    'gan',
+    'precision',
+    'device',
+    'threads',
+    'cache',
+    'ticks',
+)
+# What a run's config.json holds beside its options, or says of its machine alone: not taken from
+# --config.
+NOT_TAKEN = {'format', 'images', 'guides', 'task', 'out', 'device', 'threads', 'pipe'}
+LENGTHS = {'nimg', 'minutes'}
+
+
+def configure(argv: Sequence[str] | None = None, description: str | None = None) -> Config:
+    """The options that a command line defines, not yet checked.
+
+    argv: arguments of train.py (default: those of this process); description: first lines of the
+    help Raises RunError for a preset or file that cannot be used; exits like argparse for --help
+    and unknown flags.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    chosen, words = _control().parse_known_args(words)
+    if chosen.help:
+        print(short_help(description or ''))
+        raise SystemExit(0)
+
+    # A file of options is a command line that stands before the real one.
+    given = _names(words)
+    if chosen.config:
+        options = _read(Path(chosen.config))
+        chosen.preset = chosen.preset or options.pop('preset', None)
+        taken = {k: v for k, v in options.items() if k not in given}
+        if given & LENGTHS:
+            taken = {k: v for k, v in taken.items() if k not in LENGTHS}
+        words = [*_words(taken), *words]
+        given = _names(words)
+
+    # Flags override the preset.
+    name = run.choose(
+        chosen.preset or ('unet' if 'data' in given else 'demo'), presets.NAMES, 'preset'
+    )
+    row = presets.row(name, features=bool(given & {'vgg', 'parser'}))
+    if given & LENGTHS:
+        row = {k: v for k, v in row.items() if k not in LENGTHS}
+    if given >= LENGTHS:
+        raise RunError('--nimg and --minutes are two lengths of one run: give one')
+    default = schema.replace_options(Config(), preset=name, **row)
+    config = _parsed(words, default, description, chosen.help_all)
+    return _resolved(config, given)
+
+
+def is_dry(argv: Sequence[str] | None = None) -> bool:
+    """Whether the options are only to be printed."""
+    return bool(_control().parse_known_args(sys.argv[1:] if argv is None else argv)[0].dry_run)
+
+
+def _control() -> argparse.ArgumentParser:
+    """The flags that are no options of a run."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('--preset')
+    parser.add_argument('--config')
+    parser.add_argument('--dry-run', action='store_true')
+    parser.add_argument('-h', '--help', action='store_true')
+    parser.add_argument('--help-all', action='store_true')
+    return parser
+
+
+def _parsed(words: list[str], default: Config, description: str | None, everything: bool) -> Config:
+    """What tyro makes of the words."""
+    try:
+        return tyro.cli(
+            Config,
+            prog='train.py',
+            description=description,
+            args=['--help'] if everything else words,
+            default=default,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    except SystemExit as stop:
+        if everything:
+            print(CONTROL_HELP)
+        raise stop from None
+
+
+CONTROL_HELP = textwrap.dedent(f"""\
+    --preset NAME     starting point that the flags override: {', '.join(presets.NAMES)}
+                      (default: demo; unet if --data is given)
+    --config FILE     options from a TOML file or another run's config.json; flags override them
+    --dry-run         print the options and exit
+    --help            the flags most people use
+    --help-all        all flags""")
+
+
+def short_help(description: str) -> str:
+    """The help with the flags of COMMON."""
+    words = documentation.descriptions()
+    lines = [description.rstrip(), '', 'the flags most people use:', CONTROL_HELP]
+    for option in COMMON:
+        wrapped = textwrap.wrap(words[option], 80)
+        lines.append(f'{documentation.flag(option):<17} {wrapped[0]}')
+        lines += [f'{"":18}{line}' for line in wrapped[1:]]
+    return '\n'.join(lines)
+
+
+def _names(words: Sequence[str]) -> set[str]:
+    """Options that a command line sets."""
+    names = {w[2:].split('=')[0].replace('-', '_') for w in words if w.startswith('--')}
+    switched_off = {n.removeprefix('no_') for n in names}
+    return (names | switched_off) - {n for n in names if n.startswith('no_')}
+
+
+# ------------------------------------------------------------------------------------------------
+# Files of options.
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """{option: value} of a TOML file, whose tables may be the groups of the schema, or of a
+    config.json.
+    """
+    try:
+        text = path.read_text()
+        content = json.loads(text) if path.suffix == '.json' else tomllib.loads(text)
+    except OSError as error:
+        raise RunError(f'--config {path} cannot be read: {error.strerror}') from error
+    except ValueError as error:
+        raise RunError(
+            f'--config {path} is not valid {path.suffix[1:].upper() or "TOML"}: {error}'
+        ) from error
+    if not isinstance(content, dict):
+        raise RunError(f'--config {path} holds no options: a table of them is needed')
+
+    options: dict[str, Any] = {}
+    for key, value in content.items():
+        options |= value if isinstance(value, dict) and key in schema.GROUPS else {key: value}
+    if path.suffix == '.json':
+        options = {schema.RENAMED.get(k, k): v for k, v in options.items() if k not in NOT_TAKEN}
+    options = {name.replace('-', '_'): value for name, value in options.items()}
+    known = ['preset', *(option.name for _, option in schema.options())]
+    for name in options:
+        run.choose(name, known, f'option in --config {path}:')
+    return options
+
+
+def _words(options: dict[str, Any]) -> Iterator[str]:
+    """The command line that sets these options."""
+    for name, value in options.items():
+        flag = documentation.flag(name)
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            yield flag if value else documentation.flag(f'no_{name}')
+        elif isinstance(value, dict):
+            yield from (flag, json.dumps(value))
+        elif isinstance(value, list) and all(isinstance(x, (int, float)) for x in value):
+            yield from (flag, ','.join(map(str, value)))
+        elif isinstance(value, list):
+            yield from (flag, *map(str, value))
+        else:
+            yield from (flag, str(value))
+
+
+# ------------------------------------------------------------------------------------------------
+# What the machine says.
+
+
+def _resolved(config: Config, given: set[str]) -> Config:
+    """The options with everything chosen that was left open."""
+    # Short forms of entries of --net.
+    short = {k: getattr(config.network, k) for k in ('blocks', 'width')}
+    net = config.network.net | {k: v for k, v in short.items() if v is not None}
+    out = config.run.out or f'runs/{config.preset}'
+    config = schema.replace_options(config, net=net, blocks=None, width=None, out=out)
+    config = schema.replace_options(config, gan_level=config.gan.gan_level or None)
+
+    # The bits of a run depend on threads and precision, so a run that resumes has those it began
+    # with.
+    begun = run.read_config(out)
+    kept = {k: begun[k] for k in ('threads', 'precision') if k in begun and k not in given}
+    config = schema.replace_options(config, **kept)
+
+    device = config.run.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    return schema.replace_options(
+        config,
+        device=device,
+        threads=config.run.threads if config.run.threads is not None else os.cpu_count(),
+        precision=config.run.precision or default_precision(device),
+        pipe=config.data.pipe or _default_pipe(),
+    )
+
+
+def default_precision(device: str) -> str:
+    """bf16 where the device computes it in hardware, else fp32."""
+    if device.startswith('cuda'):
+        return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
+    info = Path('/proc/cpuinfo')
+    flags = info.read_text() if info.exists() else ''
+    return 'bf16' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'fp32'
+
+
+def _default_pipe() -> str:
+    if has_dali():
+        return 'dali'
+    print('DALI is not installed: --pipe torch (pip install -e .[cuda13] installs it)')
+    return 'torch'
+
+
+def has_dali() -> bool:
+    """Whether NVIDIA DALI is installed."""
+    try:
+        return importlib.util.find_spec('nvidia.dali') is not None
+    except (ModuleNotFoundError, ValueError):  # no package nvidia at all
+        return False

@@ -1,0 +1,416 @@
+"""The options of a run, typed: each field is a flag of train.py, an entry of config.json and a row
+of the docs' table.
+
+A field is a name, a type, a default and a docstring, which is its help. `None` means that the
+option is off, or that `config.flags` chooses a value for it (from the preset, or from the machine).
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Annotated, Any
+
+from tyro.conf import Fixed, Suppress, arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+import dali_pipes
+import degrade
+import losses
+import models
+from dali_pipes.cache import MODES as CACHES
+from training.optim import OPTIMIZERS
+from training.schedule import SCHEDULES
+
+# ------------------------------------------------------------------------------------------------
+# How values are written on the command line.
+
+
+def _numbers(words: list[str]) -> tuple[float, ...]:
+    return tuple(float(part) for part in words[0].split(','))
+
+
+def _mapping(words: list[str]) -> dict[str, Any]:
+    value = json.loads(words[0])
+    if not isinstance(value, dict):
+        raise ValueError('a JSON object such as {"steps": 2} is needed')
+    return value
+
+
+Numbers = Annotated[
+    tuple[float, ...],
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar='N,N',
+        instance_from_str=_numbers,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [','.join(f'{x:g}' for x in value)],
+    ),
+]
+Json = Annotated[
+    dict[str, Any],
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar='JSON',
+        instance_from_str=_mapping,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [json.dumps(value)],
+    ),
+]
+
+
+def _meta(text: str) -> Any:
+    """What stands behind a flag in the help."""
+    return arg(metavar=text)
+
+
+# Options with a fixed set of values. Networks and losses depend on the task, too: see
+# `rules.check_names`.
+PRECISIONS = 'bf16', 'fp16', 'fp32'
+CHOICES: dict[str, tuple[str, ...]] = {
+    'pipe': tuple(dali_pipes.PIPES),
+    'decode': tuple(dali_pipes.DECODERS),
+    'cache': tuple(CACHES),
+    'recipe': tuple(degrade.RECIPES),
+    'loss': tuple(dict.fromkeys([*losses.RESTORE, *losses.PARSE, *losses.LANDMARKS])),
+    'last_loss': tuple(losses.RESTORE),
+    'features': tuple(losses.FEATURES),
+    'gan': tuple(losses.ADVERSARIAL),
+    'discriminator': tuple(models.DISCRIMINATORS),
+    'optimizer': tuple(OPTIMIZERS),
+    'schedule': tuple(SCHEDULES),
+    'precision': PRECISIONS,
+}
+
+
+def _one_of(option: str) -> Any:
+    """The same for an option of CHOICES."""
+    return arg(metavar='{' + ','.join(CHOICES[option]) + '}')
+
+
+# ------------------------------------------------------------------------------------------------
+# The groups.
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains and validates on, and how it is read."""
+
+    data: Annotated[str | None, _meta('SOURCE')] = None
+    """HQ faces: a folder, a list of files, a glob, or .tar shards (faces-{000..099}.tar, also at
+    s3:// or https://); PNG, JPEG or JPH. Or paired data: a folder with LQ/ and GT/, or
+    stacked:FOLDER of pictures with the LQ above the GT; GT images must then be --size pixels
+    square, and --recipe only sets the scale (default: synthetic faces)
+    """
+    val: Annotated[tuple[str, ...] | None, _meta('SET [SET ...]')] = None
+    """validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, stacked:FOLDER (recipes
+    that keep the size), HQ faces as for --data (degraded the same way every time and excluded
+    from training), or how many images of --data to hold out: a number, or a share below 1
+    (default: 0.01; 0.1 with masks or landmarks)
+    """
+    size: int = 512
+    """side of the HQ images in pixels"""
+    crop: Annotated[int | None, _meta('INT')] = None
+    """train on random squares of this side, in pixels of the HQ image (default: whole images; some
+    presets set it)
+    """
+    pipe: Annotated[str | None, _one_of('pipe')] = None
+    """which pipe feeds the network (default: dali; torch where DALI is not installed)"""
+    decode: Annotated[str, _one_of('decode')] = 'auto'
+    """what decodes PNG and JPH in the dali pipe; auto times both on a few files where there is a
+    GPU and takes the faster
+    """
+    cache: Annotated[str, _one_of('cache')] = 'auto'
+    """where decoded images are cached; auto: on the GPU, else in host memory, if they take less
+    than 40 % of what is free; file: in $FACES_CACHE, for later runs too
+    """
+    strict: bool = False
+    """refuse a data set with bad files instead of skipping them"""
+    verify: bool = False
+    """decode every file once before training"""
+    repair: bool = True
+    """parsers: correct masks whose left and right are swapped before training"""
+    landmarks: Annotated[str | None, _meta('FILE')] = None
+    """JSON file with 68 landmarks of every face, {name: [[x, y], ...]} or ffhq-dataset-v2.json;
+    --preset landmarks then learns these instead of the 28 points of masks
+    """
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """How an HQ face becomes the network's input."""
+
+    recipe: Annotated[str | None, _one_of('recipe')] = 'ai6126_2024'
+    """degradation recipe; it also sets the scale"""
+    lq_from_usm: bool = True
+    """degrade the sharpened face, if the recipe sharpens"""
+    target_usm: bool = False
+    """train on the sharpened face; validation always uses the plain one"""
+    pair_pool: int = 0
+    """ai6126_2024_parity: size of the emulated queue of training pairs; 0 is off"""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is trained, and what it starts from."""
+
+    network: Annotated[str, _meta('NAME')] = 'unet'
+    """network by name; `python -m models` lists them with their parameters"""
+    net: Json = field(default_factory=dict)
+    """arguments of the network as JSON, e.g. '{"steps": 2}'"""
+    blocks: Annotated[int | None, _meta('INT')] = None
+    """short for the same entry of --net: number of residual blocks"""
+    width: Annotated[int | None, _meta('INT')] = None
+    """short for the same entry of --net: number of feature channels"""
+    start: Annotated[str | None, _meta('PATH')] = None
+    """run, checkpoint or weights to initialise the network with (default: random weights)"""
+    trunk: Annotated[str | None, _meta('FILE')] = None
+    """weights of torchvision's ResNet-18 to initialise bisenet with"""
+    guides: Suppress[Fixed[dict[str, Any] | None]] = None
+    """what makes the priors of a guided network; derived from --prior"""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a network is trained to make small, without its discriminator."""
+
+    loss: Annotated[str, _one_of('loss')] = 'l1'
+    """pixel loss of restorers, or loss of parsers (ce, lovasz, mixed, ohem) or landmarks (mse)"""
+    pixel_weight: float = 1.0
+    """weight of the pixel loss; 0 turns it off"""
+    last_loss: Annotated[str | None, _one_of('last_loss')] = None
+    """another pixel loss for the end of the run, e.g. psnr"""
+    last_share: float = 0.2
+    """share of the run that uses --last-loss"""
+    vgg: Annotated[str | None, _meta('FILE')] = None
+    """weights of torchvision's VGG19: adds a perceptual loss"""
+    parser: Annotated[str | None, _meta('RUN')] = None
+    """run of parse_unet whose encoder replaces VGG19 in the perceptual loss"""
+    perceptual_weight: float = 1.0
+    """weight of the perceptual loss"""
+    features: Annotated[str, _one_of('features')] = 'esrgan'
+    """layers of VGG19 that the perceptual loss compares"""
+
+
+@dataclass(frozen=True)
+class Gan:
+    """The adversarial loss and its discriminator."""
+
+    gan: Annotated[str | None, _one_of('gan')] = None
+    """adversarial loss (default: none)"""
+    gan_weight: float = 0.1
+    """weight of the adversarial loss"""
+    gan_from: int = 0
+    """images that the discriminator learns from, at its full rate, before the generator listens to
+    it
+    """
+    gan_level: Annotated[float | None, _meta('SHARE')] = None
+    """keep the discriminator right on about this share of its images: the adversarial loss weighs
+    more while it is right more often and less while it is right less often; 0 is off
+    """
+    discriminator: Annotated[str | None, _one_of('discriminator')] = None
+    """discriminator by name"""
+    discriminator_net: Json = field(default_factory=dict)
+    """arguments of the discriminator as JSON, e.g. '{"width": 32}'"""
+    discriminator_lr: Annotated[float | None, _meta('FLOAT')] = None
+    """learning rate of the discriminator; lower it while log.jsonl reports a d_accuracy near 1
+    (default: --lr)
+    """
+    matching_weight: Annotated[float | None, _meta('FLOAT')] = None
+    """weight of the difference between patchgan's feature maps of restored and real faces (default:
+    0)
+    """
+    r1: float = 0.0
+    """weight of the penalty on the discriminator's gradients at real images"""
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Length, batch, optimizer and learning rate."""
+
+    batch: int = 4
+    """images per step and process"""
+    accumulate: int = 1
+    """batches whose gradients make one step"""
+    nimg: Annotated[int | None, _meta('INT')] = None
+    """length of the run in images"""
+    minutes: Annotated[float | None, _meta('FLOAT')] = None
+    """length of the run as wall time instead, validation included; the schedule adapts to it"""
+    optimizer: Annotated[str, _one_of('optimizer')] = 'adamw'
+    """optimizer"""
+    lr: float = 1e-3
+    """peak learning rate"""
+    betas: Annotated[Numbers | None, _meta('N,N')] = None
+    """adam, adamw and muon: decay rates of the two moment estimates (default: 0.9,0.99)"""
+    weight_decay: float = 0.0
+    """weight decay"""
+    schedule: Annotated[str, _one_of('schedule')] = 'cosine'
+    """learning rate schedule"""
+    warmup: float = 0.03
+    """share of the run over which the learning rate rises"""
+    milestones: Numbers = (0.5, 0.75)
+    """multistep: shares of the run after which the rate is halved; linear: the first is where it
+    begins to fall
+    """
+    periods: Numbers = (1, 1)
+    """restarts: relative lengths of the cosines"""
+    restart_weights: Annotated[Numbers, arg(aliases=['--weights'])] = (1,)
+    """restarts: relative rates that the cosines begin with"""
+    tail: float = 0.0
+    """share of the run at its end that is another cosine, from 2 % of --lr"""
+    clip: float = 1.0
+    """largest norm of the gradients"""
+    ema: float = 800
+    """horizon of the weight average in images"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run is written, how often it validates, and on what it computes."""
+
+    out: Annotated[str | None, _meta('DIR')] = None
+    """run directory (default: runs/PRESET)"""
+    ticks: int = 20
+    """validations, checkpoints and pictures, spread evenly over the run"""
+    keep: int = 3
+    """best weight averages to keep; their mean is used at the end if it is better"""
+    lpips: Annotated[str | None, _meta('FILE')] = None
+    """weights of torchvision's AlexNet or VGG16: validation also reports LPIPS (pip install -e
+    .[lpips])
+    """
+    save_minutes: float = 5.0
+    """minutes between checkpoints, in addition to one per validation"""
+    seed: int = 0
+    """seed of the weights, the order, the flips and the degradations"""
+    precision: Annotated[str | None, _one_of('precision')] = None
+    """precision of forward and backward passes (default: bf16 where the hardware computes it, else
+    fp32)
+    """
+    compile: bool = False
+    """torch.compile: slower to start, faster on a GPU"""
+    deterministic: bool = False
+    """the same bits every time on a GPU too; slower"""
+    device: Annotated[str | None, _meta('DEVICE')] = None
+    """cuda, cuda:1 or cpu (default: cuda if there is one)"""
+    threads: Annotated[int | None, _meta('INT')] = None
+    """CPU threads; bit-identical resume needs the same number (default: all cores)"""
+
+
+@dataclass(frozen=True)
+class Search:
+    """Architecture search, and the architectures it found."""
+
+    arch: Annotated[tuple[str, ...] | None, _meta('PATH [PATH ...]')] = None
+    """architectures of frsnet, mfpsnet and search_fusion: arch.json of searches or their runs, one
+    for each part; parts that none of them names, and the word paper, stand for what was
+    published
+    """
+    search_from: float = 0.1
+    """share of a search in which the weights are trained alone, before the architecture"""
+    arch_lr: float = 1e-3
+    """peak learning rate of the architecture, with Adam"""
+    arch_weight_decay: float = 1e-3
+    """weight decay of the architecture"""
+
+
+@dataclass(frozen=True)
+class Priors:
+    """Facial priors of guided networks."""
+
+    prior: Annotated[tuple[str, ...] | None, _meta('PRIOR [PRIOR ...]')] = None
+    """what guides mfpsnet, each NAME=PATH with a name of parse, heat, dict; without a name: the run
+    of a parser or of landmarks, or a file of tools/prepare.py priors, which has all three
+    """
+    drop_priors: Annotated[tuple[str, ...] | None, _meta('NAME [NAME ...]')] = None
+    """names of priors to replace by zeros, to see what they contribute (default: none)"""
+    multi_prior_weight: float = 0.0
+    """weight of a loss that counts errors where the priors look (MFPSNet, Yu et al., TNNLS 2023),
+    e.g. 0.1; --net '{"gate": true}' lets the network weigh its priors; 0 is off
+    """
+
+
+@dataclass(frozen=True)
+class Config:
+    """All options of a run. Immutable: `replace` makes a changed copy."""
+
+    data: Data = field(default_factory=Data)
+    degradation: Degradation = field(default_factory=Degradation)
+    network: Network = field(default_factory=Network)
+    loss: Loss = field(default_factory=Loss)
+    gan: Gan = field(default_factory=Gan)
+    optimization: Optimization = field(default_factory=Optimization)
+    run: Run = field(default_factory=Run)
+    search: Search = field(default_factory=Search)
+    priors: Priors = field(default_factory=Priors)
+    task: Suppress[Fixed[str]] = 'restore'
+    """what is learned; the preset says it"""
+    preset: Suppress[Fixed[str]] = 'unet'
+    """the preset that the options started from"""
+
+    @property
+    def scale(self) -> int:
+        """Side of the ground truth / side of the input; a parser without a recipe sees what
+        restorers of x4 make.
+        """
+        return degrade.recipe(self.degradation.recipe).scale if self.degradation.recipe else 4
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of one step of one process."""
+        return self.optimization.batch * self.optimization.accumulate
+
+
+# ------------------------------------------------------------------------------------------------
+# From and to flat dictionaries, as in config.json. Names of options are unique over all groups.
+
+GROUPS = {f.name: f.type for f in fields(Config) if f.name not in ('task', 'preset')}
+
+
+def options() -> Iterator[tuple[str, Field[Any]]]:
+    """(name of the group, field) of every option, in the order of the help."""
+    for name, group in GROUPS.items():
+        assert isinstance(group, type)
+        for option in fields(group):
+            yield name, option
+
+
+# Options that had another name in config.json of earlier versions.
+RENAMED = {'weights': 'restart_weights'}
+_GROUP_OF = {option.name: group for group, option in options()}
+
+
+def replace_options(config: Config, **changed: Any) -> Config:
+    """A copy of `config` with some options changed, whatever group they are in. Raises TypeError
+    for unknown names.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    top: dict[str, Any] = {}
+    for name, value in changed.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if name in ('task', 'preset'):
+            top[name] = value
+        elif name in _GROUP_OF:
+            groups.setdefault(_GROUP_OF[name], {})[name] = value
+        else:
+            raise TypeError(f'there is no option {name}')
+    made: dict[str, Any] = {
+        name: replace(getattr(config, name), **values) for name, values in groups.items()
+    }
+    return replace(config, **made, **top)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """{option: value} over all groups, ready for JSON."""
+    flat = {
+        option.name: getattr(getattr(config, group), option.name) for group, option in options()
+    }
+    flat |= {'task': config.task, 'preset': config.preset}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in flat.items()}
+
+
+def from_flat(flat: Mapping[str, Any]) -> Config:
+    """The options that `flatten` wrote; what is missing has its default, what is unknown is
+    ignored.
+    """
+    current = {RENAMED.get(name, name): value for name, value in flat.items()}
+    known = {k: v for k, v in current.items() if k in _GROUP_OF or k in ('task', 'preset')}
+    return replace_options(Config(), **known)
