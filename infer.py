@@ -202,6 +202,7 @@ def truth_files(source: str, paths: Sequence[Path]) -> list[Path]:
     """Ground truth of every picture, by its name."""
     if Path(source).is_file() and len(paths) == 1:
         return [Path(source)]
+    # Suffixes may differ: an LQ is often a JPEG, its ground truth a PNG.
     known = {p.stem: p for p in image_files(source, '--gt')}
     missing = [p.name for p in paths if p.stem not in known]
     if missing:
@@ -226,6 +227,7 @@ def in_groups(source: Inputs, batch: int) -> Iterator[Group]:
     def get(i: int) -> tuple[Any, ...]:
         return source.names[i], *source.get(i)
 
+    # A bar belongs on a terminal, not in a log.
     quiet = not sys.stderr.isatty()
     total = len(source.names)
     with ThreadPoolExecutor(READ_BY) as pool:
@@ -262,6 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = inputs(args, loaded)
     folder = output_folder(args, loaded, len(source.names))
 
+    # As the run was trained: what it learnt in bf16 it restores in bf16.
     precision = args.precision or (loaded.config.run.precision if loaded.config else 'fp32')
     device = torch.device(args.device)
     how = Applied(device, autocast(precision, device), args.tta, args.lpips)

@@ -73,6 +73,7 @@ class TrainState:
         if length.nimg:
             return self.nimg / length.nimg
         assert length.minutes is not None
+        # A run in minutes must have time left for what comes at its end.
         reserved = (2 + config.run.keep) * self.validation_seconds
         return self.seconds / max(60 * length.minutes - reserved, 1)
 
@@ -151,6 +152,7 @@ def use_machine(config: Config, world: World) -> None:
     """Threads, seed and device of this process."""
     torch.set_num_threads(max((config.run.threads or 1) // world.local_size, 1))
     torch.manual_seed(config.run.seed)
+    # Off by default: on a GPU some operations are several times faster without.
     torch.use_deterministic_algorithms(config.run.deterministic)
     if world.device.index is not None:
         torch.cuda.set_device(world.device)  # what names no GPU means this one
@@ -337,6 +339,7 @@ def next_step(training: Training) -> Step:
 def open_pipe(training: Training) -> Any:
     """The batches from where the run stands."""
     config, world = training.config, training.world
+    # Several processes on one machine share its cores.
     threads = torch.get_num_threads() if world.size > 1 else config.run.threads
     return training.task.feed(
         config,
@@ -383,6 +386,7 @@ def validate_tick(training: Training, bar: log.Progress) -> None:
 def validate(training: Training) -> dict[str, Scores]:
     """Scores of the weight average on every set; the best averages are kept."""
     config, world, state = training.config, training.world, training.state
+    # The average is what is judged and kept, not the weights of the moment.
     net = training.ema.net
     models.refresh_spectral_norm(net)  # early in a run one step of estimates an update is too few
     scores = {
@@ -390,6 +394,7 @@ def validate(training: Training) -> dict[str, Scores]:
         for name, data in training.sets.items()
     }
     if training.record:
+        # Averages compete on the even images; the odd ones stay out of it, to judge the winner.
         even = scores[training.first].value(EVEN)
         soup.save_candidate(training.out, state.nimg, net.state_dict(), even, config.run.keep)
         assert training.bar is not None
@@ -463,6 +468,7 @@ def average_of_best(
     enough = len(data) > 1 and len(soup.candidates(training.out)) > 1
     if not enough or not task.averages(config):
         return None
+    # A network of its own: the average must survive a soup that is worse.
     probe = copy.deepcopy(training.ema.net)
     scores: list[Scores] = []
 
@@ -519,6 +525,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
+        # A full or read-only disk: nothing that was written before is lost.
         where = error.filename or (config and config.run.out) or 'the run directory'
         print(
             f'train.py: {where} cannot be written: {error.strerror}; the last checkpoint is whole',

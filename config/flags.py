@@ -149,6 +149,7 @@ def short_help(description: str) -> str:
 
 def _names(words: Sequence[str]) -> set[str]:
     """Options that a command line sets."""
+    # tyro takes no abbreviations, so what is given can be read off the words.
     names = {w[2:].split('=')[0].replace('-', '_') for w in words if w.startswith('--')}
     switched_off = {n.removeprefix('no_') for n in names}
     return (names | switched_off) - {n for n in names if n.startswith('no_')}
@@ -237,6 +238,7 @@ def default_precision(device: str) -> str:
     """bf16 where the device computes it in hardware, else fp32."""
     if device.startswith('cuda'):
         return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
+    # Without hardware for it bf16 on a CPU is slower than float32.
     info = Path('/proc/cpuinfo')
     flags = info.read_text() if info.exists() else ''
     return 'bf16' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'fp32'

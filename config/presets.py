@@ -78,9 +78,9 @@ WITHOUT_FEATURES: dict[str, dict[str, Any]] = {
 def row(name: str, *, features: bool = False) -> dict[str, Any]:
     """{option: value} of a preset or an alias. features: whether the run has a perceptual loss"""
     preset, net = ALIASES.get(name, (name, {}))
-    options = dict(PRESETS[preset])
-    options['net'] = options['net'] | net
-    return options if features else options | WITHOUT_FEATURES.get(preset, {})
+    values = dict(PRESETS[preset])
+    values['net'] = values['net'] | net
+    return values if features else values | WITHOUT_FEATURES.get(preset, {})
 
 
 def config(name: str, **changed: Any) -> schema.Config:

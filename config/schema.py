@@ -382,6 +382,7 @@ def replace_options(config: Config, **changed: Any) -> Config:
     """A copy of `config` with some options changed, whatever group they are in. Raises TypeError
     for unknown names.
     """
+    # Sort the options by their groups, then replace each group once.
     groups: dict[str, dict[str, Any]] = {}
     top: dict[str, Any] = {}
     for name, value in changed.items():
@@ -411,6 +412,7 @@ def from_flat(flat: Mapping[str, Any]) -> Config:
     """The options that `flatten` wrote; what is missing has its default, what is unknown is
     ignored.
     """
+    # Runs of earlier versions are read, too.
     current = {RENAMED.get(name, name): value for name, value in flat.items()}
     known = {k: v for k, v in current.items() if k in _GROUP_OF or k in ('task', 'preset')}
     return replace_options(Config(), **known)

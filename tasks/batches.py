@@ -19,6 +19,7 @@ def ahead(pool: Executor, get: Callable[[int], Item], count: int, depth: int) ->
     """get(0), get(1), ... in order, computed by the pool up to `depth` ahead: a folder of any size
     in bounded memory.
     """
+    # As many futures as `depth` bound the memory; results leave in the order they were asked for.
     waiting: deque[Future[Item]] = deque()
     for i in range(count):
         waiting.append(pool.submit(get, i))
@@ -30,6 +31,7 @@ def ahead(pool: Executor, get: Callable[[int], Item], count: int, depth: int) ->
 
 def grouped(items: Iterable[tuple[Any, ...]], limit: int) -> Iterator[list[tuple[Any, ...]]]:
     """Runs of up to `limit` items (name, tensors, or None where one is missing) of equal sizes."""
+    # Pictures of a folder may differ in size, and only equal ones make a batch.
     group: list[tuple[Any, ...]] = []
     shapes_before = None
     for item in items:
@@ -51,6 +53,7 @@ def batches(
 
     data: items (name, tensor, ...); of several processes each takes every size-th item
     """
+    # A stride over the numbers gives every process the same mixture of easy and hard images.
     mine = share(len(data), world)
     with ThreadPoolExecutor(threads) as pool:
         items = ahead(pool, lambda i: data[mine[i]], len(mine), 2 * batch)
@@ -70,5 +73,6 @@ def collected(rows: list[Any], count: int, world: World | None) -> list[Any]:
     """
     if world is None or world.size == 1:
         return rows
+    # Rows come back process by process; their numbers put them into the order of the set.
     numbered = list(zip(share(count, world), rows, strict=True))
     return [row for _, row in sorted(world.gather(numbered), key=lambda pair: pair[0])]

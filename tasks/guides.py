@@ -43,6 +43,7 @@ def named(priors: Iterable[str] | None) -> dict[str, str]:
     """
     paths: dict[str, str] = {}
     for text in priors or ():
+        # A path may hold an equals sign: what exists under the whole text is a path.
         name, equals, path = text.partition('=')
         if equals and not Path(text).exists():
             names = [name]
@@ -121,6 +122,7 @@ def _fill_parse(module: Any, path: str) -> None:
 
 
 def _describe_heat(path: str, side: float) -> Described:
+    # A run of --preset landmarks first; else points follow from the masks of a parser.
     of = _made_with(path, 'finder')
     if of:
         return {'channels': of['net'].get('points', 28), **_network(of, side)}
@@ -164,6 +166,7 @@ def _describe_dict(path: str, side: float) -> Described:
 
 def _build_dict(of: Described) -> nn.Module:
     parser = models.PARSERS[of['network']](**of['net'])
+    # Shapes come from the file's description; `fill` brings the values.
     empty = {name: torch.zeros(shape) for name, shape in of['entries'].items()}
     return DictPrior(parser, dictionary.Dictionary(empty), of['level'], of['factor'])
 

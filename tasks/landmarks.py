@@ -182,6 +182,7 @@ class LandmarkScores(NamedTuple):
 
 def find(net: nn.Module, image: Tensor) -> Tensor:
     """image [B, 3, H, W] uint8 on the device -> [B, K, 2] float32 (x, y) pixels of the image."""
+    # Peaks are in pixels of the maps; pixel centres, not corners, coincide when enlarged.
     maps = net((image.float() / 255).contiguous(memory_format=torch.channels_last))
     points, _ = heatmaps.peaks(maps)
     factor = image.shape[2] / maps.shape[2]
@@ -192,6 +193,7 @@ def dotted(image: Tensor, points: Tensor, visible: Tensor) -> Tensor:
     """image [3, H, W] uint8, points [K, 2] -> [3, H, W] uint8 with a green square at each visible
     point.
     """
+    # A square that grows with the picture: visible at every size.
     out, radius = image.clone(), image.shape[1] // 128
     green = torch.tensor([0, 255, 0], dtype=torch.uint8)[:, None, None]
     for x, y in points[visible].round().long().tolist():

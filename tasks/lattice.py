@@ -114,6 +114,7 @@ def _edge(axes: Axes, begin: tuple[float, float], end: tuple[float, float], oper
 
 def _bars(axes: Axes, cell: Sequence[Sequence[int]], alpha: np.ndarray) -> None:
     """Weights of the operations on every edge; those of kept edges are framed."""
+    # Stacked bars: the operations of an edge share a width of 1.
     left = np.zeros(len(alpha))
     kept = {edge: operation for edge, operation in cell}
     for operation, name in enumerate(decode.OPERATIONS):

@@ -31,6 +31,7 @@ def complete_network(config: Config) -> Config:
     """
     rules.check(config, NO_LANDMARKS + PRIORS)
     name = config.network.network
+    # A copy: the options of a preset are shared by all runs of a process.
     net = dict(config.network.net)
     described = None
     if name == 'frsnet' or name in models.GUIDED or name in models.SEARCHES:

@@ -116,6 +116,7 @@ class Parse:
         if how.lpips:
             raise RunError(images.needs_truth(how.lpips))
         confusion = Confusion(len(masks.CLASSES))
+        # The pictures for people lie beside the masks for programs.
         colour = folder.with_name(folder.name + '-colour')
         count = 0
         for group in groups:
@@ -163,6 +164,8 @@ class ParseCriterion:
         """{name: weighted scalar} of logits [B, C, H, W], or of a tuple of them, behind the first
         the auxiliary ones [B, C, H / 4, W / 4].
         """
+        # Auxiliary heads, only there in training, are judged at a quarter of the size: cheaper, and
+        # enough for what they teach.
         first, *auxiliary = output if isinstance(output, tuple) else (output,)
         terms = self._losses(first, batch.target, LOVASZ_EVERY)
         for logits in auxiliary:
@@ -175,6 +178,7 @@ class ParseCriterion:
         raise NotImplementedError
 
     def _losses(self, logits: Tensor, target: Tensor, every: int = 1) -> Losses:
+        # Cross entropy is always there; Lovász and Dice join where they have a weight.
         weights = losses.PARSE[self.loss]
         if weights is None:
             return {'ohem': segmentation.ohem(logits, target)}
@@ -234,6 +238,7 @@ def parse(net: nn.Module, image: Tensor, tta: bool = False) -> Tensor:
     x = (image.float() / 255).contiguous(memory_format=torch.channels_last)
     p = net(x).float().softmax(1)
     if tta:
+        # In the mirror a left eye is a right one: the channels are swapped with the pixels.
         mirrored = net(x.flip(3)).float().softmax(1).flip(3)
         p = p + mirrored[:, SWAP.to(p.device)]
     return p.argmax(1).to(torch.uint8)
@@ -263,6 +268,7 @@ def validate(
     """Score `net` on a validation set: items (name, image uint8 [3, H, W], ids uint8 [H, W]); else
     as restore.validate.
     """
+    # A confusion matrix per image: halves of the set can be judged without another pass.
     counts: list[Tensor] = []
     shown: list[tuple[Tensor, ...]] = []
     training = net.training

@@ -108,6 +108,7 @@ class Players(NamedTuple):
 
     def state(self) -> dict[str, Any]:
         """Optimizers and controllers, for a checkpoint."""
+        # Keys as checkpoints have had them since format 3.
         steppers = {name: player.stepper.state_dict() for name, player in self.by_name.items()}
         levels = {n: p.controller.accuracy for n, p in self.by_name.items() if p.controller}
         return {'steppers': steppers, 'levels': levels}
@@ -126,6 +127,7 @@ class Players(NamedTuple):
         for name, player in self.by_name.items():
             forward = player.forward
             if forward is not None:
+                # Compiled inside, distributed outside: hooks that average gradients are not traced.
                 net: Any = torch.compile(player.net) if compiled else player.net
                 forward = world.wrap(net)
             wrapped[name] = player._replace(forward=forward)
@@ -234,8 +236,11 @@ def backward(players: dict[str, Player], batch: Batch, criterion: Criterion, ste
     with frozen(player.frozen):
         with step.autocast():
             output = player.forward(batch.input)
+            # The generator hears the plain module: gradients of the discriminator are not wanted
+            # here.
             judge = discriminator.net if discriminator else None
             terms = criterion.net(output, batch, judge, step.nimg, step.progress)
+            # The controller weighs the adversarial loss by how often the discriminator was right.
             if 'gan' in terms and discriminator and discriminator.controller:
                 terms['gan'] = terms['gan'] * discriminator.controller.factor()
             loss = total(terms.values())
@@ -260,5 +265,6 @@ def autocast(precision: str | None, device: torch.device | str) -> Autocast:
     fp16 or fp32
     """
     kind = torch.device(device).type
+    # With fp32 the context is there and does nothing, so callers need no case of their own.
     dtype = torch.float16 if precision == 'fp16' else torch.bfloat16
     return functools.partial(torch.autocast, kind, dtype, enabled=precision != 'fp32')

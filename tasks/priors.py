@@ -26,6 +26,7 @@ def level(parser: Any, size: int) -> int:
     """Number of the parser's feature map nearest to SIDE x SIDE, but not above it, of pictures with
     sides of `size`; the last one where all are larger.
     """
+    # Maps halve from level to level, so the first that is small enough is the nearest.
     of_levels = [size // shrink(parser, n) for n in range(len(parser.encoder))]
     return next((n for n, side in enumerate(of_levels) if side <= SIDE), len(of_levels) - 1)
 
@@ -120,6 +121,8 @@ def collect(
     """
     crops: dict[str, list[Tensor]] = {name: [] for name in components.COMPONENTS}
     for picture, given in batches:
+        # One pass gives both the features and, if need be, the parser's own view of where things
+        # are.
         features, ids = features_and_ids(parser, picture.to(device) / 255, level)
         where = (ids if given is None else given).to(device)
         if where.is_floating_point():
@@ -128,6 +131,7 @@ def collect(
             boxes, visible = components.boxes_of_masks(where, LEAST)
         boxes = heatmaps.reduced(boxes, shrink(parser, level))
         for i, (name, side) in enumerate(components.sides(features.shape[2]).items()):
+            # Half precision is plenty for k-means, and a heap of faces fits into memory.
             aligned = components.roi_align(features, boxes[:, i], side)
             crops[name].append(aligned[visible[:, i]].half().cpu())
     return {name: torch.cat(of_batches) for name, of_batches in crops.items()}
@@ -165,6 +169,7 @@ def batches(
     for first in range(0, len(numbers), batch):
         decoded = reader.decoded(numbers[first : first + batch], pool)
         pixels = torch.from_numpy(np.stack([image for image, _ in decoded])).permute(0, 3, 1, 2)
+        # A fourth channel holds the ids of a mask.
         where = pixels[:, 3] if pixels.shape[1] == 4 else None
         if points is not None:
             where = torch.from_numpy(points[[used for _, used in decoded]])

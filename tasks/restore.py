@@ -1,11 +1,9 @@
-"""Face restoration: a network, for GANs a discriminator, and the challenge's validation (PSNR and
-SSIM of rounded 8-bit images).
-"""
+"""Face restoration: a network, for GANs a discriminator, and what both are trained on."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,31 +16,35 @@ import losses
 import models
 from config import rules
 from config.schema import Config
+from dali_pipes.batch import Batch
 from errors import BadFile, RunError
-from losses import features
+from losses import adversarial, features, priors
 from metrics import perceptual
-from metrics.psnr import psnr, to_uint8
+from metrics.psnr import psnr
 from metrics.ssim import ssim
 from training import checkpoint, run
 from training.world import World
 
 from . import data as sources
 from . import guides, images
-from .batches import SHOWN, batches, collected
-from .criterion import RestorationCriterion
+from .batches import SHOWN
 from .options import check_restoring, complete_network
 from .players import (
-    Autocast,
     DiscriminatorController,
+    Losses,
     Player,
     Players,
     Step,
     StepResult,
     autocast,
+    frozen,
     learn,
     player,
 )
+from .restoration import restore, validate
 from .task import Applied, Group, Metric, Scores
+
+ENTROPY = 1e-3  # weight of the bonus for priors that count alike, in addition to a multi-prior loss
 
 
 class Restore:
@@ -98,6 +100,7 @@ class Restore:
 
     def build(self, config: Config, device: torch.device) -> Players:
         """The network, and its discriminator if it has one."""
+        # The generator first, so that its random weights are those of a run without a GAN.
         by_name = {'net': player(self.network(config), config, device, config.optimization.lr)}
         if config.gan.gan:
             by_name['discriminator'] = _discriminator(config, device)
@@ -110,6 +113,7 @@ class Restore:
         result = learn(players.by_name, players.criterion, lambda: next(pipe), step)
         discriminator = players.by_name.get('discriminator')
         if discriminator and discriminator.controller:
+            # All processes must take the same turn, so the controller follows their mean.
             accuracy = step.world.mean(result.losses['d_accuracy'])
             discriminator.controller.update(accuracy, step.images)
         return result
@@ -152,6 +156,7 @@ class Restore:
         self, net: nn.Module, groups: Iterable[Group], folder: Path, how: Applied
     ) -> list[str]:
         """Restore, save as PNG, and score the saved files where there is a ground truth."""
+        # LPIPS is loaded before the first image is restored: a missing file should cost nothing.
         metrics: dict[str, Callable[[Tensor, Tensor], Tensor]] = {'PSNR': psnr, 'SSIM': ssim}
         if how.lpips:
             metrics['LPIPS'] = perceptual.lpips(how.lpips, how.device)
@@ -161,6 +166,7 @@ class Restore:
             with torch.no_grad(), how.autocast():
                 out = restore(net, lq, how.tta).cpu()
             for (name, _, truth), image in zip(group, out, strict=True):
+                # What counts is the saved file: it is read back and scored, rounding included.
                 path = folder if images.is_picture(folder) else folder / f'{name}.png'
                 run.write(path, images.png(image))
                 count += 1
@@ -173,6 +179,7 @@ def _check_scale(config: Config, scale: int) -> None:
     """Raise RunError where a network enlarges by another factor than the recipe shrinks."""
     if scale == config.scale:
         return
+    # Name the recipes that would fit: that is what users have to choose from.
     fitting = ', '.join(r.name for r in degrade.RECIPES.values() if r.scale == scale)
     remedy = (
         f'give --recipe {fitting}, or another --network'
@@ -185,6 +192,136 @@ def _check_scale(config: Config, scale: int) -> None:
         f'--recipe {config.degradation.recipe} is {config.scale} times as large as the input: '
         f'{remedy}'
     )
+
+
+# ------------------------------------------------------------------------------------------------
+# What the networks are trained on.
+
+
+class RestorationCriterion:
+    """Pixel loss, perceptual loss (Johnson et al., ECCV 2016) and adversarial loss (Goodfellow et
+    al., 2014) of a run.
+
+    extract: module that gives feature maps of [B, 3, H, W] in [0, 1], or None; weights: of each of
+    its maps
+    """
+
+    def __init__(
+        self, config: Config, extract: nn.Module | None = None, weights: Sequence[float] = ()
+    ) -> None:
+        self.loss = config.loss
+        self.gan = config.gan
+        self.multi_prior_weight = config.priors.multi_prior_weight
+        self.extract = extract
+        self.weights = weights
+
+        # One batch of real and fake pictures is one estimate of the spectral norms for both; the
+        # other discriminators are trained as published, in two.
+        self._together = self.gan.discriminator == 'patchgan'
+        channels = self.gan.discriminator_net.get('channels', 6)
+        self._paired = self._together and channels == 6
+
+    def net(
+        self,
+        output: Any,
+        batch: Batch,
+        discriminator: nn.Module | None,
+        nimg: int,
+        progress: float,
+    ) -> Losses:
+        """{name: weighted scalar}, which the network makes small.
+
+        output: [B, 3, H, W], or a list of them, one per pass, or models.Attended with such a list:
+        all should equal the
+            target; a discriminator sees the last, and so does the multi-prior loss, since only it
+            was guided
+        nimg, progress: images seen, share of the run that is done
+        """
+        passes = _passes(output)
+        suffixes = [f'_pass{i}' for i in range(len(passes))] if len(passes) > 1 else ['']
+        terms = {}
+
+        # Every pass by itself.
+        if self.loss.pixel_weight:
+            pixel = losses.RESTORE[self._pixel_loss(progress)]
+            for suffix, y in zip(suffixes, passes, strict=True):
+                terms['pixel' + suffix] = self.loss.pixel_weight * pixel(y, batch.target)
+        if self.extract is not None:
+            for suffix, y in zip(suffixes, passes, strict=True):
+                distance = features.perceptual(self.extract, y, batch.target, self.weights)
+                terms['perceptual' + suffix] = self.loss.perceptual_weight * distance
+
+        # The last pass by its priors and its discriminator.
+        if isinstance(output, models.Attended):
+            terms |= self._attended(output, batch)
+        if discriminator is not None and nimg >= self.gan.gan_from:
+            with frozen(discriminator):
+                terms |= self._adversarial(discriminator, passes[-1], batch)
+        return terms
+
+    def _pixel_loss(self, progress: float) -> str:
+        """Name of the pixel loss at this share of the run."""
+        last = self.loss.last_loss
+        return last if last and progress >= 1 - self.loss.last_share else self.loss.loss
+
+    def _attended(self, output: models.Attended, batch: Batch) -> Losses:
+        """Errors where the priors look, and the bonus for priors that count alike."""
+        last = output.passes[-1]
+        error = priors.multi_prior(last, batch.target, output.regions, output.weights)
+        terms = {'multi_prior': self.multi_prior_weight * error}
+        if output.weights is not None:
+            terms['entropy'] = -ENTROPY * priors.entropy(output.weights)
+        return terms
+
+    def _adversarial(self, discriminator: nn.Module, output: Tensor, batch: Batch) -> Losses:
+        """What the generator learns from its discriminator."""
+        # Relativistic losses and feature matching need the real images too; these need no gradient,
+        # and have none.
+        real = None
+        if self.gan.gan == 'ragan' or self.gan.matching_weight:
+            real, fake = self._judged(discriminator, batch.plain, output, batch.input)
+        else:
+            fake = discriminator(self._with_input(batch.input, output))
+
+        terms = {'gan': self.gan.gan_weight * adversarial.g_loss(self.gan.gan, fake, real)}
+        if self.gan.matching_weight:
+            terms['matching'] = self.gan.matching_weight * features.matching(real, fake)
+        return terms
+
+    def discriminator(self, forward: Any, output: Any, batch: Batch) -> tuple[Losses, Tensor]:
+        """({name: scalar} that the discriminator makes small, share of logits that are right)"""
+        images = batch.plain.requires_grad_(bool(self.gan.r1))
+        real, fake = self._judged(forward, images, _passes(output)[-1].detach(), batch.input)
+        terms = {'d': adversarial.d_loss(self.gan.gan, real, fake)}
+        if self.gan.r1:
+            terms['r1'] = self.gan.r1 * adversarial.r1(images, real)
+        return terms, adversarial.accuracy(real, fake, self.gan.gan)
+
+    def _judged(self, forward: Any, real: Tensor, fake: Tensor, lq: Tensor) -> tuple[Any, Any]:
+        """What a discriminator says of real pictures and of fake ones made of lq."""
+        if not self._together:
+            return forward(real), forward(fake)
+        both = forward(torch.cat([self._with_input(lq, real), self._with_input(lq, fake)]))
+        count = len(real)
+        of_real = [[x[:count] for x in scale] for scale in both]
+        of_fake = [[x[count:] for x in scale] for scale in both]
+        return of_real, of_fake
+
+    def _with_input(self, lq: Tensor, image: Tensor) -> Tensor:
+        """What is judged: a picture, or the degraded one and it, [B, 6, H, W] (pix2pixHD, Wang et
+        al., CVPR 2018).
+        """
+        if not self._paired:
+            return image
+        if lq.shape != image.shape:
+            lq = F.interpolate(lq, image.shape[-2:], mode='bicubic').clamp(0, 1)
+        return torch.cat([lq, image.to(lq.dtype)], 1)
+
+
+def _passes(output: Any) -> list[Tensor]:
+    """Outputs of all passes of a network."""
+    output = output.passes if isinstance(output, models.Attended) else output
+    return output if isinstance(output, list) else [output]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -270,6 +407,7 @@ def criterion(config: Config, device: torch.device) -> RestorationCriterion:
     extract: nn.Module | None = None
     weights: Sequence[float] = ()
     if config.loss.vgg:
+        # VGG19 as published, on the layers of the recipe that is named.
         layers = losses.FEATURES[config.loss.features]
         try:
             extract = features.vgg19(config.loss.vgg, layers)
@@ -279,6 +417,7 @@ def criterion(config: Config, device: torch.device) -> RestorationCriterion:
     elif config.loss.parser:
         parser = _parser(config.loss.parser)
         extract = Encoder(parser).requires_grad_(False).eval()
+        # Every level of the encoder counts alike.
         weights = [1 / len(parser.encoder)] * len(parser.encoder)
     return RestorationCriterion(config, extract and extract.to(device), weights)
 
@@ -291,148 +430,6 @@ def _parser(path: str) -> Any:
     parser = models.PARSERS[of['network']](**of['net'])
     checkpoint.load_weights(parser, path)
     return parser
-
-
-# ------------------------------------------------------------------------------------------------
-# Validation.
-
-
-class RestoreScores(NamedTuple):
-    """Figures of every image of a validation set."""
-
-    psnr: np.ndarray  # [N] dB of the restored images
-    ssim: np.ndarray  # [N]
-    baseline: (
-        np.ndarray
-    )  # [N] dB of bicubic enlargement of the inputs; of the inputs themselves where the size stays
-    lpips: np.ndarray  # [N], NaN where it was not asked for
-    pass0: np.ndarray  # [N] dB of the first of two passes, NaN of a network with one
-    shown: list[
-        tuple[Tensor, ...]
-    ]  # (input, bicubic, ours, truth) uint8 [3, h, w] of the first few
-    baseline_name: str  # 'bicubic' or 'input'
-
-    def value(self, part: slice = slice(None)) -> float:
-        """Mean PSNR over a part of the images."""
-        return float(self.psnr[part].mean())
-
-    def row(self) -> dict[str, float]:
-        """{name: mean} of everything that is known; gain: of the second pass over the first, dB."""
-        columns = {
-            'psnr': self.psnr,
-            'ssim': self.ssim,
-            self.baseline_name: self.baseline,
-            'lpips': self.lpips,
-            'pass0': self.pass0,
-        }
-        row = {k: float(v.mean()) for k, v in columns.items() if not np.isnan(v).any()}
-        if 'pass0' in row:
-            row['gain'] = row['psnr'] - row['pass0']
-        return row
-
-    def pictures(self) -> tuple[Any, Any, tuple[str, ...]]:
-        """(rows, figures, names) of pictures.strip."""
-        if self.baseline_name == 'input':
-            rows = [(lq, *rest) for lq, _, *rest in self.shown]
-            figures = [(b, o, None) for b, o in zip(self.baseline, self.psnr, strict=True)]
-            return rows, figures, ('input', 'ours', 'truth')
-        labels = [(None, b, o, None) for b, o in zip(self.baseline, self.psnr, strict=True)]
-        return self.shown, labels, ('input', 'bicubic', 'ours', 'truth')
-
-    def sentence(self) -> str:
-        """The means in words."""
-        gain = self.psnr - self.baseline
-        text = (
-            f'PSNR {self.psnr.mean():.3f} dB, SSIM {self.ssim.mean():.4f}, '
-            f'{self.baseline_name} {self.baseline.mean():.3f} dB '
-            f'(gain {gain.mean():+.3f}; worst image {gain.min():+.3f}), {len(self.psnr)} pairs'
-        )
-        if np.isnan(self.pass0).any():
-            return text
-        second = (self.psnr - self.pass0).mean()
-        return f'{text}; first pass {self.pass0.mean():.3f} dB, the second gains {second:+.3f}'
-
-
-@torch.no_grad()
-def validate(
-    net: nn.Module,
-    data: Sequence[Any],
-    device: torch.device | str,
-    world: World | None = None,
-    *,
-    batch: int = 8,
-    autocast: Autocast,
-    show: int = SHOWN,
-    threads: int = 1,
-    lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
-) -> RestoreScores:
-    """Score `net` on a validation set: items (name, LQ uint8, GT uint8), [3, h, w] and [3, H, W].
-
-    world: processes that share the set; all get the scores, each shows its own pictures
-    show: pictures to keep; lpips: metrics.perceptual.lpips, or None
-    """
-    rows: list[Tensor] = []
-    shown: list[tuple[Tensor, ...]] = []
-    for lq, gt in batches(data, device, world, batch, threads):
-        with autocast():
-            outputs = passes(net, lq)
-        ours, cubic = outputs[-1], bicubic(lq, gt.shape[-2:])
-
-        # One column an image; what is not known is NaN.
-        unknown = torch.full((len(lq),), torch.nan, dtype=torch.float64, device=lq.device)
-        columns = (
-            psnr(ours, gt),
-            ssim(ours, gt),
-            psnr(cubic, gt),
-            lpips(ours, gt) if lpips else unknown,
-            psnr(outputs[0], gt) if len(outputs) > 1 else unknown,
-        )
-        rows.append(torch.stack([column.to(unknown) for column in columns]).cpu())
-        for i in range(min(len(lq), show - len(shown))):
-            shown.append(tuple(t[i].cpu() for t in (lq, cubic, ours, gt)))
-    mine = torch.cat(rows, 1).T.tolist() if rows else []
-    quality, structure, enlarged, distance, pass0 = np.array(collected(mine, len(data), world)).T
-    return RestoreScores(quality, structure, enlarged, distance, pass0, shown, baseline(net))
-
-
-@lru_cache(maxsize=1)
-def _lpips(path: str | None, device: torch.device) -> Any:
-    """LPIPS with the weights of this file, loaded once."""
-    return perceptual.lpips(path, device) if path else None
-
-
-def restore(net: nn.Module, lq: Tensor, tta: bool = False) -> Tensor:
-    """lq [B, 3, h, w] uint8 on the device -> [B, 3, H, W] uint8. tta: mean over the image and its
-    mirror image.
-    """
-    x = _unit(lq)
-    y = net(x).float()
-    if tta:
-        y = (y + net(x.flip(3)).float().flip(3)) / 2
-    return to_uint8(y)
-
-
-def baseline(net: nn.Module) -> str:
-    """Name of what a restorer is compared with."""
-    return 'input' if models.scale(net) == 1 else 'bicubic'
-
-
-def passes(net: nn.Module, lq: Tensor) -> list[Tensor]:
-    """As `restore`, but of every pass -> [[B, 3, H, W] uint8]; the last one counts."""
-    x = _unit(lq)
-    outputs = net.passes(x) if isinstance(net, models.Guided) else [net(x)]
-    return [to_uint8(y.float()) for y in outputs]
-
-
-def _unit(lq: Tensor) -> Tensor:
-    return (lq.float() / 255).contiguous(memory_format=torch.channels_last)
-
-
-def bicubic(lq: Tensor, size: Sequence[int]) -> Tensor:
-    """lq [B, 3, h, w] uint8 -> [B, 3, *size] uint8, a = -0.75 as OpenCV's; of the same size that is
-    lq.
-    """
-    return to_uint8(F.interpolate(lq.float() / 255, size=tuple(size), mode='bicubic'))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -462,3 +459,9 @@ def _mean_scores(scores: list[dict[str, float]]) -> list[str]:
     mean = {k: np.mean([s[k] for s in scores]) for k in scores[0]}
     others = ''.join(f', {k}: {v:.4f}' for k, v in mean.items() if k != 'PSNR')
     return [f'PSNR: {mean["PSNR"]:.4f} dB{others}, over {len(scores)} images']
+
+
+@lru_cache(maxsize=1)
+def _lpips(path: str | None, device: torch.device) -> Any:
+    """LPIPS with the weights of this file, loaded once."""
+    return perceptual.lpips(path, device) if path else None

@@ -45,6 +45,7 @@ class Search(Restore):
         self, config: Config, say: Callable[[str], None], bar: Callable[[str], Any]
     ) -> tuple[Any, dict[str, Any]]:
         """As of a restorer; a search on crops is validated on crops."""
+        # Borders are most of a small map, and normalisation has learnt the size it was trained on.
         images, sets = super().load(config, say, bar)
         crop = config.data.crop
         if crop:
@@ -59,9 +60,13 @@ class Search(Restore):
 
     def build(self, config: Config, device: torch.device) -> Players:
         """The weights, and the architecture, which Adam trains as published."""
+        # The restorer's optimizer covers everything; here it is split into weights and
+        # architecture.
         players = super().build(config, device)
         net = players.by_name['net']
         weights, architecture = parts(net.net)
+        # Adam whatever --optimizer says: DARTS trains the architecture with it, at a rate of its
+        # own.
         adam = torch.optim.Adam(
             architecture.parameters(),
             config.search.arch_lr,
@@ -88,9 +93,12 @@ class Search(Restore):
         the other half.
         """
         net, architecture = players.by_name['net'], players.by_name['architecture']
+        # First the weights, with the architecture frozen ...
         first = learn({'net': net}, players.criterion, lambda: next(pipe), step)
+        # ... which mean too little in the beginning to judge an architecture by.
         if step.progress < pipe.search_from:
             return first
+        # Then the architecture on images that the weights have not seen, so that it cannot overfit.
         searched = {'net': architecture._replace(forward=net.forward)}
         second = learn(searched, players.criterion, lambda: pipe.other(step.nimg), step)
         losses = first.losses | {f'architecture_{k}': v for k, v in second.losses.items()}
@@ -237,6 +245,7 @@ def parts(net: Any) -> tuple[nn.ParameterList, nn.ParameterDict]:
     """
     supernet = net.supernet
     architecture = nn.ParameterDict({'alpha': supernet.alpha, 'beta': supernet.beta})
+    # Parameters are told apart by identity: names would depend on the network around them.
     searched = {id(p) for p in architecture.values()}
     return nn.ParameterList(p for p in net.parameters() if id(p) not in searched), architecture
 
@@ -247,6 +256,7 @@ def entropies(supernet: Any) -> tuple[float, float]:
     """
     weights = decode.normalise(supernet.alpha.detach(), supernet.beta.detach(), supernet.start)
     alpha, beta = (w.double().cpu() for w in weights)
+    # Levels that no path reaches have no ways, and would count as decided.
     ways = beta[beta.sum(2) > 0]  # of levels that are reached
     of_ways = _entropy(ways / ways.sum(1, keepdim=True))
     return float(_entropy(alpha).mean()), float(of_ways.mean())

@@ -60,6 +60,7 @@ def trial(config: Config, device: torch.device, batch: int) -> None:
     """Two steps with batches of this size: the optimizers' states come with the first."""
     config = replace_options(config, batch=batch, accumulate=1)
     task = tasks.of(config)
+    # Everything that a run holds on the GPU, but for its cache of images.
     players = task.build(config, device)
     step = Step(
         nimg=config.gan.gan_from,

@@ -15,6 +15,7 @@ import torch
 
 import models
 import synthetic
+import tasks
 from benchmarks import (
     ablate,
     decode_throughput,
@@ -24,7 +25,6 @@ from benchmarks import (
     timing,
     train_step,
 )
-from config import options
 from degrade import noise
 from errors import RunError
 from tools import compare, cuda_shim
@@ -297,10 +297,8 @@ def test_ctrl_c_waits_for_the_run_to_save(tmp_path, monkeypatch):
 
 def test_ablate_variants_fit_the_budget(capsys):
     for name, flags in ablate.VARIANTS.items():
-        c = options.configure(
-            options.parse('', [*flags, '--pipe', 'torch', '--device', 'cpu', '--out', 'nowhere'])
-        )
-        models.enforce_param_budget(options.network(c))
+        common = ['--pipe', 'torch', '--device', 'cpu', '--out', 'nowhere']
+        models.enforce_param_budget(tasks.network(tasks.configure([*flags, *common])))
     assert (
         ablate.main(['--data', 'x', '--val', 'y', '--variants', 'unnet']) == 2
         and "did you mean 'unet'" in capsys.readouterr().err

@@ -1,6 +1,10 @@
-"""Checkpoints: bit for bit, whole after a kill at any moment, refused when damaged; weights from anywhere, or why not."""
+"""Checkpoints: bit for bit, whole after a kill at any moment, refused when damaged.
+
+Then weights from anywhere, or the reason why not.
+"""
 
 import errno
+import functools
 import json
 import os
 import subprocess
@@ -19,15 +23,12 @@ from models.srresnet import SRResNet
 from models.unet import UNet
 from training import checkpoint
 
-REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(seed=0):
-    """A network, channels-last, and its optimizer after two steps, so that there are moments to be kept."""
-    torch.manual_seed(seed)
-    net = UNet(width=(8, 16), blocks=((1,), 1, (1,)), position=4).to(
-        memory_format=torch.channels_last
-    )
+def trained(net):
+    """A channels-last network and its optimizer after two steps, so that there are moments."""
+    net = net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
     for _ in range(2):
         net(torch.rand(1, 3, 8, 8)).square().mean().backward()
@@ -35,15 +36,23 @@ def run(seed=0):
     return net, optimizer
 
 
-def put(folder, nimg, seed=None, **kw):
-    net, optimizer = run(nimg if seed is None else seed)
-    return checkpoint.save(
-        folder,
-        nimg,
-        {'net': net.state_dict(), 'ema': net.state_dict()},
-        {'optimizer': optimizer.state_dict(), 'nimg': nimg},
-        **kw,
-    )
+def trained_unet(seed=0):
+    torch.manual_seed(seed)
+    return trained(UNet(width=(8, 16), blocks=((1,), 1, (1,)), position=4))
+
+
+@functools.cache
+def contents(nimg, seed):
+    """(tensors, state) of a small checkpoint; the same seed gives the same ones."""
+    torch.manual_seed(seed)
+    net, optimizer = trained(nn.Conv2d(3, 4, 3))
+    tensors = {'net': dict(net.state_dict()), 'ema': dict(net.state_dict())}
+    return tensors, {'optimizer': optimizer.state_dict(), 'nimg': nimg}
+
+
+def put(folder, nimg, seed=None, **more):
+    seed = nimg if seed is None else seed
+    return checkpoint.save(folder, nimg, *contents(nimg, seed), **more)
 
 
 def same(a, b):
@@ -60,8 +69,11 @@ def names(folder):
     return sorted(p.name for p in (folder / 'checkpoints').iterdir())
 
 
+# ---- a checkpoint ----
+
+
 def test_round_trip_is_bit_identical(tmp_path):
-    net, optimizer = run()
+    net, optimizer = trained_unet()
     state = {
         'optimizer': optimizer.state_dict(),
         'nimg': 800,
@@ -76,19 +88,19 @@ def test_round_trip_is_bit_identical(tmp_path):
 
 
 def test_a_resumed_step_is_the_same_step(tmp_path):
-    net, optimizer = run()
+    net, optimizer = trained_unet()
     path = checkpoint.save(
         tmp_path, 8, {'net': net.state_dict()}, {'optimizer': optimizer.state_dict()}
     )
-    other, other_optimizer = run(seed=9)
+    other, other_optimizer = trained_unet(seed=9)
     tensors, state = checkpoint.load(path)
     other.load_state_dict(tensors['net'])
     other_optimizer.load_state_dict(state['optimizer'])
     assert other.stem.weight.is_contiguous(memory_format=torch.channels_last)
-    for n, o in ((net, optimizer), (other, other_optimizer)):
-        o.zero_grad()
-        n(torch.full((1, 3, 8, 8), 0.3)).square().mean().backward()
-        o.step()
+    for network, steps in ((net, optimizer), (other, other_optimizer)):
+        steps.zero_grad()
+        network(torch.full((1, 3, 8, 8), 0.3)).square().mean().backward()
+        steps.step()
     assert same(dict(net.state_dict()), dict(other.state_dict()))
 
 
@@ -112,108 +124,124 @@ def test_replaces_the_same_number(tmp_path):
     assert not same(first, second) and names(tmp_path) == ['000000010', '000000020']
 
 
+# ---- killed ----
+
+CALLS = ('mkdir', 'fsync', 'rename', 'unlink', 'rmdir')  # operations on the disk
+MOMENTS = 18  # more than a save has of them
+
+
 class Killed(BaseException):
     """Stands for the end of the process: nothing in the product catches it."""
 
 
-CALLS = ('mkdir', 'fsync', 'rename', 'unlink', 'rmdir')
+class Disk:
+    """Counts the operations on the disk, and ends the process before the one after `limit`."""
+
+    def __init__(self, monkeypatch, limit=None):
+        self.count = 0
+        self.limit = limit
+        self.killed = False
+        for name in CALLS:
+            monkeypatch.setattr(os, name, functools.partial(self.call, getattr(os, name)))
+
+    def call(self, operation, *args, **more):
+        if self.count == self.limit:
+            self.killed = True
+            raise Killed
+        self.count += 1
+        return operation(*args, **more)
 
 
 @pytest.mark.parametrize('again', [False, True], ids=['new', 'same number'])
-@pytest.mark.parametrize('moment', range(18))
+@pytest.mark.parametrize('moment', range(MOMENTS))
 def test_killed_inside_save(tmp_path, monkeypatch, moment, again):
-    """Killed at the n-th operation on the disk, before or within it: the newest whole checkpoint is still there."""
+    """Before its n-th operation on the disk: a whole checkpoint is there, the old or the new."""
     old = checkpoint.load(put(tmp_path, 10, keep=1))
-    nimg, count = 10 if again else 20, 0
-    for call in CALLS:
-        real = getattr(os, call)
-
-        def counted(*args, real=real, **kw):
-            nonlocal count
-            count += 1
-            if count == moment + 1:
-                raise Killed
-            return real(*args, **kw)
-
-        monkeypatch.setattr(os, call, counted)
-    net, optimizer = run(5)
-    new = (
-        {'net': dict(net.state_dict()), 'ema': dict(net.state_dict())},
-        {'optimizer': optimizer.state_dict(), 'nimg': nimg},
-    )
+    nimg = 10 if again else 20
+    new = contents(nimg, seed=5)
+    disk = Disk(monkeypatch, moment)
     try:
         checkpoint.save(tmp_path, nimg, *new, keep=1)
         finished = True
     except Killed:
         finished = False
     monkeypatch.undo()
-    assert finished == (moment >= count)
+    assert finished != disk.killed
+
+    # Nothing half written is noticed at all, nor is anything half deleted.
     with warnings.catch_warnings():
-        warnings.simplefilter('error')  # nothing half written is seen at all
-        found = checkpoint.load(checkpoint.latest(tmp_path))
+        warnings.simplefilter('error')
+        newest = checkpoint.load(checkpoint.latest(tmp_path))
     for path in (tmp_path / 'checkpoints').glob('0*'):
-        checkpoint.load(path)  # nor is anything half deleted
-    assert same(found, new) if finished else same(found, old) or same(found, new)
+        checkpoint.load(path)
+    assert same(newest, new) or (not finished and same(newest, old))
+
+    # And the next save clears the leftovers.
     put(tmp_path, 30, keep=1)
-    assert names(tmp_path) == ['000000030']  # and the leftovers are gone
+    assert names(tmp_path) == ['000000030']
 
 
 def test_the_moments_cover_a_save(tmp_path, monkeypatch):
     """The test above reaches past the last operation of a save."""
     put(tmp_path, 10)
-    calls = []
-    for call in CALLS:
-        real = getattr(os, call)
-        monkeypatch.setattr(
-            os, call, lambda *args, real=real, **kw: (calls.append(1), real(*args, **kw))[1]
-        )
+    disk = Disk(monkeypatch)
     put(tmp_path, 10, keep=1)
-    assert 12 < len(calls) < 18
+    assert 12 < disk.count < MOMENTS
 
 
+# Processes that do nothing but save are killed at random times, measured in saves.
 KILLER = """
 import os, random, signal, sys, time, warnings
 import torch
 from training import checkpoint
+
+SIZE = 1000
 torch.set_num_threads(1)
 warnings.simplefilter('error')
-folder, number = sys.argv[1], random.Random(3)
-values = torch.zeros(200_000)
+folder, turns = sys.argv[1], int(sys.argv[2])
+number = random.Random(3)
+
+def save(nimg):
+    values = torch.full((SIZE,), float(nimg))
+    state = {'nimg': nimg, 'moments': values}
+    checkpoint.save(folder, nimg, {'net': {'a': values}}, state, keep=1)
+
 begin = time.monotonic()
-for again in range(4):
-    checkpoint.save(folder, 1, {'net': {'a': values + 1}}, {'nimg': 1, 'moments': values + 1}, keep=1)
+for _ in range(4):
+    save(1)
 one = (time.monotonic() - begin) / 4
+
 found, cut = 1, 0
-for turn in range(25):
+for _ in range(turns):
     pid = os.fork()
     if not pid:
-        first = found + 1
-        for nimg in range(first, first + 10_000):
-            values = torch.full((200_000,), float(nimg))
-            for again in range(2):
-                checkpoint.save(folder, nimg, {'net': {'a': values}}, {'nimg': nimg, 'moments': values}, keep=1)
+        # Each number twice, so that a checkpoint is also replaced; it never comes to an end.
+        for nimg in range(found + 1, found + 1_000_000):
+            save(nimg)
+            save(nimg)
         os._exit(0)
     time.sleep(number.uniform(0.3, 4) * one)
     os.kill(pid, signal.SIGKILL)
-    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL, 'the process had ended before'
     cut += any(not name.isdigit() for name in os.listdir(folder + '/checkpoints'))
     path = checkpoint.latest(folder)
-    assert path or not found, 'a checkpoint is lost'
-    if path:
-        tensors, state = checkpoint.load(path)
-        assert state['nimg'] >= found and tensors['net']['a'].eq(state['nimg']).all() and state['moments'].eq(state['nimg']).all()
-        found = state['nimg']
+    assert path, 'a checkpoint is lost'
+    tensors, state = checkpoint.load(path)
+    assert state['nimg'] >= found, 'it went back'
+    assert tensors['net']['a'].eq(state['nimg']).all() and len(tensors['net']['a']) == SIZE
+    assert state['moments'].eq(state['nimg']).all() and len(state['moments']) == SIZE
+    found = state['nimg']
 print(found, cut)
 """
+TURNS = 12
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_sigkill_at_random_times(tmp_path):
-    """25 processes that do nothing but save are killed by the system, many of them inside a save."""
+    """Processes that do nothing but save are killed by the system, many of them inside a save."""
     done = subprocess.run(
-        [sys.executable, '-c', KILLER, str(tmp_path)],
-        cwd=REPO,
-        env={**os.environ, 'PYTHONPATH': REPO},
+        [sys.executable, '-c', KILLER, str(tmp_path), str(TURNS)],
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -221,6 +249,9 @@ def test_sigkill_at_random_times(tmp_path):
     assert done.returncode == 0, done.stderr
     found, cut = map(int, done.stdout.split())
     assert found >= 5 and cut >= 3, done.stdout  # saves were finished, and saves were cut
+
+
+# ---- damaged, full, read-only ----
 
 
 @pytest.mark.parametrize('damage', ['flip', 'truncate', 'delete', 'checksums'])
@@ -244,16 +275,13 @@ def test_damaged_newest_falls_back(tmp_path, damage, file):
 def test_after_going_back_the_damaged_one_is_replaced(tmp_path):
     put(tmp_path, 10)
     (put(tmp_path, 30) / 'state.pt').write_bytes(b'')
-    put(
-        tmp_path, 20, keep=1
-    )  # the run went on from 10; the new one must not be the one that is deleted
+    # The run went on from 10; the new one must not be the one that is deleted.
+    put(tmp_path, 20, keep=1)
     with pytest.warns(UserWarning, match='going back'):
         assert checkpoint.latest(tmp_path).name == '000000020'
     put(tmp_path, 30, keep=1)
-    assert (
-        names(tmp_path) == ['000000030']
-        and checkpoint.load(checkpoint.latest(tmp_path))[1]['nimg'] == 30
-    )
+    assert names(tmp_path) == ['000000030']
+    assert checkpoint.load(checkpoint.latest(tmp_path))[1]['nimg'] == 30
 
 
 def test_all_damaged_is_an_error(tmp_path):
@@ -269,19 +297,20 @@ def test_full_disk(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, 'fsync', full)
-    message = r'checkpoints: cannot write checkpoint 20: No space left .* needs [\d,]+ bytes, [\d,]+ are free'
+    message = (
+        'checkpoints: cannot write checkpoint 20: No space left .* '
+        r'needs [\d,]+ bytes, [\d,]+ are free'
+    )
     with pytest.raises(CheckpointError, match=message):
         put(tmp_path, 20)
     monkeypatch.undo()
-    assert names(tmp_path) == ['000000010'] and same(
-        checkpoint.load(checkpoint.latest(tmp_path)), old
-    )
+    assert names(tmp_path) == ['000000010']
+    assert same(checkpoint.load(checkpoint.latest(tmp_path)), old)
 
 
 def test_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / 'checkpoints').write_text(
-        'a file in the way'
-    )  # also stops root, whom permissions do not
+    # A file in the way also stops root, whom permissions do not.
+    (tmp_path / 'checkpoints').write_text('')
     with pytest.raises(CheckpointError, match='cannot write checkpoint 20'):
         put(tmp_path, 20)
 
@@ -314,6 +343,7 @@ def small(blocks=2, seed=0):
     ],
 )
 def test_load_weights(tmp_path, kind):
+    """The average is preferred, wherever there is one; the network keeps its layout."""
     raw, ema = small(seed=1).state_dict(), small(seed=2).state_dict()
     path, expected = tmp_path / 'weights.pth', ema
     if kind in ('run', 'checkpoint', 'without ema', 'safetensors'):
@@ -339,7 +369,8 @@ def test_load_weights(tmp_path, kind):
         (SRResNet(3, 8).state_dict(), 'the file has 3 body blocks, the network 2'),
         (
             SRResNet(2, 12).state_dict(),
-            r'conv_first.weight is \[12, 3, 3, 3\] in the file, \[8, 3, 3, 3\] in the network',
+            r'conv_first.weight is \[12, 3, 3, 3\] in the file, '
+            r'\[8, 3, 3, 3\] in the network',
         ),
         (
             SRResNet(2, 8, scale=2).state_dict(),

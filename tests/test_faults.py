@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import load_file
 
 import synthetic
+import tasks
 import train
-from config import options
+from config import schema
 from errors import RunError
-from tasks import stage
+from tasks.trial import trial
 from training import checkpoint, memory, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -299,5 +300,5 @@ def test_out_of_memory_names_a_batch_that_fits(free, batch, said, monkeypatch):
 def test_the_trial_is_a_step_of_the_run(data, tmp_path):
     """What the memory is measured on runs, for a plain and a sharpened target."""
     for more in {}, {'target_usm': True}:
-        c = options.configure(options.parse('', flags(data, tmp_path))) | more
-        stage.trial(c, torch.device('cpu'), 2)
+        config = schema.replace_options(tasks.configure(flags(data, tmp_path)), **more)
+        trial(config, torch.device('cpu'), 2)

@@ -10,16 +10,18 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+from tasks.restore import RestorationCriterion
 from test_train import ROOT, SIZE, data, flags  # noqa: F401, the fixtures
 
 import models
+import tasks
 import train
-from config import options
+from config import presets, schema
 from dali_pipes.batch import Batch
 from errors import RunError
 from losses import adversarial, pixel
 from tasks import players as players_module
-from tasks import restore, stage
+from tasks.trial import Alone
 from training import checkpoint
 
 GAN = dict(
@@ -31,6 +33,8 @@ GAN = dict(
     crop=32,
     pixel_weight=0.01,
 )
+
+ON_CPU = '--device cpu --pipe torch --out nowhere'
 
 
 def batch(n=2):
@@ -50,6 +54,12 @@ class Recorder:
         loss.backward()
 
 
+def step(nimg=0, progress=0.0, accumulate=1):
+    """A step of float32 in one process."""
+    autocast = players_module.autocast('fp32', 'cpu')
+    return players_module.Step(nimg, progress, 0.0, 2, accumulate, autocast, Alone())
+
+
 @pytest.fixture
 def players():
     torch.manual_seed(0)
@@ -61,18 +71,12 @@ def gradients(net):
     return [None if p.grad is None else p.grad.clone() for p in net.parameters()]
 
 
-def play(players, nimg=0, share=0.0, **more):
-    c = options.DEFAULTS | dict(gan='ragan', gan_weight=0.1) | more
+def play(players, nimg=0, progress=0.0, **more):
+    config = schema.replace_options(schema.Config(), **dict(gan='ragan', gan_weight=0.1) | more)
     for p in players.values():
         p.net.zero_grad()
-    return players_module.backward(
-        players,
-        batch(),
-        restore.Criterion(c),
-        nimg,
-        share,
-        lambda: torch.autocast('cpu', enabled=False),
-    )
+    criterion = RestorationCriterion(config)
+    return players_module.backward(players, batch(), criterion, step(nimg, progress))
 
 
 @pytest.mark.parametrize('kind', adversarial.KINDS)
@@ -110,28 +114,10 @@ def test_the_generator_listens_from_an_image_on(players):
 
 
 def test_a_discriminator_alone_learns_at_its_full_rate():
-    c = options.configure(
-        options.parse(
-            '',
-            [
-                '--preset',
-                'esrgan_small',
-                '--device',
-                'cpu',
-                '--pipe',
-                'torch',
-                '--out',
-                'nowhere',
-                '--gan-from',
-                '100',
-                '--lr',
-                '1e-3',
-                '--discriminator-lr',
-                '2e-4',
-            ],
-        )
-    )
-    net, discriminator = stage.cast(c, torch.device('cpu')).values()
+    options = '--gan-from 100 --lr 1e-3 --discriminator-lr 2e-4'
+    config = tasks.configure(f'--preset esrgan_small {ON_CPU} {options}'.split())
+    players = tasks.of(config).build(config, torch.device('cpu'))
+    net, discriminator = players.by_name.values()
     assert (net.lr(0.0, 0), net.lr(5e-4, 99), net.lr(5e-4, 100)) == (0.0, 5e-4, 5e-4)
     assert (discriminator.lr(0.0, 0), discriminator.lr(5e-4, 99), discriminator.lr(5e-4, 100)) == (
         2e-4,
@@ -142,19 +128,17 @@ def test_a_discriminator_alone_learns_at_its_full_rate():
 
 def test_a_level_weighs_the_adversarial_loss_only(players):
     players['discriminator'].net.eval()
-    plain, level = play(players), players_module.Level(0.75, 'cpu')
-    held = {
-        name: p._replace(level=level if name == 'discriminator' else None)
-        for name, p in players.items()
-    }
+    plain, controller = play(players), players_module.DiscriminatorController(0.75, 'cpu')
+    controlled = players['discriminator']._replace(controller=controller)
+    held = players | {'discriminator': controlled}
     for accuracy, images, mean in (
         (0.75, 8, 0.75),
         (0.35, 32, 0.55),
         (1.0, 64, 1.0),
         (0.25, 256, 0.25),
     ):  # over 64 images; a larger step counts alone
-        level.add(torch.tensor(accuracy), images)
-        assert level.accuracy.item() == pytest.approx(mean, abs=1e-7)
+        controller.update(torch.tensor(accuracy), images)
+        assert controller.accuracy.item() == pytest.approx(mean, abs=1e-7)
         found = play(held)
         assert found['gan'] / plain['gan'] == pytest.approx(math.exp(3 * (mean - 0.75)), rel=1e-6)
         assert (
@@ -167,7 +151,7 @@ def test_a_level_weighs_the_adversarial_loss_only(players):
 def test_the_last_loss_takes_over(players):
     del players['discriminator']
     first, last = (
-        play(players, share=share, gan=None, last_loss='psnr', last_share=0.25)['loss']
+        play(players, progress=share, gan=None, last_loss='psnr', last_share=0.25)['loss']
         for share in (0.74, 0.75)
     )
     y, b = players['net'].net(batch().input), batch()
@@ -181,12 +165,12 @@ def test_r1_reaches_the_discriminator_only(players):
 
 def test_parts_of_a_step_add_up(players):
     """Twice the same batch in halves is the batch."""
-    c, whole, cast = options.DEFAULTS, None, lambda: torch.autocast('cpu', enabled=False)
+    criterion, whole = RestorationCriterion(schema.Config()), None
     del players['discriminator']
     for parts in 1, 2:
         players['net'].net.zero_grad()
         for _ in range(parts):
-            players_module.backward(players, batch(), restore.Criterion(c), 0, 0.0, cast, parts)
+            players_module.backward(players, batch(), criterion, step(accumulate=parts))
         found = [p.grad.clone() for p in players['net'].net.parameters()]
         assert parts == 1 or all(torch.allclose(a, b, atol=1e-7) for a, b in zip(found, whole))
         whole = found
@@ -250,49 +234,31 @@ def test_bad_options(more, said, data, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('preset', options.PRESETS)
+@pytest.mark.parametrize('preset', presets.NAMES)
 def test_presets_can_be_built(preset):
-    args = options.parse(
-        '', ['--preset', preset, '--pipe', 'torch', '--device', 'cpu', '--out', 'nowhere']
-    )
+    argv = f'--preset {preset} {ON_CPU}'.split()
     if preset in ('mfpsnet', 'search_parse', 'search_fusion'):
         with pytest.raises(RunError, match='--prior'):
-            options.configure(args)
+            tasks.configure(argv)
         return
-    c = options.configure(args)
-    players = stage.cast(c, torch.device('cpu'))
+    config = tasks.configure(argv)
+    players = tasks.of(config).build(config, torch.device('cpu')).by_name
     assert (
         ('discriminator' in players)
-        == bool(c['gan'])
+        == bool(config.gan.gan)
         == preset.startswith(('realesrgan', 'esrgan', 'hifacegan'))
     )
-    if c['network'] in models.NETWORKS and preset != 'frsnet':
+    if config.network.network in models.NETWORKS and preset != 'frsnet':
         models.enforce_param_budget(players['net'].net)
 
 
 def test_without_a_perceptual_loss_other_weights_hold_the_picture(tmp_path):
+    common = ['--preset', 'esrgan_small', '--device', 'cpu', '--out', str(tmp_path / 'run')]
+
     def weights(*argv):
-        c = options.configure(
-            options.parse(
-                '',
-                [
-                    '--preset',
-                    'esrgan_small',
-                    '--device',
-                    'cpu',
-                    '--out',
-                    str(tmp_path / 'run'),
-                    *argv,
-                ],
-            )
-        )
-        return (
-            c['pixel_weight'],
-            c['gan_weight'],
-            c['gan_from'],
-            c['gan_level'],
-            c['discriminator_lr'],
-        )
+        flat = schema.flatten(tasks.configure([*common, *argv]))
+        names = 'pixel_weight', 'gan_weight', 'gan_from', 'gan_level', 'discriminator_lr'
+        return tuple(flat[name] for name in names)
 
     assert [weights(), weights('--pixel-weight', '0.1', '--discriminator-lr', '1e-4')] == [
         (1.0, 1.25e-2, 1024, 0.75, 1e-5),

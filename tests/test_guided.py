@@ -7,17 +7,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tasks.restore import RestorationCriterion
 
 import infer
 import models
 import synthetic
+import tasks
 import train
-from config import options
+from config import presets, schema
 from dali_pipes.batch import Batch
 from errors import RunError
 from models.guided import Guided, ParsePrior
 from models.mfpsnet import MFPSNet
-from tasks import restore, search, stage
+from tasks import restore, search
+from tasks.initial import init_weights
+from tasks.players import autocast
 from training import checkpoint, run
 
 PARSER = dict(width=(4, 6, 8), blocks=(1, 1, 1), stride=2, aux=True, position=4)
@@ -71,10 +75,10 @@ def flags(home, out, **more):
 
 
 def network(home, tmp_path, **more):
-    c = options.configure(options.parse('', flags(home, tmp_path / 'none', **more)))
+    c = tasks.configure(flags(home, tmp_path / 'none', **more))
     torch.manual_seed(0)
-    net = options.network(c)
-    stage.begin(c, net, lambda _: None)
+    net = tasks.network(c)
+    init_weights(c, net, lambda _: None)
     return c, net
 
 
@@ -178,14 +182,12 @@ def test_parse_prior_written_out(factor):
 
 
 def test_the_loss_is_that_of_both_passes():
-    c = dict(
-        loss='l1', last_loss=None, last_share=0.2, pixel_weight=2.0, gan=None, discriminator=None
-    )
+    criterion = RestorationCriterion(presets.config('unet', pixel_weight=2.0))
     target, one, two = (torch.full((1, 3, 8, 8), v) for v in (0.0, 0.25, 0.5))
-    found = restore.Criterion(c).net([one, two], Batch(None, target, None, target), None, 0, 0.0)
+    found = criterion.net([one, two], Batch(None, target, None, target), None, 0, 0.0)
     assert {k: v.item() for k, v in found.items()} == {'pixel_pass0': 0.5, 'pixel_pass1': 1.0}
     assert (
-        restore.Criterion(c).net(two, Batch(None, target, None, target), None, 0, 0.0)['pixel']
+        criterion.net(two, Batch(None, target, None, target), None, 0, 0.0)['pixel']
         == 1.0
     )
 
@@ -203,10 +205,10 @@ def test_validation_tells_both_passes():
         for name, *images in pairs
     ]
     scores = restore.validate(
-        net, data, 'cpu', batch=2, autocast=lambda: torch.autocast('cpu', enabled=False)
+        net, data, 'cpu', batch=2, autocast=autocast('fp32', 'cpu')
     )
     alone = restore.validate(
-        net.net.base, data, 'cpu', batch=2, autocast=lambda: torch.autocast('cpu', enabled=False)
+        net.net.base, data, 'cpu', batch=2, autocast=autocast('fp32', 'cpu')
     )
     row = scores.row()
     assert (
@@ -238,7 +240,7 @@ def test_a_run_holds_its_parser(home, tmp_path, capsys):
     net = models.like(weights)
     checkpoint.load_weights(net, out)
     assert isinstance(net, Guided) and net.guides['parse'].parser.stride == 2 and net.net.scale == 1
-    x, mine = torch.rand(1, 3, 24, 16), options.network(config)
+    x, mine = torch.rand(1, 3, 24, 16), tasks.network(schema.from_flat(config))
     checkpoint.load_weights(mine, out)
     with torch.no_grad():
         assert torch.equal(net.eval()(x), mine.eval()(x))
@@ -249,7 +251,7 @@ def test_a_run_holds_its_parser(home, tmp_path, capsys):
 
 def test_four_times_larger(home, tmp_path):
     c, net = network(home, tmp_path, recipe='gfpgan')
-    assert c['guides']['parse']['factor'] == 8
+    assert c.network.guides['parse']['factor'] == 8
     with torch.no_grad():
         assert [y.shape for y in net.eval().passes(torch.rand(1, 3, 16, 16))] == [
             (1, 3, 64, 64)
@@ -269,7 +271,7 @@ def test_searches_beside_a_parser(preset, part, arguments, home, tmp_path):
     if part != 'fusion':  # has no other parts
         at = argv.index('--arch')
         del argv[at : at + 2]
-    net = options.network(options.configure(options.parse('', argv)))
+    net = tasks.network(tasks.configure(argv))
     found = net(torch.rand(2, 3, 16, 16))
     sum(y.square().mean() for y in (found if isinstance(found, list) else [found])).backward()
     assert all((p.grad is not None) == p.requires_grad for p in net.parameters()) and not any(

@@ -15,7 +15,8 @@ from test_models import make
 import infer
 import models
 import synthetic
-from config import options
+import tasks
+from config import schema
 from tools import interpolate
 
 SIZE, COUNT = 64, 5
@@ -193,7 +194,7 @@ def test_a_parser_has_no_psnr(home, tmp_path, capsys):
     )
     (home / 'p').mkdir()
     (home / 'p/config.json').write_text(json.dumps(config))
-    save_file(options.network(config).state_dict(), home / 'p/weights.safetensors')
+    save_file(tasks.network(schema.from_flat(config)).state_dict(), home / 'p/weights.safetensors')
     assert (
         run(home, tmp_path / 'out', a='p', b='p') == 2
         and 'no run of a restorer' in capsys.readouterr().err

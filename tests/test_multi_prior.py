@@ -4,14 +4,15 @@ import math
 
 import pytest
 import torch
+from tasks.restore import RestorationCriterion
 
 import models
+from config import presets
 from dali_pipes.batch import Batch
 from faces.masks import CLASSES
 from losses import priors
 from models.guided import FEATURES, Attended, Guided, HeatPrior, ParsePrior
 from models.mfpsnet import MFPSNet
-from tasks import restore
 
 ONE = {'path': [0], 'cell': [[1, 1], [3, 1], [6, 0]]}
 TINY = {'sr': dict(ONE, path=[3]), 'parse': ONE, 'heat': ONE, 'dict': ONE, 'fusion': ONE}
@@ -132,17 +133,9 @@ def test_what_is_trained_on():
         and [r.shape for r in found.regions.values()] == [(2, 1, 16, 16)] * 2
         and found.weights.shape == (2, 2)
     )
-    assert all(0 <= r.min() and r.max() <= 1 for r in found.regions.values())
-    c = dict(
-        loss='l1',
-        last_loss=None,
-        last_share=0.2,
-        pixel_weight=1.0,
-        gan=None,
-        discriminator=None,
-        multi_prior_weight=0.1,
-    )
-    losses = restore.Criterion(c).net(found, Batch(x, target, None, target), None, 0, 0.0)
+    assert all(r.min() >= 0 and r.max() <= 1 for r in found.regions.values())
+    criterion = RestorationCriterion(presets.config('unet', multi_prior_weight=0.1))
+    losses = criterion.net(found, Batch(x, target, None, target), None, 0, 0.0)
     assert losses.keys() == {'pixel_pass0', 'pixel_pass1', 'multi_prior', 'entropy'}
     assert losses['multi_prior'].item() == pytest.approx(
         0.1 * priors.multi_prior(found.passes[1], target, found.regions, found.weights).item()

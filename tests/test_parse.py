@@ -14,13 +14,15 @@ from test_train import SIZE
 import infer
 import models
 import synthetic
+import tasks
 import train
-from config import options
+from config import presets
 from dali_pipes.batch import Batch
 from faces import masks
 from losses import segmentation
 from metrics.miou import Confusion
-from tasks import parse, stage
+from tasks import parse, restore
+from tasks.trial import trial
 from tools import report, submit
 
 NET = '{"width": [8, 12, 16], "blocks": [1, 1, 1], "stride": 2, "aux": true, "position": 8}'
@@ -75,7 +77,7 @@ def test_the_criterion_is_the_sum_it_says(kind, weights):
             0, 19, (2, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
         ),
     )
-    batch, criterion = Batch(None, target, None, None), parse.Criterion({'loss': kind})
+    batch, criterion = Batch(None, target, None, None), parse.ParseCriterion(kind)
 
     def expected(y, target, every):
         terms = (
@@ -105,7 +107,7 @@ def test_scores_are_those_of_the_whole_set():
         one.update(a, b)
         counts.append(one.counts.numpy())
         whole.update(a, b)
-    scores, expected = parse.Scores(np.array(counts), []), whole.compute()
+    scores, expected = parse.ParseScores(np.array(counts), []), whole.compute()
     assert (
         scores.value() == expected.miou
         and scores.row()['f1'] == expected.f1
@@ -325,9 +327,9 @@ def test_a_restorer_trains_on_the_features_of_a_parser(run, data, tmp_path):
         for a in ('--' + k.replace('_', '-'), str(v))
     ]
     assert train.main(argv) == 0
-    c = options.configure(options.parse('', argv))
+    c = tasks.configure(argv)
     goal, x = (
-        stage.criterion(c, torch.device('cpu')),
+        restore.criterion(c, torch.device('cpu')),
         torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)),
     )
     parser = goal.extract.parser
@@ -345,9 +347,9 @@ def test_a_restorer_trains_on_the_features_of_a_parser(run, data, tmp_path):
 
 
 def test_the_trial_is_a_step_of_the_run(data, tmp_path):
-    stage.trial(options.configure(options.parse('', flags(data, tmp_path))), torch.device('cpu'), 2)
+    trial(tasks.configure(flags(data, tmp_path)), torch.device('cpu'), 2)
 
 
 def test_the_preset_has_the_parameters_it_says():
-    net = options.network(options.DEFAULTS | options.PRESETS['parse_unet'])
+    net = tasks.network(presets.config('parse_unet'))
     assert models.count(net) == models.count(models.ParseUNet(stride=2, aux=True, position=16))

@@ -20,7 +20,7 @@ from PIL import Image
 import dali_pipes
 import degrade
 import synthetic
-from config import options
+import tasks
 from dali_pipes import cache, pipe_png, png
 from dali_pipes.batch import Options, Plan
 from dali_pipes.parse_plan import ParsePlan
@@ -394,18 +394,6 @@ def test_names_are_checked(tmp_path):
     with pytest.raises(
         RunError, match='--decode gpu needs --pipe dali and a GPU, this is torch on cpu'
     ):
-        options.configure(
-            options.parse(
-                '',
-                [
-                    '--decode',
-                    'gpu',
-                    '--pipe',
-                    'torch',
-                    '--device',
-                    'cpu',
-                    '--out',
-                    str(tmp_path / 'run'),
-                ],
-            )
+        tasks.configure(
+            f'--decode gpu --pipe torch --device cpu --out {tmp_path / "run"}'.split()
         )

@@ -12,6 +12,7 @@ from zoo import picture, png, rows
 import degrade
 import synthetic
 import train
+from config import schema
 from dali_pipes import validation
 from degrade.draw import Draw
 from errors import DataError
@@ -117,15 +118,14 @@ def test_pairs_of_one_size_also_above_each_other(hq, tmp_path, capsys):
             )
             == 0
         )
-    c = dict(
-        data=str(hq),
-        val=[str(tmp_path / 'two'), f'stacked:{tmp_path / "one"}'],
-        size=SIZE,
-        recipe='face_renovation',
-        lq_from_usm=True,
-        seed=0,
-    )
-    _, sets = sources.load(c, say=lambda _: None)
+    val = [str(tmp_path / 'two'), f'stacked:{tmp_path / "one"}']
+    known = dict(data=str(hq), val=val, size=SIZE, recipe='face_renovation')
+
+    def load(**changed):
+        config = schema.replace_options(schema.Config(), **known | changed)
+        return sources.load_faces(config, say=lambda _: None)
+
+    _, sets = load()
     expected = validation.Degraded(
         manifest.scan(str(hq), size=SIZE).images, degrade.recipe('face_renovation'), size=SIZE
     )
@@ -148,9 +148,9 @@ def test_pairs_of_one_size_also_above_each_other(hq, tmp_path, capsys):
     with pytest.raises(
         DataError, match='8 of 8 pictures are no square LQ above a square GT: .*00000.png is 64x64'
     ):
-        sources.load(c | {'val': f'stacked:{hq}'}, say=lambda _: None)
+        load(val=[f'stacked:{hq}'])
     with pytest.raises(DataError, match='--recipe bicubic is for enlarging 4x'):
-        sources.load(c | {'val': c['val'][1], 'recipe': 'bicubic'}, say=lambda _: None)
+        load(val=val[1:], recipe='bicubic')
 
 
 def test_what_cannot_be_decoded_is_left_out_and_no_other_takes_its_name(hq, tmp_path, capsys):

@@ -7,18 +7,20 @@ import pytest
 import torch
 
 import infer
+import losses
 import models
 import synthetic
+import tasks
 import train
-from config import options
+from config import presets
 from dali_pipes.batch import Batch
 from errors import DataError
 from faces import components, dictionary, heatmaps, landmarks
 from faces import prior_file as store
 from faces.masks import decode
-from tasks import data as sources
-from tasks import guides, priors, stage
+from tasks import guides, priors
 from tasks import landmarks as task
+from tasks.trial import trial
 from tools import prepare, report
 from training import checkpoint, run
 
@@ -106,7 +108,7 @@ def test_the_loss_is_in_units_of_the_maps():
     mask = torch.from_numpy(synthetic.face(1, SIZE).mask)[None]
     points, visible = landmarks.from_mask(mask)
     given = torch.cat([points, visible[..., None].float()], 2)
-    goal, x = task.Criterion(dict(loss='mse')), torch.zeros(1, 3, SIZE, SIZE)
+    goal, x = task.LandmarkCriterion('mse'), torch.zeros(1, 3, SIZE, SIZE)
     maps = heatmaps.gaussians(heatmaps.reduced(points, 4), visible, (16, 16))
     for target in mask, given:
         loss = lambda output: goal.net(output, Batch(x, target, None, None), None, 0, 0.0)[
@@ -118,7 +120,7 @@ def test_the_loss_is_in_units_of_the_maps():
             and loss(3 * maps) == pytest.approx(4)
         )
     with pytest.raises(ValueError, match='shapes must be equal'):
-        task.LOSSES['mse'](maps, maps[:, :5])
+        losses.LANDMARKS['mse'](maps, maps[:, :5])
 
 
 def test_scores_of_a_network_that_knows():
@@ -186,8 +188,8 @@ def test_68_given_points_are_learned(home, tmp_path, capsys):
         train.main(argv) == 0
         and guides.describe([str(tmp_path / 'run')], SIZE)['heat']['channels'] == 68
     )
-    c = options.configure(options.parse('', argv))
-    images, sets = sources.load(c, say=lambda _: None)
+    c = tasks.configure(argv)
+    images, sets = tasks.of(c).load(c, lambda _: None, lambda _: None)
     name, image, target = sets['val'][0]
     i = int(name)
     assert (
@@ -195,14 +197,16 @@ def test_68_given_points_are_learned(home, tmp_path, capsys):
         and (target[:, :2] - torch.from_numpy(synthetic.landmarks(i, SIZE))).abs().max() < 1e-3
         and image.shape == (3, SIZE, SIZE)
     )
-    with stage.feed(c, images, threads=1, device=torch.device('cpu'), say=lambda _: None) as pipe:
+    with tasks.of(c).feed(
+        c, images, start=0, threads=1, device=torch.device('cpu'), say=lambda _: None
+    ) as pipe:
         batch = next(pipe)
     assert (
         batch.target.shape == (2, 68, 3)
         and batch.target.dtype == torch.float32
         and batch.target[..., 2].mean() > 0.8
     )
-    stage.trial(c, torch.device('cpu'), 2)
+    trial(c, torch.device('cpu'), 2)
     (home / 'some.json').write_text(json.dumps({'00000': synthetic.landmarks(0, SIZE).tolist()}))
     assert (
         train.main(
@@ -269,7 +273,7 @@ def test_entries_are_those_of_the_faces(home, made):
 
 def test_the_level_of_the_features():
     """At most 128 x 128 for a whole face; the preset of a parser has 48 channels there."""
-    parser = models.ParseUNet(**options.PRESETS['parse_prior']['net'])
+    parser = models.ParseUNet(**presets.row('parse_prior')['net'])
     assert [priors.level(parser, size) for size in (512, 256, 128, 64, 2048, 2**14)] == [
         1,
         0,
@@ -322,9 +326,9 @@ def test_bad_sources_are_named(argv, said, home, capsys, monkeypatch):
 
 
 def guided(home, made, tmp_path, **more):
-    c = options.configure(options.parse('', mfps(home, tmp_path, prior=made, **more)))
-    net = options.network(c)
-    guides.fill(net.guides, c['prior'])
+    c = tasks.configure(mfps(home, tmp_path, prior=made, **more))
+    net = tasks.network(c)
+    guides.fill(net.guides, c.priors.prior)
     return net.eval()
 
 

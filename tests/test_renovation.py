@@ -11,18 +11,22 @@ import torch
 import torch.nn.functional as F
 from pypdf import PdfReader
 from safetensors.torch import load_file
+from tasks.restore import RestorationCriterion
+from test_gan import Recorder, step
 from test_report import FONT
 from test_train import SIZE, data, flags  # noqa: F401, the fixtures
 
 import infer
+import losses
 import models
+import tasks
 import train
-from config import options
+from config import presets, rules
 from dali_pipes.batch import Batch
 from losses import adversarial, features, pixel
 from models.discriminators import SpectralConv2d
 from tasks import players as players_module
-from tasks import restore, stage
+from tasks import restore
 from tools import export, report, submit
 from training import checkpoint
 
@@ -35,13 +39,6 @@ GAN = dict(
 )
 
 
-class Recorder:
-    """A stepper that only lets losses go backward."""
-
-    def backward(self, loss):
-        loss.backward()
-
-
 def batch(n=2, scale=1):
     g = torch.Generator().manual_seed(0)
     lq, hq, plain = (torch.rand(n, 3, s, s, generator=g) for s in (64 // scale, 64, 64))
@@ -49,8 +46,7 @@ def batch(n=2, scale=1):
 
 
 def chosen(**more):
-    preset = options.DEFAULTS | options.PRESETS['hifacegan_16']
-    return preset | dict(discriminator_net=dict(width=4)) | more
+    return presets.config('hifacegan_16', **dict(discriminator_net=dict(width=4)) | more)
 
 
 @pytest.fixture
@@ -65,14 +61,7 @@ def players():
 def play(players, given, **more):
     for p in players.values():
         p.net.zero_grad()
-    return players_module.backward(
-        players,
-        given,
-        restore.Criterion(chosen(**more)),
-        0,
-        0.0,
-        lambda: torch.autocast('cpu', enabled=False),
-    )
+    return players_module.backward(players, given, RestorationCriterion(chosen(**more)), step())
 
 
 # ---- what is learned from ----
@@ -146,21 +135,21 @@ def test_the_pixel_loss_is_a_weight(players):
 def test_perceptual_weights_are_pix2pixhds():
     """Of a file's VGG19 the published layers and weights; where there is none, of a parser all its levels alike; else there is no such loss."""
     assert (
-        options.FEATURES['pix2pixhd'] is features.PIX2PIXHD
-        and chosen()['features'] == 'pix2pixhd'
-        and chosen()['perceptual_weight'] == 10
+        losses.FEATURES['pix2pixhd'] is features.PIX2PIXHD
+        and chosen().loss.features == 'pix2pixhd'
+        and chosen().loss.perceptual_weight == 10
     )
-    assert stage.criterion(chosen(task='restore'), torch.device('cpu')).extract is None
+    assert restore.criterion(chosen(), torch.device('cpu')).extract is None
 
 
 def test_two_rates_and_betas(monkeypatch):
     """TTUR: the discriminator learns four times as fast, of the run's rate at any time; both without the first average."""
     c = chosen(net=dict(width=2), precision='fp32')
-    players = stage.cast(c, torch.device('cpu'))
+    players = tasks.of(c).build(c, torch.device('cpu')).by_name
     assert (
         [p.rate for p in players.values()] == [1, 4]
-        and options.rate(0.5, c) == 1e-4
-        and options.rate(0.8, c) == pytest.approx(5e-5, rel=1e-2)
+        and rules.learning_rate(0.5, c) == 1e-4
+        and rules.learning_rate(0.8, c) == pytest.approx(5e-5, rel=1e-2)
     )
     for p in players.values():
         (group,) = p.stepper.optimizer.param_groups
@@ -283,11 +272,8 @@ def test_what_a_run_leaves_is_normalised(home):
 
 
 def test_a_stopped_run_resumes_to_the_bit(home, data, pairs, monkeypatch):
-    argv, steps, backward = (
-        flags(data, home / 'stopped', **GAN | dict(val=pairs, nimg=16, ticks=2)),
-        [],
-        train.backward,
-    )
+    argv = flags(data, home / 'stopped', **GAN | dict(val=pairs, nimg=16, ticks=2))
+    steps, backward = [], players_module.backward
 
     def interrupted(*args):
         steps.append(0)
@@ -295,7 +281,7 @@ def test_a_stopped_run_resumes_to_the_bit(home, data, pairs, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return backward(*args)
 
-    monkeypatch.setattr(train, 'backward', interrupted)
+    monkeypatch.setattr(players_module, 'backward', interrupted)
     assert train.main(argv) == 0 and len(steps) == 3 and train.main(argv) == 0 and len(steps) == 8
     for name in 'net', 'ema', 'discriminator':
         a, b = (

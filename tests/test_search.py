@@ -10,15 +10,18 @@ from safetensors.torch import load_file
 
 import models
 import synthetic
+import tasks
 import train
-from config import options
+from config import schema
 from dali_pipes.batch import Batch
 from errors import RunError
 from models import decode
-from tasks import lattice, search, stage
-from tasks.players import backward, turns
+from tasks import lattice, search
+from tasks.players import Step, autocast
+from tasks.trial import Alone
 from training import checkpoint
 
+CPU = torch.device('cpu')
 SMALL = '{"width": 16, "growth": 4, "layers": 2}'
 
 
@@ -75,7 +78,7 @@ def test_halves_are_disjoint_and_cover(count):
 
 
 def configured(tmp_path, **more):
-    return options.configure(options.parse('', flags('nowhere', tmp_path / 'none', **more)))
+    return tasks.configure(flags('nowhere', tmp_path / 'none', **more))
 
 
 def batch(seed=0, n=2, side=16):
@@ -85,50 +88,64 @@ def batch(seed=0, n=2, side=16):
 
 
 def test_weights_and_architecture_take_turns(tmp_path):
-    """On one half the weights alone move, on the other the architecture alone."""
-    c = configured(tmp_path)
-    players = stage.cast(c, torch.device('cpu'))
-    net, goal, autocast = (
-        players['net'].net,
-        stage.criterion(c, torch.device('cpu')),
-        options.autocast(c, torch.device('cpu')),
-    )
-    mine = [id(p) for p in (net.sr.alpha, net.sr.beta)]
-    assert len(turns(players, searching=False)) == 1
-    for turn, playing in enumerate(turns(players)):
-        before = [p.detach().clone() for p in net.parameters()]
-        backward(playing, batch(turn), goal, 0, 0.5, autocast)
-        assert all(
-            (p.grad is not None) == ((id(p) in mine) == bool(turn)) for p in net.parameters()
-        )
-        for p in playing.values():
-            p.stepper.step(1e-2)
-        moved = [not torch.equal(p, old) for p, old in zip(net.parameters(), before)]
-        assert all(m == ((id(p) in mine) == bool(turn)) for m, p in zip(moved, net.parameters()))
-    assert all(p.requires_grad for p in net.parameters())
+    """On one half the weights alone move, on the other, later in the run, the architecture alone."""
+    config = configured(tmp_path)
+    players = tasks.of(config).build(config, CPU)
+    net, asked, turns = players.net, [], []
+    searched = [any(p is a for a in (net.sr.alpha, net.sr.beta)) for p in net.parameters()]
+
+    class Watched:
+        """A stepper that takes note of which parameters have gradients, and which ones it moves."""
+
+        def __init__(self, stepper):
+            self.stepper = stepper
+            self.backward = stepper.backward
+
+        def step(self, lr):
+            learns = [p.grad is not None for p in net.parameters()]
+            before = [p.detach().clone() for p in net.parameters()]
+            skipped = self.stepper.step(1e-2)
+            moved = [not torch.equal(p, b) for p, b in zip(net.parameters(), before, strict=True)]
+            turns.append((learns, moved))
+            return skipped
+
+    class Pipe:
+        search_from = config.search.search_from
+
+        def __next__(self):
+            return batch(0)
+
+        def other(self, nimg):
+            asked.append(nimg)
+            return batch(1)
+
+    watched = {n: p._replace(stepper=Watched(p.stepper)) for n, p in players.by_name.items()}
+    players = players._replace(by_name=watched)
+    weights = [not a for a in searched]
+    for progress in (0.29, 0.3):
+        step = Step(8, progress, 1e-2, 2, 1, autocast('fp32', 'cpu'), Alone())
+        found = tasks.of(config).step(players, Pipe(), step).losses
+        assert ('architecture_loss' in found) == (progress == 0.3) and 'loss' in found
+    assert turns == [(weights, weights), (weights, weights), (searched, searched)]
+    assert asked == [8] and all(p.requires_grad for p in net.parameters())
 
 
 def test_the_architecture_is_trained_as_published(tmp_path):
-    players = stage.cast(configured(tmp_path), torch.device('cpu'))
-    adam, sgd = (players[name].stepper.optimizer for name in ('architecture', 'net'))
-    group = adam.param_groups[0]
-    assert type(adam) is torch.optim.Adam and (
-        group['betas'],
-        group['weight_decay'],
-        group['lr'],
-    ) == ((0.9, 0.999), 1e-3, 1e-3)
-    assert type(sgd) is torch.optim.SGD and (
-        sgd.param_groups[0]['momentum'],
-        sgd.param_groups[0]['weight_decay'],
-        sgd.param_groups[0]['lr'],
-    ) == (0.9, 3e-4, 0.025)
-    adam = stage.cast(
-        configured(tmp_path) | dict(optimizer='adam', betas=[0.5, 0.9]), torch.device('cpu')
-    )['net'].stepper.optimizer
+    def players(**changed):
+        config = schema.replace_options(configured(tmp_path), **changed)
+        return tasks.of(config).build(config, CPU).by_name
+
+    built = players()
+    adam, sgd = (built[name].stepper.optimizer for name in ('architecture', 'net'))
+    (group,), (of_weights,) = adam.param_groups, sgd.param_groups
+    assert type(adam) is torch.optim.Adam and type(sgd) is torch.optim.SGD
+    assert (group['betas'], group['weight_decay'], group['lr']) == ((0.9, 0.999), 1e-3, 1e-3)
+    keys = 'momentum', 'weight_decay', 'lr'
+    assert tuple(of_weights[k] for k in keys) == (0.9, 3e-4, 0.025)
+    adam = players(optimizer='adam', betas=[0.5, 0.9])['net'].stepper.optimizer
     assert adam.param_groups[0]['betas'] == (0.5, 0.9)
-    assert len(group['params']) == 2 and len(sgd.param_groups[0]['params']) + 2 == len(
-        list(players['net'].net.parameters())
-    )
+    count = len(list(built['net'].net.parameters()))
+    assert len(group['params']) == 2 and len(of_weights['params']) + 2 == count
 
 
 def test_halves_feed_whoever_asks():
@@ -147,7 +164,7 @@ def test_halves_feed_whoever_asks():
         def close(self):
             self.closed = True
 
-    with stage.Halves(Fake, list('abcdefg'), None, 4) as pipe:
+    with search.Halves(Fake, list('abcdefg'), None, 4) as pipe:
         assert [next(pipe), next(pipe), pipe.other(6), next(pipe), pipe.other(8)] == [4, 6, 6, 8, 8]
     assert [f.images for f in made] == [list('aceg'), list('bdf')] and all(f.closed for f in made)
 
@@ -160,7 +177,7 @@ def test_validation_is_on_squares_of_the_size_trained_on(scale):
         def name(self, i):
             return 'a'
 
-    middle = search.Middle(One([('a', gt[:, ::scale, ::scale], gt)]), 16, scale)
+    middle = search.CenterCrop(One([('a', gt[:, ::scale, ::scale], gt)]), 16, scale)
     name, lq, truth = middle[0]
     assert (
         len(middle) == 1
@@ -214,7 +231,7 @@ def test_resume_is_exact(found, data, tmp_path, monkeypatch):
     class Killed(Exception):
         pass
 
-    count, go = [], stage.Halves.other
+    count, go = [], search.Halves.other
 
     def other(self, nimg):
         count.append(nimg)
@@ -224,7 +241,7 @@ def test_resume_is_exact(found, data, tmp_path, monkeypatch):
 
     argv = flags(data, tmp_path / 'run', save_minutes=1e-9)
     with monkeypatch.context() as m, pytest.raises(Killed):
-        m.setattr(stage.Halves, 'other', other)
+        m.setattr(search.Halves, 'other', other)
         train.main(argv)
     assert checkpoint.latest(tmp_path / 'run').name == '000000008' and count == [4, 6, 8]
     assert train.main(argv) == 0
@@ -261,19 +278,19 @@ def test_networks_have_the_scale_of_the_recipe(recipe, scale, tmp_path):
         c = configured(
             tmp_path, preset=preset, recipe=recipe, net='{}' if preset == 'frsnet' else SMALL
         )
-        assert options.network(c).scale == c['net']['scale'] == scale
+        assert tasks.network(c).scale == c.network.net['scale'] == scale
 
 
 def test_a_found_architecture_is_trained(found, data, tmp_path):
     c = configured(tmp_path, preset='frsnet', arch=found, net='{"width": 16, "growth": 4}')
     arch = json.loads((found / 'arch.json').read_text())['sr']
     assert (
-        c['net']['architecture'] == arch
-        and options.network(c).sr.path.tolist() == arch['path']
-        and 'arch' not in c
+        c.network.net['architecture'] == arch
+        and tasks.network(c).sr.path.tolist() == arch['path']
+        and c.search.arch is None
     )
     assert (
-        configured(tmp_path, preset='frsnet', arch='paper', net='{}')['net']['architecture']
+        configured(tmp_path, preset='frsnet', arch='paper', net='{}').network.net['architecture']
         == models.PAPER['sr']
     )
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 import dali_pipes
 import synthetic
 import train
-from dali_pipes import paired
-from dali_pipes import pipe_png
+from config import schema
+from dali_pipes import paired, pipe_png
 from dali_pipes.batch import Options
 from degrade import workers
 from errors import DataError
@@ -309,11 +309,9 @@ def copied(home, tmp_path, scale=4):
 
 
 def load(home, data, **more):
-    return sources.load(
-        dict(data=str(data), val='2', size=SIZE, recipe='face_renovation', lq_from_usm=True, seed=0)
-        | more,
-        say=lambda _: None,
-    )
+    options = dict(data=str(data), val=['2'], size=SIZE, recipe='face_renovation') | more
+    config = schema.replace_options(schema.Config(), **options)
+    return sources.load_faces(config, say=lambda _: None)
 
 
 def test_held_out_and_left_out(home, tmp_path):
@@ -340,11 +338,11 @@ def test_held_out_and_left_out(home, tmp_path):
             for i in 1, 4:
                 (part / side / f'{i}.png').symlink_to(home / str(scale) / side / f'{i}.png')
         train, _ = load(
-            home, data, recipe=RECIPES[scale], val=data.replace(str(home / str(scale)), str(part))
+            home, data, recipe=RECIPES[scale], val=[data.replace(str(home / str(scale)), str(part))]
         )
         assert {p.path for p in train} == {p for p in whole if p[-5] not in '14'}
     with pytest.raises(DataError, match='--val 0 leaves nothing to validate on'):
-        load(home, home / '1', val='0')
+        load(home, home / '1', val=['0'])
 
 
 def test_no_lq_is_taken_for_a_face(home, tmp_path):

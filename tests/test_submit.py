@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 import models
 import synthetic
-from config import options
+import tasks
+from config import schema
 from metrics.psnr import psnr
 from tools import submit
 
@@ -208,17 +209,9 @@ def test_the_truth_is_the_picture_of_that_name_and_has_to_be_sound(home, capsys)
     ],
 )
 def test_the_command_of_the_readme_makes_the_same_run(argv, tmp_path):
-    made = options.configure(options.parse('', [*argv, '--out', str(tmp_path)]))
-    again = options.configure(
-        options.parse(
-            '',
-            [
-                *shlex.split(' '.join(submit._flags(json.loads(json.dumps(made))))),
-                '--out',
-                str(tmp_path),
-            ],
-        )
-    )
+    made = tasks.configure([*argv, '--out', str(tmp_path)])
+    words = ' '.join(submit._flags(json.loads(json.dumps(schema.flatten(made)))))
+    again = tasks.configure([*shlex.split(words), '--out', str(tmp_path)])
     assert again == made
 
 

@@ -129,7 +129,7 @@ def test_tensorboard_shows_the_log(run):
 
 def test_tensorboard_forgets_what_a_resumed_run_makes_again(tmp_path):
     for start, steps in (0, (10, 20, 30)), (20, (25, 35)):
-        record = RunRecord(tmp_path, start, restore.METRIC, print)
+        record = RunRecord(tmp_path, start, restore.Restore.metric, print)
         for nimg in (start, *steps):
             record.step(nimg, nimg / 100, lambda: {'loss': nimg / 10}, 1e-3)
         record.close()

@@ -1,4 +1,7 @@
-"""Several processes, started by torchrun: the same samples and gradients as one, one that dies, and going on afterwards."""
+"""Processes of one run, started by torchrun: they compute what one does, and survive a death.
+
+Then the parts of the training room that a run of any size relies on: lock, soup, losses, hints.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -15,37 +19,45 @@ import torch
 import synthetic
 import train
 from errors import RunError
-from tasks import restore
 from training import soup, watch
 from training.lock import Lock
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64
+# The smallest network with everything that counts here: strides, skips and an embedding.
+NET = '{"width": [8, 16], "blocks": [[1], 1, [1]]}'
+PSNR = SimpleNamespace(key='psnr', name='PSNR', unit='dB', fall=0.2)
+
+# The gradients of one batch, whichever processes share it.
 GRADIENTS = """
-import sys, torch
-sys.path.insert(0, sys.argv[1])
+import json, sys, torch
 import dali_pipes, models
-from dali_pipes import manifest
-from tasks import restore
+from sources import manifest
 from training.world import World
+data, batch, net, out = sys.argv[1:]
+torch.set_num_threads(1)
 torch.manual_seed(0)
 with World(torch.device('cpu')) as world:
-    torch.set_num_threads(1)
-    net = models.UNet()
+    net = models.UNet(**json.loads(net))
     forward = world.wrap(net)
-    images = manifest.scan(sys.argv[2], size=64, say=lambda _: None).images
-    with dali_pipes.make('torch', images, 'gfpgan', batch=int(sys.argv[3]), size=64, start=12, rank=world.rank, world=world.size) as pipe:
+    images = manifest.scan(data, size=64, say=lambda _: None).images
+    with dali_pipes.make('torch', images, 'gfpgan', batch=int(batch), size=64, start=12,
+                         rank=world.rank, world=world.size) as pipe:
         batch = next(pipe)
-    restore.LOSSES['l1'](forward(batch.input), batch.target).backward()
+    torch.nn.functional.l1_loss(forward(batch.input), batch.target).backward()
     samples = sorted(world.gather(batch.sample.tolist()))
     assert world.mean(torch.tensor(0.5 + world.rank)) == world.size / 2
     if world.main:
-        torch.save({'samples': samples, 'gradients': {k: p.grad for k, p in net.named_parameters()}}, sys.argv[4])
+        gradients = {name: p.grad for name, p in net.named_parameters()}
+        torch.save({'samples': samples, 'gradients': gradients}, out)
 """
+
+LOCK = 'import sys; from training.lock import Lock; Lock(sys.argv[1])'
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
+    """Ten faces of 64 x 64, and the script of the gradients."""
     folder = tmp_path_factory.mktemp('world')
     (folder / 'hq').mkdir()
     for i in range(10):
@@ -54,134 +66,133 @@ def data(tmp_path_factory):
     return folder
 
 
-def torchrun(*command, processes=2, restarts=0):
-    return [
-        sys.executable,
-        '-m',
-        'torch.distributed.run',
-        '--standalone',
-        '--nproc-per-node',
-        str(processes),
-        '--max-restarts',
-        str(restarts),
-        *map(str, command),
-    ]
+def start(*command, **how):
+    """Start Python with the modules of this checkout; its output is read as text."""
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+    paths = os.environ | {'PYTHONPATH': str(ROOT)}
+    return subprocess.Popen([sys.executable, *map(str, command)], env=paths, **pipes | how)
+
+
+def finish(process, seconds=120):
+    """Wait for a process and return what it wrote; the test fails if the process did."""
+    out, error = process.communicate(timeout=seconds)
+    assert process.returncode == 0, error[-3000:]
+    return out
+
+
+def torchrun(*command):
+    """Arguments of Python that start two processes with this script and its arguments."""
+    launcher = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
+    return (*launcher, '--max-restarts', '0', *command)
 
 
 def flags(data, out, **more):
-    options = (
-        dict(
-            data=data / 'hq',
-            val=3,
-            out=out,
-            preset='unet',
-            recipe='gfpgan',
-            size=SIZE,
-            batch=2,
-            nimg=48,
-            ticks=3,
-            threads=2,
-            pipe='torch',
-            precision='fp32',
-        )
-        | more
-    )
+    """A small command, 48 images long."""
+    options = {
+        'data': data / 'hq',
+        'val': 3,
+        'out': out,
+        'preset': 'unet',
+        'net': NET,
+        'recipe': 'gfpgan',
+        'size': SIZE,
+        'batch': 2,
+        'nimg': 48,
+        'ticks': 3,
+        'threads': 2,
+        'pipe': 'torch',
+        'precision': 'fp32',
+    }
+    options |= more
     return [x for k, v in options.items() for x in ('--' + k.replace('_', '-'), str(v))]
 
 
+# ---- two processes are one ----
+
+
 def test_two_processes_have_the_gradients_of_one(data, tmp_path):
-    for processes, batch in (1, 4), (2, 2):
-        subprocess.run(
-            torchrun(
-                data / 'gradients.py',
-                ROOT,
-                data / 'hq',
-                batch,
-                tmp_path / f'{processes}.pt',
-                processes=processes,
-            ),
-            check=True,
-            capture_output=True,
-        )
-    one, two = (torch.load(tmp_path / f'{n}.pt') for n in (1, 2))
+    script, hq = data / 'gradients.py', data / 'hq'
+    finish(start(script, hq, 4, NET, tmp_path / 'one.pt'))
+    finish(start(*torchrun(script, hq, 2, NET, tmp_path / 'two.pt')))
+    one, two = (torch.load(tmp_path / f'{name}.pt') for name in ('one', 'two'))
     assert one['samples'] == two['samples'] == [12, 13, 14, 15]
-    for name, g in one['gradients'].items():
-        assert (two['gradients'][name] - g).norm() <= 1e-5 * g.norm(), name
+    for name, gradient in one['gradients'].items():
+        assert (two['gradients'][name] - gradient).norm() <= 1e-5 * gradient.norm(), name
 
 
 @pytest.fixture(scope='module')
 def pair(data, tmp_path_factory):
-    """A run of two processes, batch 2, and of one, batch 4."""
+    """A run of one process with batch 4, one of two with batch 2, and what the latter printed."""
     folder = tmp_path_factory.mktemp('runs')
-    done = subprocess.run(
-        torchrun(ROOT / 'train.py', *flags(data, folder / 'two')), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    printed = finish(start(*torchrun(ROOT / 'train.py', *flags(data, folder / 'two'))))
     assert train.main(flags(data, folder / 'one', batch=4)) == 0
-    return folder / 'one', folder / 'two', done.stdout
+    return folder / 'one', folder / 'two', printed
 
 
 def scores(run):
-    return [
-        (r['nimg'], r['psnr'], r['ssim'])
-        for r in map(json.loads, (run / 'log.jsonl').read_text().splitlines())
-        if 'psnr' in r
-    ]
+    """(images, PSNR, SSIM) of each validation of a run."""
+    rows = map(json.loads, (run / 'log.jsonl').read_text().splitlines())
+    return [(row['nimg'], row['psnr'], row['ssim']) for row in rows if 'psnr' in row]
+
+
+def close(a, b):
+    """Whether two runs have the same scores.
+
+    Adam magnifies float32's rounding where gradients are near zero, so bits are not compared.
+    """
+    pairs = zip(scores(a), scores(b), strict=True)
+    return all(x == pytest.approx(y, abs=0.02) for x, y in pairs)
 
 
 def test_a_run_of_two_is_a_run_of_one(pair):
-    """Validation is shared, the log written once; Adam blows float32's rounding up where gradients are near zero, so scores are compared, not bits."""
-    one, two, said = pair
-    assert [s[0] for s in scores(one)] == [s[0] for s in scores(two)] == [16, 32, 48]
-    assert all(
-        a == pytest.approx(b, abs=0.02)
-        for x, y in zip(scores(one), scores(two))
-        for a, b in zip(x[1:], y[1:])
-    )
-    assert said.count('PSNR') == 1 and 'fp32 on cpu x 2' in said
+    """Validation is shared, and the log written once."""
+    one, two, printed = pair
+    assert [nimg for nimg, *_ in scores(one)] == [16, 32, 48]
+    assert close(one, two)
+    assert printed.count('PSNR') == 1 and 'fp32 on cpu x 2' in printed
 
 
 def test_accumulation_is_a_larger_batch(pair, data, tmp_path):
     assert train.main(flags(data, tmp_path / 'out', batch=2, accumulate=2)) == 0
-    assert all(
-        a == pytest.approx(b, abs=0.02)
-        for x, y in zip(scores(pair[0]), scores(tmp_path / 'out'))
-        for a, b in zip(x, y)
-    )
+    assert close(pair[0], tmp_path / 'out')
 
 
-def test_a_rank_that_dies_ends_the_run_and_the_command_resumes(pair, data, tmp_path):
+# ---- one of two dies ----
+
+
+def checkpoints(out):
+    """Images of the checkpoints of a run, oldest first."""
+    return sorted(int(path.name) for path in out.glob('checkpoints/*') if path.name.isdigit())
+
+
+def worker(launcher, rank):
+    """Process id of a rank that torchrun has started."""
+    children = subprocess.run(['pgrep', '-P', str(launcher.pid)], capture_output=True, text=True)
+    for pid in children.stdout.split():
+        if f'RANK={rank}'.encode() in Path(f'/proc/{pid}/environ').read_bytes().split(b'\0'):
+            return int(pid)
+    raise AssertionError(f'rank {rank} is not among {children.stdout.split()}')
+
+
+def test_a_rank_that_dies_ends_the_run_and_the_command_resumes(data, tmp_path):
     out = tmp_path / 'out'
-    process = subprocess.Popen(
-        torchrun(ROOT / 'train.py', *flags(data, out, nimg=4000, ticks=200)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not checkpoint_of(out):
+    command = torchrun(ROOT / 'train.py', *flags(data, out, nimg=4000, ticks=200))
+
+    # Killed after the first checkpoint, in the middle of a run of two hundred.
+    process = start(*command)
+    while not checkpoints(out):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    workers = subprocess.run(
-        ['pgrep', '-P', str(process.pid)], capture_output=True, text=True
-    ).stdout.split()
-    victim = next(
-        w for w in workers if b'RANK=1' in Path(f'/proc/{w}/environ').read_bytes().split(b'\0')
-    )
-    os.kill(int(victim), signal.SIGKILL)
+    os.kill(worker(process, rank=1), signal.SIGKILL)
     _, error = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert (
-        'another process of this run has ended' in error
-        or 'stopped by SIGTERM' in error
-        or 'SIGKILL' in error
-    )
-    before = checkpoint_of(out)
-    resumed = subprocess.Popen(
-        torchrun(ROOT / 'train.py', *flags(data, out, nimg=4000, ticks=200)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    assert process.returncode != 0 and not (out / 'weights.safetensors').exists()
+    reasons = 'another process of this run has ended', 'stopped by SIGTERM', 'SIGKILL'
+    assert any(reason in error for reason in reasons), error
+
+    # The same command goes on from the last checkpoint.
+    last = checkpoints(out)[-1]
+    assert last < 4000
+    resumed = start(*command, stderr=subprocess.STDOUT)
     lines = []
     for line in resumed.stdout:
         lines.append(line)
@@ -189,35 +200,35 @@ def test_a_rank_that_dies_ends_the_run_and_the_command_resumes(pair, data, tmp_p
             break
     resumed.send_signal(signal.SIGTERM)
     resumed.communicate(timeout=120)
-    assert before and any('resumed at' in line for line in lines), ''.join(lines)
+    assert f'resumed at {last:,} images' in lines[-1], ''.join(lines)
 
 
-def checkpoint_of(out):
-    folder = out / 'checkpoints'
-    return folder.exists() and [p for p in folder.iterdir() if p.name.isdigit()]
-
-
-# ---- what a run of any size relies on ----
+# ---- lock ----
 
 
 def test_lock(tmp_path):
+    """It keeps another process out, names the owner, and is free again afterwards."""
     with Lock(tmp_path / 'run'):
-        code = 'import sys; sys.path.insert(0, sys.argv[1]); from training.lock import Lock; Lock(sys.argv[2])'
-        done = subprocess.run(
-            [sys.executable, '-c', code, str(ROOT), str(tmp_path / 'run')],
-            capture_output=True,
-            text=True,
-        )
-        assert f'is in use by process {os.getpid()}' in done.stderr
+        _, error = start('-c', LOCK, tmp_path / 'run').communicate(timeout=60)
+        assert f'is in use by process {os.getpid()}' in error
     Lock(tmp_path / 'run').close()
     (tmp_path / 'file').write_text('')
     with pytest.raises(RunError, match='cannot be written'):
         Lock(tmp_path / 'file')
 
 
+# ---- soup ----
+
+
 def test_soup_takes_what_helps(tmp_path):
-    """Weights are numbers here and the score their distance to 3: 2.5 is best alone, with 4 it is 3.25, with 2.9 ... and 10 never helps."""
-    score = lambda w: -abs(float(w['x']) - 3)
+    """Weights are numbers here, and the score is their distance to 3.
+
+    2.5 is best alone, with 4 it becomes 3.25, and 9 does not help; 10 was never good enough.
+    """
+
+    def score(weights):
+        return -abs(float(weights['x']) - 3)
+
     for nimg, x in (10, 10.0), (20, 2.5), (30, 4.0), (40, 9.0):
         soup.save_candidate(tmp_path, nimg, {'x': torch.tensor([x])}, score({'x': x}), 3)
     assert sorted(n for _, n, _ in soup.candidates(tmp_path)) == [20, 30, 40]
@@ -228,74 +239,100 @@ def test_soup_takes_what_helps(tmp_path):
     assert soup.greedy_soup(tmp_path / 'none', score) is None
 
 
+# ---- losses ----
+
+
+def scalar(value):
+    return torch.tensor(float(value))
+
+
 def test_losses_are_smoothed_and_give_up():
     notes = []
-    losses = watch.LossMeter(4, 3, notes.append)
-    for i, (loss, bad) in enumerate([(1.0, 0), (3.0, 0), (float('nan'), 1)]):
-        losses.add(
-            4 * i + 4,
-            {'loss': torch.tensor(loss), 'gan': torch.tensor(2 * loss)},
-            torch.tensor(float(bad)),
-        )
-    assert losses.read() == {'loss': 2.0, 'gan': 4.0} and len(losses) == 0
+    meter = watch.LossMeter(4, 3, notes.append)
+
+    # The means of the two finite steps; the third is reported with its samples.
+    for i, (loss, skipped) in enumerate([(1, 0), (3, 0), ('nan', 1)]):
+        losses = {'loss': scalar(loss), 'gan': 2 * scalar(loss)}
+        meter.add(4 * i + 4, losses, scalar(skipped))
+    assert meter.read() == {'loss': 2.0, 'gan': 4.0} and len(meter) == 0
     assert notes == [{'skipped': 'nan', 'nimg': 8, 'samples': [8, 11]}]
-    losses.add(16, {'loss': torch.tensor(float('inf'))}, torch.tensor(1.0))
-    losses.add(20, {'loss': torch.tensor(float('inf'))}, torch.tensor(1.0))
-    with pytest.raises(
-        RunError,
-        match=r'3 steps in a row had no finite gradient; the last loss is inf at image 20 \(samples 16 to 19\)',
-    ):
-        losses.read()
+
+    # Two more are three in a row.
+    meter.add(16, {'loss': scalar('inf')}, scalar(1))
+    meter.add(20, {'loss': scalar('inf')}, scalar(1))
+    message = (
+        '3 steps in a row had no finite gradient; '
+        r'the last loss is inf at image 20 \(samples 16 to 19\)'
+    )
+    with pytest.raises(RunError, match=message):
+        meter.read()
 
 
 def test_a_row_of_the_log_is_the_mean_of_its_steps():
-    losses, every = watch.LossMeter(1, 3, lambda row: None), [5.0, 1.0, float('nan'), 2.0, 8.0, 4.0]
-    for i, loss in enumerate(every):
-        losses.add(
-            i,
-            {'loss': torch.tensor(loss)} | ({'gan': torch.tensor(loss)} if i > 2 else {}),
-            torch.tensor(float(loss != loss)),
-        )
+    """Of all its steps, however they were read; a term that came later has a mean of its own."""
+    meter = watch.LossMeter(1, 3, lambda row: None)
+    steps = [5.0, 1.0, float('nan'), 2.0, 8.0, 4.0]
+    for i, loss in enumerate(steps):
+        losses = {'loss': scalar(loss)}
+        if i > 2:
+            losses['gan'] = scalar(loss)
+        meter.add(i, losses, scalar(loss != loss))
         if i in (0, 3, 5):
-            losses.read()
+            meter.read()
         if i == 3:
-            assert losses.take_means() == {'loss': 8 / 3, 'gan': 2.0}
-    assert losses.take_means() == {'loss': 6.0, 'gan': 6.0} and losses.take_means() == {}
+            assert meter.take_means() == {'loss': 8 / 3, 'gan': 2.0}
+    assert meter.take_means() == {'loss': 6.0, 'gan': 6.0}
+    assert meter.take_means() == {}
+
+
+# ---- hints ----
+
+
+def hints(rows, wait=0.0, skipped=0):
+    return watch.hints(rows, wait, skipped, PSNR)
 
 
 def test_hints():
     rows = [{'psnr': p} for p in (26.0, 26.5, 26.4, 26.1)]
-    assert watch.hints(rows[:3], 0.04, 0, restore.METRIC) == {}
-    assert {k: h.split(':')[0] for k, h in watch.hints(rows, 0.2, 2, restore.METRIC).items()} == {
+    assert hints(rows[:3], wait=0.04) == {}
+    beginnings = {k: h.split(':')[0] for k, h in hints(rows, wait=0.2, skipped=2).items()}
+    assert beginnings == {
         'data': 'the network waits for data 20% of the time',
         'validation': 'validation fell from 26.50 to 26.10 dB',
-        'skipped': '2 steps had no finite gradient and were left out',
+        'skipped': '2 steps had no finite gradient and were skipped',
     }
-    for share, said in (
+
+
+@pytest.mark.parametrize(
+    'share, message',
+    [
         (0.54, 'the discriminator is right on 54% of its pictures, the generator fools it'),
         (0.96, 'the discriminator is right on 96% of its pictures, the generator can learn little'),
-    ):
-        assert watch.hints([{'gan': 0.1, 'd_accuracy': share}] * 10, 0, 0, restore.METRIC)[
-            'level'
-        ].startswith(said)
-    for few in (
-        [{'gan': 0.1, 'd_accuracy': 0.6}] * 9 + [{'gan': 0.1, 'd_accuracy': 0.3}],
-        [{'gan': 0.1, 'd_accuracy': 0.5}] * 9,
-        [{'d_accuracy': 1.0}] * 20,
-    ):
-        assert 'level' not in watch.hints(
-            few, 0, 0, restore.METRIC
-        )  # one row out; too few; nobody listens to it yet
-    rising = [
-        {'loss': 0.1, 'psnr': 27.0 - i, 'd_accuracy': 0.7}
-        | ({'loss': 0.2, 'gan': 0.1} if i > 14 else {})
-        for i in range(30)
-    ]
-    assert watch.hints(rising, 0, 0, restore.METRIC) == {}  # the generator began to listen
-    falling, rising = (
-        [{'loss': x} for x in losses]
-        for losses in ([0.1 - 0.001 * i for i in range(30)], [0.1] * 15 + [0.14] * 15)
-    )
-    assert watch.hints(falling, 0, 0, restore.METRIC) == {} and watch.hints(
-        rising, 0, 0, restore.METRIC
-    )['rate'].startswith('the loss rose from 0.1000 to 0.1400: the learning rate is too high')
+    ],
+)
+def test_hint_on_a_discriminator_out_of_balance(share, message):
+    rows = [{'gan': 0.1, 'd_accuracy': share}] * 10
+    assert hints(rows)['level'].startswith(message)
+
+
+def test_no_hint_on_a_discriminator_too_early():
+    """A single row out of the band; too few rows; no generator that listens yet."""
+    row = {'gan': 0.1, 'd_accuracy': 0.6}
+    assert 'level' not in hints([row] * 9 + [row | {'d_accuracy': 0.3}])
+    assert 'level' not in hints([row | {'d_accuracy': 0.5}] * 9)
+    assert 'level' not in hints([{'d_accuracy': 1.0}] * 20)
+
+
+def test_no_hint_on_a_loss_that_rises_because_the_generator_listens():
+    row = {'loss': 0.1, 'd_accuracy': 0.7}
+    rows = [row | {'psnr': 27.0 - i} for i in range(30)]
+    for listening in rows[15:]:
+        listening.update(loss=0.2, gan=0.1)
+    assert hints(rows) == {}
+
+
+def test_hint_on_a_rising_loss():
+    assert hints([{'loss': 0.1 - 0.001 * i} for i in range(30)]) == {}
+    rising = [{'loss': 0.1}] * 15 + [{'loss': 0.14}] * 15
+    message = 'the loss rose from 0.1000 to 0.1400: the learning rate is too high'
+    assert hints(rising)['rate'].startswith(message)

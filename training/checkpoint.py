@@ -64,6 +64,7 @@ def save(
         final = _write(folder, nimg, files)
     except OSError as error:
         raise _not_written(folder, nimg, files, error) from error
+    _discard(final.with_name(f'{final.name}.old'))
 
     # Newer ones can only be damaged ones that the run went back from: they go too, by the age that
     # they pretend to have.
@@ -97,7 +98,6 @@ def _write(folder: Path, nimg: int, files: Mapping[str, bytes]) -> Path:
         os.rename(final, replaced)
     os.rename(fresh, final)
     _sync(folder)
-    _discard(replaced)
     return final
 
 
@@ -269,7 +269,7 @@ def _weights_of(path: Path) -> Weights:
         if isinstance(content, dict) and key in content:
             content = content[key]
     is_weights = isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values())
-    if not content or not is_weights:
+    if not is_weights or not content:
         raise CheckpointError(
             f'{path}: holds no weights: a dict of tensors, or one under '
             "'params_ema' or 'params', was expected"

@@ -1,0 +1,95 @@
+"""The house stays in order: what `python tests/house.py` prints keeps to its limits, and a guest finds the doors."""
+
+import shutil
+import subprocess
+import sys
+
+import house
+import pytest
+from house import LIMITS, ORDER, ROOT
+
+
+@pytest.fixture(scope='module')
+def whole():
+    return house.summary(ORDER)
+
+
+@pytest.mark.parametrize('name', ['width', 'median', 'p90', 'longest', 'reads', 'upward'])
+def test_at_most(whole, name):
+    assert whole[name] <= LIMITS[name]
+
+
+@pytest.mark.parametrize('name', ['comments', 'annotated'])
+def test_at_least(whole, name):
+    assert whole[name] >= LIMITS[name]
+
+
+@pytest.mark.parametrize('room', ORDER)
+def test_no_room_is_the_whole_house(whole, room):
+    assert 100 * house.measure((room,)).lines / whole['lines'] <= LIMITS['share']
+
+
+# ---- one file and one import make a guest at home ----
+
+NETWORK = '''"""A network of one layer."""
+
+from torch import Tensor, nn
+
+from .entry import Entry
+
+
+class Toy(nn.Module):
+    """One convolution and a pixel shuffle (Nobody et al., 2026)."""
+
+    scale = 4
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__()
+        self.toy = nn.Conv2d(3, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, h, w] in [0, 1] -> [B, 3, 4 h, 4 w]"""
+        return nn.functional.pixel_shuffle(self.toy(x), 4)
+
+
+ENTRY = Entry('toy', Toy, 'restorer', mark='toy.weight', rebuild=lambda weights: Toy())
+'''
+LOSS = '''"""The largest error."""
+
+from torch import Tensor
+
+
+def toy(output: Tensor, target: Tensor) -> Tensor:
+    """Mean over the batch of the largest error of each image."""
+    return (output - target).abs().flatten(1).amax(1).mean()
+'''
+
+
+@pytest.fixture
+def guest(tmp_path):
+    """A copy of the code that may be changed."""
+    rooms = [room for room in ORDER if (ROOT / room).is_dir()]
+    for room in rooms:
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('errors.py', 'train.py', 'infer.py'):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def insert_import(path, line):
+    """Put an import behind the last one of a file."""
+    lines = path.read_text().splitlines()
+    last = max(i for i, text in enumerate(lines) if text.startswith('from .'))
+    # An import may go on over several lines, up to its closing bracket.
+    while not (lines[last].endswith(')') or '(' not in lines[last]):
+        last += 1
+    lines.insert(last + 1, line)
+    path.write_text('\n'.join(lines) + '\n')
+
+
+def run(guest, code):
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=guest, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
