@@ -1,18 +1,24 @@
-"""PNG decoded: images per second of OpenCV, of DALI on the CPU, of the cache in place of both, and of png.cu on the GPU, stage by stage and beside a training; and of the
-same pictures as lossless HTJ2K (JPH, extra htj2k), by OpenJPH, OpenCV and DALI on the CPU, by DALI on a GPU.
+"""Decoding: images per second of PNG and of the same pictures as lossless HTJ2K (JPH).
 
-    python benchmarks/decode_throughput.py [--data FOLDER] [--streams 64,256,512,1024] [--json FILE]
+python benchmarks/decode_throughput.py --data FOLDER --streams 64,256,512,1024 --json FILE
 
-Every decoder must have decoded every image to OpenCV's pixels before it is timed. Without a GPU the CPU's rows alone are timed.
+PNG by OpenCV, by DALI on the CPU and by png.cu on the GPU, stage by stage and during a training,
+with the cache in place of them all; JPH (extra htj2k) by OpenJPH, OpenCV and DALI on the CPU and by
+DALI on a GPU. Every decoder must have decoded every image to OpenCV's pixels before it is timed.
+Without a GPU only the CPU's rows are timed.
 """
 
 import argparse
 import os
+import sys
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,17 +26,62 @@ import torch
 
 import dali_pipes
 import degrade
-from benchmarks import nvcomp, timing
-from benchmarks.pipe_throughput import load
+from benchmarks import nvcomp
+from benchmarks.pipe_throughput import FACES, load
 from benchmarks.train_step import stepper
 from dali_pipes import cache, pipe_dali, png
+from dali_pipes.batch import Batch
 from degrade import kernels
-from sources import files, jph
+from errors import DataError, FacesError, reported
+from sources import files, jph, manifest
+from tools import arguments, timing
+
+CACHE_BATCH = 32  # images that a cache is asked for at once
+TRAIN_BATCH = 8  # of the training during which the GPU decodes
+WARM_UP = 3  # steps of it that are not timed
+BASELINE = 'OpenCV'
+
+Decoder = Callable[[], Any]  # decodes everything once
 
 
-def read(images, size):
-    """Files [bytes] that the device decodes."""
-    out = []
+class Pictures(NamedTuple):
+    """What is decoded, and where."""
+
+    data: list[bytes]  # 8-bit PNG files of one size
+    pixels: list[np.ndarray]  # [H, W, 3] uint8 of each, by OpenCV
+    device: torch.device
+    threads: int
+    pool: Executor  # of so many threads
+
+    @property
+    def side(self) -> int:
+        """Of a picture, in pixels."""
+        return len(self.pixels[0])
+
+    def files(self, count: int) -> list[bytes]:
+        """`count` files, repeated where there are fewer."""
+        return (self.data * -(-count // len(self.data)))[:count]
+
+    def check(self, name: str, decoded: Sequence[np.ndarray]) -> None:
+        """Refuse to time a decoder of other pixels. Raises FacesError."""
+        pairs = zip(decoded, self.pixels, strict=True)
+        if not all(np.array_equal(a, b) for a, b in pairs):
+            raise FacesError(f'{name} decodes other pixels than OpenCV: not timed')
+
+    def packed(self, data: Sequence[bytes]) -> png.Packed:
+        """Files on their way to the device."""
+        heads = [png.head(d) for d in data]
+        return png.pack(data, heads, self.device.type == 'cuda', self.pool)
+
+    def wait(self) -> None:
+        """Until the GPU has finished."""
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize()
+
+
+def read(images: Sequence[manifest.Image], size: int) -> list[bytes]:
+    """The files among `images` that the device decodes. Raises DataError if there are none."""
+    fit = []
     for image in images:
         data = files.read_bytes(*image.where)
         try:
@@ -38,282 +89,346 @@ def read(images, size):
         except png.Unfit:
             continue
         if (head.height, head.width) == (size, size):
-            out.append(data)
-    if not out:
-        raise SystemExit(
+            fit.append(data)
+    if not fit:
+        raise DataError(
             f'none of {len(images)} images is an 8-bit PNG of {size}x{size} pixels: nothing to time'
         )
-    return out
+    return fit
 
 
-def check(name, found, expected):
-    """Refuse to time a decoder of other pixels."""
-    if not all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True)):
-        raise SystemExit(f'{name} decodes other pixels than OpenCV: not timed')
+# ---- on the CPU, and JPH everywhere ----
 
 
-def on_cpu(data, expected, args, pool, device):
-    """{decoder: callable that decodes all once}, of JPH on a GPU, too"""
-    out, dali = (
-        {'OpenCV': lambda: list(pool.map(files.decode, data))},
-        timing.installed('nvidia.dali'),
-    )
-    if dali:
-        out['DALI'] = pipe_dali.decoder(data, args.threads)
+def on_cpu(p: Pictures) -> dict[str, Decoder]:
+    """Decoders by name, each of which has been checked. Raises FacesError."""
+    decoders: dict[str, Decoder] = {BASELINE: lambda: list(p.pool.map(files.decode, p.data))}
+    if timing.installed('nvidia.dali'):
+        decoders['DALI'] = pipe_dali.decoder(p.data, p.threads)
     if jph.codec():
-        rewritten = list(pool.map(jph.encode, expected))
-        print(
-            f'as JPH the files take {sum(map(len, rewritten)) / sum(map(len, data)):.0%} of their size as PNG'
-        )
-        out |= {
-            'JPH, OpenJPH': lambda: list(pool.map(files.decode, rewritten)),
-            'JPH, OpenCV': lambda: list(pool.map(opencv, rewritten)),
-        }
-        if dali:
-            out['JPH, DALI'] = pipe_dali.decoder(rewritten, args.threads)
-            if device.type == 'cuda':
-                out |= mixed(rewritten, args.threads, device)
-    for name, run in out.items():
-        found = run()
-        check(name, found if isinstance(found, list) else pipe_dali.pixels(found), expected)
-    return out
+        decoders |= _of_jph(p)
+    for name, run in decoders.items():
+        decoded = run()
+        p.check(name, decoded if isinstance(decoded, list) else pipe_dali.pixels(decoded))
+    return decoders
 
 
-def mixed(rewritten, threads, device):
-    """The same of JPH by DALI on a GPU; nothing where it cannot: its nvJPEG2000 may be older than HTJ2K."""
+def _of_jph(p: Pictures) -> dict[str, Decoder]:
+    """Decoders of the same pictures as JPH."""
+    rewritten = list(p.pool.map(jph.encode, p.pixels))
+    share = sum(map(len, rewritten)) / sum(map(len, p.data))
+    print(f'as JPH the files take {share:.0%} of their size as PNG')
+    decoders: dict[str, Decoder] = {
+        'JPH, OpenJPH': lambda: list(p.pool.map(files.decode, rewritten)),
+        'JPH, OpenCV': lambda: list(p.pool.map(opencv, rewritten)),
+    }
+    if timing.installed('nvidia.dali'):
+        decoders['JPH, DALI'] = pipe_dali.decoder(rewritten, p.threads)
+        if p.device.type == 'cuda':
+            decoders |= _of_jph_on_gpu(rewritten, p)
+    return decoders
+
+
+def _of_jph_on_gpu(rewritten: list[bytes], p: Pictures) -> dict[str, Decoder]:
+    """DALI's; nothing where it cannot: its nvJPEG2000 may be older than HTJ2K."""
     try:
-        run = pipe_dali.decoder(rewritten, threads, device)
+        run = pipe_dali.decoder(rewritten, p.threads, p.device)
         run()
-        return {'JPH, DALI, GPU': run}
     except RuntimeError as e:
         print(f'DALI cannot decode JPH on this GPU: {str(e).splitlines()[0]}')
         return {}
+    return {'JPH, DALI, GPU': run}
 
 
-def opencv(data):
-    return cv2.cvtColor(
-        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB
-    )
+def opencv(data: bytes) -> np.ndarray:
+    """[H, W, 3] uint8 RGB by OpenCV, whatever files.decode would take."""
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
-def cached(expected, device):
-    """The same of the caches, batch by batch: no decoding, but what a cold decoder is to be compared with."""
-    out, size = {}, len(expected[0])
-    for where in ('host', 'gpu') if device.type == 'cuda' else ('host',):
-        kept = cache.Memory(len(expected), size, device, where == 'gpu')
-        kept.put(range(len(expected)), torch.from_numpy(np.stack(expected)))
-
-        def run(kept=kept):
-            for i in range(0, len(expected), 32):
-                kept.take(range(i, min(i + 32, len(expected))))
-            wait(device)
-
-        out[f'cache, {where}'] = run
-    return out
+def cached(p: Pictures) -> dict[str, Decoder]:
+    """The caches, batch by batch: no decoding, but what a cold decoder has to be compared with."""
+    places = ('host', 'gpu') if p.device.type == 'cuda' else ('host',)
+    return {f'cache, {place}': _cached(p, place == 'gpu') for place in places}
 
 
-def wait(device):
-    if device.type == 'cuda':
-        torch.cuda.synchronize()
+def _cached(p: Pictures, on_gpu: bool) -> Decoder:
+    """Fill one cache, and take everything from it."""
+    count = len(p.pixels)
+    memory = cache.Memory(count, p.side, p.device, on_gpu)
+    memory.put(range(count), torch.from_numpy(np.stack(p.pixels)))
+
+    def run() -> None:
+        for i in range(0, count, CACHE_BATCH):
+            memory.take(range(i, min(i + CACHE_BATCH, count)))
+        p.wait()
+
+    return run
 
 
-def packed(data, device, pool):
-    return png.pack(data, [png.head(d) for d in data], device.type == 'cuda', pool)
+# ---- PNG on the GPU ----
 
 
-def on_gpu(data, expected, device, streams, pool):
-    """{decoder: callable that decodes max(streams) images once}: sent, inflated, unfiltered, coloured, so many at once."""
-    most, out = max(streams), {}
-    many = (data * -(-most // len(data)))[:most]
-    pixels, status = png.run_cuda(packed(data, device, pool), device)
+def on_gpu(p: Pictures, streams: Sequence[int]) -> dict[str, Decoder]:
+    """png.cu with so many files at once; each decodes max(streams) files. Raises FacesError."""
+    pixels, status = png.run_cuda(p.packed(p.data), p.device)
     if status.any():
-        raise SystemExit(f'the GPU refuses a file ({png.REFUSED[int(status.max())]}): not timed')
-    check('the GPU', pixels.view(-1, *expected[0].shape).cpu().numpy(), expected)
-    for n in streams:
+        reason = png.REFUSED[int(status.max())]
+        raise FacesError(f'the GPU refuses a file ({reason}): not timed')
+    p.check('the GPU', list(pixels.view(-1, p.side, p.side, 3).cpu().numpy()))
+    data = p.files(max(streams))
 
-        def run(n=n):
-            for i in range(0, most, n):
-                png.run_cuda(packed(many[i : i + n], device, pool), device)
-            wait(device)
+    def run(at_once: int) -> None:
+        for i in range(0, len(data), at_once):
+            png.run_cuda(p.packed(data[i : i + at_once]), p.device)
+        p.wait()
 
-        out[f'GPU, {n} at once'] = run
-    return out, most
+    return {f'GPU, {n} at once': partial(run, n) for n in streams}
 
 
-def stages(data, device, count, rounds, pool):
-    """{stage: milliseconds} of `count` images decoded at once, the copy to the device among them."""
-    many, launch, seconds = (data * -(-count // len(data)))[:count], kernels.launch, {}
+def stages(p: Pictures, count: int, rounds: int) -> dict[str, float]:
+    """Milliseconds of each stage of decoding `count` images at once, with the copy to the device.
 
-    def timed(name, run):
-        wait(device)
+    Each stage is waited for.
+    """
+    data = p.files(count)
+    seconds: dict[str, list[float]] = {}
+
+    def timed(name: str, run: Callable[[], Any]) -> Any:
+        p.wait()
         start = time.perf_counter()
         result = run()
-        wait(device)
+        p.wait()
         seconds.setdefault(name, []).append(time.perf_counter() - start)
         return result
 
-    try:
-        kernels.launch = lambda file, name, *args: timed(name, lambda: launch(file, name, *args))
+    with _timed_launches(timed):
         for _ in range(rounds + 1):  # the first warms up
-            whole = timed('packing', lambda: packed(many, device, pool))
-            timed('copy', lambda: whole.data.to(device, non_blocking=True))
-            png.run_cuda(whole, device)
-    finally:
-        kernels.launch = launch
+            packed = timed('packing', lambda: p.packed(data))
+            timed('copy', partial(packed.data.to, p.device, non_blocking=True))
+            png.run_cuda(packed, p.device)
     return {name: 1000 * timing.median(s[1:]) for name, s in seconds.items()}
 
 
-def nvcomps(data, device, rounds):
+@contextmanager
+def _timed_launches(timed: Callable[[str, Callable[[], Any]], Any]) -> Iterator[None]:
+    """Every kernel that is launched meanwhile goes through timed(name, launch)."""
+    launch = kernels.launch
+
+    def launch_timed(file: Any, name: str, *args: Any) -> None:
+        timed(name, partial(launch, file, name, *args))
+
+    kernels.launch = launch_timed
+    try:
+        yield
+    finally:
+        kernels.launch = launch
+
+
+def time_nvcomp(p: Pictures, data: Sequence[bytes], rounds: int) -> float | str:
     """Milliseconds that nvCOMP takes to inflate these files, or why it cannot be compared."""
-    if device.type != 'cuda':
+    if p.device.type != 'cuda':
         return 'it needs a GPU'
     heads = [png.head(d) for d in data]
-    zlibs = [b''.join(d[a:b] for a, b in h.pieces) for d, h in zip(data, heads)]
+    streams = [
+        b''.join(d[a:b] for a, b in head.pieces) for d, head in zip(data, heads, strict=True)
+    ]
+    sizes = [head.raw for head in heads]
     try:
-        run = nvcomp.inflater(zlibs, [h.raw for h in heads], device)
-        statuses, out, places = run()
-        if statuses.any():
-            return f'status {int(statuses.max())}'
+        run = nvcomp.inflater(streams, sizes, p.device)
+        inflated = run()
+        if inflated.statuses.any():
+            return f'status {int(inflated.statuses.max())}'
     except (OSError, AttributeError) as e:
         return str(e)
-    for z, h, at in zip(zlibs, heads, places):
-        if out[at : at + h.raw].cpu().numpy().tobytes() != zlib.decompress(z):
+
+    # Checked before it is timed, too.
+    for stream, size, at in zip(streams, sizes, inflated.places[:-1], strict=True):
+        if inflated.data[at : at + size].cpu().numpy().tobytes() != zlib.decompress(stream):
             return 'inflates to other bytes'
 
-    def once():
+    def once() -> None:
         run()
-        wait(device)
+        p.wait()
 
-    return 1000 * timing.median(
-        timing.rounds({'nvCOMP': once}, rounds, progress=lambda _: None)['nvCOMP']
-    )
-
-
-def beside(data, device, preset, batch, steps, count, pool):
-    """(images per second trained alone, trained while `count` images at a time are decoded on a second stream, decoded meanwhile)"""
-    size = png.head(data[0]).height
-    many, step = (
-        packed((data * -(-count // len(data)))[:count], device, pool),
-        stepper(preset, device, 'bf16' if device.type == 'cuda' else 'fp32'),
-    )
-    plan = dali_pipes.Plan(1, degrade.recipe('bicubic'), batch=batch, size=size)
-    resident = plan.finish(
-        torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device),
-        plan(np.arange(batch)),
-        'cuda' if device.type == 'cuda' else 'torch',
-    )
-    side, rates, decoded = torch.cuda.Stream(device) if device.type == 'cuda' else None, [], 0
-    for decoding in False, True:
-        for warm in True, False:
-            decoded, done, start = 0, None, time.perf_counter()
-            for _ in range(3 if warm else steps):
-                if decoding and (done is None or done.query()):
-                    with torch.cuda.stream(side) if side else nullcontext():
-                        png.run_cuda(many, device)
-                        done = side and side.record_event()
-                    decoded += count
-                step(resident)
-            wait(device)
-            seconds = time.perf_counter() - start
-        rates.append(batch * steps / seconds)
-    return *rates, decoded / seconds
+    seconds = timing.rounds({'nvCOMP': once}, rounds, progress=lambda _: None)
+    return 1000 * timing.median(seconds['nvCOMP'])
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+# ---- decoding during a training ----
+
+
+class Together(NamedTuple):
+    """Images per second of a training and of decoding on a second stream."""
+
+    alone: float  # trained without decoding
+    trained: float  # trained while the GPU decodes
+    decoded: float  # decoded meanwhile
+
+
+class _Background:
+    """Decoding on a stream of its own, again whenever it has finished."""
+
+    def __init__(self, p: Pictures, packed: png.Packed) -> None:
+        self.begun = 0
+        self._device = p.device
+        self._packed = packed
+        self._stream = torch.cuda.Stream(p.device) if p.device.type == 'cuda' else None
+        self._done: torch.cuda.Event | None = None
+
+    def poll(self) -> None:
+        """Begin again if the last time is over."""
+        if self._done is not None and not self._done.query():
+            return
+        with torch.cuda.stream(self._stream) if self._stream else nullcontext():
+            png.run_cuda(self._packed, self._device)
+            if self._stream:
+                self._done = self._stream.record_event()
+        self.begun += 1
+
+
+def together(p: Pictures, preset: str, steps: int, count: int) -> Together:
+    """Train for some steps with and without decoding `count` images at a time."""
+    background = _Background(p, p.packed(p.files(count)))
+    step = stepper(preset, p.device, 'bf16' if p.device.type == 'cuda' else 'fp32')
+    resident = _resident_batch(p)
+
+    def train(steps: int, decoding: bool) -> None:
+        for _ in range(steps):
+            if decoding:
+                background.poll()
+            step(resident)
+        p.wait()
+
+    rates = []
+    for decoding in (False, True):
+        train(WARM_UP, decoding)
+        begun, start = background.begun, time.perf_counter()
+        train(steps, decoding)
+        seconds = time.perf_counter() - start
+        rates.append(TRAIN_BATCH * steps / seconds)
+    return Together(*rates, decoded=count * (background.begun - begun) / seconds)
+
+
+def _resident_batch(p: Pictures) -> Batch:
+    """A black batch on the device: its values take the same time as any others."""
+    plan = dali_pipes.Plan(1, degrade.recipe('bicubic'), batch=TRAIN_BATCH, size=p.side)
+    black = torch.zeros(TRAIN_BATCH, 3, p.side, p.side, dtype=torch.uint8, device=p.device)
+    impl = 'cuda' if p.device.type == 'cuda' else 'torch'
+    return plan.finish(black, plan(np.arange(TRAIN_BATCH)), impl)
+
+
+# ---- everything ----
+
+
+def measure(
+    p: Pictures, streams: Sequence[int], rounds: int, preset: str, gpu: bool
+) -> dict[str, Any]:
+    """Check and time everything, print the tables -> figures."""
+    decoders = on_cpu(p) | cached(p)
+    counts = dict.fromkeys(decoders, len(p.data))
+    if gpu:
+        ours = on_gpu(p, streams)
+        decoders |= ours
+        counts |= dict.fromkeys(ours, max(streams))
+    seconds = timing.rounds(decoders, rounds, progress=lambda _: None)
+    rates = {name: counts[name] / timing.median(s) for name, s in seconds.items()}
+    _print_rates(p, rates, seconds)
+    figures: dict[str, Any] = {'images_per_second': rates}
+    if not gpu:
+        print('no GPU here: png.cu, nvCOMP and a training during them were not timed')
+        return figures
+    return figures | _measure_gpu(p, max(streams), rounds, preset)
+
+
+def _measure_gpu(p: Pictures, count: int, rounds: int, preset: str) -> dict[str, Any]:
+    """Time what only a GPU does, `count` images at once, and print it -> figures."""
+    of_stages = stages(p, count, rounds)
+    listed = ', '.join(f'{name} {ms:.2f} ms' for name, ms in of_stages.items())
+    print(f'\nstages of {count} images at once, each waited for: {listed}')
+
+    rival = time_nvcomp(p, p.files(count), rounds)
+    if isinstance(rival, float):
+        print(f'nvCOMP inflates them in {rival:.2f} ms')
+    else:
+        print(f'nvCOMP could not be compared: {rival}')
+
+    rates = together(p, preset, 10 * rounds, min(256, count))
+    print(
+        f'{preset}, batch {TRAIN_BATCH}: {rates.alone:.1f} images per second trained alone, '
+        f'{rates.trained:.1f} while {rates.decoded:,.0f} per second are decoded'
     )
-    parser.add_argument(
-        '--data', help='HQ faces: folder, list or glob (default: 64 synthetic ones, drawn once)'
+    return {'stages_ms': of_stages, 'nvcomp_inflate_ms': rival, 'beside': rates._asdict()}
+
+
+def _print_rates(p: Pictures, rates: dict[str, float], seconds: dict[str, list[float]]) -> None:
+    """Print the table of all decoders."""
+    size = p.pixels[0].nbytes
+    ratio = sum(map(len, p.data)) / sum(pixels.nbytes for pixels in p.pixels)
+    print(
+        f"\n{len(p.data)} PNG of {p.side} px, {ratio:.0%} of their pixels' size, {p.threads} "
+        "threads; decoded to OpenCV's pixels by all\n"
+        f'{"":20} {"img/s":>10} {"GB/s":>7} {"spread":>7} {"against OpenCV":>15}'
     )
-    parser.add_argument(
-        '--size',
-        type=int,
-        default=512,
-        help='side of the HQ images in pixels (default: %(default)s)',
+    for name, rate in rates.items():
+        print(
+            f'{name:20} {rate:10.1f} {rate * size / 1e9:7.2f} '
+            f'{timing.spread(seconds[name]):6.1f}% {rate / rates[BASELINE]:14.1f}x'
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags of decode_throughput.py."""
+    p = arguments.described(__doc__)
+    p.add_argument(
+        '--data', help=f'HQ faces: folder, list or glob (default: {FACES} synthetic ones)'
     )
-    parser.add_argument(
+    p.add_argument(
+        '--size', type=int, default=512, help='side of the HQ images, pixels (default: %(default)s)'
+    )
+    p.add_argument(
         '--count',
         type=int,
         default=256,
         help='images that are decoded, at most (default: %(default)s)',
     )
-    parser.add_argument(
+    p.add_argument(
         '--streams',
-        type=lambda s: [int(n) for n in s.split(',')],
+        type=arguments.integers,
         default=[64, 256, 512, 1024],
-        help='images at once on the GPU (default: 64,256,512,1024)',
+        help='images at once on the GPU, comma-separated (default: 64,256,512,1024)',
     )
-    parser.add_argument(
+    p.add_argument(
         '--rounds', type=int, default=3, help='medians are reported (default: %(default)s)'
     )
-    parser.add_argument('--threads', type=int, default=os.cpu_count(), help='default: all cores')
-    parser.add_argument(
+    p.add_argument(
+        '--threads', type=int, default=os.cpu_count(), help='CPU threads (default: all cores)'
+    )
+    p.add_argument(
         '--preset',
         default='srresnet16',
-        help='what is trained beside the decoding (default: %(default)s)',
+        help='what is trained while the GPU decodes (default: %(default)s)',
     )
-    parser.add_argument('--json', type=Path, help='also write the figures to this file')
-    args = parser.parse_args()
-    device = (
-        torch.device('cuda', torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device('cpu')
-    )
+    p.add_argument('--json', type=Path, help='also write the figures to this file')
+    return p
+
+
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what this machine has -> exit status."""
+    args = parser().parse_args(argv)
+    gpu = torch.cuda.is_available()
+    device = torch.device('cuda', torch.cuda.current_device()) if gpu else torch.device('cpu')
     print(timing.header())
     data = read(load(args.data, args.size)[: args.count], args.size)
-    expected = [files.decode(d) for d in data]
+    pixels = [files.decode(d) for d in data]
     with ThreadPoolExecutor(args.threads) as pool:
-        figures = measure(data, expected, device, args, pool, device.type == 'cuda')
+        pictures = Pictures(data, pixels, device, args.threads, pool)
+        figures = measure(pictures, args.streams, args.rounds, args.preset, gpu)
     if args.json:
         timing.write(args.json, images=len(data), threads=args.threads, **figures)
-
-
-def measure(data, expected, device, args, pool, gpu):
-    """Prints the tables -> figures."""
-    contenders, counts = on_cpu(data, expected, args, pool, device) | cached(expected, device), {}
-    if gpu:
-        ours, most = on_gpu(data, expected, device, args.streams, pool)
-        contenders, counts = contenders | ours, dict.fromkeys(ours, most)
-    seconds = timing.rounds(contenders, args.rounds, progress=lambda _: None)
-    rate = {name: counts.get(name, len(data)) / timing.median(s) for name, s in seconds.items()}
-    pixels, ratio = expected[0].nbytes, sum(map(len, data)) / sum(e.nbytes for e in expected)
-    print(
-        f"\n{len(data)} PNG of {args.size} px, {ratio:.0%} of their pixels' size, {args.threads} threads; decoded to OpenCV's pixels by all\n"
-        f'{"":20} {"img/s":>10} {"GB/s":>7} {"spread":>7} {"against OpenCV":>15}'
-    )
-    for name in rate:
-        print(
-            f'{name:20} {rate[name]:10.1f} {rate[name] * pixels / 1e9:7.2f} {timing.spread(seconds[name]):6.1f}% {rate[name] / rate["OpenCV"]:14.1f}x'
-        )
-    figures = {'images_per_second': rate}
-    if not gpu:
-        print('no GPU here: png.cu, nvCOMP and a training beside them were not timed')
-        return figures
-    count = max(args.streams)
-    parts = stages(data, device, count, args.rounds, pool)
-    print(
-        f'\nstages of {count} images at once, each waited for: '
-        + ', '.join(f'{name} {ms:.2f} ms' for name, ms in parts.items())
-    )
-    rival = nvcomps((data * -(-count // len(data)))[:count], device, args.rounds)
-    print(
-        f'nvCOMP inflates them in {rival:.2f} ms'
-        if isinstance(rival, float)
-        else f'nvCOMP could not be compared: {rival}'
-    )
-    alone, trained, decoded = beside(
-        data, device, args.preset, 8, 10 * args.rounds, min(256, count), pool
-    )
-    print(
-        f'{args.preset}, batch 8: {alone:.1f} images per second trained alone, {trained:.1f} while {decoded:,.0f} per second are decoded beside it'
-    )
-    return figures | {
-        'stages_ms': parts,
-        'nvcomp_inflate_ms': rival,
-        'beside': {'alone': alone, 'trained': trained, 'decoded': decoded},
-    }
+    return 0
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

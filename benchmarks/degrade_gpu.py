@@ -1,127 +1,219 @@
-"""The GPU's part of degrade_throughput.py: the CUDA kernels at several batch sizes, stage by stage, against batched torch on the same card."""
+"""The GPU's part of degrade_throughput.py.
+
+The CUDA kernels at several batch sizes and stage by stage, against batched torch on the same card.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import degrade
-from benchmarks import timing
-from degrade import kernels, noise
+from degrade import Recipe, kernels, noise
+from degrade.canvas import Canvas
 from degrade.draw import Draw
+from degrade.op import ChainParams
 from degrade.upload import upload
+from errors import FacesError
+from tools import timing
 
 BATCHES = 1, 4, 16, 64, 256
-PARITY = 'ai6126_2024_parity'  # drawn per batch, DiffJPEG: how Real-ESRGAN, neosr and traiNNer-redux degrade
+CHECKED = 6  # plans that are compared with the reference, which is slow
+STAGE_BATCH = 64  # the batch whose stages are timed one by one
+
+# Drawn per batch, with DiffJPEG: how Real-ESRGAN, neosr and traiNNer-redux degrade.
+PARITY = 'ai6126_2024_parity'
 PARITY_BATCH = 32
+PARITY_PLANS = 4 * PARITY_BATCH
+PARITY_NAME = 'torch, batched parity recipe'
 
 
-def check(x, recipe, params):
-    """Refuse to time what is wrong: against the reference, and two runs bit for bit."""
-    few = degrade.take(params, slice(0, 6))
-    y = degrade.degrade(x[:6], recipe, few, 'cuda')
-    off = (y.cpu() - degrade.degrade(x[:6].cpu(), recipe, few, 'ref')).abs() > 1.5 / 255
-    if off.float().mean() > 0.01:
-        raise SystemExit(
-            f'{recipe.name}: cuda differs from the reference by more than 1/255 in {off.float().mean():.1%} of the values: not timed'
+def compare(title: str, recipe: Recipe, x: Tensor, seed: int, rounds: int) -> dict[str, Any]:
+    """Time one recipe and print its table.
+
+    x: [N, 3, H, W] uint8 on the GPU
+    Returns 'images_per_second' by contender, 'peak_gb' and 'stages'. Raises FacesError where the
+    kernels are wrong.
+    """
+    draw = Draw(seed, np.arange(len(x)), tied=recipe.tied, batch=BATCHES[-1])
+    params = degrade.sample(recipe, draw, x.shape[-2:])
+    check(x, recipe, params)
+
+    # Ours on every plan; the public way on some, since it is slower.
+    contenders = {f'cuda, batch {b}': runner(x, recipe, params, b) for b in BATCHES}
+    contenders[PARITY_NAME] = parity_runner(x[:PARITY_PLANS], _parity_of(recipe), seed)
+    counts = dict.fromkeys(contenders, len(x)) | {PARITY_NAME: PARITY_PLANS}
+
+    # Memory before time: timing warms up first and would hide what was there before.
+    peak = _peak_memory(contenders[f'cuda, batch {BATCHES[-1]}'])
+    print(
+        f'\n{title} on the GPU: {len(x)} plans at {x.shape[-1]} px, checked against the reference'
+    )
+    seconds = timing.rounds(contenders, rounds, progress=lambda _: None)
+    rates = {name: counts[name] / timing.median(s) for name, s in seconds.items()}
+    _print_rates(rates, seconds)
+    print(f'peak memory of the canvases at batch {BATCHES[-1]}: {peak / 1e9:.2f} GB')
+
+    few = degrade.take(params, slice(0, STAGE_BATCH))
+    return {
+        'images_per_second': rates,
+        'peak_gb': peak / 1e9,
+        'stages': stages(recipe, x[:STAGE_BATCH], few, rounds),
+    }
+
+
+def check(x: Tensor, recipe: Recipe, params: ChainParams) -> None:
+    """Refuse to time wrong results: compare with the reference, and two runs bit for bit."""
+    x, few = x[:CHECKED], degrade.take(params, slice(0, CHECKED))
+    y = degrade.degrade(x, recipe, few, 'cuda')
+
+    # Rounding may go either way, which moves a value by one grey level at most.
+    wrong = (y.cpu() - degrade.degrade(x.cpu(), recipe, few, 'ref')).abs() > 1.5 / 255
+    share = wrong.float().mean()
+    if share > 0.01:
+        raise FacesError(
+            f'{recipe.name}: cuda differs from the reference by more than 1/255 in {share:.1%} of '
+            'the values: not timed'
         )
-    if not torch.equal(y, degrade.degrade(x[:6], recipe, few, 'cuda')):
-        raise SystemExit(f'{recipe.name}: two runs of cuda differ: not timed')
+    if not torch.equal(y, degrade.degrade(x, recipe, few, 'cuda')):
+        raise FacesError(f'{recipe.name}: two runs of cuda differ: not timed')
 
 
-def runner(x, recipe, params, batch, impl):
-    """callable that degrades all of x [N, 3, H, W] in batches and waits for the GPU."""
-    parts = [
-        (x[i : i + batch], degrade.take(params, slice(i, i + batch)))
-        for i in range(0, len(x), batch)
-    ]
+def _print_rates(rates: dict[str, float], seconds: dict[str, list[float]]) -> None:
+    """Print images per second, the spread of the rounds, and ratios."""
+    best = max(rates, key=lambda name: rates[name])
+    print(f'{"":30} {"img/s":>9} {"spread":>7} {"ratio to batched torch":>23}')
+    for name, rate in rates.items():
+        ratio = rate / rates[PARITY_NAME]
+        mark = '  best' if name == best else ''
+        print(f'{name:30} {rate:9.1f} {timing.spread(seconds[name]):6.1f}% {ratio:22.2f}x{mark}')
 
-    def run():
-        for images, p in parts:
-            degrade.degrade(images, recipe, p, impl)
+
+def _peak_memory(run: Callable[[], None]) -> int:
+    """Bytes of GPU memory that run() takes at most, on top of what is in use."""
+    base = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() - base
+
+
+# ---- contenders ----
+
+
+def _batches(x: Tensor, params: ChainParams, batch: int) -> list[tuple[Tensor, ChainParams]]:
+    """Images and parameters, `batch` at a time."""
+    slices = [slice(i, i + batch) for i in range(0, len(x), batch)]
+    return [(x[s], degrade.take(params, s)) for s in slices]
+
+
+def runner(x: Tensor, recipe: Recipe, params: ChainParams, batch: int) -> Callable[[], None]:
+    """A function that degrades all of x [N, 3, H, W] by the kernels and waits for the GPU."""
+    batches = _batches(x, params, batch)
+
+    def run() -> None:
+        for images, p in batches:
+            degrade.degrade(images, recipe, p, 'cuda')
         torch.cuda.synchronize()
 
     return run
 
 
-def parity_runner(x, recipe, params):
+def parity_runner(x: Tensor, recipe: Recipe, seed: int) -> Callable[[], None]:
     """The same for the public way: batched torch operations, noise drawn by torch on the GPU."""
-    parts = [
-        (x[i : i + PARITY_BATCH], degrade.take(params, slice(i, i + PARITY_BATCH)))
-        for i in range(0, len(x), PARITY_BATCH)
-    ]
+    draw = Draw(seed, np.arange(len(x)), tied=recipe.tied, batch=PARITY_BATCH)
+    batches = _batches(x, degrade.sample(recipe, draw, x.shape[-2:]), PARITY_BATCH)
 
-    def run():
-        for images, ps in parts:
+    def run() -> None:
+        for images, params in batches:
             c = degrade.canvas.of(images)
-            for stage, p in zip(recipe.stages, ps):
+            for stage, p in zip(recipe.stages, params, strict=True):
                 c = _device_noise(c, p) if stage.op is noise else stage.op.run_torch(c, p)
         torch.cuda.synchronize()
 
     return run
 
 
-def _device_noise(c, p):
-    """One kind for the whole batch, as the parity recipe draws it."""
+def _parity_of(recipe: Recipe) -> Recipe:
+    """The parity recipe, which sharpens where the other one does."""
+    parity = degrade.recipe(PARITY)
+    sharpens = any(stage.op is degrade.usm for stage in recipe.stages)
+    return parity if sharpens else degrade.without_usm(parity)
+
+
+def _device_noise(c: Canvas, p: noise.Params) -> Canvas:
+    """Add noise of one kind to the whole batch, as the parity recipe draws it."""
     x = degrade.canvas.unit(c.pix)
-    gray, amount = upload(p.gray, x.device), upload(p.amount, x.device).float()
+    gray = upload(p.gray, x.device)
+    amount = upload(p.amount, x.device).float()
     if p.kind[0] == noise.GAUSSIAN:
         z = torch.where(gray.view(-1, 1, 1, 1), torch.randn_like(x[:1, :1]), torch.randn_like(x))
         return c._replace(pix=noise.gaussian_torch(x, z, amount))
-    level, V = noise.level_torch(
-        x, gray
-    )  # waits once per sample for the number of levels, as the public code does
+
+    # Waits once per sample for the number of its levels, as the public code does.
+    level, V = noise.level_torch(x, gray)
     V = V.to(x.device, x.dtype)
     counts = torch.poisson(level / 255.0 * V.view(-1, 1, 1, 1))
     return c._replace(pix=noise.poisson_torch(x, counts, level, V, amount))
 
 
-def compare(title, recipe, x, seed, rounds):
-    """Table of one recipe; x [N, 3, H, W] uint8 on the GPU. Returns {contender: images per second}, 'peak_gb' and 'stages'."""
-    params = degrade.sample(
-        recipe, Draw(seed, np.arange(len(x)), tied=recipe.tied, batch=BATCHES[-1]), x.shape[-2:]
-    )
-    check(x, recipe, params)
-    parity = degrade.recipe(PARITY)
-    parity = (
-        parity if any(s.op is degrade.usm for s in recipe.stages) else degrade.without_usm(parity)
-    )
-    few = 4 * PARITY_BATCH
-    tied = degrade.sample(
-        parity, Draw(seed, np.arange(few), tied=parity.tied, batch=PARITY_BATCH), x.shape[-2:]
-    )
-    contenders = {f'cuda, batch {b}': runner(x, recipe, params, b, 'cuda') for b in BATCHES}
-    contenders['torch, batched parity recipe'] = parity_runner(x[:few], parity, tied)
-    base = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    contenders[f'cuda, batch {BATCHES[-1]}']()
-    peak = torch.cuda.max_memory_allocated() - base
+# ---- stage by stage ----
+
+
+class Execution(NamedTuple):
+    """One execution of a stage."""
+
+    start: torch.cuda.Event
+    end: torch.cuda.Event
+    moved: int  # bytes that must move: every pixel read and written once; 0 without launches
+    launches: int
+
+    @property
+    def milliseconds(self) -> float:
+        """Time on the GPU, which has to have finished."""
+        return self.start.elapsed_time(self.end)
+
+
+def stages(recipe: Recipe, x: Tensor, params: ChainParams, rounds: int) -> list[dict[str, Any]]:
+    """Time the stages at one batch and print their table: time, traffic, launches.
+
+    x: [B, 3, H, W] uint8 on the GPU
+    Returns {'stage', 'ms', 'gb_per_s', 'share', 'launches'} of each; share: of the card's copy
+    rate.
+    """
+    copy_rate = bandwidth()
+    executions: dict[str, list[Execution]] = {}
+    with _recorded_launches() as launched:
+        for _ in range(rounds + 1):  # the first warms up
+            for name, execution in _executions(recipe, x, params, launched):
+                executions.setdefault(name, []).append(execution)
+    torch.cuda.synchronize()
+
     print(
-        f'\n{title} on the GPU: {len(x)} plans at {x.shape[-1]} px, checked against the reference'
+        f'stages at batch {len(x)}; the card copies {copy_rate / 1e9:,.0f} GB/s\n'
+        f'{"":10} {"ms":>8} {"GB/s":>8} {"of copy rate":>13} {"launches":>9}'
     )
-    seconds = timing.rounds(contenders, rounds, progress=lambda _: None)
-    rate = {
-        k: (few if k.startswith('torch') else len(x)) / timing.median(s) for k, s in seconds.items()
-    }
-    best = max(rate, key=rate.get)
-    print(f'{"":30} {"img/s":>9} {"spread":>7} {"ratio to batched torch":>23}')
-    for k in rate:
-        print(
-            f'{k:30} {rate[k]:9.1f} {timing.spread(seconds[k]):6.1f}% {rate[k] / rate["torch, batched parity recipe"]:22.2f}x'
-            + ('  best' if k == best else '')
+    rows = []
+    for name, of_stage in executions.items():
+        ms = timing.median(e.milliseconds for e in of_stage[1:])
+        last = of_stage[-1]
+        gbs = last.moved / ms / 1e6 if last.launches else 0.0
+        share = gbs * 1e9 / copy_rate
+        rows.append(
+            {'stage': name, 'ms': ms, 'gb_per_s': gbs, 'share': share, 'launches': last.launches}
         )
-    print(f'peak memory of the canvases at batch {BATCHES[-1]}: {peak / 1e9:.2f} GB')
-    return {
-        'images_per_second': rate,
-        'peak_gb': peak / 1e9,
-        'stages': stages(recipe, x[:64], degrade.take(params, slice(0, 64)), rounds),
-    }
+        print(f'{name:10} {ms:8.3f} {gbs:8.1f} {share:12.1%} {last.launches:9}')
+    return rows
 
 
-def bandwidth():
+def bandwidth() -> float:
     """Bytes per second of a large copy on the device, read and written."""
     a = torch.empty(1 << 28, dtype=torch.uint8, device='cuda')
     b = torch.empty_like(a)
-
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start = torch.cuda.Event(enable_timing=True)
+    end = torch.cuda.Event(enable_timing=True)
     b.copy_(a)
     start.record()
     for _ in range(20):
@@ -131,51 +223,39 @@ def bandwidth():
     return 20 * 2 * a.numel() / start.elapsed_time(end) * 1000
 
 
-def stages(recipe, x, params, rounds):
-    """Table of the stages at one batch: time, bytes that must move (every pixel read and written once) per second, share of the card's copy rate, launches."""
-    peak, launched = bandwidth(), []
+@contextlib.contextmanager
+def _recorded_launches() -> Iterator[list[str]]:
+    """Names of the kernels that are launched meanwhile, in order; whoever reads may clear them."""
     launch = kernels.launch
-    kernels.launch = lambda *a: launched.append(a[1]) or launch(*a)
-    rows = {}
+    launched: list[str] = []
+
+    def recorded(file: Any, name: str, *args: Any) -> None:
+        launched.append(name)
+        launch(file, name, *args)
+
+    kernels.launch = recorded
     try:
-        for _ in range(rounds + 1):  # the first warms up
-            size, last = np.array([x.shape[2:]] * len(x)), x
-            start = torch.cuda.Event(enable_timing=True)
-            start.record()
-            for stage, c in degrade.chain_cuda(x, recipe, params):
-                end = torch.cuda.Event(enable_timing=True)
-                end.record()
-                moved = (
-                    3
-                    * (
-                        size.prod(1).sum() * last.element_size()
-                        + c.size.prod(1).sum() * c.pix.element_size()
-                    )
-                    if launched
-                    else 0
-                )
-                rows.setdefault(stage.name, []).append((start, end, moved, len(launched)))
-                launched.clear()
-                start, size, last = end, c.size, c.pix
-        torch.cuda.synchronize()
+        yield launched
     finally:
         kernels.launch = launch
-    out = []
-    print(
-        f'stages at batch {len(x)}; the card copies {peak / 1e9:,.0f} GB/s\n{"":10} {"ms":>8} {"GB/s":>8} {"of copy rate":>13} {"launches":>9}'
-    )
-    for name, times in rows.items():
-        ms = timing.median([a.elapsed_time(b) for a, b, *_ in times[1:]])
-        *_, moved, launches = times[-1]
-        gbs = moved / ms / 1e6 if launches else 0.0
-        out.append(
-            {
-                'stage': name,
-                'ms': ms,
-                'gb_per_s': gbs,
-                'share': gbs * 1e9 / peak,
-                'launches': launches,
-            }
-        )
-        print(f'{name:10} {ms:8.3f} {gbs:8.1f} {gbs * 1e9 / peak:12.1%} {launches:9}')
-    return out
+
+
+def _executions(
+    recipe: Recipe, x: Tensor, params: ChainParams, launched: list[str]
+) -> Iterator[tuple[str, Execution]]:
+    """(name of the stage, its execution) of every stage, which the GPU need not have finished."""
+    before = degrade.canvas.of(x)
+    start = torch.cuda.Event(enable_timing=True)
+    start.record()
+    for stage, after in degrade.chain_cuda(x, recipe, params):
+        end = torch.cuda.Event(enable_timing=True)
+        end.record()
+        moved = _bytes_of(before) + _bytes_of(after) if launched else 0
+        yield stage.name, Execution(start, end, moved, len(launched))
+        launched.clear()
+        start, before = end, after
+
+
+def _bytes_of(c: Canvas) -> int:
+    """Bytes of the meaningful pixels of three channels."""
+    return 3 * int(c.size.prod(1).sum()) * c.pix.element_size()

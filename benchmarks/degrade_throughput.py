@@ -1,188 +1,263 @@
-"""Degradation throughput: images per second of every implementation on the same seeded plans, checked before they are timed.
+"""Degradation throughput: images per second of every implementation on the same seeded plans.
 
-    python benchmarks/degrade_throughput.py [--plans 208] [--size 512] [--data FOLDER] [--json FILE]
+python benchmarks/degrade_throughput.py --plans 208 --size 512 --data FOLDER --json FILE
 
-On a GPU first the CUDA kernels (benchmarks/degrade_gpu.py), then, and elsewhere only, the CPU. Contenders there: `torch` (OpenCV where it is faster, threads over images: what the pipes run on a CPU), `tensor` (the same without OpenCV), `ref` (the float64 definition,
-a few plans only) and `opencv chain` (benchmarks/opencv_chain.py, one process per core). Ratios are of medians over the rounds of this run.
+Everything is checked before it is timed. Where there is a GPU, the CUDA kernels come first
+(benchmarks/degrade_gpu.py), then the CPU, whose contenders are
+
+torch         OpenCV where it is faster, threads over images: what the pipes run on a CPU
+tensor        the same without OpenCV
+ref           the float64 definition, on a few plans only
+opencv chain  the baseline (benchmarks/opencv_chain.py), a process per core
+
+Ratios are of medians over the rounds of this run.
 """
 
 import argparse
 import multiprocessing
 import os
+import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 import degrade
-import synthetic
-from benchmarks import degrade_gpu, opencv_chain, peers, timing
-from degrade import noise, workers
+from benchmarks import degrade_gpu, opencv_chain, peers, pipe_throughput
+from degrade import Recipe, noise, workers
 from degrade.draw import Draw
-from sources import manifest
+from degrade.op import ChainParams
+from errors import FacesError, reported
 from sources.reader import Reader
+from tools import arguments, timing
 
-CASES = (
+# (title, recipe, whether it sharpens)
+CASES: Sequence[tuple[str, str, bool]] = (
     ('ai6126_2024 without USM', 'ai6126_2024', False),
     *((name, name, True) for name in degrade.RECIPES),
 )
-NO_BASELINE = (
-    'ai6126_2024_parity',
-    'bicubic',
-)  # OpenCV has neither DiffJPEG nor an antialiased bicubic
+# OpenCV has neither DiffJPEG nor an antialiased bicubic.
+NO_BASELINE = ('ai6126_2024_parity', 'bicubic')
+FACES = 16  # that are drawn where no data are given
+BASELINE = 'opencv chain'
+OURS, OTHERS = '#1f6fb4', '#8a8a8a'  # colours of the bars
 
 
-def load(source, size, count):
-    """[count, 3, size, size] uint8, channels-last."""
-    if source is None:
-        folder = manifest.cache_folder() / f'faces-bench-{size}'
-        synthetic.write(folder, 16, first_seed=90_000, size=size)
-        source = folder / 'images'
-    reader = Reader(manifest.scan(str(source), size=size).images[:count], size)
+class Work(NamedTuple):
+    """One recipe's plans."""
+
+    x: Tensor  # [N, 3, H, W] uint8, channels-last
+    recipe: Recipe
+    params: ChainParams  # of N samples
+
+    def some(self, where: slice) -> 'Work':
+        """A part of it."""
+        return Work(self.x[where], self.recipe, degrade.take(self.params, where))
+
+    def run(self, pool: Executor | None, impl: str = 'torch', opencv: bool | None = None) -> Tensor:
+        """Degrade everything by the threads of a pool."""
+        return degrade.degrade(self.x, self.recipe, self.params, impl, opencv=opencv, pool=pool)
+
+
+def load(source: str | None, size: int, count: int) -> Tensor:
+    """[count, 3, size, size] uint8 channels-last, repeated where there are fewer."""
+    reader = Reader(pipe_throughput.load(source, size, FACES)[:count], size)
     images = [reader.image(i)[0] for i in range(len(reader.images))]
-    return torch.from_numpy(np.stack([images[i % len(images)] for i in range(count)])).permute(
-        0, 3, 1, 2
+    repeated = [images[i % len(images)] for i in range(count)]
+    return torch.from_numpy(np.stack(repeated)).permute(0, 3, 1, 2)
+
+
+def recipe_of(name: str, sharpens: bool) -> Recipe:
+    """The recipe of a case."""
+    recipe = degrade.recipe(name)
+    return recipe if sharpens else degrade.without_usm(recipe)
+
+
+# ---- checks ----
+
+
+def check(work: Work, pool: Executor, count: int = 6) -> None:
+    """Refuse to time wrong results; `count` plans are tried. Raises FacesError.
+
+    Both torch paths are compared with the reference value by value, the baseline in the mean.
+    """
+    work = work.some(slice(0, count))
+    reference = work.run(pool, 'ref')
+    for opencv in (True, False):
+        wrong = (work.run(pool, opencv=opencv) - reference).abs() > 1.5 / 255
+        share = wrong.float().mean()
+        if share > 0.01:
+            raise FacesError(
+                f'{work.recipe.name}: torch (opencv={opencv}) differs from the reference by more '
+                f'than 1/255 in {share:.1%} of the values: not timed'
+            )
+    if work.recipe.name not in NO_BASELINE:
+        _check_baseline(work, reference, pool)
+
+
+def _check_baseline(work: Work, reference: Tensor, pool: Executor) -> None:
+    """Refuse a baseline that is another degradation. Raises FacesError."""
+    # Its noise is a field of its own, which smoothing averages away; but not that of 40 grey
+    # levels which is not made smaller by an enlargement, and which is therefore left out.
+    if work.recipe.scale == 1:
+        work = work._replace(params=_without_noise(work))
+        reference = work.run(pool, 'ref')
+    rng = np.random.default_rng(0)
+    for i, image in enumerate(work.x.permute(0, 2, 3, 1).numpy()):
+        expected = reference[i].permute(1, 2, 0).numpy()
+        base = opencv_chain.degrade(image, work.recipe, degrade.take(work.params, i), rng)
+        error = np.abs(cv2.blur(base - expected, (9, 9))).mean()
+        if base.shape != expected.shape or error > 0.03:
+            raise FacesError(
+                f'{work.recipe.name}: the OpenCV chain is not the same degradation (plan {i}, '
+                f'smoothed error {error:.3f}): not timed'
+            )
+
+
+def _without_noise(work: Work) -> ChainParams:
+    """The parameters with the noise skipped."""
+    return tuple(
+        p._replace(kind=np.full_like(p.kind, noise.NONE)) if stage.op is noise else p
+        for stage, p in zip(work.recipe.stages, work.params, strict=True)
     )
 
 
-def check(x, recipe, params, pool, count=6):
-    """Refuse to time what is wrong: both paths against the reference, the baseline against it in the mean. Returns nothing, raises SystemExit."""
-    few = degrade.take(params, slice(0, count))
-    ref = degrade.degrade(x[:count], recipe, few, 'ref', pool=pool)
-    for opencv in True, False:
-        off = (
-            degrade.degrade(x[:count], recipe, few, opencv=opencv, pool=pool) - ref
-        ).abs() > 1.5 / 255
-        if off.float().mean() > 0.01:
-            raise SystemExit(
-                f'{recipe.name}: torch (opencv={opencv}) differs from the reference by more than 1/255 in {off.float().mean():.1%} of the values: not timed'
-            )
-    rng = np.random.default_rng(0)
-    if recipe.scale == 1:  # noise of 40 gray levels is not averaged away by enlarging: without it
-        few = tuple(
-            p._replace(kind=np.full_like(p.kind, noise.NONE)) if s.op is noise else p
-            for s, p in zip(recipe.stages, few)
-        )
-        ref = degrade.degrade(x[:count], recipe, few, 'ref', pool=pool)
-    for i in range(count if recipe.name not in NO_BASELINE else 0):
-        base = opencv_chain.degrade(
-            x[i].permute(1, 2, 0).numpy(), recipe, degrade.take(few, i), rng
-        )
-        error = np.abs(cv2.blur(base - ref[i].permute(1, 2, 0).numpy(), (9, 9))).mean()
-        if base.shape != tuple(ref[i].permute(1, 2, 0).shape) or error > 0.03:
-            raise SystemExit(
-                f'{recipe.name}: the OpenCV chain is not the same degradation (plan {i}, smoothed error {error:.3f}): not timed'
-            )
+# ---- the baseline, a process per core ----
+
+_WORK: dict[str, Any] = {}  # of a worker process: what every call of it needs
 
 
-_WORK = {}
-
-
-def _baseline_start(*case):
+def _start_worker(images: np.ndarray, recipe: Recipe, params: ChainParams) -> None:
     cv2.setNumThreads(1)
-    _WORK['case'] = case
+    _WORK.update(images=images, recipe=recipe, params=params)
 
 
-def _baseline_worker(part):
-    x, recipe, params = _WORK['case']
+def _degrade_part(part: np.ndarray) -> None:
+    """Degrade the images of these numbers."""
     rng = np.random.default_rng(part[0])
     for i in part:
-        opencv_chain.degrade(x[i], recipe, degrade.take(params, int(i)), rng)
+        params = degrade.take(_WORK['params'], int(i))
+        opencv_chain.degrade(_WORK['images'][i], _WORK['recipe'], params, rng)
 
 
-def compare(title, name, usm, x, args, pool):
-    """One table; returns {contender: images per second}."""
-    recipe = degrade.recipe(name) if usm else degrade.without_usm(degrade.recipe(name))
-    params = degrade.sample(
-        recipe, Draw(args.seed, np.arange(len(x)), tied=recipe.tied, batch=8), x.shape[-2:]
-    )
-    check(x, recipe, params, pool)
-    n = len(x)
-    some = max(n // 8, 4)
+@contextmanager
+def _baseline(work: Work, processes: int) -> Iterator[Callable[[], object]]:
+    """A function that degrades everything by OpenCV in processes of its own."""
+    parts = np.array_split(np.arange(len(work.x)), min(processes * 8, len(work.x)))
+    case = (work.x.permute(0, 2, 3, 1).numpy(), work.recipe, work.params)
     # Fresh processes: a fork of one with threads or a GPU may hang.
-    with multiprocessing.get_context('spawn').Pool(
-        args.processes, _baseline_start, (x.permute(0, 2, 3, 1).numpy(), recipe, params)
-    ) as baseline:
-        parts = np.array_split(np.arange(n), min(args.processes * 8, n))
-        contenders = {
-            'torch': lambda: degrade.degrade(x, recipe, params, pool=pool),
-            'tensor': lambda: degrade.degrade(
-                x[:some], recipe, degrade.take(params, slice(0, some)), opencv=False, pool=pool
-            ),
-            'opencv chain': lambda: baseline.map(_baseline_worker, parts, chunksize=1),
+    with multiprocessing.get_context('spawn').Pool(processes, _start_worker, case) as pool:
+        yield lambda: pool.map(_degrade_part, parts, chunksize=1)
+
+
+# ---- one recipe on the CPU ----
+
+
+def compare(
+    title: str, recipe: Recipe, x: Tensor, args: argparse.Namespace, pool: Executor
+) -> dict[str, Any]:
+    """Time one recipe and print its table.
+
+    x: [N, 3, H, W] uint8
+    Returns 'images_per_second' by contender and 'stages'. Raises FacesError where one is wrong.
+    """
+    draw = Draw(args.seed, np.arange(len(x)), tied=recipe.tied, batch=8)
+    work = Work(x, recipe, degrade.sample(recipe, draw, x.shape[-2:]))
+    check(work, pool)
+    print(f'\n{title}: {len(x)} plans at {x.shape[-1]} px, checked against the reference')
+
+    # Slow contenders get fewer plans.
+    some = max(len(x) // 8, 4)
+    counts = {'tensor': some, 'ref': args.processes}
+    seconds = _seconds(work, some, args, pool)
+    rates = {name: counts.get(name, len(x)) / timing.median(s) for name, s in seconds.items()}
+    _print_rates(rates, seconds)
+    return {'images_per_second': rates, 'stages': stages(work.some(slice(0, 32)))}
+
+
+def _seconds(
+    work: Work, some: int, args: argparse.Namespace, pool: Executor
+) -> dict[str, list[float]]:
+    """Seconds of each round of each contender."""
+    part = work.some(slice(0, some))
+    with _baseline(work, args.processes) as baseline:
+        contenders: dict[str, Callable[[], object]] = {
+            'torch': partial(work.run, pool),
+            'tensor': partial(part.run, pool, opencv=False),
+            BASELINE: baseline,
         }
-        if name in NO_BASELINE:
-            del contenders['opencv chain']
-        print(f'\n{title}: {n} plans at {x.shape[-1]} px, checked against the reference')
+        if work.recipe.name in NO_BASELINE:
+            del contenders[BASELINE]
         seconds = timing.rounds(contenders, args.rounds)
-    few = degrade.take(params, slice(0, args.processes))
-    for b in args.batches:  # what a pipe gets at a batch size: threads over the images of a batch
-        parts = [slice(i, i + b) for i in range(0, n, b)]
-        run = lambda: [
-            degrade.degrade(x[s], recipe, degrade.take(params, s), pool=pool) for s in parts
-        ]
-        seconds[f'torch, batch {b}'] = timing.rounds(
-            {'torch': run}, max(args.rounds // 2, 1), progress=lambda _: None
-        )['torch']
-    seconds['ref'] = timing.rounds(
-        {'ref': lambda: degrade.degrade(x[: args.processes], recipe, few, 'ref', pool=pool)},
-        1,
-        progress=lambda _: None,
-    )['ref']
-    count = {'tensor': some, 'ref': args.processes}
-    rate = {k: count.get(k, n) / timing.median(s) for k, s in seconds.items()}
+
+    # What a pipe gets at a batch size: threads over the images of a batch only.
+    for size in args.batches:
+        run = partial(_run_batches, work, size, pool)
+        seconds[f'torch, batch {size}'] = _alone(run, max(args.rounds // 2, 1))
+    few = work.some(slice(0, args.processes))
+    seconds['ref'] = _alone(partial(few.run, pool, 'ref'), 1)
+    return seconds
+
+
+def _run_batches(work: Work, size: int, pool: Executor) -> None:
+    for i in range(0, len(work.x), size):
+        work.some(slice(i, i + size)).run(pool)
+
+
+def _alone(run: Callable[[], object], rounds: int) -> list[float]:
+    """Seconds of each round of one contender."""
+    return timing.rounds({'it': run}, rounds, progress=lambda _: None)['it']
+
+
+def _print_rates(rates: dict[str, float], seconds: dict[str, list[float]]) -> None:
+    """Print the table, the fastest first."""
     print(f'{"":16} {"img/s":>8} {"spread":>7} {"ratio to the OpenCV chain":>26}')
-    for k in sorted(rate, key=rate.get, reverse=True):
-        print(
-            f'{k:16} {rate[k]:8.1f} {timing.spread(seconds[k]):6.1f}%'
-            + (f'{rate[k] / rate["opencv chain"]:26.2f}x' if 'opencv chain' in rate else '')
-        )
-    return {
-        'images_per_second': rate,
-        'stages': stages(x[:32], recipe, degrade.take(params, slice(0, 32))),
-    }
+    for name, rate in sorted(rates.items(), key=lambda item: -item[1]):
+        ratio = f'{rate / rates[BASELINE]:26.2f}x' if BASELINE in rates else ''
+        print(f'{name:16} {rate:8.1f} {timing.spread(seconds[name]):6.1f}%{ratio}')
 
 
-def stages(x, recipe, params):
-    """{stage: milliseconds per image on one thread}, and their table."""
-    ms = dict.fromkeys((s.name for s in recipe.stages), 0.0)
-    for i in range(len(x)):
+def stages(work: Work) -> dict[str, float]:
+    """Milliseconds per image of every stage on one thread; printed, too."""
+    ms = dict.fromkeys((stage.name for stage in work.recipe.stages), 0.0)
+    for i in range(len(work.x)):
+        image = work.some(slice(i, i + 1))
         start = time.perf_counter()
-        for stage, _ in degrade.chain_torch(
-            x[i : i + 1], recipe, degrade.take(params, slice(i, i + 1)), opencv=True
-        ):
+        for stage, _ in degrade.chain_torch(image.x, image.recipe, image.params, opencv=True):
             now = time.perf_counter()
-            ms[stage.name] += 1000 * (now - start) / len(x)
+            ms[stage.name] += 1000 * (now - start) / len(work.x)
             start = now
-    print(
-        'ms per image on one thread: '
-        + ', '.join(f'{name} {t:.2f}' for name, t in ms.items())
-        + f'; together {sum(ms.values()):.2f}'
-    )
+    each = ', '.join(f'{name} {t:.2f}' for name, t in ms.items())
+    print(f'ms per image on one thread: {each}; together {sum(ms.values()):.2f}')
     return ms
 
 
-def plot(path, results):
-    """Bars of images per second, one group for each table."""
-    figure = Figure(
-        figsize=(9, 1.2 + 0.32 * sum(len(r['images_per_second']) + 1 for r in results.values())),
-        dpi=110,
-        layout='constrained',
-    )
-    axes, at = figure.subplots(), 0
+# ---- everything ----
+
+
+def plot(path: Path, results: dict[str, dict[str, Any]]) -> None:
+    """Draw bars of images per second, one group for each table."""
+    bars = sum(len(result['images_per_second']) + 1 for result in results.values())
+    figure = Figure(figsize=(9, 1.2 + 0.32 * bars), dpi=110, layout='constrained')
+    axes = figure.subplots()
+    at = 0.0
     for title, result in results.items():
-        axes.text(
-            0, at, title, fontweight='bold', va='center', transform=axes.get_yaxis_transform()
-        )
-        for k, v in sorted(result['images_per_second'].items(), key=lambda kv: -kv[1]):
+        where = axes.get_yaxis_transform()
+        axes.text(0, at, title, fontweight='bold', va='center', transform=where)
+        for name, rate in sorted(result['images_per_second'].items(), key=lambda item: -item[1]):
             at -= 1
-            axes.barh(
-                at, v, color='#1f6fb4' if 'opencv' not in k and 'parity' not in k else '#8a8a8a'
-            )
-            axes.text(v, at, f' {k}: {v:,.1f}', va='center', fontsize=8)
+            others = 'opencv' in name or 'parity' in name
+            axes.barh(at, rate, color=OTHERS if others else OURS)
+            axes.text(rate, at, f' {name}: {rate:,.1f}', va='center', fontsize=8)
         at -= 1.3
     axes.set_xscale('log')
     axes.set_xlabel('images per second')
@@ -192,79 +267,87 @@ def plot(path, results):
     figure.savefig(path)
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Flags of degrade_throughput.py."""
+    p = arguments.described(__doc__)
+    p.add_argument(
         '--plans', type=int, default=208, help='degradations to run, seeded (default: %(default)s)'
     )
-    parser.add_argument(
-        '--size',
-        type=int,
-        default=512,
-        help='side of the HQ images in pixels (default: %(default)s)',
+    p.add_argument(
+        '--size', type=int, default=512, help='side of the HQ images, pixels (default: %(default)s)'
     )
-    parser.add_argument(
+    p.add_argument(
         '--rounds',
         type=int,
         default=5,
         help='timed rounds; medians are reported (default: %(default)s)',
     )
-    parser.add_argument(
+    p.add_argument(
         '--recipes',
-        type=lambda s: s.split(','),
-        help='recipes to run, comma-separated (default: all, the default recipe without USM, too)',
+        type=arguments.names,
+        help='recipes to run, comma-separated (default: all, the default one without USM, too)',
     )
-    parser.add_argument(
+    p.add_argument(
         '--peers',
         action='store_true',
         help='also time single operations of BasicSR and kornia, where they are installed',
     )
-    parser.add_argument(
+    p.add_argument(
         '--batches',
-        type=lambda s: [int(b) for b in s.split(',')],
+        type=arguments.integers,
         default=[1, 8, 64],
-        help='batch sizes of `torch` on the CPU (default: 1,8,64)',
+        help='batch sizes of `torch` on the CPU, comma-separated (default: 1,8,64)',
     )
-    parser.add_argument(
+    p.add_argument(
         '--processes',
         type=int,
         default=os.cpu_count(),
         help='threads of ours, processes of the baseline (default: all cores)',
     )
-    parser.add_argument('--data', help='folder of HQ faces (default: synthetic ones, drawn once)')
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument(
-        '--json', type=Path, help='also write the figures to this file, and a plot beside it'
+    p.add_argument('--data', help=f'folder of HQ faces (default: {FACES} synthetic ones)')
+    p.add_argument('--seed', type=int, default=0, help='of the plans (default: %(default)s)')
+    p.add_argument(
+        '--json', type=Path, help='also write the figures to this file, and a plot next to it'
     )
-    args = parser.parse_args()
-    cases = [c for c in CASES if not args.recipes or c[1] in args.recipes]
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)  # threads go over images
+    return p
+
+
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+    """Time every recipe on the GPU, if there is one, and on the CPU -> exit status."""
+    args = parser().parse_args(argv)
+    cases = [
+        (title, recipe_of(name, sharpens))
+        for title, name, sharpens in CASES
+        if not args.recipes or name in args.recipes
+    ]
     print(timing.header())
-    x = load(args.data, args.size, args.plans)
-    results, singles = {}, {}
+
+    # Threads go over images; none of them may start more.
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    results: dict[str, dict[str, Any]] = {}
+    singles = {}
     if torch.cuda.is_available():
-        there = load(args.data, args.size, max(degrade_gpu.BATCHES)).to('cuda')
-        for title, name, usm in cases:
-            recipe = degrade.recipe(name) if usm else degrade.without_usm(degrade.recipe(name))
-            results[f'{title}, GPU'] = degrade_gpu.compare(
-                title, recipe, there, args.seed, args.rounds
-            )
+        x = load(args.data, args.size, max(degrade_gpu.BATCHES)).to('cuda')
+        for title, recipe in cases:
+            key = f'{title}, GPU'
+            results[key] = degrade_gpu.compare(title, recipe, x, args.seed, args.rounds)
         if args.peers:
-            singles['GPU'] = peers.compare(there, None, args.rounds)
-        del there
+            singles['GPU'] = peers.compare(x, None, args.rounds)
+
+    x = load(args.data, args.size, args.plans)
     with workers.make(args.processes) as pool:
-        for title, name, usm in cases:
-            results[f'{title}, CPU'] = compare(title, name, usm, x, args, pool)
+        for title, recipe in cases:
+            results[f'{title}, CPU'] = compare(title, recipe, x, args, pool)
         if args.peers:
             torch.set_num_threads(args.processes)
             singles['CPU'] = peers.compare(x, pool, args.rounds)
     if args.json:
         timing.write(args.json, results=results, peers=singles)
         plot(args.json.with_suffix('.png'), results)
+    return 0
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

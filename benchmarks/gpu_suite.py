@@ -18,7 +18,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
-from benchmarks import timing
+from tools import timing
 
 # Targets of this project for one H200.
 DEGRADE, AGAINST_TORCH, TRAIN, MEMORY_GB, DECODE = 20_000, 10, 600, 6, 10_000

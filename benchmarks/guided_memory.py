@@ -1,90 +1,108 @@
-"""Memory of a training step of MFPSNet with all three priors, forward and backward, and what each part of it takes.
+"""Memory of a training step of MFPSNet with all three priors, and what each part of it takes.
 
-    python benchmarks/guided_memory.py [--batch 1,2,8] [--size 128] [--device cuda] [--net '{"gate": true}']
+python benchmarks/guided_memory.py --batch 1,2,8 --size 128 --device cuda --net '{"gate": true}'
 
-kept: feature maps that the backward pass waits for, which grow with the batch; peak: all that the step took at most, of a GPU as torch counts it, of a CPU as the process
-grew (its allocator rounds up, and libraries keep buffers of their own).
+kept: feature maps that the backward pass waits for, which grow with the batch; peak: all that the
+step took at most, of a GPU as torch counts it, of a CPU as the process grew (its allocator rounds
+up, and libraries keep buffers of their own).
 """
 
 import argparse
+import functools
 import json
 import resource
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import models
-from benchmarks import timing
-from config import options
+import tasks
+from config import flags, presets
+from errors import reported
 from faces import components
+from tasks.players import Autocast, autocast, channels_last
+from tools import timing
 from training import memory
 
-PARSER, ENTRIES, LEVEL = dict(options.PRESETS['parse_prior'], size=512), 128, 1
+PARSER = presets.PRESETS['parse_prior']
+FINDER = presets.PRESETS['landmarks']
+PARSER_SIZE = 512  # side of the faces that the parser was trained on
+ENTRIES = 128  # of the dictionary, for each component
+LEVEL = 1  # of the parser's feature maps that the dictionary is made of
 
 
-def network(size, net):
-    """models.Guided as train.py makes it of a file of tools/prepare.py priors, untrained; all that counts for memory."""
-    parser, finder, channels = (
-        PARSER['net'],
-        options.PRESETS['landmarks'],
-        models.ParseUNet(**PARSER['net']).encoder[LEVEL][0].conv1.out_channels,
-    )
-    seen = dict(network=PARSER['network'], net=parser, factor=PARSER['size'] / size)
-    entries = {
-        name: [ENTRIES, channels, side, side]
-        for name, side in components.sides(PARSER['size'] // 4).items()
+def described(size: int) -> dict[str, Any]:
+    """What a file of tools/prepare.py priors says of its priors, for pictures of this size."""
+    factor = PARSER_SIZE / size
+    parser = {'network': PARSER['network'], 'net': PARSER['net'], 'factor': factor}
+    finder = {'network': FINDER['network'], 'net': FINDER['net'], 'factor': factor}
+    channels = models.ParseUNet(**PARSER['net']).encoder[LEVEL][0].conv1.out_channels
+    sides = components.sides(PARSER_SIZE // 4).items()
+    entries = {name: [ENTRIES, channels, side, side] for name, side in sides}
+    return {
+        'parse': parser | {'channels': 19},
+        'heat': finder | {'channels': 28},
+        'dict': parser | {'channels': channels, 'entries': entries, 'level': LEVEL},
     }
-    described = {
-        'parse': dict(seen, channels=19),
-        'heat': dict(
-            network=finder['network'], net=finder['net'], factor=seen['factor'], channels=28
-        ),
-        'dict': dict(seen, channels=channels, entries=entries, level=LEVEL),
-    }
-    priors = {name: of['channels'] for name, of in described.items()}
-    return options.network(
-        dict(
-            network='mfpsnet',
-            net=dict(net, priors=priors),
-            guides=described,
-            drop_priors=None,
-            multi_prior_weight=0.1,
-        )
+
+
+def network(size: int, net: dict[str, Any]) -> nn.Module:
+    """models.Guided as train.py makes it, untrained: all that counts for memory."""
+    guides = described(size)
+    priors = {name: of['channels'] for name, of in guides.items()}
+    config = presets.config(
+        'mfpsnet', net=net | {'priors': priors}, guides=guides, multi_prior_weight=0.1
     )
+    return tasks.network(config)
 
 
-def step(net, batch, size, autocast):
-    """-> bytes of the distinct feature maps that were kept for the backward pass, of one step"""
-    kept, own = {}, {p.untyped_storage().data_ptr() for p in net.parameters()}
+def step(net: nn.Module, batch: int, size: int, context: Autocast) -> int:
+    """Bytes of the distinct feature maps that one step keeps for its backward pass."""
+    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    kept: dict[int, int] = {}
 
-    def note(tensor):
+    def note(tensor: Tensor) -> Tensor:
+        # Views share their storage, and weights are there anyway.
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    x = torch.rand(batch, 3, size, size, device=next(net.parameters()).device).contiguous(
-        memory_format=torch.channels_last
-    )
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast():
-        found = net(x)
-        loss = sum(y.square().mean() for y in found.passes)
+    x = torch.rand(batch, 3, size, size, device=next(net.parameters()).device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), context():
+        loss = sum(y.square().mean() for y in net(x).passes)
     total = sum(kept.values())
     loss.backward()
     net.zero_grad(set_to_none=True)
     return total
 
 
-def main():
+def peak_of(work: Callable[[], object], device: torch.device, before: int) -> int:
+    """Bytes that work() takes at most; before: of the process, where it is a CPU."""
+    if device.type == 'cuda':
+        return memory.peak(device, work)
+    work()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def gigabytes(tensors: Iterable[Tensor]) -> float:
+    """Size of some tensors."""
+    return sum(t.numel() * t.element_size() for t in tensors) / 1e9
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags of guided_memory.py."""
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument('--batch', default='1,2', help='comma-separated, rising (default: %(default)s)')
     p.add_argument(
-        '--size',
-        type=int,
-        default=128,
-        help='side of the pictures in pixels (default: %(default)s)',
+        '--size', type=int, default=128, help='side of the pictures (default: %(default)s)'
     )
     p.add_argument('--net', type=json.loads, default={}, help='arguments of MFPSNet as JSON')
     p.add_argument(
@@ -97,29 +115,38 @@ def main():
         choices=('bf16', 'fp16', 'fp32'),
         help='default: bf16 where the hardware computes it',
     )
-    args = p.parse_args()
+    return p
+
+
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table -> exit status."""
+    args = parser().parse_args(argv)
     device = torch.device(args.device)
-    args.precision = args.precision or options.default_precision(vars(args))
-    autocast = options.autocast(vars(args), device)
+    precision = args.precision or flags.default_precision(args.device)
+    net: Any = channels_last(network(args.size, args.net), device)
     print(timing.header())
-    net = network(args.size, args.net).to(device, memory_format=torch.channels_last)
+
+    # What is there before the first picture.
     trained = [p for p in net.parameters() if p.requires_grad]
-    size = lambda tensors: sum(t.numel() * t.element_size() for t in tensors) / 1e9
+    count, frozen = models.count(net.net), models.count(net) - models.count(net.net)
     print(
-        f'\nMFPSNet with parse, heat, dict at {args.size} x {args.size}, {args.precision} on {device}: {models.count(net.net):,} weights that are trained and '
-        f'{models.count(net) - models.count(net.net):,} that are not ({size(net.parameters()):.2f} GB; gradients {size(trained):.2f} GB, two moments of Adam {2 * size(trained):.2f} GB)\n'
+        f'\nMFPSNet with parse, heat, dict at {args.size} x {args.size}, {precision} on {device}: '
+        f'{count:,} weights that are trained and {frozen:,} that are not '
+        f'({gigabytes(net.parameters()):.2f} GB; gradients {gigabytes(trained):.2f} GB, '
+        f'two moments of Adam {2 * gigabytes(trained):.2f} GB)\n'
         f'{"batch":>5} {"kept, GB":>9} {"peak, GB":>9}'
     )
+
+    # Rising batches, since a process on a CPU never shrinks.
     before = int(Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
+    context = autocast(precision, device)
     for batch in map(int, args.batch.split(',')):
-        work, kept = (lambda: kept.append(step(net, batch, args.size, autocast))), []
-        if device.type == 'cuda':
-            peak = memory.peak(device, work)
-        else:
-            work()
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-        print(f'{batch:5} {kept[0] / 1e9:9.2f} {peak / 1e9:9.2f}')
+        work = functools.partial(step, net, batch, args.size, context)
+        peak, kept = peak_of(work, device, before), work()
+        print(f'{batch:5} {kept / 1e9:9.2f} {peak / 1e9:9.2f}')
+    return 0
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

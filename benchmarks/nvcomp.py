@@ -1,93 +1,157 @@
-"""nvCOMP's batched deflate by its C interface (version 5 or newer; the library comes with DALI), to compare png.cu's `inflate` with.
+"""nvCOMP's batched deflate by its C interface, to compare png.cu's `inflate` with.
 
-For comparison only: what it does with a damaged stream is undefined by its documentation, and a data set may hold one.
+Version 5 or newer; the library comes with DALI. For comparison only: its documentation leaves
+undefined what it does with a damaged stream, and a data set may hold one.
 """
 
 import ctypes
 import importlib.util
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+
+ALIGNMENT = 16  # bytes, of every stream and of its place in the output
 
 
 class _Options(ctypes.Structure):
+    """nvcompBatchedDeflateDecompressOpts_t; zeros are its default."""
+
     _fields_ = [
         ('backend', ctypes.c_int),
         ('sort_before_hw_decompress', ctypes.c_int),
         ('reserved', ctypes.c_char * 56),
-    ]  # zeros: its default
+    ]
 
 
-def library():
+class Inflated(NamedTuple):
+    """What an inflater leaves on the GPU; it is not waited for."""
+
+    statuses: Tensor  # [B] int32; 0 is good
+    data: Tensor  # uint8
+    places: np.ndarray  # [B + 1] where the streams begin in it
+
+
+class _Memory(NamedTuple):
+    """What the library reads and writes: pointers and lengths of each stream, on the GPU."""
+
+    data: Tensor  # uint8, the compressed streams
+    sources: Tensor  # [B] int64 pointers to them
+    lengths: Tensor  # [B] int64 bytes
+    targets: Tensor  # [B] int64 pointers into the output
+    room: Tensor  # [B] int64 bytes there
+    made: Tensor  # [B] int64 bytes that were written
+    spare: Tensor  # uint8, for the library's own use
+
+
+def library() -> ctypes.CDLL:
     """The loaded library. Raises OSError where there is none."""
-    found = importlib.util.find_spec('nvidia')
-    for folder in found.submodule_search_locations if found else ():
+    spec = importlib.util.find_spec('nvidia')
+    for folder in (spec and spec.submodule_search_locations) or ():
         for path in sorted(Path(folder, 'libnvcomp').rglob('libnvcomp.so.*')):
             if path.suffix[1:].isdigit() and int(path.suffix[1:]) >= 5:
                 return ctypes.CDLL(str(path))
     raise OSError('nvCOMP 5 is not installed')
 
 
-def inflater(streams, sizes, device):
-    """callable that inflates zlib streams [bytes] of known sizes on the GPU -> ([B] int32 statuses, 0 is good, uint8 tensor, places of the streams in it). It is not
-    waited for. Raises OSError where the library is missing or refuses."""
-    lib, n = library(), len(streams)
-    bodies = [s[2:-4] for s in streams]  # deflate alone: without zlib's header and checksum
-    starts, places = (
-        np.cumsum([0, *(-(-size // 16) * 16 for size in lengths)])
-        for lengths in ([len(b) for b in bodies], sizes)
-    )
-    data = np.zeros(int(starts[-1]), np.uint8)
-    for body, at in zip(bodies, starts):
-        data[at : at + len(body)] = np.frombuffer(body, np.uint8)
-    data, out = (
-        torch.from_numpy(data).to(device),
-        torch.empty(int(places[-1]), dtype=torch.uint8, device=device),
-    )
-    table = lambda values: torch.tensor(np.asarray(values, np.int64), device=device)
-    sources, lengths, targets, room, made = (
-        table(data.data_ptr() + starts[:-1]),
-        table([len(b) for b in bodies]),
-        table(out.data_ptr() + places[:-1]),
-        table(sizes),
-        table([0] * n),
-    )
-    statuses, size = torch.empty(n, dtype=torch.int32, device=device), ctypes.c_size_t
-    need = size()
-    _good(
-        lib.nvcompBatchedDeflateDecompressGetTempSizeAsync(
-            size(n), size(max(sizes)), _Options(), ctypes.byref(need), size(sum(sizes))
-        ),
-        'asks for no memory',
-    )
-    spare = torch.empty(max(need.value, 1), dtype=torch.uint8, device=device)
+def inflater(
+    streams: Sequence[bytes], sizes: Sequence[int], device: torch.device
+) -> Callable[[], Inflated]:
+    """A function that inflates zlib streams of known sizes on the GPU.
 
-    def run():
-        pointers = [
-            ctypes.c_void_p(t.data_ptr())
-            for t in (sources, lengths, room, made, spare, targets, statuses)
-        ]
-        stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
-        _good(
-            lib.nvcompBatchedDeflateDecompressAsync(
-                *pointers[:4],
-                size(n),
-                pointers[4],
-                size(need.value),
-                pointers[5],
-                _Options(),
-                pointers[6],
-                stream,
-            ),
-            'refuses',
-        )
-        return statuses, out, places
+    streams: whole zlib streams; sizes: bytes that each inflates to
+    Raises OSError, here or when called, where the library is missing or refuses.
+    """
+    lib = library()
 
-    run.inputs = data, sources, lengths, targets, room, made, spare  # kept as long as it
+    # Deflate alone, without zlib's header of two bytes and its checksum of four.
+    bodies = [stream[2:-4] for stream in streams]
+    places = _places(sizes)
+    out = torch.empty(int(places[-1]), dtype=torch.uint8, device=device)
+    memory = _allocate(lib, bodies, sizes, out.data_ptr() + places[:-1], device)
+    statuses = torch.empty(len(bodies), dtype=torch.int32, device=device)
+
+    def run() -> Inflated:
+        _decompress(lib, memory, statuses)
+        return Inflated(statuses, out, places)
+
     return run
 
 
-def _good(code, what):
-    if code:
-        raise OSError(f'nvCOMP {what} (status {code})')
+def _places(sizes: Sequence[int]) -> np.ndarray:
+    """[B + 1] where aligned pieces of these sizes begin, and the end of the last."""
+    return np.cumsum([0, *(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)])
+
+
+def _allocate(
+    lib: ctypes.CDLL,
+    bodies: Sequence[bytes],
+    sizes: Sequence[int],
+    targets: np.ndarray,
+    device: torch.device,
+) -> _Memory:
+    """Copy the streams to the GPU and make the tables that point to them. Raises OSError."""
+    # One buffer for all of them, filled on the host.
+    starts = _places([len(body) for body in bodies])
+    host = np.zeros(int(starts[-1]), np.uint8)
+    for body, start in zip(bodies, starts[:-1], strict=True):
+        host[start : start + len(body)] = np.frombuffer(body, np.uint8)
+    data = torch.from_numpy(host).to(device)
+
+    def table(values: Any) -> Tensor:
+        return torch.tensor(np.asarray(values, np.int64), device=device)
+
+    needed = _temporary_bytes(lib, sizes)
+    return _Memory(
+        data,
+        sources=table(data.data_ptr() + starts[:-1]),
+        lengths=table([len(body) for body in bodies]),
+        targets=table(targets),
+        room=table(sizes),
+        made=table([0] * len(bodies)),
+        spare=torch.empty(needed, dtype=torch.uint8, device=device),
+    )
+
+
+def _temporary_bytes(lib: ctypes.CDLL, sizes: Sequence[int]) -> int:
+    """How much memory the library asks for. Raises OSError."""
+    needed = ctypes.c_size_t()
+    status = lib.nvcompBatchedDeflateDecompressGetTempSizeAsync(
+        ctypes.c_size_t(len(sizes)),
+        ctypes.c_size_t(max(sizes)),
+        _Options(),
+        ctypes.byref(needed),
+        ctypes.c_size_t(sum(sizes)),
+    )
+    _check(status, 'does not say how much memory it needs')
+    return needed.value
+
+
+def _decompress(lib: ctypes.CDLL, m: _Memory, statuses: Tensor) -> None:
+    """Launch the decompression on torch's current stream. Raises OSError."""
+
+    def pointer(tensor: Tensor) -> ctypes.c_void_p:
+        return ctypes.c_void_p(tensor.data_ptr())
+
+    status = lib.nvcompBatchedDeflateDecompressAsync(
+        pointer(m.sources),
+        pointer(m.lengths),
+        pointer(m.room),
+        pointer(m.made),
+        ctypes.c_size_t(len(statuses)),
+        pointer(m.spare),
+        ctypes.c_size_t(len(m.spare)),
+        pointer(m.targets),
+        _Options(),
+        pointer(statuses),
+        ctypes.c_void_p(torch.cuda.current_stream(statuses.device).cuda_stream),
+    )
+    _check(status, 'refuses')
+
+
+def _check(status: int, what: str) -> None:
+    if status:
+        raise OSError(f'nvCOMP {what} (status {status})')

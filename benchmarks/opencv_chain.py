@@ -1,15 +1,20 @@
-"""The baseline: the same degradation written plainly for one image at a time with OpenCV and NumPy, as augmentation code usually is.
+"""The baseline: one image at a time with OpenCV and NumPy, as augmentation code usually does it.
 
-float32 HWC throughout, filter2D with the true kernel size, cv2.resize, NumPy's own random generators, libjpeg through imencode. It executes the plans of a recipe
-(kinds, sizes, scales, qualities), with noise fields of its own.
+float32 HWC throughout, filter2D with the true kernel size, cv2.resize, NumPy's own random
+generators, libjpeg through imencode. It executes the plans of a recipe (kinds, sizes, scales,
+qualities) with noise fields of its own.
 """
 
 import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
 
-from degrade import blur, jpeg, median, noise, quantize, resize, usm
+from degrade import Recipe, blur, jpeg, median, noise, quantize, resize, usm
+from degrade.op import ChainParams
 
 INTERPOLATION = {
     resize.AREA: cv2.INTER_AREA,
@@ -20,66 +25,102 @@ INTERPOLATION = {
     resize.NEAREST: cv2.INTER_NEAREST,
 }
 SHARPEN = cv2.getGaussianKernel(usm.TAPS, 0).astype(np.float32)
+BORDER = cv2.BORDER_REFLECT_101
 
 
-def kernel(p):
-    """[n, n] float32."""
+def degrade(
+    image: np.ndarray, recipe: Recipe, params: ChainParams, rng: np.random.Generator
+) -> np.ndarray:
+    """Degrade one image [h, w, 3] uint8 RGB -> [h', w', 3] float32. params: of this sample"""
+    x = image.astype(np.float32) / 255
+    for stage, p in zip(recipe.stages, params, strict=True):
+        x = RUN[stage.op](x, p, rng)
+    return x
+
+
+def grey_levels(x: np.ndarray) -> np.ndarray:
+    """Round float32 in [0, 1] to uint8."""
+    return np.clip(np.rint(x * 255), 0, 255).astype(np.uint8)
+
+
+# ---- blur ----
+
+
+def kernel(p: blur.Params) -> np.ndarray:
+    """The blur kernel [n, n] float32 of one sample, as the papers give it."""
     off = np.arange(p.taps) - p.taps // 2
     x, y = np.meshgrid(off, off)
     if p.kind == blur.SINC:
-        d = np.hypot(x, y)
-        d[p.taps // 2, p.taps // 2] = 1
-        k = p.omega * _j1(p.omega * d) / (2 * np.pi * d)
-        k[p.taps // 2, p.taps // 2] = p.omega**2 / (4 * np.pi)
+        k = _sinc(p, x, y)
     elif p.kind == blur.MOTION:
-        line = np.zeros((p.taps, p.taps), np.float32)
-        line[p.taps // 2] = np.linspace(p.beta, 1 - p.beta, p.taps)
-        k = cv2.warpAffine(
-            line,
-            cv2.getRotationMatrix2D((int(p.taps) // 2,) * 2, -math.degrees(p.theta), 1),
-            line.shape,
-        )
+        k = _motion(p)
     else:
-        c, s = math.cos(p.theta), math.sin(p.theta)
-        q = ((x * c + y * s) / p.sigma_x) ** 2 + ((y * c - x * s) / p.sigma_y) ** 2
-        if p.kind in (blur.ISO, blur.ANISO):
-            k = np.exp(-q / 2)
-        elif p.kind in (blur.GEN_ISO, blur.GEN_ANISO):
-            k = np.exp(-(q**p.beta) / 2)
-        else:
-            k = 1 / (1 + q**p.beta)
+        k = _profile(p, x, y)
     return (k / k.sum()).astype(np.float32)
 
 
-def _j1(x):
+def _sinc(p: blur.Params, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The circular low-pass filter; its centre is a limit."""
+    centre = p.taps // 2
+    d = np.hypot(x, y)
+    d[centre, centre] = 1
+    k = p.omega * _j1(p.omega * d) / (2 * np.pi * d)
+    k[centre, centre] = p.omega**2 / (4 * np.pi)
+    return k
+
+
+def _motion(p: blur.Params) -> np.ndarray:
+    """A turned line whose ends may weigh differently (imgaug)."""
+    line = np.zeros((p.taps, p.taps), np.float32)
+    line[p.taps // 2] = np.linspace(p.beta, 1 - p.beta, p.taps)
+    centre = (int(p.taps) // 2,) * 2
+    turn = cv2.getRotationMatrix2D(centre, -math.degrees(p.theta), 1)
+    return cv2.warpAffine(line, turn, line.shape)
+
+
+def _profile(p: blur.Params, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Gaussian, generalised Gaussian or plateau, as a function of the elliptical radius."""
+    c, s = math.cos(p.theta), math.sin(p.theta)
+    q = ((x * c + y * s) / p.sigma_x) ** 2 + ((y * c - x * s) / p.sigma_y) ** 2
+    if p.kind in (blur.ISO, blur.ANISO):
+        return np.exp(-q / 2)
+    if p.kind in (blur.GEN_ISO, blur.GEN_ANISO):
+        return np.exp(-(q**p.beta) / 2)
+    return 1 / (1 + q**p.beta)
+
+
+def _j1(x: np.ndarray) -> np.ndarray:
+    """Bessel function of the first kind and order one, by its integral; SciPy is no dependency."""
     t = (np.arange(96) + 0.5) * (np.pi / 96)
     return np.cos(t - x[..., None] * np.sin(t)).mean(-1)
 
 
-def run_blur(x, p, rng):
+# ---- operations: x [h, w, 3] float32, parameters of one sample -> the same, or [h', w', 3] ----
+
+
+def run_blur(x: np.ndarray, p: blur.Params, rng: np.random.Generator) -> np.ndarray:
+    """Correlate with the kernel."""
     if p.kind == blur.DELTA:
         return x
-    return cv2.filter2D(x, -1, kernel(p), borderType=cv2.BORDER_REFLECT_101)
+    return cv2.filter2D(x, -1, kernel(p), borderType=BORDER)
 
 
-def run_median(x, p, rng):
+def run_median(x: np.ndarray, p: median.Params, rng: np.random.Generator) -> np.ndarray:
+    """Take medians of squares; OpenCV's are of uint8 for all sides."""
     if p.side == 1:
         return x
-    return (
-        cv2.medianBlur(np.clip(np.rint(x * 255), 0, 255).astype(np.uint8), int(p.side)).astype(
-            np.float32
-        )
-        / 255
-    )
+    return cv2.medianBlur(grey_levels(x), int(p.side)).astype(np.float32) / 255
 
 
-def run_resize(x, p, rng):
-    return cv2.resize(x, (int(p.size[1]), int(p.size[0])), interpolation=INTERPOLATION[int(p.mode)])
+def run_resize(x: np.ndarray, p: resize.Params, rng: np.random.Generator) -> np.ndarray:
+    """Resize."""
+    h, w = int(p.size[0]), int(p.size[1])
+    return cv2.resize(x, (w, h), interpolation=INTERPOLATION[int(p.mode)])
 
 
-def run_noise(x, p, rng):
-    h, w, _ = x.shape
-    shape = h, w, 1 if p.gray else 3
+def run_noise(x: np.ndarray, p: noise.Params, rng: np.random.Generator) -> np.ndarray:
+    """Add noise of one kind and clip."""
+    shape = (*x.shape[:2], 1 if p.gray else 3)
     if p.kind == noise.NONE:
         return x
     if p.kind == noise.GAUSSIAN:
@@ -87,40 +128,49 @@ def run_noise(x, p, rng):
     elif p.kind == noise.LAPLACE:
         n = rng.laplace(0, p.amount, shape).astype(np.float32)
     elif p.kind == noise.SIGNED:
-        n = (rng.poisson(255 * p.amount, shape) * rng.choice((-1, 1), shape) / 255).astype(
-            np.float32
-        )
+        counts = rng.poisson(255 * p.amount, shape)
+        n = (counts * rng.choice((-1, 1), shape) / 255).astype(np.float32)
     else:
-        base = (x @ np.array(noise.LUMA, np.float32))[..., None] if p.gray else x
-        level = np.clip(np.rint(base * 255), 0, 255).astype(np.uint8)
-        V = 2 ** math.ceil(math.log2(np.count_nonzero(np.bincount(level.ravel(), minlength=256))))
-        x8 = level.astype(np.float32) / 255
-        n = (rng.poisson(x8 * V).astype(np.float32) / V - x8) * np.float32(p.amount)
+        n = _poisson(x, p, rng)
     return np.clip(x + n, 0, 1)
 
 
-def run_jpeg(x, p, rng):
+def _poisson(x: np.ndarray, p: noise.Params, rng: np.random.Generator) -> np.ndarray:
+    """Poisson noise whose rate follows from the number of distinct levels (Real-ESRGAN)."""
+    base = (x @ np.array(noise.LUMA, np.float32))[..., None] if p.gray else x
+    level = grey_levels(base)
+    distinct = np.count_nonzero(np.bincount(level.ravel(), minlength=256))
+    V = 2 ** math.ceil(math.log2(distinct))
+    x8 = level.astype(np.float32) / 255
+    return (rng.poisson(x8 * V).astype(np.float32) / V - x8) * np.float32(p.amount)
+
+
+def run_jpeg(x: np.ndarray, p: jpeg.Params, rng: np.random.Generator) -> np.ndarray:
+    """Encode by libjpeg and decode."""
     if not p.quality:
         return x
-    u8 = np.clip(np.rint(x * 255), 0, 255).astype(np.uint8)
-    data = cv2.imencode('.jpg', u8[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(p.quality)])[1]
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(p.quality)]
+    _, data = cv2.imencode('.jpg', grey_levels(x)[..., ::-1], quality)
     return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / 255
 
 
-def run_usm(x, p, rng):
+def run_usm(x: np.ndarray, p: usm.Params, rng: np.random.Generator) -> np.ndarray:
+    """Sharpen where the difference from the blurred image is large, with a soft mask."""
     if not p.on:
         return x
-    residual = x - cv2.sepFilter2D(x, -1, SHARPEN, SHARPEN, borderType=cv2.BORDER_REFLECT_101)
+    residual = x - cv2.sepFilter2D(x, -1, SHARPEN, SHARPEN, borderType=BORDER)
     mask = (np.abs(residual) * 255 > usm.THRESHOLD).astype(np.float32)
-    soft = cv2.sepFilter2D(mask, -1, SHARPEN, SHARPEN, borderType=cv2.BORDER_REFLECT_101)
+    soft = cv2.sepFilter2D(mask, -1, SHARPEN, SHARPEN, borderType=BORDER)
     return x + soft * (np.clip(x + usm.WEIGHT * residual, 0, 1) - x)
 
 
-def run_quantize(x, p, rng):
+def run_quantize(x: np.ndarray, p: quantize.Params, rng: np.random.Generator) -> np.ndarray:
+    """Round to multiples of 1/255."""
     return np.clip(np.rint(x * 255), 0, 255) / 255 if p.on else x
 
 
-RUN = {
+# By the module of the operation that each of them stands in for.
+RUN: dict[ModuleType, Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]] = {
     blur: run_blur,
     median: run_median,
     resize: run_resize,
@@ -129,11 +179,3 @@ RUN = {
     usm: run_usm,
     quantize: run_quantize,
 }
-
-
-def degrade(image, recipe, params, rng):
-    """image [h, w, 3] uint8 RGB, params of one sample -> [h', w', 3] float32."""
-    x = image.astype(np.float32) / 255
-    for stage, p in zip(recipe.stages, params):
-        x = RUN[stage.op](x, p, rng)
-    return x

@@ -1,103 +1,135 @@
-"""Single operations against the installed functions of BasicSR (as Real-ESRGAN uses them) and kornia, on the same batch: degrade_throughput.py --peers."""
+"""Single operations against public libraries on the same batch: degrade_throughput.py --peers.
+
+The libraries are BasicSR, as Real-ESRGAN uses it, and kornia, where they are installed.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import degrade
-from benchmarks import timing
 from degrade import Recipe, Stage, blur, jpeg, noise, usm
 from degrade.draw import Draw
+from errors import FacesError
+from tools import timing
 
 BATCH = 8
 OPS = {
-    'blur': Stage('blur', blur, 1, dict(kinds=(0, 1), taps=(21, 21))),
-    'jpeg': Stage('jpeg', jpeg, 1, dict(quality=(50, 95))),
-    'gaussian noise': Stage('noise', noise, 1, dict(kinds=(1,), gray=0.0)),
-    'Poisson noise': Stage('noise', noise, 1, dict(kinds=(0, 1), gray=0.0)),
+    'blur': Stage('blur', blur, 1, {'kinds': (0, 1), 'taps': (21, 21)}),
+    'jpeg': Stage('jpeg', jpeg, 1, {'quality': (50, 95)}),
+    'gaussian noise': Stage('noise', noise, 1, {'kinds': (1,), 'gray': 0.0}),
+    'Poisson noise': Stage('noise', noise, 1, {'kinds': (0, 1), 'gray': 0.0}),
     'usm': Stage('usm', usm),
 }
 
+# An operation of a library: x [B, 3, h, w] float32 and the stage's parameters -> the same shape.
+Operation = Callable[[Tensor, Any], Tensor]
 
-def basicsr(device):
-    """{operation: function of (x [B, 3, h, w] float32, params)}. Raises ImportError."""
+
+def basicsr(device: torch.device) -> dict[str, Operation]:
+    """The operations of BasicSR by their names in OPS. Raises ImportError."""
     from basicsr.data.degradations import add_gaussian_noise_pt, add_poisson_noise_pt
     from basicsr.utils import DiffJPEG, USMSharp
     from basicsr.utils.img_process_util import filter2D
 
-    codec, sharp = DiffJPEG(differentiable=False).to(device), USMSharp().to(device)
+    codec = DiffJPEG(differentiable=False).to(device)
+    sharp = USMSharp().to(device)
+
+    def there(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).float().to(device)
+
     return {
         'blur': lambda x, p: filter2D(x, blur.kernels(p, device)),
-        'jpeg': lambda x, p: codec(x, quality=torch.from_numpy(p.quality).float().to(device)),
+        'jpeg': lambda x, p: codec(x, quality=there(p.quality)),
         'usm': lambda x, p: sharp(x),
-        'gaussian noise': lambda x, p: add_gaussian_noise_pt(
-            x, sigma=torch.from_numpy(p.amount * 255).float().to(device), clip=True
-        ),
-        'Poisson noise': lambda x, p: add_poisson_noise_pt(
-            x, scale=torch.from_numpy(p.amount).float().to(device), clip=True
-        ),
+        'gaussian noise': lambda x, p: add_gaussian_noise_pt(x, there(p.amount * 255), clip=True),
+        'Poisson noise': lambda x, p: add_poisson_noise_pt(x, there(p.amount), clip=True),
     }
 
 
-def kornia(device):
-    """The same of kornia, as far as it has them."""
+def kornia(device: torch.device) -> dict[str, Operation]:
+    """The operations of kornia, as far as it has them. Raises ImportError."""
     from kornia.enhance import jpeg_codec_differentiable
     from kornia.filters import filter2d
 
-    return {
-        'blur': lambda x, p: filter2d(x, blur.kernels(p, device)),
-        'jpeg': lambda x, p: jpeg_codec_differentiable(
-            x, torch.from_numpy(p.quality).float().to(device)
-        ),
-    }
+    def codec(x: Tensor, p: jpeg.Params) -> Tensor:
+        return jpeg_codec_differentiable(x, torch.from_numpy(p.quality).float().to(device))
+
+    return {'blur': lambda x, p: filter2d(x, blur.kernels(p, device)), 'jpeg': codec}
 
 
-def compare(x, pool, rounds):
-    """Table of images per second; x [N, 3, h, w] uint8. Blur is checked to be ours, JPEG is told how far it is from libjpeg. Returns {operation: {library: rate}}."""
-    device, x = x.device, x[:BATCH]
-    unit, impl, libraries, rates = (
-        x.float() / 255,
-        'cuda' if x.device.type == 'cuda' else 'torch',
-        {},
-        {},
-    )
-    for library in basicsr, kornia:
-        try:
-            libraries[library.__name__] = library(device)
-        except ImportError as e:
-            print(f'{library.__name__} is left out: {e}')
+def compare(x: Tensor, pool: Executor | None, rounds: int) -> dict[str, dict[str, float]]:
+    """Time every operation and print a line for each.
+
+    x: [N, 3, h, w] uint8; pool: threads that our operations run on, on a CPU
+    A blur has to be equal to ours; of a JPEG the distance from libjpeg is printed.
+    Returns {operation: {library: images per second}}. Raises FacesError for another blur.
+    """
+    x = x[:BATCH]
+    libraries = _installed(x.device)
+    rates = {}
     for name, stage in OPS.items():
-        recipe = Recipe(name, (stage,))
-        params = degrade.sample(recipe, Draw(1, np.arange(len(x))), x.shape[-2:])
-        contenders = {'ours': lambda: degrade.degrade(x, recipe, params, impl, pool=pool)}
-        contenders |= {
-            n: lambda f=functions[name]: f(unit, params[0])
-            for n, functions in libraries.items()
-            if name in functions
-        }
-        notes = {
-            n: _distance(name, run(), contenders['ours']())
-            for n, run in contenders.items()
-            if n != 'ours'
-        }
-        if device.type == 'cuda':
-            contenders = {
-                n: lambda run=run: (run(), torch.cuda.synchronize())
-                for n, run in contenders.items()
-            }
+        contenders, notes = _contenders(name, stage, x, pool, libraries)
         seconds = timing.rounds(contenders, rounds, progress=lambda _: None)
-        rates[name] = {n: len(x) / timing.median(s) for n, s in seconds.items()}
-        print(
-            f'{name:15} '
-            + '   '.join(f'{n} {r:9.1f} img/s {notes.get(n, "")}' for n, r in rates[name].items())
-        )
+        rates[name] = {library: len(x) / timing.median(s) for library, s in seconds.items()}
+        cells = [f'{lib} {r:9.1f} img/s {notes.get(lib, "")}' for lib, r in rates[name].items()]
+        print(f'{name:15} ' + '   '.join(cells))
     return rates
 
 
-def _distance(name, theirs, ours):
+def _installed(device: torch.device) -> dict[str, dict[str, Operation]]:
+    """The operations of each library that is installed."""
+    libraries = {}
+    for name, operations in (('basicsr', basicsr), ('kornia', kornia)):
+        try:
+            libraries[name] = operations(device)
+        except ImportError as e:
+            print(f'{name} is left out: {e}')
+    return libraries
+
+
+def _contenders(
+    name: str,
+    stage: Stage,
+    x: Tensor,
+    pool: Executor | None,
+    libraries: dict[str, dict[str, Operation]],
+) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
+    """Who can do an operation, and a note on the output of each library. Raises FacesError."""
+    recipe = Recipe(name, (stage,))
+    params = degrade.sample(recipe, Draw(1, np.arange(len(x))), x.shape[-2:])
+    impl = 'cuda' if x.device.type == 'cuda' else 'torch'
+    ours = partial(degrade.degrade, x, recipe, params, impl, pool=pool)
+
+    unit = x.float() / 255
+    contenders: dict[str, Callable[[], Tensor]] = {'ours': ours}
+    for library, operations in libraries.items():
+        if name in operations:
+            contenders[library] = partial(operations[name], unit, params[0])
+
+    notes = {
+        lib: _distance(name, run(), ours()) for lib, run in contenders.items() if lib != 'ours'
+    }
+    return {lib: partial(_waited_for, run, x.device) for lib, run in contenders.items()}, notes
+
+
+def _waited_for(run: Callable[[], Tensor], device: torch.device) -> None:
+    run()
+    if device.type == 'cuda':
+        torch.cuda.synchronize()
+
+
+def _distance(name: str, theirs: Tensor, ours: Tensor) -> str:
+    """What there is to say about an output. Raises FacesError for a blur that is not ours."""
     if name == 'blur':
         error = (theirs - ours).abs().max().item()
         if error > 1e-4:
-            raise SystemExit(f'blur differs by {error:.1e}: not timed')
+            raise FacesError(f'blur differs by {error:.1e}: not timed')
     if name == 'jpeg':
         return f'({-10 * torch.log10((theirs - ours).square().mean()).item():.1f} dB from libjpeg)'
     return ''

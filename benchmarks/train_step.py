@@ -1,44 +1,70 @@
-"""What the data cost a training step: steps with a batch that is there already, and with the real pipe, cached and warm.
+"""What the data cost a training step: steps with a batch that is there already, and with the pipe.
 
-    python benchmarks/train_step.py [--presets unet,srresnet16] [--recipe ai6126_2022] [--json FILE]
+python benchmarks/train_step.py --presets unet,srresnet16 --recipe ai6126_2022 --json step.json
 
-stall = time of a step with the pipe / time of a step with a resident batch. Waiting is the share of a step's time until the batch is there; on a GPU, where the
-degradation runs beside the training, it is what the host waits.
+stall = time of a step with the pipe / time of a step with a resident batch. Waiting is the share of
+a step's time until the batch is there; on a GPU, where the degradation runs beside the training, it
+is what the host waits. The pipe is real, its cache warm.
 """
 
 import argparse
 import os
+import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import torch
 
 import dali_pipes
-from benchmarks import pipe_throughput, timing
-from config import options
-from tasks import restore, stage
-from tasks.players import backward
+import tasks
+from benchmarks import pipe_throughput
+from config import flags, presets
+from dali_pipes.batch import Batch
+from errors import reported
+from tasks.players import Step, autocast
+from tasks.trial import Alone
+from tools import timing
 from training.ema import EMA
+from training.world import World
+
+TrainStep = Callable[[Batch], None]
 
 
-def stepper(preset, device, precision):
-    """step(batch): everything a step of train.py does to the network of a preset."""
+def stepper(preset: str, device: torch.device, precision: str) -> TrainStep:
+    """step(batch): everything a step of train.py does to the networks of a preset."""
     torch.manual_seed(0)
-    c = options.DEFAULTS | options.PRESETS[preset] | dict(precision=precision)
-    players, criterion = stage.cast(c, device), restore.Criterion(c)
-    ema, autocast = EMA(players['net'].net, c['ema']), options.autocast(c, device)
+    config = presets.config(preset, precision=precision)
+    task = tasks.of(config)
+    players = task.build(config, device)
+    ema = EMA(players.net, config.optimization.ema)
 
-    def step(batch):
-        backward(players, batch, criterion, c['gan_from'], 0.0, autocast)
-        for p in players.values():
-            p.stepper.step(c['lr'])
-        ema.update(players['net'].net, len(batch.input))
+    def step(batch: Batch) -> None:
+        where = Step(
+            nimg=config.gan.gan_from,
+            progress=0.0,
+            lr=config.optimization.lr,
+            images=len(batch.input),
+            accumulate=1,
+            autocast=autocast(precision, device),
+            world=cast(World, Alone()),
+        )
+        task.step(players, cast(Iterator[Any], iter([batch])), where)
+        ema.update(players.net, len(batch.input))
 
     return step
 
 
-def run(step, get, count, device):
-    """(seconds, seconds of them waiting in get()) of `count` steps."""
+class Seconds(NamedTuple):
+    """Of some steps."""
+
+    total: float
+    waited: float  # for batches
+
+
+def run(step: TrainStep, get: Callable[[], Batch], count: int, device: torch.device) -> Seconds:
+    """`count` steps with the batches that get() returns."""
     start, waited = time.perf_counter(), 0.0
     for _ in range(count):
         asked = time.perf_counter()
@@ -47,15 +73,18 @@ def run(step, get, count, device):
         step(batch)
     if device.type == 'cuda':
         torch.cuda.synchronize()
-    return time.perf_counter() - start, waited
+    return Seconds(time.perf_counter() - start, waited)
 
 
-def measure(preset, images, args, device):
+def measure(
+    preset: str, images: Sequence[Any], args: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
     """One row of the table."""
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats()
-    batch = args.batch or options.PRESETS[preset]['batch']
-    step, seconds, waits = stepper(preset, device, args.precision), {'resident': [], 'pipe': []}, []
+    batch = args.batch or presets.row(preset)['batch']
+    step = stepper(preset, device, args.precision)
+    resident_steps, pipe_steps = [], []
     with dali_pipes.make(
         args.pipe,
         images,
@@ -67,112 +96,142 @@ def measure(preset, images, args, device):
         cache='auto',
         say=lambda _: None,
     ) as pipe:
-        for _ in range(
-            max(len(images) // batch, 1)
-            + 1
-            + (pipe_throughput.IN_FLIGHT if device.type == 'cuda' and args.pipe == 'torch' else 0)
-        ):
-            resident = next(pipe)  # an epoch fills the cache
+        # An epoch fills the cache; processes that read ahead have to be through with it, too.
+        read_ahead = device.type == 'cuda' and args.pipe == 'torch'
+        epoch = max(len(images) // batch, 1) + 1
+        for _ in range(epoch + (pipe_throughput.IN_FLIGHT if read_ahead else 0)):
+            resident = next(pipe)
+
+        # Both in turn, so that a slow moment of the machine hits both.
         run(step, lambda: resident, 3, device)
         for _ in range(args.rounds):
-            seconds['resident'].append(run(step, lambda: resident, args.steps, device)[0])
-            s, w = run(step, lambda: next(pipe), args.steps, device)
-            seconds['pipe'].append(s)
-            waits.append(w / s)
-    s = {k: timing.median(v) / args.steps for k, v in seconds.items()}
-    row = {
+            resident_steps.append(run(step, lambda: resident, args.steps, device))
+            pipe_steps.append(run(step, lambda: next(pipe), args.steps, device))
+    return figures(preset, batch, args.steps, resident_steps, pipe_steps) | card_memory(device)
+
+
+def figures(
+    preset: str, batch: int, steps: int, resident: list[Seconds], pipe: list[Seconds]
+) -> dict[str, Any]:
+    """Medians over the rounds."""
+    of_resident = timing.median(s.total for s in resident) / steps
+    of_pipe = timing.median(s.total for s in pipe) / steps
+    return {
         'preset': preset,
         'batch': batch,
-        'resident': batch / s['resident'],
-        'pipe': batch / s['pipe'],
-        'stall': s['pipe'] / s['resident'],
-        'waiting': timing.median(waits),
+        'resident': batch / of_resident,
+        'pipe': batch / of_pipe,
+        'stall': of_pipe / of_resident,
+        'waiting': timing.median(s.waited / s.total for s in pipe),
     }
-    if device.type == 'cuda':
-        row['peak_gb'] = (
-            torch.cuda.max_memory_reserved() / 1e9
-        )  # by torch; DALI, CuPy and the context come on top, in card_gb
-        free, total = torch.cuda.mem_get_info()
-        row['card_gb'] = (total - free) / 1e9
-    return row
 
 
-def main():
-    parser = argparse.ArgumentParser(
+def card_memory(device: torch.device) -> dict[str, float]:
+    """GB that torch took at most, and that the card has given away, with DALI, CuPy and the
+    context; {} on a CPU.
+    """
+    if device.type != 'cuda':
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {
+        'peak_gb': torch.cuda.max_memory_reserved() / 1e9,
+        'card_gb': (total - free) / 1e9,
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags of train_step.py."""
+    p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     gpu = torch.cuda.is_available()
-    parser.add_argument(
+    p.add_argument(
         '--presets',
         default='unet,srresnet16,srresnet20' if gpu else 'unet',
         help='comma-separated (default: %(default)s)',
     )
-    parser.add_argument('--data', help='HQ faces (default: 64 synthetic ones, drawn once)')
-    parser.add_argument(
+    p.add_argument('--data', help='HQ faces (default: 64 synthetic ones, drawn once)')
+    p.add_argument(
         '--recipe', default='ai6126_2024' if gpu else 'ai6126_2022', help='default: %(default)s'
     )
-    parser.add_argument(
+    p.add_argument(
         '--pipe',
         default='dali' if timing.installed('nvidia.dali') else 'torch',
         help='default: %(default)s',
     )
-    parser.add_argument('--batch', type=int, help="default: the preset's")
-    parser.add_argument(
+    p.add_argument('--batch', type=int, help="default: the preset's")
+    p.add_argument(
         '--size',
         type=int,
         default=512,
         help='side of the HQ images in pixels (default: %(default)s)',
     )
-    parser.add_argument(
+    p.add_argument(
         '--steps',
         type=int,
         default=100 if gpu else 10,
         help='steps of a round (default: %(default)s)',
     )
-    parser.add_argument(
+    p.add_argument(
         '--rounds', type=int, default=5, help='medians are reported (default: %(default)s)'
     )
-    parser.add_argument('--threads', type=int, default=os.cpu_count(), help='default: all cores')
-    parser.add_argument('--device', default='cuda' if gpu else 'cpu', help='default: %(default)s')
-    parser.add_argument(
+    p.add_argument('--threads', type=int, default=os.cpu_count(), help='default: all cores')
+    p.add_argument('--device', default='cuda' if gpu else 'cpu', help='default: %(default)s')
+    p.add_argument(
         '--precision',
         choices=('bf16', 'fp16', 'fp32'),
         help='default: bf16 where the hardware computes it',
     )
-    parser.add_argument(
+    p.add_argument(
         '--memory',
         type=float,
         help='GB of GPU memory to do with, to see whether a smaller card would',
     )
-    parser.add_argument('--json', type=Path, help='also write the figures to this file')
-    args = parser.parse_args()
+    p.add_argument('--json', type=Path, help='also write the figures to this file')
+    return p
+
+
+def title(args: argparse.Namespace, device: torch.device) -> str:
+    """What is measured, and the head of the table."""
+    memory = f', {args.memory:g} GB of memory' if args.memory else ''
+    return (
+        f'\n{args.recipe}, {args.pipe} pipe, warm cache, {args.precision} channels-last on '
+        f'{device}, {args.threads} threads{memory}; images per second\n'
+        f'{"preset":11} {"batch":>5} {"resident":>9} {"pipe":>9} {"stall":>6} {"waiting":>8}'
+    )
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    text = (
+        f'{row["preset"]:11} {row["batch"]:5} {row["resident"]:9.1f} {row["pipe"]:9.1f} '
+        f'{row["stall"]:6.3f} {row["waiting"]:7.1%}'
+    )
+    if 'peak_gb' in row:
+        text += f'   peak {row["peak_gb"]:.2f} GB, of the card {row["card_gb"]:.2f} GB'
+    return text
+
+
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure every preset -> exit status."""
+    args = parser().parse_args(argv)
     device = torch.device(args.device)
     if device.type == 'cuda':
         torch.cuda.set_device(device)
     torch.set_num_threads(args.threads)
-    args.precision = args.precision or options.default_precision(vars(args))
+    args.precision = args.precision or flags.default_precision(args.device)
     if args.memory:
-        torch.cuda.set_per_process_memory_fraction(args.memory * 1e9 / torch.cuda.mem_get_info()[1])
+        share = args.memory * 1e9 / torch.cuda.mem_get_info()[1]
+        torch.cuda.set_per_process_memory_fraction(share)
     print(timing.header())
     images = pipe_throughput.load(args.data, args.size)
-    print(
-        f'\n{args.recipe}, {args.pipe} pipe, warm cache, {args.precision} channels-last on {device}, {args.threads} threads'
-        + (f', {args.memory:g} GB of memory' if args.memory else '')
-        + '; images per second\n'
-        f'{"preset":11} {"batch":>5} {"resident":>9} {"pipe":>9} {"stall":>6} {"waiting":>8}'
-    )
+    print(title(args, device))
+
     rows = []
     for preset in args.presets.split(','):
         rows.append(measure(preset, images, args, device))
-        r = rows[-1]
-        print(
-            f'{preset:11} {r["batch"]:5} {r["resident"]:9.1f} {r["pipe"]:9.1f} {r["stall"]:6.3f} {r["waiting"]:7.1%}'
-            + (
-                f'   peak {r["peak_gb"]:.2f} GB, of the card {r["card_gb"]:.2f} GB'
-                if 'peak_gb' in r
-                else ''
-            )
-        )
+        print(line(rows[-1]))
     if args.json:
         timing.write(
             args.json,
@@ -183,7 +242,8 @@ def main():
             memory_gb=args.memory,
             rows=rows,
         )
+    return 0
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -94,6 +94,18 @@ def configure(argv: Sequence[str] | None = None, description: str | None = None)
     return _resolved(config, given)
 
 
+def numbers(text: str) -> list[float]:
+    """'0,0.5,1' -> its numbers, for flags of tools."""
+    return [float(part) for part in text.split(',')]
+
+
+def given(argv: Sequence[str]) -> dict[str, Any]:
+    """{option: value} of what a command line of train.py sets itself."""
+    _, words = _control().parse_known_args(argv)
+    flat = schema.flatten(configure(argv))
+    return {name: flat[name] for name in flat.keys() & _names(words)}
+
+
 def is_dry(argv: Sequence[str] | None = None) -> bool:
     """Whether the options are only to be printed."""
     return bool(_control().parse_known_args(sys.argv[1:] if argv is None else argv)[0].dry_run)

@@ -1,285 +1,450 @@
-"""Decoded images, kept: on the GPU, in host memory, or in a mapped file, so that no file is decoded twice (with a mapped file: not even by the next run).
+"""Cache of decoded images: on the GPU, in host memory, or in a mapped file.
 
-Slots are numbered like the manifest's images and hold [size, size, 3] uint8, not flipped; with more channels what lies beside the image (a mask, an LQ), `tall` times as high
-what lies above it. A file that cannot be decoded shares the pixels of its replacement.
+No file is decoded twice; with a mapped file not even by the next run. Slots are numbered like the
+manifest's images and hold [size, size, 3] uint8, not flipped. They have more channels where
+something is paired with the image (a mask, an LQ), and are `tall` times as high where something is
+stacked on it. A file that cannot be decoded shares the pixels of its replacement.
 """
 
 import hashlib
 import os
 import shutil
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from degrade.upload import upload
 from errors import DataError
-from sources.manifest import cache_folder
+from faces.masks.pairs import Pair as MaskPair
+from sources.aliases import FilePath, Say
+from sources.manifest import Pair, Picture, cache_folder
 
-MODES = 'auto', 'gpu', 'host', 'file', 'off'
-SHARE = 0.4  # of the free GPU memory, or of the available host memory, that `auto` takes at most
+MODES = 'auto', 'gpu', 'host', 'file', 'off'  # what --cache offers
+# Share of the free GPU memory, or of the available host memory, that `auto` takes at most: the rest
+# is left to the training.
+SHARE = 0.4
+
+Index = Sequence[int] | np.ndarray
 
 
-def make(mode, images, size, device, say=print, folder=None, channels=3, tall=1):
-    """A cache of these images (list of manifest.Image; with more channels of masks.pairs.Pair or manifest.Pair; twice as tall of manifest.Stacked) for batches on `device`, or None.
+class Cache(Protocol):
+    """Slots for the decoded images of a manifest. Pixels are [k, tall * size, size, channels]."""
 
-    mode: 'gpu'; 'host' (pinned where there is a GPU); 'file' (in `folder`, default manifest.cache_folder(); shared by processes and by later runs); 'off';
-          'auto': the GPU if everything fits in SHARE of its free memory, else host memory by the same rule, else none; says which and why
-    Processes that torchrun starts on one machine keep images each for itself, so each has its part of the host memory.
-    Raises DataError: a GPU that is not there, too little memory, a folder that cannot be written.
+    def missing(self, index: Index) -> np.ndarray:
+        """Return the places in `index` [B] whose slots are empty or not to be trusted."""
+        ...
+
+    def put(self, index: Index, pixels: torch.Tensor, used: Index | None = None) -> None:
+        """Fill slots with uint8 pixels on any device.
+
+        used: [k] numbers of the images that they really are (default: index)
+        """
+        ...
+
+    def take(self, index: Index) -> torch.Tensor:
+        """Return uint8 pixels of full slots, on the device of the batches."""
+        ...
+
+    def close(self) -> None:
+        """Release what is not released with the object."""
+        ...
+
+
+# ---- which cache ----
+
+
+def make(
+    mode: str,
+    images: Sequence[Picture],
+    size: int,
+    device: torch.device,
+    say: Say = print,
+    folder: FilePath | None = None,
+    channels: int = 3,
+    tall: int = 1,
+) -> Cache | None:
+    """Return a cache of these images for batches on `device`, or None.
+
+    mode:     'gpu'; 'host' (pinned where there is a GPU); 'file'; 'off'; or 'auto': the GPU if
+              everything fits in SHARE of its free memory, else host memory by the same rule, else
+              none; says which and why
+    size:     side of the decoded images in pixels
+    folder:   of the file, which is shared by processes and by later runs; default
+              manifest.cache_folder()
+    channels: of the decoded images; more than 3 for LQ/GT pairs and for pictures with masks
+    tall:     the decoded images are this many times as high as wide
+    Processes that torchrun starts on one machine each cache images for themselves, so that each is
+    allowed its part of the host memory.
+    Raises DataError for a GPU that is not there, too little memory, and a folder that cannot be
+    written.
     """
-    each, gpu = size * size * channels * tall, device.type == 'cuda'
-    need = len(images) * each
-    free = {
-        'host': available_memory() // int(os.environ.get('LOCAL_WORLD_SIZE', 1)),
-        **({'gpu': torch.cuda.mem_get_info(device)[0]} if gpu else {}),
-    }
+    each = size * size * channels * tall
+    free = _free_memory(device)
     if mode == 'auto':
-        mode = next((m for m in ('gpu', 'host') if m in free and need <= SHARE * free[m]), 'off')
-        room = ', '.join(
-            f'{SHARE:.0%} of {_gb(b)} {"available host" if m == "host" else "free GPU"} memory'
-            for m, b in free.items()
-        )
-        say(f'cache: {mode}; {len(images):,} decoded images take {_gb(need)}, auto allows {room}')
+        mode = _fitting(len(images), each, free, say)
     if mode == 'off':
         return None
     if mode == 'file':
         return Mapped(images, size, folder or cache_folder(), device, say, channels, tall)
+    _check_memory(mode, len(images), each, free)
+    return Memory(len(images), size, device, on_gpu=mode == 'gpu', channels=channels, tall=tall)
+
+
+def _free_memory(device: torch.device) -> dict[str, int]:
+    """Bytes that this process may use, of 'host' and, where the device is one, of 'gpu' memory."""
+    free = {}
+    if device.type == 'cuda':
+        free['gpu'] = torch.cuda.mem_get_info(device)[0]
+    # torchrun tells how many processes it has started on this machine.
+    free['host'] = available_memory() // int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    return free
+
+
+def _fitting(count: int, each: int, free: dict[str, int], say: Say) -> str:
+    """Return the mode that 'auto' stands for. each: bytes of an image."""
+    need = count * each
+    mode = next((m for m in ('gpu', 'host') if m in free and need <= SHARE * free[m]), 'off')
+    names = {'host': 'available host', 'gpu': 'free GPU'}
+    room = ', '.join(
+        f'{SHARE:.0%} of {_gb(free[m])} {names[m]} memory' for m in ('host', 'gpu') if m in free
+    )
+    say(f'cache: {mode}; {count:,} decoded images take {_gb(need)}, auto allows {room}')
+    return mode
+
+
+def _check_memory(mode: str, count: int, each: int, free: dict[str, int]) -> None:
+    """Raise DataError unless there is enough of the memory that was asked for."""
     if mode not in free:
         raise DataError(
             f'--cache {mode}: there is no GPU to keep images on; give host, file, off or auto'
         )
+    need = count * each
     if need > free[mode]:
-        fit = int(free[mode] // each)
         raise DataError(
-            f'--cache {mode}: {len(images):,} decoded images take {_gb(need)}, {_gb(free[mode])} are free: {fit:,} would fit; give auto, file or off'
+            f'--cache {mode}: {count:,} decoded images take {_gb(need)}, but only '
+            f'{_gb(free[mode])} are free and {int(free[mode] // each):,} would fit; '
+            'give auto, file or off'
         )
-    return Memory(len(images), size, device, on_gpu=mode == 'gpu', channels=channels, tall=tall)
 
 
-def available_memory(groups='/sys/fs/cgroup', member='/proc/self/cgroup'):
-    """Bytes of host memory that can be had without swapping and within the limits of a container or batch job; all of it where the system does not tell."""
+def _gb(n: float) -> str:
+    return f'{n / 1e9:.1f} GB'
+
+
+# ---- host memory ----
+
+
+def available_memory(groups: str = '/sys/fs/cgroup', member: str = '/proc/self/cgroup') -> int:
+    """Bytes of host memory that can be had without swapping.
+
+    That is within the limits of a container or batch job, and all of the memory where the system
+    does not say how much is available.
+    groups: where control groups are mounted
+    member: file that names those of this process
+    """
+    # The kernel's own estimate, in KB, which counts what it would give back without swapping.
     try:
         with open('/proc/meminfo') as f:
             free = next(int(line.split()[1]) << 10 for line in f if line.startswith('MemAvailable'))
     except (OSError, StopIteration):
         free = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-    return min([free, *_rooms(groups, member)])
+    return min([free, *_allowances(groups, member)])
 
 
-def _rooms(groups, member):
-    """Bytes that each control group with a limit still allows this process: its own and those above it, of version 2 (memory.max) or 1 (memory.limit_in_bytes)."""
+def _allowances(groups: str, member: str) -> Iterator[int]:
+    """Yield the bytes that each control group with a limit still allows this process.
+
+    These are the process's own group and all above it, of version 2 (one hierarchy, without
+    controllers in `member`) or of version 1 (one of the controller `memory`).
+    """
     try:
         lines = Path(member).read_text().splitlines()
     except OSError:
         return
-    for _, controllers, path in (line.split(':', 2) for line in lines):
+
+    # Each line is hierarchy:controllers:path. The tightest limit on the way to the root counts, so
+    # that every group above has to be asked as well.
+    for line in lines:
+        _, controllers, path = line.split(':', 2)
         if controllers not in ('', 'memory'):
             continue
-        root, limit, used = (
-            (groups, 'memory.max', 'memory.current')
-            if not controllers
-            else (f'{groups}/memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes')
-        )
+        root, limit, usage = groups, 'memory.max', 'memory.current'
+        if controllers:
+            root = f'{groups}/memory'
+            limit, usage = 'memory.limit_in_bytes', 'memory.usage_in_bytes'
         for part in (path, *map(str, Path(path).parents)):
-            try:
-                said, taken, stat = (
-                    Path(root + part, name).read_text() for name in (limit, used, 'memory.stat')
-                )
-                kept = dict(
-                    line.split() for line in stat.splitlines()
-                )  # files that the kernel keeps and would give back
-                yield max(
-                    int(said)
-                    - int(taken)
-                    + int(kept.get('total_inactive_file', kept.get('inactive_file', 0))),
-                    0,
-                )
-            except (
-                OSError,
-                ValueError,
-            ):  # no limit here ('max'), or none that can be read: in a container paths begin elsewhere
-                continue
+            allowance = _allowance(root + part, limit, usage)
+            if allowance is not None:
+                yield allowance
 
 
-def _gb(n):
-    return f'{n / 1e9:.1f} GB'
+def _allowance(group: str, limit: str, usage: str) -> int | None:
+    """Bytes that a control group still allows, None without a limit.
+
+    limit, usage: names of its files
+    """
+    try:
+        most, used, stat = (Path(group, name).read_text() for name in (limit, usage, 'memory.stat'))
+        counts = dict(line.split() for line in stat.splitlines())
+        # Pages of files that were read are counted as used, but the kernel would give them back.
+        reclaimable = counts.get('total_inactive_file', counts.get('inactive_file', 0))
+        return max(int(most) - int(used) + int(reclaimable), 0)
+    except (OSError, ValueError):
+        # There is no limit ('max'), or no such group: in a container paths begin elsewhere.
+        return None
+
+
+# ---- in memory ----
 
 
 class Memory:
-    """Slots in one tensor on the GPU or in host memory."""
+    """The Cache in one tensor on the GPU or in host memory.
 
-    def __init__(self, count, size, device, on_gpu, channels=3, tall=1):
+    count:  slots
+    device: of the batches
+    on_gpu: whether the slots are there, too
+    Raises DataError for host memory that cannot be pinned.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        size: int,
+        device: torch.device,
+        on_gpu: bool,
+        channels: int = 3,
+        tall: int = 1,
+    ) -> None:
+        """Take the memory of all slots."""
         self.device = device
-        self._pix = torch.empty(
-            count,
-            tall * size,
-            size,
-            channels,
+        self._pixels = torch.empty(
+            (count, tall * size, size, channels),
             dtype=torch.uint8,
             device=device if on_gpu else 'cpu',
         )
-        self._has = np.zeros(count, bool)
+        self._full = np.zeros(count, bool)
+
+        # Not by torch's allocator of pinned memory, which rounds up to a power of two.
         self._pinned = not on_gpu and device.type == 'cuda'
-        if self._pinned:  # not by torch's allocator, which rounds up to a power of two
-            code = torch.cuda.cudart().cudaHostRegister(self._pix.data_ptr(), self._pix.numel(), 0)
+        if self._pinned:
+            size_in_bytes = self._pixels.numel()
+            code = torch.cuda.cudart().cudaHostRegister(self._pixels.data_ptr(), size_in_bytes, 0)
             if int(code):
                 raise DataError(
-                    f'--cache host: CUDA cannot pin {_gb(self._pix.numel())} of host memory (error {int(code)}): give file or off, or raise the limit (ulimit -l)'
+                    f'--cache host: CUDA cannot pin {_gb(size_in_bytes)} of host memory '
+                    f'(error {int(code)}): give file or off, or raise the limit (ulimit -l)'
                 )
 
-    def missing(self, index):
-        """Places in `index` [B] whose slots are empty."""
-        return np.flatnonzero(~self._has[index])
+    def missing(self, index: Index) -> np.ndarray:
+        """Return the places in `index` [B] whose slots are empty."""
+        return np.flatnonzero(~self._full[index])
 
-    def put(self, index, pixels, used=None):
-        """Fill slots: pixels [k, tall * size, size, channels] uint8 tensor on any device."""
-        for i, image in zip(index, pixels):
-            self._pix[int(i)].copy_(image, non_blocking=True)  # on the stream that takes it again
-            self._has[i] = True
+    def put(self, index: Index, pixels: torch.Tensor, used: Index | None = None) -> None:
+        """Fill slots. On a GPU the same stream has to take the images again."""
+        # Copies are queued on the current stream and thus precede every `take` on it.
+        for i, image in zip(index, pixels, strict=True):
+            self._pixels[int(i)].copy_(image, non_blocking=True)
+            self._full[i] = True
 
-    def take(self, index):
-        """[k, tall * size, size, channels] uint8 on the device, of full slots."""
-        if self._pix.device == self.device:
-            return self._pix[upload(np.asarray(index, np.int64), self.device)]
-        out = torch.empty(len(index), *self._pix.shape[1:], dtype=torch.uint8, device=self.device)
-        for image, i in zip(out, index):
-            image.copy_(
-                self._pix[int(i)], non_blocking=True
-            )  # straight from pinned memory, image by image: gathering first would be a copy more
+    def take(self, index: Index) -> torch.Tensor:
+        """Return the pixels of full slots on the device."""
+        if self._pixels.device == self.device:
+            return self._pixels[upload(np.asarray(index, np.int64), self.device)]
+
+        # Straight from pinned memory, image by image: to gather them first would be another copy.
+        shape = (len(index), *self._pixels.shape[1:])
+        out = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        for image, i in zip(out, index, strict=True):
+            image.copy_(self._pixels[int(i)], non_blocking=True)
         return out
 
-    def close(self):
+    def close(self) -> None:
+        """Unpin the memory."""
         if self._pinned:
-            torch.cuda.cudart().cudaHostUnregister(self._pix.data_ptr())
+            torch.cuda.cudart().cudaHostUnregister(self._pixels.data_ptr())
             self._pinned = False
 
 
-class Mapped:
-    """Slots in a file. A slot counts only if its record names the very files (path, length, mtime) it was decoded from and its checksum fits, so a kill while
-    it was written, a damaged disk or changed images cost a decoding, never a wrong picture. A full disk ends the filling, not the run."""
+# ---- in a file ----
 
-    version = 1  # of what `decode` and `fit` make of a file: raise it when that changes
+
+class Mapped:
+    """The Cache in a file.
+
+    A slot counts only if its record names the very files (path, length, mtime) that it was decoded
+    from and its checksum fits. A kill while it was written, a damaged disk or changed images thus
+    cost a decoding, and never give a wrong picture. A full disk ends the filling, not the run.
+    Raises DataError for a folder that cannot be written.
+    """
+
+    # Of what `decode` and `fit` make of a file: raise it when that changes.
+    version = 1
+    # key:  stands for the files, 0 in an empty record
+    # used: number of the image that the pixels really are
+    # crc:  CRC-32 of the pixels
     RECORD = np.dtype([('key', np.uint64), ('used', np.uint32), ('crc', np.uint32)])
 
-    def __init__(self, images, size, folder, device, say, channels=3, tall=1):
-        self.device, self._say, self._bytes = device, say, size * size * channels * tall
-        self._files = [_identity(i) for i in images]
-        kind = (
-            f'{self.version}/{size}'
-            + ('' if channels == 3 else f'/{channels}')
-            + ('' if tall == 1 else f'/{tall}')
-        )
-        name = hashlib.blake2b(
-            '\0'.join([kind, *(i.path for i in images)]).encode('utf-8', 'surrogateescape'),
-            digest_size=8,
-        ).hexdigest()
-        self.folder, self._full = os.path.join(os.path.expanduser(folder), f'decoded-{name}'), False
+    def __init__(
+        self,
+        images: Sequence[Picture],
+        size: int,
+        folder: FilePath,
+        device: torch.device,
+        say: Say,
+        channels: int = 3,
+        tall: int = 1,
+    ) -> None:
+        """Open the file, or make one of this length."""
+        self.device = device
+        self._say = say
+        self._shape = (tall * size, size, channels)
+        self._bytes = size * size * channels * tall  # of a slot
+        self._identities = [_identity(i) for i in images]
+        name = _folder_name(images, self.version, size, channels, tall)
+        self.folder = os.path.join(os.path.expanduser(folder), name)
+        self._disk_full = False
+        self._file: int | None = None  # descriptor that pixels are written through
         try:
-            os.makedirs(self.folder, exist_ok=True)
-            self._file = _sized(os.path.join(self.folder, 'pixels'), len(images) * self._bytes)
-            os.close(
-                _sized(os.path.join(self.folder, 'records'), len(images) * self.RECORD.itemsize)
-            )
-            self._pix = np.memmap(
-                os.path.join(self.folder, 'pixels'),
-                np.uint8,
-                'r',
-                shape=(len(images), tall * size, size, channels),
-            )
-            self._records = np.memmap(
-                os.path.join(self.folder, 'records'), self.RECORD, 'r+', shape=len(images)
-            )
+            self._open(len(images))
         except OSError as e:
             raise DataError(
-                f'--cache file: {self.folder} cannot be written ({e.strerror}): set FACES_CACHE to a folder with {_gb(len(images) * self._bytes)} to spare'
+                f'--cache file: {self.folder} cannot be written ({e.strerror}): set FACES_CACHE to '
+                f'a folder with {_gb(len(images) * self._bytes)} to spare'
             ) from e
-        self._has = np.zeros(len(images), bool)
-        known = sum(self._named(i) for i in range(len(images)))
+
+        # Slots whose checksum this process has checked; records are only looked through for now.
+        self._full = np.zeros(len(images), bool)
+        known = sum(self._is_named(i) for i in range(len(images)))
         say(f'cache: {self.folder}, {known:,} of {len(images):,} images decoded before')
 
-    def _key(self, i, used):
-        return (
-            int.from_bytes(
-                hashlib.blake2b(self._files[i] + self._files[used], digest_size=8).digest(),
-                'little',
-            )
-            | 1
-        )  # never the 0 of an empty record
+    def _open(self, count: int) -> None:
+        """Open pixels and records of `count` slots. Raises OSError."""
+        pixels, records = (os.path.join(self.folder, name) for name in ('pixels', 'records'))
+        os.makedirs(self.folder, exist_ok=True)
+        self._file = _sized(pixels, count * self._bytes)
+        os.close(_sized(records, count * self.RECORD.itemsize))
+        self._pixels = np.memmap(pixels, np.uint8, 'r', shape=(count, *self._shape))
+        self._records = np.memmap(records, self.RECORD, 'r+', shape=count)
 
-    def _named(self, i):
+    def _key(self, i: int, used: int) -> int:
+        """64 bits that stand for the file of slot i and the one its pixels are of."""
+        both = self._identities[i] + self._identities[used]
+        digest = hashlib.blake2b(both, digest_size=8).digest()
+        return int.from_bytes(digest, 'little') | 1  # never the 0 of an empty record
+
+    def _is_named(self, i: int) -> bool:
+        """Whether the record of slot i names the present files."""
         record = self._records[i]
-        return record['used'] < len(self._files) and record['key'] == self._key(
-            i, int(record['used'])
-        )
+        used = int(record['used'])
+        return used < len(self._identities) and bool(record['key'] == self._key(i, used))
 
-    def missing(self, index):
-        """Places in `index` [B] whose slots are empty or not to be trusted. Slots that another process filled count."""
+    def missing(self, index: Index) -> np.ndarray:
+        """Return the places in `index` [B] whose slots are empty or not to be trusted.
+
+        Slots that another process has filled are full.
+        """
+        # A process checks a slot once, because the checksum reads all of its pixels.
         for i in index:
-            if (
-                not self._has[i]
-                and self._named(i)
-                and zlib.crc32(self._pix[i]) == self._records[i]['crc']
-            ):
-                self._has[i] = True
-        return np.flatnonzero(~self._has[index])
+            if self._full[i] or not self._is_named(i):
+                continue
+            self._full[i] = zlib.crc32(self._pixels[i]) == self._records[i]['crc']
+        return np.flatnonzero(~self._full[index])
 
-    def put(self, index, pixels, used=None):
-        """Fill slots: pixels [k, tall * size, size, channels] uint8 tensor; used: [k] numbers of the images they really are (default: index)."""
-        for i, image, u in zip(index, pixels, index if used is None else used):
-            if self._full:
+    def put(self, index: Index, pixels: torch.Tensor, used: Index | None = None) -> None:
+        """Fill slots as long as the disk has room; says so once it has not."""
+        for i, image, u in zip(index, pixels, index if used is None else used, strict=True):
+            if self._disk_full:
                 return
+
+            # Pixels first. Whatever the record says meanwhile, its checksum does not fit them.
             data = image.cpu().contiguous().numpy().tobytes()
             try:
-                _write(self._file, data, int(i) * self._bytes)
+                self._write(int(i), data)
             except OSError as e:
-                self._full = True
+                self._disk_full = True
+                free = shutil.disk_usage(self.folder).free
                 self._say(
-                    f'cache: {self.folder} takes no more images ({e.strerror}): the others are decoded every time; make room ({_gb(shutil.disk_usage(self.folder).free)} are free) '
-                    'or set FACES_CACHE to another disk'
+                    f'cache: {self.folder} takes no more images ({e.strerror}), and the others are '
+                    f'decoded every time; make room ({_gb(free)} are free) or set FACES_CACHE to a '
+                    'folder on another disk'
                 )
                 return
+
+            # The key comes last, because the slot counts from then on.
             record = self._records[i : i + 1]
             record['key'] = 0
-            record['used'], record['crc'] = u, zlib.crc32(data)
-            record['key'] = self._key(int(i), int(u))  # last: from here on it counts
-            self._has[i] = True
+            record['used'] = u
+            record['crc'] = zlib.crc32(data)
+            record['key'] = self._key(int(i), int(u))
+            self._full[i] = True
 
-    def take(self, index):
-        """[k, tall * size, size, channels] uint8 on the device, of full slots."""
-        return upload(self._pix[index], self.device)
+    def _write(self, i: int, data: bytes) -> None:
+        """Write slot i. Raises OSError.
 
-    def close(self):
+        By the system call and not through the map: on a full disk that is an error rather than the
+        end of the process.
+        """
+        assert self._file is not None, 'the cache is closed'
+        at = i * self._bytes
+
+        # The system may write less than it is given, for instance up to the end of the disk.
+        while data:
+            written = os.pwrite(self._file, data, at)
+            data = data[written:]
+            at += written
+
+    def take(self, index: Index) -> torch.Tensor:
+        """Return the pixels of full slots on the device."""
+        return upload(self._pixels[index], self.device)
+
+    def close(self) -> None:
+        """Close the file; the map is released with the object."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
 
-def _identity(image):
-    if hasattr(image, 'mask'):
+def _folder_name(
+    images: Sequence[Picture], version: int, size: int, channels: int, tall: int
+) -> str:
+    """Name of a cache's folder, by what lies in its slots: kind of pixels and paths of images."""
+    # Three channels and squares are not named, so that folders from before there were other kinds
+    # keep their names.
+    kind = f'{version}/{size}'
+    if channels != 3:
+        kind += f'/{channels}'
+    if tall != 1:
+        kind += f'/{tall}'
+    content = '\0'.join([kind, *(i.path for i in images)])
+    digest = hashlib.blake2b(content.encode('utf-8', 'surrogateescape'), digest_size=8)
+    return f'decoded-{digest.hexdigest()}'
+
+
+def _identity(image: Picture) -> bytes:
+    """What changes when a file, or the one paired with it, does: real path, length and mtime."""
+    if isinstance(image, MaskPair):
         return _identity(image.image) + _identity(image.mask) + bytes([image.swap])
-    if hasattr(image, 'lq'):
+    if isinstance(image, Pair):
         return _identity(image.gt) + _identity(image.lq)
     try:
-        st = os.stat(image.where[0])  # of the shard, where it lies in one
-    except OSError:  # gone since it was checked: whoever reads it will say so
-        return f'{image.path}\0gone\n'.encode('utf-8', 'surrogateescape')
-    return f'{os.path.realpath(image.path)}\0{st.st_size}\0{st.st_mtime_ns}\n'.encode(
-        'utf-8', 'surrogateescape'
-    )
+        stat = os.stat(image.where[0])  # of the shard where the image lies in one
+    except OSError:  # gone since it was scanned: its reader will say so
+        text = f'{image.path}\0gone\n'
+    else:
+        text = f'{os.path.realpath(image.path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n'
+    return text.encode('utf-8', 'surrogateescape')
 
 
-def _sized(path, length):
-    """Descriptor of a file of exactly this length; new bytes are zeros and take no room on the disk."""
-    f = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    if os.fstat(f).st_size != length:
-        os.ftruncate(f, length)
-    return f
+def _sized(path: str, length: int) -> int:
+    """Return the descriptor of a file of exactly this length.
 
-
-def _write(f, data, at):
-    """Through the system call, not the map: a full disk is an error there, a killed process here."""
-    while data:
-        written = os.pwrite(f, data, at)
-        data, at = data[written:], at + written
+    New bytes are zeros and take no room on the disk.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    if os.fstat(file).st_size != length:
+        os.ftruncate(file, length)
+    return file

@@ -1,4 +1,10 @@
-"""How a parser's batch is planned: sample numbers -> pairs, augmentations, degradations; and finished: decoded pairs -> Batch."""
+"""How the batch of a parser or of a landmark network is planned and finished.
+
+Sample numbers -> pairs, augmentations, degradations; decoded pairs -> Batch.
+"""
+
+from concurrent.futures import Executor
+from typing import Any
 
 import numpy as np
 import torch
@@ -6,92 +12,149 @@ import torch.nn.functional as F
 
 import degrade
 from degrade.draw import Draw
+from degrade.op import ChainParams
 from degrade.upload import upload
 from faces import augment, landmarks
 from sources import order
 
-from .batch import Batch, Step
+from .batch import Batch
+from .plan import Step
 
 
 class ParsePlan:
-    """Sample numbers -> Step, and Step + pixels -> Batch(input [B, 3, H, W], target [B, H, W] uint8 ids, sample), the same for every pipe.
+    """The BatchPlan of pictures and masks, the same for every pipe.
 
-    count: pairs in the manifest; size: side in pixels
-    recipe: degrade.Recipe of what the parser is to see, enlarged again (bicubic), or None for the faces as they are
+    count:  pairs in the manifest
+    batch:  pairs per step
+    size:   side in pixels
+    seed:   of order, augmentations and degradations
+    recipe: what the parser has to see through: faces are degraded and enlarged again (bicubic);
+            None for clean faces
     """
 
-    channels = 4  # of decoded images: red, green, blue, id;
-    tall = 1  # they are square
+    channels = 4  # of decoded images: red, green, blue, class id
+    tall = 1
 
-    def __init__(self, count, *, batch, size, seed=0, recipe=None):
-        self.count, self.batch, self.size, self.seed, self.recipe = count, batch, size, seed, recipe
-        self._tied = dict(tied=recipe.tied, batch=batch, pool=recipe.pool) if recipe else {}
-        self._known = []
+    def __init__(
+        self,
+        count: int,
+        *,
+        batch: int,
+        size: int,
+        seed: int = 0,
+        recipe: degrade.Recipe | None = None,
+    ) -> None:
+        """Nothing is drawn yet."""
+        self.count = count
+        self.batch = batch
+        self.size = size
+        self.seed = seed
+        self.recipe = recipe
 
-    def __call__(self, samples):
-        draw, sides = Draw(self.seed, samples, self._known, **self._tied), (self.size, self.size)
-        params = (
-            augment.sample(draw.at('augment'), sides),
-            degrade.sample(self.recipe, draw, sides) if self.recipe else None,
-        )
-        # Nothing is mirrored at decoding: the mask's ids are to be exchanged, too, and once.
+        # Draws that a recipe makes once per batch.
+        self._tied: dict[str, Any] = {}
+        if recipe:
+            self._tied = dict(tied=recipe.tied, batch=batch, pool=recipe.pool)
+        self._known: list[str] = []  # names of draws, learnt in the first batch
+
+    def __call__(self, samples: np.ndarray) -> Step:
+        """Draw everything for [B] int64 sample numbers."""
+        draw = Draw(self.seed, samples, self._known, **self._tied)
+        sides = (self.size, self.size)
+        moved = augment.sample(draw.at('augment'), sides)
+        chain = degrade.sample(self.recipe, draw, sides) if self.recipe else None
+
+        # Nothing is mirrored when decoded: the augmentation mirrors, because left and right of the
+        # mask's ids have to be exchanged as well, and once.
         return Step(
             samples,
             order.index(samples, self.count, self.seed),
             np.zeros(len(samples), bool),
-            params,
+            (moved, chain),
             np.zeros((len(samples), 2), np.int64),
         )
 
-    def finish(self, x, step, impl='torch', pool=None):
-        """x: [B, 4, H, W] uint8, pictures and ids, on the device the batch is wanted on -> Batch."""
-        moved, image, mask = step.params[0], x[:, :3], x[:, 3]
-        if impl == 'ref':
-            done = [
-                augment.run_ref(image[i].permute(1, 2, 0).numpy(), mask[i].numpy(), moved, i)
-                for i in range(len(x))
-            ]
-            image, mask = (torch.from_numpy(np.stack(side)).to(x.device) for side in zip(*done))
-            image = image.float().permute(0, 3, 1, 2)
-        else:
-            image, mask = augment.run_torch(image, mask, moved)
+    def finish(
+        self, x: torch.Tensor, step: Step, impl: str = 'torch', pool: Executor | None = None
+    ) -> Batch:
+        """Make the batch of x [B, 4, H, W] uint8, pictures and ids; see BatchPlan."""
+        moved, chain = step.params
+        image, mask = _augmented(x[:, :3], x[:, 3], moved, impl)
+
+        # The chain starts from 8-bit images, as it does for a restorer.
         if self.recipe:
-            image = degraded(
-                (255 * image).round().to(torch.uint8), self.recipe, step.params[1], impl, pool
-            )
+            grey_levels = (255 * image).round().to(torch.uint8)
+            image = degraded(grey_levels, self.recipe, chain, impl, pool)
         return Batch(image, mask, torch.from_numpy(step.sample), None)
 
 
 class PointPlan(ParsePlan):
-    """The same of pictures and points: target [B, K, 3] float32, x and y in pixels and whether that is inside of the picture (1) or not (0).
+    """The BatchPlan of pictures and landmarks.
 
-    points: [N, K, 2] of every picture in the manifest, in pixels of the training size; K as of landmarks.mirror
+    The target is [B, K, 3] float32: x and y in pixels, and 1 where that lies inside the picture,
+    else 0.
+    points:  [N, K, 2] of every picture in the manifest, in pixels of the training size; K as in
+             landmarks.mirror
+    options: keywords of ParsePlan
     """
 
     channels = 3
 
-    def __init__(self, points, **options):
+    def __init__(self, points: np.ndarray, **options: Any) -> None:
+        """As ParsePlan, of as many pictures as there are points."""
         super().__init__(len(points), **options)
         self.points = points
 
-    def finish(self, x, step, impl='torch', pool=None):
-        """x: [B, 3, H, W] uint8 -> Batch."""
-        batch, p = (
-            super().finish(torch.cat([x, torch.zeros_like(x[:, :1])], 1), step, impl, pool),
-            step.params[0],
-        )
-        points = landmarks.moved(self.points[step.index], p.matrix, p.flip, self.size)
+    def finish(
+        self, x: torch.Tensor, step: Step, impl: str = 'torch', pool: Executor | None = None
+    ) -> Batch:
+        """Make the batch of x [B, 3, H, W] uint8; see BatchPlan."""
+        # Pictures go the way of a parser's, with an empty mask.
+        empty = torch.zeros_like(x[:, :1])
+        batch = super().finish(torch.cat([x, empty], 1), step, impl, pool)
+
+        # A pixel's centre has whole coordinates, so that the picture ends half a pixel further out.
+        moved, _ = step.params
+        points = landmarks.moved(self.points[step.index], moved.matrix, moved.flip, self.size)
         inside = ((points >= -0.5) & (points < self.size - 0.5)).all(2, keepdims=True)
-        return batch._replace(
-            target=upload(np.concatenate([points, inside], 2).astype(np.float32), x.device)
-        )
+        target = np.concatenate([points, inside], 2).astype(np.float32)
+        return batch._replace(target=upload(target, x.device))
 
 
-def degraded(image, recipe, params, impl='torch', pool=None):
-    """[B, 3, H, W] uint8 -> float32 of the same size, degraded and enlarged again: what a restorer that asks a parser sees."""
-    lq = degrade.degrade(image, recipe, params, impl, pool=pool)
-    return (
-        F.interpolate(lq, image.shape[-2:], mode='bicubic')
-        .clamp(0, 1)
-        .contiguous(memory_format=torch.channels_last)
+def _augmented(
+    image: torch.Tensor, mask: torch.Tensor, moved: augment.Params, impl: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move and tint pictures [B, 3, H, W] uint8 and move their masks [B, H, W] uint8.
+
+    Returns [B, 3, H, W] float32 in [0, 1], channels-last, and [B, H, W] uint8.
+    """
+    if impl != 'ref':
+        return augment.run_torch(image, mask, moved)
+
+    # The definition: one sample at a time, in float64.
+    pictures, ids = [], []
+    for i in range(len(image)):
+        hwc = image[i].permute(1, 2, 0).numpy()
+        picture, own = augment.run_ref(hwc, mask[i].numpy(), moved, i)
+        pictures.append(picture)
+        ids.append(own)
+    moved_image, moved_mask = (
+        torch.from_numpy(np.stack(side)).to(image.device) for side in (pictures, ids)
     )
+    return moved_image.float().permute(0, 3, 1, 2), moved_mask
+
+
+def degraded(
+    image: torch.Tensor,
+    recipe: degrade.Recipe,
+    params: ChainParams,
+    impl: str = 'torch',
+    pool: Executor | None = None,
+) -> torch.Tensor:
+    """Degrade [B, 3, H, W] uint8 and enlarge the result to the same size, float32 in [0, 1].
+
+    This is what a parser is given by a restorer that asks it about a degraded face.
+    """
+    lq = degrade.degrade(image, recipe, params, impl, pool=pool)
+    large = F.interpolate(lq, image.shape[-2:], mode='bicubic').clamp(0, 1)
+    return large.contiguous(memory_format=torch.channels_last)

@@ -1,71 +1,92 @@
-"""Batches from a loader of decoded images: degraded in step on a CPU, one batch ahead on a stream of their own on a GPU."""
+"""Batches from a loader of decoded images.
+
+On a CPU they are degraded in step with the training, on a GPU one batch ahead on a stream of their
+own.
+"""
 
 import torch
+
+from .batch import Batch
+from .loader import Loader, Options
+from .plan import BatchPlan, Step
 
 
 class Pipe:
     """Endless iterator of Batch and context manager; close() ends its threads and processes.
 
-    loader: has load() -> (Step, [B, 3, H, W] uint8 decoded and flipped, on the device) and close()
-    plan:   Plan; impl: of degrade.degrade; pool: threads that degrade the images of a CPU batch; it, the reader and the cache are ended by close()
+    loader:  of the decoded images
+    plan:    makes batches of them
+    impl:    of degrade.degrade
+    options: of the loader; its pool, which also degrades the images of a CPU batch, its reader and
+             its cache are closed by close()
     """
 
-    def __init__(self, loader, plan, device, impl, pool, reader, cache=None):
-        self._loader, self._plan, self._impl, self._pool, self._reader, self._cache = (
-            loader,
-            plan,
-            impl,
-            pool,
-            reader,
-            cache,
-        )
-        self._stream = torch.cuda.Stream(device) if device.type == 'cuda' else None
-        self._ahead = None  # (batch, event that it is done) on its way on the stream
-        if self._stream:
-            self._stream.wait_stream(
-                torch.cuda.current_stream(device)
-            )  # the memory that the cache got may still be in use there
+    def __init__(self, loader: Loader, plan: BatchPlan, impl: str, options: Options) -> None:
+        """Nothing is decoded before the first batch is asked for."""
+        self._loader = loader
+        self._plan = plan
+        self._impl = impl
+        self._options = options
 
-    def __iter__(self):
+        # The batch on its way on the stream, and the event that it is done.
+        self._ahead: tuple[Batch, torch.cuda.Event] | None = None
+        self._stream: torch.cuda.Stream | None = None
+        if options.device.type == 'cuda':
+            # The memory that the cache was given may still be in use on the current stream.
+            self._stream = torch.cuda.Stream(options.device)
+            self._stream.wait_stream(torch.cuda.current_stream(options.device))
+
+    def __iter__(self) -> 'Pipe':
+        """Return the pipe itself."""
         return self
 
-    def __next__(self):
+    def __next__(self) -> Batch:
+        """Return the next batch."""
         if self._stream is None:
             return self._make()
-        batch, done = self._ahead or self._start()
+        batch, done = self._ahead or self._start(self._stream)
+
+        # The GPU waits for the batch, the CPU does not. Recording the stream keeps the allocator
+        # from reusing the batch's memory before the training is done with it.
         here = torch.cuda.current_stream(batch.target.device)
-        here.wait_event(done)  # the GPU waits, the CPU does not
+        here.wait_event(done)
         for tensor in filter(torch.is_tensor, (batch.input, batch.target, batch.plain)):
-            tensor.record_stream(here)  # its memory is free for others once `here` is done with it
-        self._ahead = self._start()
+            tensor.record_stream(here)
+
+        # The next batch is made while the network trains on this one.
+        self._ahead = self._start(self._stream)
         return batch
 
-    def load(self):
-        """The next (Step, decoded images) alone, for benchmarks."""
+    def load(self) -> tuple[Step, torch.Tensor]:
+        """Return the next step and its decoded images alone, for benchmarks."""
         return self._loader.load()
 
-    def _make(self):
+    def _make(self) -> Batch:
         step, x = self._loader.load()
-        return self._plan.finish(x, step, self._impl, self._pool)
+        return self._plan.finish(x, step, self._impl, self._options.pool)
 
-    def _start(self):
-        # What the network computes meanwhile runs on another stream: the two share the GPU.
-        with torch.cuda.stream(self._stream):
+    def _start(self, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:
+        """Start the next batch on the stream, which shares the GPU with the training's."""
+        with torch.cuda.stream(stream):
             batch = self._make()
-            return batch, self._stream.record_event()
+            return batch, stream.record_event()
 
-    def close(self):
+    def close(self) -> None:
+        """End threads and processes and release the memory of the cache."""
+        # Nothing may be freed that the stream still fills.
         if self._stream:
-            self._stream.synchronize()  # what it fills must not be given to others yet
+            self._stream.synchronize()
         self._ahead = None
         self._loader.close()
-        self._reader.close()
-        self._pool.shutdown(cancel_futures=True)
-        if self._cache:
-            self._cache.close()
+        self._options.reader.close()
+        self._options.pool.shutdown(cancel_futures=True)
+        if self._options.cache:
+            self._options.cache.close()
 
-    def __enter__(self):
+    def __enter__(self) -> 'Pipe':
+        """Return the pipe itself."""
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
+        """Close the pipe."""
         self.close()

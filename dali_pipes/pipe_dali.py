@@ -1,184 +1,284 @@
 """NVIDIA DALI decodes and flips; the degradation follows on torch's stream.
 
-The order, the flips and the bytes of every file come from us through external_source, numbered without end, so resume is exact and a file that cannot be
-decoded, which would kill the pipeline for good, never enters it. PNG is decoded by the CPU operator (no library has another; ours is in pipe_png.py), and so is
-JPEG, so that all pipes agree to the bit. What the cache holds does not enter either. Without a GPU the same graph runs on DALI's CPU operators, in step with the training.
+The order, the flips and the bytes of every file come from us through external_source, numbered
+without end. Resuming is therefore exact, and a file that cannot be decoded, which would end the
+pipeline for good, never enters it; nor does what the cache holds.
+
+PNG is decoded by the CPU operator, because DALI has no other (ours is in pipe_png.py), and so is
+JPEG, so that all pipes agree to the bit. Without a GPU the same graph runs on DALI's CPU operators,
+in step with the training.
 """
 
 from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from degrade.upload import upload
 from sources import jph, order
+from sources.reader import PairedReader
 
 from .batch import assembled, flipped
+from .loader import Options, to_decode
+from .plan import BatchPlan, Step
 
-LOOKAHEAD = (
-    64  # batches that are looked through for the next one with an image that is not in the cache
-)
+# Batches searched for the next one with an image that is not in the cache.
+LOOKAHEAD = 64
+# Options of a pipeline that decodes when it is run and not before.
+_IN_STEP: dict[str, Any] = dict(prefetch_queue_depth=1, exec_pipelined=False, exec_async=False)
+
+
+@dataclass
+class _Planned:
+    """A step on its way through DALI."""
+
+    step: Step
+    places: np.ndarray  # [k] in the batch, of the images that DALI decodes
+    used: np.ndarray | None = None  # [k] numbers of the images that they really are, once read
 
 
 class DaliLoader:
-    """load() -> (Step, [B, 3, H, W] uint8); see `dali_pipes.make`. Raises ImportError where DALI is not installed."""
+    """The Loader of the dali pipe; see `dali_pipes.make`.
 
-    def __init__(self, plan, options):
-        self._plan, self._options, self._cache = plan, options, options.cache
+    Raises ImportError where DALI is not installed.
+    """
+
+    def __init__(self, plan: BatchPlan, options: Options) -> None:
+        """Build DALI's pipeline; on a GPU it begins to read ahead with the first batch."""
+        self._plan = plan
+        self._options = options
+        self._cache = options.cache
         self._gpu = options.device.type == 'cuda'
-        self._uniform, self._decoder = options.reader.uniform, 'mixed' if options.mixed else 'cpu'
+        self._uniform = options.reader.uniform
+        self._decoder = 'mixed' if options.mixed else 'cpu'
         self._samples = order.shard(options.start, plan.batch, options.rank, options.world)
-        self._planned, self._fed = (
-            deque(),
-            0,
-        )  # [step, places to decode, images they are] not yet returned; how many of them DALI has seen
-        self._error, self._copied = None, None
-        self._pipe = self._graph()
 
-    def _graph(self):
+        # Steps that are not yet returned, and how many of them have been given to DALI.
+        self._planned: deque[_Planned] = deque()
+        self._fed = 0
+
+        self._error: Exception | None = None  # raised by us where DALI asked for files
+        self._copied: torch.cuda.Event | None = None  # DALI's last output has been copied
+        self._pipe = self._pipeline()
+
+    # ---- DALI's graph ----
+
+    def _pipeline(self) -> Any:
+        """Build the pipeline. Raises ImportError."""
         try:
-            from nvidia.dali import fn, pipeline_def, types
+            from nvidia.dali import pipeline_def
         except ImportError as e:
             raise ImportError(
-                f'--pipe dali needs NVIDIA DALI ({e}): pip install -e .[cuda13], or [cuda12] for drivers 525-579; --pipe torch does without'
+                f'--pipe dali needs NVIDIA DALI ({e}): pip install -e .[cuda13], or [cuda12] for '
+                'drivers 525-579; --pipe torch does without'
             ) from e
 
-        # On a GPU two batches are decoded ahead; on a CPU nothing runs beside the training.
-        ahead = (
-            dict(prefetch_queue_depth=2)
-            if self._gpu
-            else dict(prefetch_queue_depth=1, exec_pipelined=False, exec_async=False)
-        )
+        # On a GPU two batches are decoded ahead; on a CPU nothing runs alongside the training.
+        where: dict[str, Any] = dict(device_id=None, **_IN_STEP)
+        if self._gpu:
+            where = dict(device_id=self._options.device.index or 0, prefetch_queue_depth=2)
 
-        @pipeline_def(
-            batch_size=self._plan.batch,
-            num_threads=self._options.threads,
-            device_id=self._options.device.index or 0 if self._gpu else None,
-            **ahead,
-        )
-        def graph():
-            if not self._uniform:  # sizes differ, or are not known: fitted and flipped below
-                data = fn.external_source(
-                    source=lambda: self._next_files()[0], batch=True, dtype=types.UINT8
-                )
-                return fn.decoders.image(data, device='cpu', output_type=types.RGB)
-            data, flip = fn.external_source(
-                source=self._next_files, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT32]
-            )
-            image = fn.decoders.image(data, device=self._decoder, output_type=types.RGB)
-            return fn.flip(image.gpu() if self._gpu else image, horizontal=flip)
+        @pipeline_def(batch_size=self._plan.batch, num_threads=self._options.threads, **where)
+        def graph() -> Any:
+            return self._graph()
 
         pipe = graph()
         pipe.build()
         return pipe
 
-    def _plan_one(self):
-        step = self._plan(next(self._samples))
-        places = self._cache.missing(step.index) if self._cache else np.arange(len(step.index))
-        self._planned.append([step, places, None])
+    def _graph(self) -> Any:
+        """Return the output node."""
+        from nvidia.dali import fn, types
 
-    def _next_files(self):
-        """Called by DALI for every batch it begins: (encoded files, flips) of the next step that needs it."""
+        # Where sizes differ, or are not known, images are fitted and flipped in `_decode`.
+        if not self._uniform:
+            data = fn.external_source(
+                source=lambda: self._next_files()[0], batch=True, dtype=types.DALIDataType.UINT8
+            )
+            return fn.decoders.image(data, device='cpu', output_type=types.DALIImageType.RGB)
+
+        data, flip = fn.external_source(
+            source=self._next_files,
+            num_outputs=2,
+            batch=True,
+            dtype=[types.DALIDataType.UINT8, types.DALIDataType.INT32],
+        )
+        image = fn.decoders.image(data, device=self._decoder, output_type=types.DALIImageType.RGB)
+        return fn.flip(image.gpu() if self._gpu else image, horizontal=flip)
+
+    # ---- what DALI is given ----
+
+    def _next_files(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """(encoded files, flips) of the next step that needs any.
+
+        DALI calls this for every batch that it begins.
+        """
         try:
-            for _ in range(LOOKAHEAD):
-                if self._fed == len(self._planned):
-                    self._plan_one()
-                entry = self._planned[self._fed]
-                self._fed += 1
-                if len(entry[1]):
-                    break
-            else:  # the cache has filled meanwhile; DALI must be given something
-                entry[1] = np.arange(1)
-            step, places, _ = entry
-            found = self._options.reader.encoded(step.index[places].tolist(), self._options.pool)
+            # A file that the CPU's decoder would choke on has been replaced in `encoded`.
+            planned = self._next_to_decode()
+            step, places = planned.step, planned.places
+            files = self._options.reader.encoded(step.index[places].tolist(), self._options.pool)
+            # OpenJPH, where it is installed, is faster than DALI's decoder on the CPU (OpenJPEG).
             if self._decoder == 'cpu' and jph.codec():
-                self._decode_jph(found, step.index[places])
-            entry[2] = np.array([used for _, used in found])
-        except Exception as e:  # DALI would wrap it in a message of its own
-            self._error = e
+                self._decode_jph(files, step.index[places])
+            planned.used = np.array([used for _, used in files])
+        except Exception as e:
+            self._error = e  # DALI will wrap it in a message of its own
             raise
-        return [np.frombuffer(data, np.uint8) for data, _ in found], [
-            np.array(f, np.int32) for f in step.flip[places]
-        ]
+        data = [np.frombuffer(encoded, np.uint8) for encoded, _ in files]
+        return data, [np.array(flip, np.int32) for flip in step.flip[places]]
 
-    def _decode_jph(self, found, index):
-        """Put pictures without any compression, which DALI copies, in place of the JPH files in `found`."""
-        places = [i for i, (data, _) in enumerate(found) if data[:12] == jph.SIGNATURE]
-        for i, (image, used) in zip(
-            places,
-            self._options.reader.instead(
-                [(int(index[i]), found[i][0]) for i in places], self._options.pool
-            ),
-        ):
-            found[i] = b'P6 %d %d 255\n' % image.shape[1::-1] + image[..., :3].tobytes(), used
+    def _next_to_decode(self) -> _Planned:
+        """The next step with an image that is not in the cache."""
+        for _ in range(LOOKAHEAD):
+            if self._fed == len(self._planned):
+                self._plan_one()
+            planned = self._planned[self._fed]
+            self._fed += 1
+            if len(planned.places):
+                return planned
 
-    def load(self):
+        # The cache has filled in the meantime, but DALI has to be given something.
+        planned.places = np.arange(1)
+        return planned
+
+    def _plan_one(self) -> None:
+        step = self._plan(next(self._samples))
+        self._planned.append(_Planned(step, to_decode(self._cache, step.index)))
+
+    def _decode_jph(self, files: list[tuple[bytes, int]], index: np.ndarray) -> None:
+        """Replace the JPH files by uncompressed pictures (PPM), which DALI only copies.
+
+        index: [k] numbers of the images that the files were read for
+        """
+        places = [i for i, (data, _) in enumerate(files) if data[:12] == jph.SIGNATURE]
+        wanted = [(int(index[i]), files[i][0]) for i in places]
+        decoded = self._options.reader.replace_refused(wanted, self._options.pool)
+        for i, (image, used) in zip(places, decoded, strict=True):
+            header = b'P6 %d %d 255\n' % image.shape[1::-1]
+            files[i] = header + image[..., :3].tobytes(), used
+
+    # ---- what comes back ----
+
+    def load(self) -> tuple[Step, torch.Tensor]:
+        """Return the next step and its images; see Loader."""
         if not self._planned:
             self._plan_one()
-        decoded = (
-            self._decode(self._planned[0][0].flip[self._planned[0][1]])
-            if len(self._planned[0][1])
-            else None
-        )
-        step, places, used = self._planned.popleft()
-        self._fed = max(self._fed - 1, 0)
-        if self._cache is None:
-            return step, decoded.permute(0, 3, 1, 2)
-        rest = np.setdiff1d(np.arange(len(step.index)), places)
-        kept = flipped(self._cache.take(step.index[rest]), step.flip[rest]) if len(rest) else None
-        if len(places):
-            self._cache.put(
-                step.index[places], flipped(decoded, step.flip[places]), used
-            )  # flipped back
-        return step, assembled(kept, decoded, places, len(step.index)).permute(0, 3, 1, 2)
+        first = self._planned[0]
+        decoded = None
+        if len(first.places):
+            decoded = self._decode(first.step.flip[first.places])
 
-    def _decode(self, flip):
-        """DALI's next output -> [k, H, W, 3] uint8 on the device, flipped."""
+        # DALI has been given this step, unless nothing of it was to be decoded and DALI has not
+        # looked any further.
+        self._planned.popleft()
+        self._fed = max(self._fed - 1, 0)
+        return first.step, self._completed(first, decoded).permute(0, 3, 1, 2)
+
+    def _completed(self, planned: _Planned, decoded: torch.Tensor | None) -> torch.Tensor:
+        """Add the cached images of a step to those decoded and flipped, and cache the latter."""
+        step, places = planned.step, planned.places
+        # As in `completed`, but for DALI's images, which are flipped already.
+        cached = None
+        if self._cache is not None:
+            others = np.setdiff1d(np.arange(len(step.index)), places)
+            if len(others):
+                cached = flipped(self._cache.take(step.index[others]), step.flip[others])
+            if decoded is not None:
+                upright = flipped(decoded, step.flip[places])  # flipped back
+                self._cache.put(step.index[places], upright, planned.used)
+        return assembled(cached, decoded, places, len(step.index))
+
+    def _decode(self, flip: np.ndarray) -> torch.Tensor:
+        """DALI's next output: [k, H, W, 3] uint8 on the device, flipped."""
+        # DALI reuses the buffer of its last output from now on.
         if self._copied:
-            self._copied.synchronize()  # of the output before, whose buffer DALI may use from now on
+            self._copied.synchronize()
         try:
             (out,) = self._pipe.run()
         except RuntimeError as e:
-            raise self._error or e
+            raise self._error or e from None
+
         if not self._uniform:
-            images = torch.from_numpy(
-                np.stack([self._options.reader.fit(np.asarray(image)) for image in out])
-            )
+            fitted = [self._options.reader.fit(np.asarray(image)) for image in out]
+            images = torch.from_numpy(np.stack(fitted))
             return flipped(images.to(self._options.device), flip)
+
+        # The buffer is DALI's own. On a GPU it is copied, and the copy waited for before the next
+        # run; on a CPU the batch has been made of it by then.
         x = torch.from_dlpack(out.as_tensor())
         if self._gpu:
-            x, self._copied = x.clone(), torch.cuda.current_stream().record_event()
+            x = x.clone()
+            self._copied = torch.cuda.current_stream().record_event()
         return x
 
-    def close(self):
+    def close(self) -> None:
+        """End DALI's threads, which live as long as the pipeline."""
         self._pipe = None
 
 
-def decoder(files, threads, gpu=None):
-    """callable that decodes all these files [bytes] on the CPU, or, JPH, on a GPU (torch.device), where they are left once they are there. `pixels` of what it gives
-    are the images. Raises RuntimeError, here or when called, where DALI cannot decode them."""
+class DaliPairs(DaliLoader):
+    """The same for pictures that something is paired with, in further channels.
+
+    DALI decodes the pictures, and our threads decode the rest when DALI asks for the pictures.
+    """
+
+    def __init__(self, plan: BatchPlan, options: Options) -> None:
+        """Build DALI's pipeline."""
+        self._paired: deque[np.ndarray] = deque()  # of the batches that DALI has been given
+        super().__init__(plan, options)
+
+    def _next_files(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        files = super()._next_files()
+        reader, used = self._options.reader, self._planned[self._fed - 1].used
+        assert isinstance(reader, PairedReader) and used is not None
+        try:
+            self._paired.append(reader.read_paired(used.tolist(), self._options.pool))
+        except Exception as e:
+            self._error = e  # DALI will wrap it in a message of its own
+            raise
+        return files
+
+    def _decode(self, flip: np.ndarray) -> torch.Tensor:
+        """[k, H, W, 3 + paired channels] uint8 on the device, flipped."""
+        images = super()._decode(flip)
+        paired = upload(self._paired.popleft(), images.device)
+        return torch.cat([images, flipped(paired, flip)], 3)
+
+
+# ---- DALI's decoder alone, for comparisons ----
+
+
+def decoder(
+    files: Sequence[bytes], threads: int, gpu: torch.device | None = None
+) -> Callable[[], Any]:
+    """Return a callable that decodes all these files; `pixels` reads what it returns.
+
+    It decodes on the CPU or, JPH, on a GPU, where the images are left once they are there.
+    Raises RuntimeError, here or when called, where DALI cannot decode them.
+    """
     from nvidia.dali import fn, pipeline_def, types
 
-    @pipeline_def(
-        batch_size=len(files),
-        num_threads=threads,
-        device_id=gpu and gpu.index,
-        prefetch_queue_depth=1,
-        exec_pipelined=False,
-        exec_async=False,
-    )
-    def graph():
+    where: dict[str, Any] = dict(device_id=gpu.index if gpu else None, **_IN_STEP)
+
+    @pipeline_def(batch_size=len(files), num_threads=threads, **where)
+    def graph() -> Any:
         data = fn.external_source(
             source=lambda: [np.frombuffer(f, np.uint8) for f in files],
             batch=True,
-            dtype=types.UINT8,
+            dtype=types.DALIDataType.UINT8,
         )
-        return fn.decoders.image(data, device='mixed' if gpu else 'cpu', output_type=types.RGB)
+        return fn.decoders.image(
+            data, device='mixed' if gpu else 'cpu', output_type=types.DALIImageType.RGB
+        )
 
     pipe = graph()
     pipe.build()
 
-    def run():
+    def run() -> Any:
         (decoded,) = pipe.run()
         if gpu:
             torch.cuda.synchronize(gpu)
@@ -187,29 +287,6 @@ def decoder(files, threads, gpu=None):
     return run
 
 
-def pixels(decoded):
-    """[[h, w, 3] uint8 RGB] of what a `decoder` gave."""
-    return list(map(np.array, decoded.as_cpu()))
-
-
-class DaliPairs(DaliLoader):
-    """The same of pictures with something beside them: DALI decodes the pictures, our threads the rest, when DALI asks for their pictures."""
-
-    def __init__(self, plan, options):
-        self._beside = deque()  # of the batches that DALI has been given
-        super().__init__(plan, options)
-
-    def _next_files(self):
-        files = super()._next_files()
-        try:
-            used = self._planned[self._fed - 1][2]
-            self._beside.append(self._options.reader.read_paired(used.tolist(), self._options.pool))
-        except Exception as e:
-            self._error = e
-            raise
-        return files
-
-    def _decode(self, flip):
-        """[k, H, W, 3 + channels beside them] uint8"""
-        images = super()._decode(flip)
-        return torch.cat([images, flipped(upload(self._beside.popleft(), images.device), flip)], 3)
+def pixels(decoded: Any) -> list[np.ndarray]:
+    """[[h, w, 3] uint8 RGB] of what a `decoder` returned."""
+    return [np.array(image) for image in decoded.as_cpu()]

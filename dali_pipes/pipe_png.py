@@ -1,13 +1,18 @@
-"""The dali pipe with PNG decoded on the GPU (png.py), in place of DALI's decoder, which works on the CPU.
+"""The dali pipe with PNG decoded on the GPU (png.py), in place of DALI's decoder on the CPU.
 
-The files of many batches are sent and decoded at once on a stream of their own, while those before them are trained on. Files that are not for the device (JPEG,
-other depths, another size than the training's), and those whose pixels it refuses, go through the reader: judged, reported and replaced as in every pipe.
+The files of many batches are sent and decoded at once on a stream of their own, while those before
+them are trained on. Files that are not for the device (JPEG, other depths, another size than the
+training's), and those whose pixels it refuses, go through the reader: judged, reported and replaced
+as in every pipe.
 """
 
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,111 +20,143 @@ import torch
 from degrade.upload import upload
 from errors import DataError
 from sources import order
+from sources.aliases import Say
 from sources.files import decode
+from sources.reader import PairedReader
 
-from . import png
+from . import pipe_dali, png
 from .batch import assembled, flipped
+from .loader import Options, completed, to_decode
+from .plan import BatchPlan, Step
 
-GROUP = 256  # images decoded at once, each by one warp,
-FLYING = 3  # in so many groups: one in use, the others under way
-SHARE = 0.1  # of the free GPU memory that they take at most
-LOOKAHEAD = 8  # steps planned beyond them, for those whose images are in the cache
-TRIAL = 64  # files that auto decodes both ways
+# Images decoded at once, each by one warp. There are so many groups of them: one in use and the
+# others under way. They take at most this share of the free GPU memory.
+GROUP = 256
+FLYING = 3
+SHARE = 0.1
+# Steps planned beyond those, for steps whose images are all in the cache.
+LOOKAHEAD = 8
+# Files that `auto` decodes both ways.
+TRIAL = 64
 
 
-def decoder(how, plan, options, say):
-    """Who decodes in the dali pipe: 'cpu', DALI there; 'png', this file on the GPU; 'mixed', DALI on the GPU, where all files are JPH of the training's size.
+# ---- what decodes in the dali pipe ----
 
-    how: 'gpu', 'cpu', or 'auto', which decodes a few files both ways, compares the pixels, takes the faster and says so
-    Raises DataError for a GPU that is not there, or by which DALI cannot decode JPH.
+
+def decoder(how: str, plan: BatchPlan, options: Options, say: Say) -> str:
+    """Return what decodes in the dali pipe.
+
+    'cpu': DALI on the CPU; 'png': this file on the GPU; 'mixed': DALI on the GPU, where all files
+    are JPH of the training's size.
+    how: 'gpu', 'cpu', or 'auto', which decodes a few files both ways, compares the pixels, takes
+         the faster and says so
+    Raises DataError for a GPU that is not there, or on which DALI cannot decode JPH.
     """
     if options.device.type != 'cuda':
         if how == 'gpu':
             raise DataError('--decode gpu: there is no GPU to decode on; give cpu or auto')
         return 'cpu'
     if how == 'cpu':
-        return how
+        return 'cpu'
     if options.reader.jph:
-        return 'mixed' if _mixed(how, options, say) else 'cpu'
-    return 'png' if how == 'gpu' or _faster(plan, options, say) else 'cpu'
+        return 'mixed' if _jph_on_gpu(how, options, say) else 'cpu'
+    return 'png' if how == 'gpu' or _png_is_faster(plan, options, say) else 'cpu'
 
 
-def _mixed(how, options, say):
-    """Whether DALI is to decode JPH on the GPU. It is tried even if told to: better now than in the first batch."""
-    from . import pipe_dali
+def _jph_on_gpu(how: str, options: Options, say: Say) -> bool:
+    """Whether DALI decodes JPH on the GPU. Raises DataError.
 
+    It is tried even where it was asked for: a failure now is better than one in the first batch.
+    """
     files = options.reader.peek(TRIAL, options.pool)
-    run, fault = None, 'DALI decodes other pixels on the GPU, which should not be: please report it'
+
+    def on_cpu() -> list[np.ndarray]:
+        return list(options.pool.map(decode, files))
+
+    # The pixels have to be equal, since all pipes yield the same batch.
+    fault = ''
     try:
-        run = pipe_dali.decoder(files, options.threads, options.device)
-        if all(map(np.array_equal, pipe_dali.pixels(run()), options.pool.map(decode, files))):
-            fault = None
+        on_gpu = pipe_dali.decoder(files, options.threads, options.device)
+        if not _equal(pipe_dali.pixels(on_gpu()), on_cpu()):
+            fault = 'DALI decodes other pixels on the GPU, which should not be: please report it'
     except RuntimeError as e:
         fault = f'DALI cannot decode JPH on this GPU ({str(e).splitlines()[0]})'
+
     if fault and how == 'gpu':
         raise DataError(f'--decode gpu: {fault}; give cpu or auto')
     if fault:
         say(f'decode: cpu; {fault}')
-    if fault or how == 'gpu':
-        return not fault
-    return _told(
-        _rate(run, len(files)),
-        _rate(lambda: list(options.pool.map(decode, files)), len(files)),
-        f'on {options.threads} threads',
-        say,
-    )
+        return False
+    if how == 'gpu':
+        return True
+    rates = _rate(on_gpu, len(files)), _rate(on_cpu, len(files))
+    return _is_faster(*rates, f'on {options.threads} threads', say)
 
 
-def _told(gpu, cpu, where, say):
-    say(
-        f'decode: {"gpu" if gpu > cpu else "cpu"}; {gpu:,.0f} images per second on the GPU, {cpu:,.0f} {where}'
-    )
-    return gpu > cpu
-
-
-def _faster(plan, options, say):
-    from .pipe_dali import decoder as decoder_of_dali
-
+def _png_is_faster(plan: BatchPlan, options: Options, say: Say) -> bool:
+    """Whether the GPU decodes PNG faster than DALI does on the CPU."""
+    # Not worth a trial where most files are left to the CPU anyway.
     tried = options.reader.peek(TRIAL, options.pool)
     files = [f for f in tried if _head(f, plan)]
     if len(files) < len(tried) / 2:
+        size = f'{plan.size}x{plan.tall * plan.size}'
         say(
-            f'decode: cpu; of {len(tried)} files tried {len(files)} are 8-bit PNG of {plan.size}x{plan.tall * plan.size} pixels, which the GPU decodes'
+            f'decode: cpu; of {len(tried)} files tried {len(files)} are 8-bit PNG of {size} '
+            'pixels, which the GPU decodes'
         )
         return False
+
+    # A damaged file would end DALI's pipeline: only those the GPU has not refused are compared.
+    decoded = _decoded_on_gpu(files, options)
+    files = [f for f, _ in decoded]
+    fault = '' if files else 'the GPU refuses all files'
+    if not _equal([pixels for _, pixels in decoded], [decode(f) for f in files]):
+        fault = 'the GPU decodes other pixels'
+    if fault:
+        say(f'decode: cpu; {fault}, which should not be: please report it')
+        return False
+
+    # As many files as the pipe decodes at once, since a few would leave the GPU idle.
+    group = (files * GROUP)[:GROUP]
+
+    def on_gpu() -> torch.Tensor:
+        return png.run_cuda(_packed(group, options), options.device)[1].cpu()
+
+    gpu = _rate(on_gpu, len(group))
+    cpu = _rate(pipe_dali.decoder(files, options.threads), len(files))
+    return _is_faster(gpu, cpu, f'by DALI on {options.threads} threads', say)
+
+
+def _decoded_on_gpu(files: list[bytes], options: Options) -> list[tuple[bytes, np.ndarray]]:
+    """(file, pixels [H, W, 3] uint8) of those files that the GPU does not refuse."""
     packed = _packed(files, options)
     out, status = png.run_cuda(packed, options.device)
-    good = [
-        (f, pixels)
-        for f, pixels, refused in zip(
-            files, png.pictures(out.cpu(), packed.record), status.tolist()
-        )
+    pictures = png.pictures(out.cpu(), packed.record)
+    return [
+        (file, picture.numpy())
+        for file, picture, refused in zip(files, pictures, status.tolist(), strict=True)
         if not refused
     ]
-    files = [f for f, _ in good]  # a damaged one would end DALI's pipeline
-    if not files or not all(np.array_equal(pixels.numpy(), decode(f)) for f, pixels in good):
-        say(
-            f'decode: cpu; the GPU {"decodes other pixels" if files else "refuses all files"}, which should not be: please report it'
-        )
-        return False
-    many = (files * GROUP)[:GROUP]
-    ours = _rate(lambda: png.run_cuda(_packed(many, options), options.device)[1].cpu(), len(many))
-    return _told(
-        ours,
-        _rate(decoder_of_dali(files, options.threads), len(files)),
-        f'by DALI on {options.threads} threads',
-        say,
-    )
 
 
-def _packed(files, options):
-    return png.pack(
-        files, [png.head(f) for f in files], options.device.type == 'cuda', options.pool
-    )
+def _equal(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> bool:
+    return all(map(np.array_equal, a, b))
 
 
-def _rate(run, count):
-    """Images per second, the better of three calls after one that warms up."""
+def _packed(files: list[bytes], options: Options) -> png.Packed:
+    heads = [png.head(f) for f in files]
+    return png.pack(files, heads, options.device.type == 'cuda', options.pool)
+
+
+def _is_faster(gpu: float, cpu: float, where: str, say: Say) -> bool:
+    """Whether the GPU is faster; says so. gpu, cpu: images per second; where: on the CPU."""
+    faster = 'gpu' if gpu > cpu else 'cpu'
+    say(f'decode: {faster}; {gpu:,.0f} images per second on the GPU, {cpu:,.0f} {where}')
+    return gpu > cpu
+
+
+def _rate(run: Callable[[], object], count: int) -> float:
+    """Images per second of run(), the best of three calls after one that warms up."""
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
@@ -128,8 +165,8 @@ def _rate(run, count):
     return count / min(seconds[1:])
 
 
-def _head(data, plan):
-    """What the device must know of a file, None if it is left to the CPU."""
+def _head(data: bytes, plan: BatchPlan) -> png.Head | None:
+    """What the device must know of a file; None if it is left to the CPU."""
     try:
         head = png.head(data)
     except png.Unfit:
@@ -137,155 +174,198 @@ def _head(data, plan):
     return head if (head.height, head.width) == (plan.tall * plan.size, plan.size) else None
 
 
-class _Group:
-    """Images that are decoded together, for the steps that need them."""
+# ---- the loader ----
 
-    def __init__(self, index, steps):
-        self.index, self.steps = (
-            index,
-            steps,
-        )  # [n] numbers of the images; steps that have not taken theirs
-        self.begun = self.done = None  # future of PngLoader._begin, (pixels, images they are)
+# (bytes of a file, number of the image that it is); no bytes are kept once the CPU has decoded it
+File = tuple[bytes, int]
+
+
+class _Started(NamedTuple):
+    """Images whose decoding has been started."""
+
+    files: list[File]  # [n]
+    on_device: np.ndarray  # places of those that the device decodes
+    status: torch.Tensor | None  # png.REFUSED of each of these, on the host once it is ready
+    pixels: torch.Tensor  # [n, H, W, C] uint8 on the device
+    ready: torch.cuda.Event | None  # all this has been decoded
+
+
+@dataclass
+class _Group:
+    """Images that are decoded together for the steps that need them."""
+
+    index: list[int] = field(default_factory=list)  # [n] numbers of the images
+    steps: int = 0  # that have not taken theirs
+    started: 'Future[_Started] | None' = None
+    done: tuple[torch.Tensor, np.ndarray] | None = None  # pixels, and [n] images that they are
+
+
+class _Planned(NamedTuple):
+    """A step that has not been returned."""
+
+    step: Step
+    places: np.ndarray  # [k] in the batch, of the images to decode
+    group: _Group  # in which they are decoded,
+    first: int  # from this place on
 
 
 class PngLoader:
-    """load() -> (Step, [B, 3, H, W] uint8); see `dali_pipes.make`."""
+    """The Loader of the dali pipe where PNG is decoded on the GPU; see `dali_pipes.make`."""
 
-    def __init__(self, plan, options):
-        self._plan, self._options, self._cache, self._reader = (
-            plan,
-            options,
-            options.cache,
-            options.reader,
-        )
+    def __init__(self, plan: BatchPlan, options: Options) -> None:
+        """Nothing is read before the first batch is asked for."""
+        self._plan = plan
+        self._options = options
+        self._cache = options.cache
+        self._reader = options.reader
         self._samples = order.shard(options.start, plan.batch, options.rank, options.world)
-        self._planned, self._flying = (
-            deque(),
-            [],
-        )  # (step, places to decode, their group, first place in it), in order; groups
-        gpu, per_image = options.device.type == 'cuda', FLYING * 6 * plan.tall * plan.size**2
-        self._stream = torch.cuda.Stream(options.device) if gpu else None
-        self._group = max(
-            min(
-                GROUP,
-                int(SHARE * torch.cuda.mem_get_info(options.device)[0] / per_image)
-                if gpu
-                else GROUP,
-            ),
-            plan.batch,
-        )
-        self._most = FLYING * -(-self._group // plan.batch) + LOOKAHEAD
-        self._worker = ThreadPoolExecutor(
-            1, 'png'
-        )  # all reading in one order, so that a stream repeats
+        self._planned: deque[_Planned] = deque()
+        self._flying: list[_Group] = []
+        self._stream: torch.cuda.Stream | None = None
+        if options.device.type == 'cuda':
+            self._stream = torch.cuda.Stream(options.device)
+        self._group = self._group_size()
+        steps_flying = FLYING * -(-self._group // plan.batch)
+        self._most_planned = steps_flying + LOOKAHEAD
 
-    def _look_ahead(self):
-        """Plan steps, and begin groups of what they need, as far as is allowed."""
-        while len(self._flying) < FLYING and len(self._planned) < self._most:
-            group, wanted = _Group(None, 0), []
-            while len(wanted) < self._group and len(self._planned) < self._most:
-                step = self._plan(next(self._samples))
-                places = (
-                    self._cache.missing(step.index) if self._cache else np.arange(len(step.index))
-                )
-                self._planned.append((step, places, group, len(wanted)))
-                wanted += step.index[places].tolist()
-                group.steps += len(places) > 0
-            if wanted:
-                group.index = wanted
-                group.begun = self._worker.submit(self._begin, wanted)
+        # A single thread reads, in one order, so that a stream repeats.
+        self._worker = ThreadPoolExecutor(1, 'png')
+
+    def _group_size(self) -> int:
+        """Images in a group: a batch at least, and as many as the memory allows."""
+        group = GROUP
+        if self._options.device.type == 'cuda':
+            # A pixel takes six bytes: three as the PNG has them, and three of the picture.
+            each = FLYING * 6 * self._plan.tall * self._plan.size**2
+            free = torch.cuda.mem_get_info(self._options.device)[0]
+            group = min(GROUP, int(SHARE * free / each))
+        return max(group, self._plan.batch)
+
+    # ---- reading and decoding ahead ----
+
+    def _look_ahead(self) -> None:
+        """Plan steps, and start groups of what they need, as far as is allowed."""
+        while len(self._flying) < FLYING and len(self._planned) < self._most_planned:
+            group = self._plan_group()
+            if group.index:
+                group.started = self._worker.submit(self._start, group.index)
                 self._flying.append(group)
 
-    def _begin(self, wanted):
-        """Read and send files and have them decoded: ([(bytes, image they are)], places decoded by the device, its verdicts, pixels, event that they are there)."""
-        with torch.cuda.stream(self._stream) if self._stream else nullcontext():
-            pool, plan, device = self._options.pool, self._plan, self._options.device
-            found = self._reader.encoded(wanted, pool, sound=False)
-            heads = list(pool.map(lambda f: _head(f[0], plan), found))
-            ours, others = (
-                np.array([i for i, h in enumerate(heads) if bool(h) == fit], np.int64)
-                for fit in (True, False)
-            )
-            pixels = status = None
-            if len(ours):
-                packed = png.pack(
-                    [found[i][0] for i in ours],
-                    [heads[i] for i in ours],
-                    device.type == 'cuda',
-                    pool,
-                )
-                pixels, verdicts = png.run_cuda(packed, device)
-                pixels = pixels.view(-1, plan.tall * plan.size, plan.size, 3)
-                status = torch.empty(
-                    len(ours), dtype=torch.int32, pin_memory=device.type == 'cuda'
-                ).copy_(verdicts, non_blocking=True)
-            if len(others):
-                images = self._instead(found, others, wanted)
-                pixels = assembled(
-                    pixels, upload(np.stack(images)[..., :3], device), others, len(found)
-                )
-            pixels = self._complete(pixels, [used for _, used in found])
-            return found, ours, status, pixels, self._stream and self._stream.record_event()
+    def _plan_group(self) -> _Group:
+        """Plan steps until a group is full, or there are enough of them."""
+        group = _Group()
+        while len(group.index) < self._group and len(self._planned) < self._most_planned:
+            step = self._plan(next(self._samples))
+            places = to_decode(self._cache, step.index)
+            self._planned.append(_Planned(step, places, group, len(group.index)))
+            group.index += step.index[places].tolist()
+            group.steps += len(places) > 0
+        return group
 
-    def _complete(self, pixels, used):
+    def _start(self, index: list[int]) -> _Started:
+        """Read the images of these numbers, send them and start their decoding."""
+        context: AbstractContextManager[object] = nullcontext()
+        if self._stream:
+            context = torch.cuda.stream(self._stream)
+        with context:
+            pool, device = self._options.pool, self._options.device
+            files: list[File] = self._reader.encoded(index, pool, sound=False)
+            heads = list(pool.map(lambda file: _head(file[0], self._plan), files))
+            on_device = np.array([i for i, head in enumerate(heads) if head], np.int64)
+            on_cpu = np.array([i for i, head in enumerate(heads) if not head], np.int64)
+
+            # What is not for the device goes through the CPU meanwhile.
+            pixels = status = None
+            if len(on_device):
+                chosen = [files[i][0] for i in on_device]
+                pixels, status = self._decode(chosen, [heads[i] for i in on_device])
+            if len(on_cpu):
+                images = np.stack(self._replace(files, on_cpu, index))[..., :3]
+                pixels = assembled(pixels, upload(images, device), on_cpu, len(files))
+            assert pixels is not None
+            pixels = self._with_paired(pixels, [used for _, used in files])
+            ready = self._stream.record_event() if self._stream else None
+            return _Started(files, on_device, status, pixels, ready)
+
+    def _decode(
+        self, files: list[bytes], heads: list[png.Head]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decode files on the device: ([n, H, W, 3] uint8 there, [n] int32 on their way here)."""
+        plan, device = self._plan, self._options.device
+        gpu = device.type == 'cuda'
+        pixels, verdicts = png.run_cuda(png.pack(files, heads, gpu, self._options.pool), device)
+        status = torch.empty(len(files), dtype=torch.int32, pin_memory=gpu)
+        status.copy_(verdicts, non_blocking=True)
+        return pixels.view(-1, plan.tall * plan.size, plan.size, 3), status
+
+    def _with_paired(self, pixels: torch.Tensor, used: list[int]) -> torch.Tensor:
+        """Add what is paired with pictures; here, nothing is. used: [n] images that they are."""
         return pixels
 
-    def _instead(self, found, places, wanted):
-        """What the CPU makes of the files in these places of `found`, or of others in place of bad ones, which is noted there: [image]."""
-        made = self._reader.instead([(wanted[i], found[i][0]) for i in places], self._options.pool)
-        for i, (_, used) in zip(places, made):
-            found[i] = None, used
-        return [image for image, _ in made]
+    def _replace(self, files: list[File], places: np.ndarray, index: list[int]) -> list[np.ndarray]:
+        """Decode the files in these places on the CPU, or others in place of bad ones.
 
-    def _finish(self, group):
-        """(pixels, images they are) of a group, once it is decoded."""
-        found, ours, status, pixels, event = group.begun.result()
-        if event:
-            event.synchronize()
-            pixels.record_stream(torch.cuda.current_stream(pixels.device))
-        refused = (
-            np.array([i for i, s in zip(ours, status.tolist()) if s], np.int64)
-            if len(ours)
-            else ours
-        )
-        self._reader.proven([found[i] for i in np.setdiff1d(ours, refused)])
-        if len(refused):
-            images = self._worker.submit(self._instead, found, refused, group.index).result()
-            pixels[upload(refused, pixels.device)] = upload(np.stack(images), pixels.device)
-        return pixels, np.array([used for _, used in found])
+        Which they are is noted in `files`. index: [n] numbers that all files were read for
+        """
+        refused = [(index[i], files[i][0]) for i in places]
+        decoded = self._reader.replace_refused(refused, self._options.pool)
+        for i, (_, used) in zip(places, decoded, strict=True):
+            files[i] = b'', used
+        return [image for image, _ in decoded]
 
-    def load(self):
+    # ---- batches ----
+
+    def load(self) -> tuple[Step, torch.Tensor]:
+        """Return the next step and its images; see Loader."""
         self._look_ahead()
-        step, places, group, at = self._planned.popleft()
-        decoded = None
+
+        # A group is waited for by the first of its steps and given up by the last.
+        step, places, group, first = self._planned.popleft()
+        decoded = used = None
         if len(places):
             group.done = group.done or self._finish(group)
-            decoded, used = (part[at : at + len(places)] for part in group.done)
+            pixels, images = group.done
+            decoded = pixels[first : first + len(places)]
+            used = images[first : first + len(places)]
             group.steps -= 1
             if not group.steps:
                 self._flying.remove(group)
-        if self._cache:
-            rest = np.setdiff1d(np.arange(len(step.index)), places)
-            kept = self._cache.take(step.index[rest]) if len(rest) else None
-            if len(places):
-                self._cache.put(step.index[places], decoded, used)
-            decoded = assembled(kept, decoded, places, len(step.index))
-        return step, flipped(decoded, step.flip).permute(0, 3, 1, 2)
+        x = completed(self._cache, step, places, decoded, used)
+        return step, flipped(x, step.flip).permute(0, 3, 1, 2)
 
-    def close(self):
+    def _finish(self, group: _Group) -> tuple[torch.Tensor, np.ndarray]:
+        """(pixels, images that they are) of a group, once it is decoded."""
+        assert group.started is not None
+        files, on_device, status, pixels, ready = group.started.result()
+        if ready:
+            ready.synchronize()
+            pixels.record_stream(torch.cuda.current_stream(pixels.device))
+
+        # What the device refuses, the reader judges, on the thread that reads everything else.
+        refused = on_device[status.numpy() != 0] if status is not None else on_device
+        self._reader.mark_good([files[i] for i in np.setdiff1d(on_device, refused)])
+        if len(refused):
+            images = self._worker.submit(self._replace, files, refused, group.index).result()
+            pixels[upload(refused, pixels.device)] = upload(np.stack(images), pixels.device)
+        return pixels, np.array([used for _, used in files])
+
+    def close(self) -> None:
+        """End the worker. Nothing may be freed that the stream still fills."""
+        # The reader is closed first, so that the worker waits for nothing more.
         self._worker.shutdown(wait=False, cancel_futures=True)
-        self._reader.close()  # so that the worker waits for nothing more
+        self._reader.close()
         self._worker.shutdown()
         if self._stream:
-            self._stream.synchronize()  # nothing may be freed that it still fills
+            self._stream.synchronize()
         self._planned.clear()
         self._flying.clear()
 
 
 class PngPairs(PngLoader):
-    """The same of pictures with something beside them, which our threads decode."""
+    """The same for pictures that something is paired with, which our threads decode."""
 
-    def _complete(self, pixels, used):
-        return torch.cat(
-            [pixels, upload(self._reader.read_paired(used, self._options.pool), pixels.device)], 3
-        )
+    def _with_paired(self, pixels: torch.Tensor, used: list[int]) -> torch.Tensor:
+        """Add the paired channels. Raises DataError for what changed since it was judged."""
+        assert isinstance(self._reader, PairedReader)
+        paired = self._reader.read_paired(used, self._options.pool)
+        return torch.cat([pixels, upload(paired, pixels.device)], 3)

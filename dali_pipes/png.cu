@@ -1,24 +1,41 @@
-// PNG pictures, see png.py: `inflate` decodes and checks the zlib streams (RFC 1950, 1951), one warp each, `unfilter` their rows, `colour` makes RGB of them.
-// The bytes are not trusted: every step takes at least one bit or ends, nothing outside a picture's own part of the three buffers is written, or read beyond
-// its stream's last word, and what zlib refuses is refused. All lanes of a warp decode the same symbols; they share out the copies and the tables.
+// PNG pictures; the host's side is png.py. `inflate` decodes and checks the zlib streams (RFC 1950,
+// 1951), one warp each, `unfilter` undoes the filters of their rows, and `colour` makes RGB of
+// them.
+//
+// The bytes are not trusted. Every step takes at least one bit or ends. Nothing outside a picture's
+// own part of the three buffers is written, and nothing beyond its stream's last word is read. What
+// zlib refuses is refused. All lanes of a warp decode the same symbols; they share the work of the
+// copies and of the tables.
 
-struct Png { u64 data, raw, out, palette; int length, channels, h, w; };      // places in bytes; palette: of 256 RGB colours in data, 0 without; length: of the stream
+// data, raw, out: where the picture's stream, rows and pixels begin, in bytes
+// palette:        where its 256 RGB colours lie in data, 0 without a palette
+// length:         of the stream, in bytes
+struct Png { u64 data, raw, out, palette; int length, channels, h, w; };
 
-enum { GOOD, HEADER, TRUNCATED, BLOCK, CODES, SYMBOL, DISTANCE, LONG, SHORT, CHECKSUM, FILTER };                   // png.REFUSED
+// Verdicts on a stream; png.REFUSED says them in words.
+enum { GOOD, HEADER, TRUNCATED, BLOCK, CODES, SYMBOL, DISTANCE, LONG, SHORT, CHECKSUM, FILTER };
 
-__device__ const u8 ORDER[19] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};              // in which lengths of lengths are sent
+// The order in which the lengths of the code for lengths are sent (RFC 1951, 3.2.7).
+__device__ const u8 ORDER[19] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
 
-const int LITERAL_BITS = 11, DISTANCE_BITS = 9;  // of the tables; longer codes are searched for
+// Bits by which the tables are indexed; longer codes, which are rare, are searched for.
+const int LITERAL_BITS = 11, DISTANCE_BITS = 9;
 
-// A prefix code of up to 15 bits: how many codes have each length, and the symbols in the order of their codes.
+// ---- prefix codes ----
+
+// A prefix code of up to 15 bits (RFC 1951, 3.2.2): how many codes have each length, and the
+// symbols in the order of their codes.
 struct Code
 {
     u16 count[16], symbol[320];
 };
 
-// Symbol of the code that `bits` begin with, least significant first, and its length; -1 if none of up to `most` bits fits.
+// Returns the symbol of the code that `bits` begin with, least significant bit first, and its
+// length; -1 if no code of up to `most` bits fits.
 __device__ __forceinline__ int find(const Code& code, u32 bits, int most, int& length)
 {
+    // Codes of a length are consecutive numbers from `first` on: a code is found as soon as its
+    // value lies among them.
     int value = 0, first = 0, index = 0;
     for (length = 1; length <= most; length++)
     {
@@ -33,14 +50,19 @@ __device__ __forceinline__ int find(const Code& code, u32 bits, int most, int& l
     return -1;
 }
 
-// The code whose n symbols have these lengths; whether it is one: complete, or of one symbol of one bit or none where `partly`.
+// Makes the code whose n symbols have these lengths, and returns whether it is one: complete or,
+// where `partly`, of a single symbol of one bit or of none.
 __device__ bool make(Code& code, const u8* lengths, int n, bool partly)
 {
+    // Lane l counts the symbols of length l.
     const int lane = threadIdx.x;
     int mine = 0;
     for (int i = 0; i < n; i++) mine += lengths[i] == lane;
     if (lane < 16) code.count[lane] = lane ? mine : 0;
     __syncwarp();
+
+    // left: codes of the present length that no shorter code is a prefix of; below zero for good
+    // where there are too many codes. before: symbols with shorter codes than the lane's.
     int left = 1, before = 0, all = 0;
     for (int l = 1; l < 16; l++)
     {
@@ -48,6 +70,8 @@ __device__ bool make(Code& code, const u8* lengths, int n, bool partly)
         before += l < lane ? code.count[l] : 0;
         all += code.count[l];
     }
+
+    // Lane l places the symbols of length l.
     if (lane > 0 && lane < 16)
         for (int i = 0; i < n; i++)
             if (lengths[i] == lane) code.symbol[before++] = i;
@@ -55,16 +79,22 @@ __device__ bool make(Code& code, const u8* lengths, int n, bool partly)
     return left == 0 || (partly && left > 0 && all == code.count[1]);
 }
 
-// The bits of a stream. `held` begins with the next one; it is filled by words, the last of them padded with zeros, and zeros beyond.
+// ---- bits of a stream ----
+
+// The next bit is the lowest of `held`, which is filled by words. The last word is padded with
+// zeros by the host, and beyond it there are zeros.
 struct Bits
 {
     const u32* words;
-    int count, next, n;          // words there are, the one after `ahead`, bits held
-    u32 ahead;
+    int count;   // words that there are
+    int next;    // the word after `ahead`
+    int n;       // bits held
+    u32 ahead;   // read before it is needed, to hide the latency of memory
     u64 held;
 
     __device__ __forceinline__ u32 word(int i) const { return i < count ? words[i] : 0; }
 
+    // Goes on at this byte of the stream.
     __device__ __forceinline__ void seek(int byte)
     {
         const int skip = 8 * (byte & 3);
@@ -74,7 +104,8 @@ struct Bits
         n = 32 - skip;
     }
 
-    __device__ __forceinline__ void fill()                   // to 32 bits at least
+    // Fills up to 32 bits at least.
+    __device__ __forceinline__ void fill()
     {
         if (n >= 32) return;
         held |= (u64)ahead << n;
@@ -82,7 +113,8 @@ struct Bits
         ahead = word(next++);
     }
 
-    __device__ __forceinline__ u32 take(int count)           // up to 16
+    // Takes up to 16 bits.
+    __device__ __forceinline__ u32 take(int count)
     {
         const u32 bits = (u32)held & ((1u << count) - 1);
         held >>= count;
@@ -90,12 +122,18 @@ struct Bits
         return bits;
     }
 
+    // Bits taken since the beginning of the stream.
     __device__ __forceinline__ u64 taken() const { return 32 * (u64)(next - 1) - n; }
 
-    __device__ __forceinline__ bool over() const { return next > count + 2; }          // only where more than there is was taken
+    // True only where more was taken than there is.
+    __device__ __forceinline__ bool over() const { return next > count + 2; }
 };
 
-// What the next bits mean: length of the code(s); one or two literals, or else a symbol >= 256; 0: none of so few bits.
+// ---- tables ----
+
+// What the next bits mean, in one word; 0 if no code of up to `most` bits fits. Bits 0 to 3 hold
+// the length of the code or codes, bits 4 and 5 the number of literals. From bit 8 on there are one
+// or two literals of 8 bits or, where that number is 0, a symbol >= 256.
 __device__ __forceinline__ u32 meaning(const Code& code, u32 bits, int most)
 {
     int l1, l2;
@@ -107,13 +145,14 @@ __device__ __forceinline__ u32 meaning(const Code& code, u32 bits, int most)
     return second << 16 | first << 8 | 2 << 4 | (l1 + l2);
 }
 
+// What a warp keeps in shared memory.
 struct Tables
 {
-    u32 literal[1 << LITERAL_BITS];                          // `meaning` of the next bits
-    u16 distance[1 << DISTANCE_BITS];                        // symbol << 4 | length, 0: longer
+    u32 literal[1 << LITERAL_BITS];    // `meaning` of the next bits
+    u16 distance[1 << DISTANCE_BITS];  // symbol << 4 | length, 0 for longer codes
     Code literals, distances;
-    u8 lengths[320];
-    u32 sums[3][32];
+    u8 lengths[320];                   // of the codes of all symbols: literals, then distances
+    u32 sums[3][32];                   // of `checked`, one per lane
 };
 
 __device__ void fill_distances(Tables& t, int bits)
@@ -126,11 +165,13 @@ __device__ void fill_distances(Tables& t, int bits)
     }
 }
 
-// Tables of the codes whose lengths stand in t.lengths, first of the literals, then of the distances.
+// Makes the tables of the codes whose lengths stand in t.lengths. Both are made in any case,
+// because all lanes have to meet in `make`.
 __device__ int make_tables(Tables& t, int literals, int distances)
 {
-    const bool good = make(t.literals, t.lengths, literals, true), too = make(t.distances, t.lengths + literals, distances, true);
-    if (!good || !too) return CODES;
+    const bool literals_good = make(t.literals, t.lengths, literals, true);
+    const bool distances_good = make(t.distances, t.lengths + literals, distances, true);
+    if (!literals_good || !distances_good) return CODES;
     for (int i = threadIdx.x; i < 1 << LITERAL_BITS; i += 32)
         t.literal[i] = meaning(t.literals, i, LITERAL_BITS);
     fill_distances(t, DISTANCE_BITS);
@@ -138,6 +179,7 @@ __device__ int make_tables(Tables& t, int literals, int distances)
     return GOOD;
 }
 
+// The codes that are agreed upon once and for all (RFC 1951, 3.2.6).
 __device__ int fixed_tables(Tables& t)
 {
     for (int i = threadIdx.x; i < 320; i += 32)
@@ -146,12 +188,16 @@ __device__ int fixed_tables(Tables& t)
     return make_tables(t, 288, 32);
 }
 
+// The codes that stand before a block (RFC 1951, 3.2.7).
 __device__ int dynamic_tables(Tables& t, Bits& in)
 {
     const int lane = threadIdx.x;
     in.fill();
     const int literals = 257 + in.take(5), distances = 1 + in.take(5), sent = 4 + in.take(4);
     if (literals > 286 || distances > 30) return CODES;
+
+    // The lengths are coded themselves, by a code of 19 symbols of up to 7 bits. Its table is that
+    // of the distances, which is not needed yet.
     for (int i = 0; i < 19; i++)
     {
         in.fill();
@@ -162,31 +208,43 @@ __device__ int dynamic_tables(Tables& t, Bits& in)
     if (!make(t.distances, t.lengths, 19, false)) return CODES;
     fill_distances(t, 7);
     __syncwarp();
+
+    // A symbol below 16 is a length; 16 repeats the last one 3 to 6 times, 17 and 18 are 3 to 10
+    // and 11 to 138 zeros. Runs may go on from the literals into the distances.
     int have = 0, length = 0;
     while (have < literals + distances)
     {
         in.fill();
         if (in.over()) return TRUNCATED;
-        const int found = t.distance[in.held & 127], symbol = found >> 4;
-        in.take(found & 15);
+        const int entry = t.distance[in.held & 127], symbol = entry >> 4;
+        in.take(entry & 15);
         if (symbol == 16 && !have) return CODES;
-        const int times = symbol == 16 ? 3 + in.take(2) : symbol == 17 ? 3 + in.take(3) : symbol == 18 ? 11 + in.take(7) : 1;
+        int times = 1;
+        if (symbol == 16) times = 3 + in.take(2);
+        if (symbol == 17) times = 3 + in.take(3);
+        if (symbol == 18) times = 11 + in.take(7);
         if (times > literals + distances - have) return CODES;
-        length = symbol < 16 ? symbol : symbol == 16 ? length : 0;
+        if (symbol != 16) length = symbol < 16 ? symbol : 0;
         for (int i = lane; i < times; i += 32) t.lengths[have + i] = length;
         have += times;
     }
+
+    // Without a code for its end a block could not end.
     __syncwarp();
     return t.lengths[256] ? make_tables(t, literals, distances) : CODES;
 }
 
-// What has been decoded: bytes `at` of `want`; those before `settled` are seen by all lanes.
+// ---- blocks ----
+
+// What has been decoded: `at` bytes of `want`. All lanes see those before `settled`, the others
+// only the lane that wrote them.
 struct Output
 {
     u8* bytes;
     int want, at, settled;
 };
 
+// Copies a block that is not compressed: from a whole byte on its length, the same inverted, bytes.
 __device__ int stored_block(const u8* stream, int length, Bits& in, Output& out)
 {
     in.take(in.n & 7);
@@ -202,6 +260,7 @@ __device__ int stored_block(const u8* stream, int length, Bits& in, Output& out)
     return GOOD;
 }
 
+// Decodes a block of literals and of matches, which repeat what lies some distance back.
 __device__ int coded_block(Tables& t, Bits& in, Output& out, int window)
 {
     const int lane = threadIdx.x;
@@ -209,24 +268,31 @@ __device__ int coded_block(Tables& t, Bits& in, Output& out, int window)
     {
         in.fill();
         if (in.over()) return TRUNCATED;
-        u32 found = t.literal[in.held & ((1 << LITERAL_BITS) - 1)];
-        if (!found) found = meaning(t.literals, in.held, 15);
-        if (!found) return SYMBOL;
-        in.take(found & 15);
-        const int literals = found >> 4 & 3;
+        u32 entry = t.literal[in.held & ((1 << LITERAL_BITS) - 1)];
+        if (!entry) entry = meaning(t.literals, in.held, 15);
+        if (!entry) return SYMBOL;
+        in.take(entry & 15);
+
+        // Literals: one or two bytes as they are.
+        const int literals = entry >> 4 & 3;
         if (literals)
         {
             if (literals > out.want - out.at) return LONG;
-            if (lane < literals) out.bytes[out.at + lane] = found >> (8 + 8 * lane);
+            if (lane < literals) out.bytes[out.at + lane] = entry >> (8 + 8 * lane);
             out.at += literals;
             continue;
         }
-        const int symbol = found >> 8, k = symbol - 257;
+
+        // The length of a match: 3 to 10 by symbol; above that every four symbols have a further
+        // bit; 258 has a symbol of its own.
+        const int symbol = entry >> 8, k = symbol - 257;
         if (symbol == 256) return GOOD;
         if (symbol > 285) return SYMBOL;
         const int more = k < 8 ? 0 : (k >> 2) - 1;
-        const int length = k < 8 ? 3 + k : k == 28 ? 258 : 3 + ((4 + (k & 3)) << more) + in.take(more);
+        const int length =
+            k < 8 ? 3 + k : k == 28 ? 258 : 3 + ((4 + (k & 3)) << more) + in.take(more);
 
+        // Its distance: 1 to 4 by symbol; above that every two symbols have a further bit.
         in.fill();
         u32 place = t.distance[in.held & ((1 << DISTANCE_BITS) - 1)];
         if (!place)
@@ -243,6 +309,8 @@ __device__ int coded_block(Tables& t, Bits& in, Output& out, int window)
         if (distance > out.at || distance > window) return DISTANCE;
         if (length > out.want - out.at) return LONG;
 
+        // The copy. It may overlap itself, and then repeats its first `distance` bytes. Lanes wait
+        // for each other only where it reads what may not be seen by all of them.
         const int from = out.at - distance;
         if (from + min(distance, length) > out.settled)
         {
@@ -255,14 +323,20 @@ __device__ int coded_block(Tables& t, Bits& in, Output& out, int window)
     }
 }
 
-// Adler-32 of all bytes, and the filters that the rows begin with.
+// ---- streams ----
+
+// Checks the Adler-32 of all bytes, and the filters that the rows begin with.
 __device__ int checked(Tables& t, const u8* bytes, int want, int row, u32 expected)
 {
+    // a: sum of the bytes; b: sum of each byte times the number of bytes from it to the end. Words
+    // of four bytes first, then the up to three that are left.
     const int lane = threadIdx.x;
-    u64 a = 0, b = 0;                                        // sums of the bytes, and of the bytes times those from each to the end
+    u64 a = 0, b = 0;
     for (int i = lane; i < want / 4; i += 32)
     {
-        const u32 v = ((const u32*)bytes)[i], v1 = v >> 8 & 255, v2 = v >> 16 & 255, v3 = v >> 24, sum = (v & 255) + v1 + v2 + v3;
+        const u32 v = ((const u32*)bytes)[i];
+        const u32 v1 = v >> 8 & 255, v2 = v >> 16 & 255, v3 = v >> 24;
+        const u32 sum = (v & 255) + v1 + v2 + v3;
         a += sum;
         b += (u64)sum * (want - 4 * i) - (v1 + 2 * v2 + 3 * v3);
     }
@@ -272,8 +346,13 @@ __device__ int checked(Tables& t, const u8* bytes, int want, int row, u32 expect
         a += bytes[last];
         b += bytes[last] * (want - last);
     }
+
+    // A row begins with one of five filters.
     bool known = true;
     for (int i = lane * row; i < want; i += 32 * row) known = known && bytes[i] <= 4;
+
+    // Every lane adds up the sums of all. Adler-32 begins with 1, and so its second half with the
+    // number of bytes (RFC 1950, 8.2).
     t.sums[0][lane] = a % 65521;
     t.sums[1][lane] = b % 65521;
     t.sums[2][lane] = known;
@@ -285,17 +364,23 @@ __device__ int checked(Tables& t, const u8* bytes, int want, int row, u32 expect
         high += t.sums[1][i];
         good += t.sums[2][i];
     }
-    return (high % 65521 << 16 | low % 65521) != expected ? CHECKSUM : good < 32 ? FILTER : GOOD;
+    if ((high % 65521 << 16 | low % 65521) != expected) return CHECKSUM;
+    return good < 32 ? FILTER : GOOD;
 }
 
+// Decodes a zlib stream to `want` bytes, which are rows of `row` bytes, and returns the verdict.
 __device__ int decoded(Tables& t, const u8* stream, int length, u8* bytes, int want, int row)
 {
+    // Header (RFC 1950, 2.2): a check, the method (8: deflate), the window, and no dictionary.
     if (length < 2) return TRUNCATED;
-    if ((stream[0] << 8 | stream[1]) % 31 || (stream[0] & 15) != 8 || stream[0] >> 4 > 7 || stream[1] & 32) return HEADER;
+    if ((stream[0] << 8 | stream[1]) % 31 || (stream[0] & 15) != 8) return HEADER;
+    if (stream[0] >> 4 > 7 || stream[1] & 32) return HEADER;
     const int window = 256 << (stream[0] >> 4);
     Bits in = {(const u32*)stream, (length + 3) / 4};
     Output out = {bytes, want};
     in.seek(2);
+
+    // Blocks up to the last one.
     for (bool last = false; !last;)
     {
         in.fill();
@@ -309,23 +394,30 @@ __device__ int decoded(Tables& t, const u8* stream, int length, u8* bytes, int w
         if (kind && !fault) fault = coded_block(t, in, out, window);
         if (fault) return fault;
     }
+
+    // The checksum, from the next whole byte on.
     const u64 end = (in.taken() + 7) / 8;
     if (end + 4 > length) return TRUNCATED;
     if (out.at < want) return SHORT;
     __syncwarp();
-    return checked(t, bytes, want, row, stream[end] << 24 | stream[end + 1] << 16 | stream[end + 2] << 8 | stream[end + 3]);
+    const u8* sum = stream + end;
+    return checked(t, bytes, want, row, sum[0] << 24 | sum[1] << 16 | sum[2] << 8 | sum[3]);
 }
 
-// A stream a warp.
-extern "C" __global__ void __launch_bounds__(32) inflate(const u8* data, u8* raw, const Png* pictures, int* status)
+// A warp decodes a stream.
+extern "C" __global__ void __launch_bounds__(32)
+inflate(const u8* data, u8* raw, const Png* pictures, int* status)
 {
     __shared__ Tables t;
     const Png p = pictures[blockIdx.x];
-    const int row = 1 + p.w * p.channels, fault = decoded(t, data + p.data, p.length, raw + p.raw, p.h * row, row);
+    const int row = 1 + p.w * p.channels;
+    const int fault = decoded(t, data + p.data, p.length, raw + p.raw, p.h * row, row);
     if (threadIdx.x == 0) status[blockIdx.x] = fault;
 }
 
-// ---- rows: the bytes of a pixel in one word, added without carries between them ----
+// ---- rows ----
+
+// The bytes of a pixel lie in one word, and are added without carries between them.
 
 __device__ __forceinline__ u32 load(const u8* at, int channels)
 {
@@ -336,16 +428,27 @@ __device__ __forceinline__ u32 load(const u8* at, int channels)
     return v;
 }
 
-__device__ __forceinline__ u32 add(u32 a, u32 b) { return ((a & 0x7f7f7f7fu) + (b & 0x7f7f7f7fu)) ^ ((a ^ b) & 0x80808080u); }
-__device__ __forceinline__ u32 average(u32 a, u32 b) { return (a & b) + ((a ^ b) >> 1 & 0x7f7f7f7fu); }
+// Sums modulo 256: seven bits of each byte, and then the eighth without its carry.
+__device__ __forceinline__ u32 add(u32 a, u32 b)
+{
+    return ((a & 0x7f7f7f7fu) + (b & 0x7f7f7f7fu)) ^ ((a ^ b) & 0x80808080u);
+}
 
-// Of left, up and their common neighbour the one that is nearest to left + up - corner, in this order where two are.
+// Means, rounded down: what both have in common, and half of what they differ in.
+__device__ __forceinline__ u32 average(u32 a, u32 b)
+{
+    return (a & b) + ((a ^ b) >> 1 & 0x7f7f7f7fu);
+}
+
+// Of left, up and their common neighbour the nearest to left + up - corner; where several are
+// equally near, the first in this order.
 __device__ __forceinline__ u32 paeth(u32 left, u32 up, u32 corner)
 {
     u32 v = 0;
     #pragma unroll
     for (int s = 0; s < 32; s += 8)
     {
+        // Distances from a + b - c.
         const int a = left >> s & 255, b = up >> s & 255, c = corner >> s & 255;
         const int to_a = abs(b - c), to_b = abs(a - c), to_c = abs(a + b - 2 * c);
         v |= (u32)(to_a <= to_b && to_a <= to_c ? a : to_b <= to_c ? b : c) << s;
@@ -353,8 +456,19 @@ __device__ __forceinline__ u32 paeth(u32 left, u32 up, u32 corner)
     return v;
 }
 
-// A picture a warp, in place. A lane has a row of 32 and is one pixel behind the lane above it, from which it gets what lies above its pixel.
-extern "C" __global__ void __launch_bounds__(32) unfilter(u8* raw, const Png* pictures, const int* status)
+// What the filter of a row guesses a pixel to be (W3C PNG, 9.2).
+__device__ __forceinline__ u32 guessed(int filter, u32 left, u32 up, u32 corner)
+{
+    if (filter == 0) return 0;
+    if (filter == 1) return left;
+    if (filter == 2) return up;
+    return filter == 3 ? average(left, up) : paeth(left, up, corner);
+}
+
+// A warp undoes the filters of a picture, in place. Each of 32 rows at a time has a lane, which is
+// one pixel behind the lane above and gets from it what lies above its own pixel.
+extern "C" __global__ void __launch_bounds__(32)
+unfilter(u8* raw, const Png* pictures, const int* status)
 {
     const Png p = pictures[blockIdx.x];
     if (status[blockIdx.x]) return;
@@ -367,13 +481,14 @@ extern "C" __global__ void __launch_bounds__(32) unfilter(u8* raw, const Png* pi
         u32 left = 0, corner = 0, value = 0;
         for (int t = 0; t < p.w + 31; t++)
         {
+            // The first lane has nobody above: it reads the last row of the 32 before, which is
+            // done.
             const int x = t - lane;
             u32 up = __shfl_up_sync(0xffffffffu, value, 1);
             if (!mine || x < 0 || x >= p.w) continue;
             if (lane == 0) up = top ? load(row - stride + 1 + x * p.channels, p.channels) : 0;
             u8* at = row + 1 + x * p.channels;
-            const u32 guess = filter == 0 ? 0 : filter == 1 ? left : filter == 2 ? up : filter == 3 ? average(left, up) : paeth(left, up, corner);
-            value = add(load(at, p.channels), guess);
+            value = add(load(at, p.channels), guessed(filter, left, up, corner));
             #pragma unroll
             for (int c = 0; c < 4; c++)
                 if (c < p.channels) at[c] = value >> 8 * c;
@@ -384,16 +499,22 @@ extern "C" __global__ void __launch_bounds__(32) unfilter(u8* raw, const Png* pi
     }
 }
 
-// 16 pixels a thread: gray is repeated, indices are looked up, alpha is dropped.
-extern "C" __global__ void __launch_bounds__(256) colour(const u8* data, const u8* raw, u8* out, const Png* pictures, const int* status)
+// ---- colours ----
+
+// A thread has 16 pixels. Gray is repeated, indices are looked up, alpha is dropped.
+extern "C" __global__ void __launch_bounds__(256)
+colour(const u8* data, const u8* raw, u8* out, const Png* pictures, const int* status)
 {
     const Png p = pictures[blockIdx.y];
     if (status[blockIdx.y]) return;
     const int first = 4096 * blockIdx.x, end = min(first + 4096, p.h * p.w);
     for (int i = first + threadIdx.x; i < end; i += 256)
     {
-        const u8* in = raw + p.raw + (size_t)(i / p.w) * (1 + p.w * p.channels) + 1 + i % p.w * p.channels;
+        // A row begins with its filter.
+        const u8* row = raw + p.raw + (size_t)(i / p.w) * (1 + p.w * p.channels);
+        const u8* in = row + 1 + i % p.w * p.channels;
+        u8* rgb = out + p.out + 3 * (size_t)i;
         for (int c = 0; c < 3; c++)
-            out[p.out + 3 * (size_t)i + c] = p.palette ? data[p.palette + 3 * in[0] + c] : in[p.channels < 3 ? 0 : c];
+            rgb[c] = p.palette ? data[p.palette + 3 * in[0] + c] : in[p.channels < 3 ? 0 : c];
     }
 }

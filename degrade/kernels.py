@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,14 +22,13 @@ from numpy.typing import DTypeLike
 
 from errors import KernelError
 
-if TYPE_CHECKING:  # an optional dependency, which is imported where it is used
-    import cupy
-
 FOLDER = Path(__file__).parent
 FILES = ('blur.cu', 'median.cu', 'resize.cu', 'noise.cu', 'jpeg.cu', 'usm.cu', 'quantize.cu')
 ARCHITECTURES = ('75', '80', '86', '89', '90', '100', '120')  # Turing to Blackwell
 OLDEST = (7, 5)  # compute capability of Turing, 2018
 OPTIONS = ('--std=c++17',)
+
+# CuPy is an optional dependency: it is imported where it is used, and its types are `Any` here.
 
 # A kernel's argument: a tensor, None for a null pointer, or a scalar of the very type that the
 # kernel declares.
@@ -84,19 +83,19 @@ class _TorchStream:
 
 
 @cache
-def _stream(handle: int) -> 'cupy.cuda.Stream':
+def _stream(handle: int) -> Any:
     import cupy
 
     return cupy.cuda.Stream.from_external(_TorchStream(handle))
 
 
 @cache
-def _kernel(file: str | Path, name: str, index: int) -> 'cupy.RawKernel':
+def _kernel(file: str | Path, name: str, index: int) -> Any:
     return _module(file, index).get_function(name)
 
 
 @cache
-def _module(file: str | Path, index: int) -> 'cupy.RawModule':
+def _module(file: str | Path, index: int) -> Any:
     """Compiled file on one GPU. Raises KernelError with the compiler's log."""
     import cupy
 

@@ -1,97 +1,124 @@
-"""From a continuous search space to one architecture (Liu et al., Auto-DeepLab, CVPR 2019): pure functions of tensors and lists.
+"""From a continuous search space to one architecture (Liu et al., Auto-DeepLab, CVPR 2019).
 
-Level 0 is full resolution, level l has 1/2^l of it and 2^l times the channels. A search starts at one level; each layer goes one level up, down, or stays.
+Pure functions of tensors and lists. Level 0 is full resolution; level l has 1/2^l of it and 2^l
+times the channels. A search starts at one level; each layer goes one level up or down, or stays.
 
-alpha: [9, 4]    float; what each operation weighs on each edge of a cell; one cell serves all layers
-beta:  [L, 4, 3] float; what the way from a level weighs in a layer: to the next higher resolution, to the same, to the next lower one
-architecture: {'path': [L levels], 'cell': [[edge, operation], ...]}, plain lists of int, ready for JSON
+    alpha         [9, 4]    float; weight of each operation on each edge of a cell; all layers share
+                            one cell
+    beta          [L, 4, 3] float; weight, in each layer, of the ways from each level: to the next
+                            higher resolution, to the same, to the next lower one
+    architecture  {'path': [L levels], 'cell': [[edge, operation], ...]}, plain lists of int that
+                  can be written as JSON
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
+from torch import Tensor
+
+Architecture = Mapping[str, Any]  # 'path' and 'cell' as above
 
 LEVELS = 4
-OPERATIONS = 'skip', 'conv3', 'conv5', 'conv7'
+OPERATIONS = ('skip', 'conv3', 'conv5', 'conv7')
 NODES = 3
-# Edge number -> (node, source): sources 0 and 1 are the outputs of two layers before and of the layer before, 2 and 3 the nodes 0 and 1.
+# Edge number -> (node, source). Sources 0 and 1 are the outputs of the layer before the last and of
+# the last layer; 2 and 3 are nodes 0 and 1.
 EDGES = tuple((node, source) for node in range(NODES) for source in range(2 + node))
 
 
-def levels(layer, start):
-    """-> range of the levels that outputs of a layer can have; the stem is layer -1."""
+def levels(layer: int, start: int) -> range:
+    """Return the levels that outputs of a layer can have; the stem is layer -1."""
     return range(max(0, start - layer - 1), min(LEVELS - 1, start + layer + 1) + 1)
 
 
-def normalise(alpha, beta, start):
-    """-> (alpha, beta) as weights: operations on an edge sum to 1; ways from a level to 1, to 2/3 from those at the ends, which have two ways; impossible ways are 0."""
+def normalise(alpha: Tensor, beta: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """Turn (alpha, beta) as they are trained into weights.
+
+    Operations on an edge sum to 1. Ways from a level sum to 1, or to 2/3 for the levels at the
+    ends, which have two ways only. Impossible ways are 0.
+    """
+    # Ways that would leave the range of levels, and levels that no layer has reached yet.
     ways = torch.ones(LEVELS, 3, dtype=torch.bool, device=beta.device)
-    ways[0, 0] = ways[-1, -1] = False
+    ways[0, 0] = False
+    ways[-1, -1] = False
     distance = (torch.arange(LEVELS, device=beta.device) - start).abs()
     reached = distance[:, None] <= torch.arange(len(beta), device=beta.device)[:, None, None]
+
     share = ways.to(beta).sum(1, keepdim=True) / 3
     return alpha.softmax(1), beta.masked_fill(~ways, float('-inf')).softmax(2) * share * reached
 
 
-def viterbi(beta, start):
-    """-> list of L levels, the path with the greatest product of weights; beta: normalised"""
-    beta = beta.tolist()
-    best = {start: (1.0, [])}  # level -> weight of the best path that ends there, and the path
-    for layer in beta:
-        found = {}
+def viterbi(beta: Tensor, start: int) -> list[int]:
+    """Return the levels of the path with the greatest product of weights; beta: normalised."""
+    # Level -> (weight of the best path that ends there, the path).
+    best: dict[int, tuple[float, list[int]]] = {start: (1.0, [])}
+    for layer in beta.tolist():
+        paths: dict[int, list[tuple[float, list[int]]]] = {}
         for source, (weight, path) in best.items():
             for way in range(3):
                 level = source + way - 1
                 if 0 <= level < LEVELS:
-                    found.setdefault(level, []).append(
-                        (weight * layer[source][way], [*path, level])
-                    )
-        best = {level: max(ends) for level, ends in found.items()}
+                    longer = (weight * layer[source][way], [*path, level])
+                    paths.setdefault(level, []).append(longer)
+        best = {level: max(candidates) for level, candidates in paths.items()}
     return max(best.values())[1]
 
 
-def strongest_edges(alpha):
-    """-> [[edge, operation], ...] in the order of edges: per node the two edges whose strongest convolution is strongest, and on each its strongest operation.
+def strongest_edges(alpha: Tensor) -> list[list[int]]:
+    """Return [[edge, operation], ...], two edges per node, in the order of edges.
 
-    alpha: normalised. A skip does not keep an edge alive, but where it outweighs the convolutions of a kept edge it is taken.
+    alpha: normalised. A node keeps the two edges whose strongest convolution is strongest, each
+    with its strongest operation. A skip does not decide whether an edge is kept, but where it
+    outweighs the convolutions of a kept edge, it is the operation.
     """
-    strength, operation = alpha[:, 1:].amax(1).tolist(), alpha.argmax(1).tolist()
-    rows = []
+    strength = alpha[:, 1:].amax(1).tolist()
+    operation = alpha.argmax(1).tolist()
+    cell = []
     for node in range(NODES):
         edges = [edge for edge, (end, _) in enumerate(EDGES) if end == node]
-        rows += [
-            [edge, operation[edge]]
-            for edge in sorted(sorted(edges, key=lambda edge: -strength[edge])[:2])
-        ]
-    return rows
+        strongest = sorted(edges, key=lambda edge: -strength[edge])[:2]
+        cell += [[edge, operation[edge]] for edge in sorted(strongest)]
+    return cell
 
 
-def decode(alpha, beta, start):
-    """-> architecture of greatest weight; alpha, beta: as they are trained, not normalised"""
+def decode(alpha: Tensor, beta: Tensor, start: int) -> dict[str, list[Any]]:
+    """Return the architecture of greatest weight; alpha, beta: as trained, not normalised."""
     alpha, beta = normalise(alpha.detach().double().cpu(), beta.detach().double().cpu(), start)
     return {'path': viterbi(beta, start), 'cell': strongest_edges(alpha)}
 
 
-def check(architecture, start):
-    """Raise ValueError, saying what is wrong, unless an architecture is a path of neighbouring levels from `start` and a cell whose nodes all have an edge."""
+def check(architecture: Architecture, start: int) -> None:
+    """Raise ValueError, with the reason, unless this is an architecture.
+
+    Its path must consist of neighbouring levels beginning at `start`, and every node of its cell
+    must have an edge.
+    """
     if set(architecture) != {'path', 'cell'}:
         raise ValueError(
-            f'an architecture is {{"path": [levels], "cell": [[edge, operation], ...]}}, not {architecture}'
+            'an architecture is {"path": [levels], "cell": [[edge, operation], ...]}, '
+            f'not {architecture}'
         )
-    path, cell = architecture['path'], architecture['cell']
-    for before, level in zip([start, *path], path):
+    _check_path(architecture['path'], start)
+    _check_cell(architecture['path'], architecture['cell'])
+
+
+def _check_path(path: Sequence[int], start: int) -> None:
+    for before, level in zip([start, *path], path, strict=False):
         if not (0 <= level < LEVELS and abs(level - before) <= 1):
             raise ValueError(
-                f'path {list(path)}: from level {start} on, each is to be at most one from the level before it, and within 0..{LEVELS - 1}'
+                f'path {list(path)}: beginning at level {start}, each level must be at most one '
+                f'from the level before it, and within 0..{LEVELS - 1}'
             )
+
+
+def _check_cell(path: Sequence[int], cell: Sequence[Sequence[int]]) -> None:
     edges = [edge for edge, _ in cell]
-    if (
-        not path
-        or len(set(edges)) < len(edges)
-        or not all(
-            0 <= edge < len(EDGES) and 0 <= operation < len(OPERATIONS) for edge, operation in cell
-        )
-    ):
+    known = all(0 <= edge < len(EDGES) and 0 <= kind < len(OPERATIONS) for edge, kind in cell)
+    if not path or not known or len(set(edges)) < len(edges):
         raise ValueError(
-            f'path {list(path)}, cell {cell}: at least one layer; edges 0..{len(EDGES) - 1}, each at most once, with operations 0..{len(OPERATIONS) - 1}'
+            f'path {list(path)}, cell {cell}: there must be at least one layer, and edges '
+            f'0..{len(EDGES) - 1}, each at most once, with operations 0..{len(OPERATIONS) - 1}'
         )
     if {EDGES[edge][0] for edge in edges} != set(range(NODES)):
         raise ValueError(f'cell {cell}: no edge leads to some of its {NODES} nodes')

@@ -1,25 +1,31 @@
-"""Search space of FRSNet and MFPSNet (Yu et al., TNNLS 2023; Liu et al., Auto-DeepLab, CVPR 2019): all paths and operations at once, weighted.
+"""Search space of FRSNet and MFPSNet: all paths and operations at once, each with a weight.
 
-Every layer has a cell at every level that can be reached. A cell hears up to three levels of the layer before and is run once for each of them, with the
-same operations; the results are added with the weights of those ways. Its second input is the output of its own level two layers before, where there is one.
+Yu et al., TNNLS 2023; Liu et al., Auto-DeepLab, CVPR 2019. Every layer has a cell at each level
+that can be reached. A cell takes up to three levels of the layer before; it is evaluated once for
+each of them, with the same operations, and the results are added with the weights of those ways.
+Its second input is the output of its own level two layers before, where there is one.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import decode
-from .searched import ConvNorm, Head, level_sizes, operation, resize
+from .searched import ConvNorm, Head, level_sizes, operation, resize, total
 
 
 class MixedCell(nn.Module):
-    """A cell whose edges all carry all operations, weighted.
+    """A cell whose edges all carry all operations, each with a weight.
 
-    width:     channels of a node
-    sources:   {level of the layer before: channels of its output}
-    remembers: whether there is an output of this level two layers before; without it its edges do not exist
+    width: channels of a node
+    sources: {level of the layer before: channels of its output}
+    remembers: whether there is an output of this level two layers before; without it the edges from
+        there do not exist
     """
 
-    def __init__(self, width, sources, remembers):
+    def __init__(self, width: int, sources: Mapping[int, int], remembers: bool) -> None:
         super().__init__()
         self.enter = nn.ModuleDict(
             {str(level): ConvNorm(channels, width, 1) for level, channels in sources.items()}
@@ -34,107 +40,131 @@ class MixedCell(nn.Module):
             }
         )
 
-    def forward(self, before, last, alpha, size):
-        """before: [B, 3 width, *size] or None; last: {level: [B, C, h, w]}; alpha: [9, 4] weights -> {level: [B, 3 width, *size]}, one result per source"""
+    def forward(
+        self,
+        before: Tensor | None,
+        last: Mapping[int, Tensor],
+        alpha: Tensor,
+        size: tuple[int, int],
+    ) -> dict[int, Tensor]:
+        """Evaluate the cell once per source -> {level: [B, 3 width, *size]}.
+
+        before: [B, 3 width, *size] or None; last: {level: [B, C, h, w]}; alpha: [9, 4] weights
+        """
         memory = None if self.remember is None else self.remember(before)
         return {
             int(level): self._nodes(memory, enter(resize(last[int(level)], size)), alpha)
             for level, enter in self.enter.items()
         }
 
-    def _nodes(self, memory, y, alpha):
-        found = [memory, y]
+    def _nodes(self, memory: Tensor | None, y: Tensor, alpha: Tensor) -> Tensor:
+        maps = {1: y} if memory is None else {0: memory, 1: y}  # by number of the source
         for node in range(decode.NODES):
-            found.append(
-                sum(
-                    self._mixed(edge, found[source], alpha[edge])
-                    for edge, (end, source) in enumerate(decode.EDGES)
-                    if end == node and found[source] is not None
-                )
+            maps[2 + node] = total(
+                self._mixed(edge, maps[source], alpha[edge])
+                for edge, (end, source) in enumerate(decode.EDGES)
+                if end == node and source in maps
             )
-        return torch.cat(found[2:], 1)
+        return torch.cat([maps[2 + node] for node in range(decode.NODES)], 1)
 
-    def _mixed(self, edge, y, weights):
-        return sum(
-            weight * operation(y) for weight, operation in zip(weights, self.edges[str(edge)])
-        )
+    def _mixed(self, edge: int, y: Tensor, weights: Tensor) -> Tensor:
+        operations: Any = self.edges[str(edge)]
+        return total(weight * op(y) for weight, op in zip(weights, operations, strict=True))
 
 
 class Supernet(nn.Module):
-    """All architectures of `layers` layers that start at a level; .alpha and .beta are what is searched, all else are weights.
+    """All architectures of `layers` layers that start at one level.
+
+    .alpha and .beta are what is searched; all other parameters are weights of the network.
 
     width: channels of a node at full resolution; level l has 2^l times as many
     start: level of the input
-    spare: also the weights that the published network has and never uses
+    spare: add the weights that the published network has and never uses
     """
 
-    def __init__(self, width, start, layers=6, spare=False):
+    def __init__(self, width: int, start: int, layers: int = 6, spare: bool = False) -> None:
         super().__init__()
         self.start = start
         self.stem = ConvNorm(width << start, decode.NODES * width << start, 3)
-        self.layers = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    str(level): self._cell(width, layer, level)
-                    for level in decode.levels(layer, start)
-                }
-            )
-            for layer in range(layers)
-        )
+        self.layers = nn.ModuleList(self._layer(width, layer) for layer in range(layers))
         self.head = Head(width, max(decode.levels(layers - 1, start)), spare)
+        # All but equal, so that the search starts undecided and without ties.
         self.alpha = nn.Parameter(1e-3 * torch.randn(len(decode.EDGES), len(decode.OPERATIONS)))
         self.beta = nn.Parameter(1e-3 * torch.randn(layers, decode.LEVELS, 3))
 
-    def _cell(self, width, layer, level):
-        sources = {
-            s: decode.NODES * width << s
-            for s in decode.levels(layer - 1, self.start)
-            if abs(s - level) <= 1
-        }
-        return MixedCell(
-            width << level,
-            sources,
-            remembers=layer > 0 and level in decode.levels(layer - 2, self.start),
-        )
+    def _layer(self, width: int, layer: int) -> nn.ModuleDict:
+        reached = decode.levels(layer, self.start)
+        return nn.ModuleDict({str(level): self._cell(width, layer, level) for level in reached})
 
-    def forward(self, x):
-        """x: [B, width 2^start, h, w] -> [B, 3 width, 2^start h, 2^start w]; ValueError where full resolution is no multiple of 8"""
+    def _cell(self, width: int, layer: int, level: int) -> MixedCell:
+        sources = {
+            source: decode.NODES * width << source
+            for source in decode.levels(layer - 1, self.start)
+            if abs(source - level) <= 1
+        }
+        remembers = layer > 0 and level in decode.levels(layer - 2, self.start)
+        return MixedCell(width << level, sources, remembers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, width 2^start, h, w] -> [B, 3 width, 2^start h, 2^start w].
+
+        ValueError where the sides at full resolution are no multiples of 8.
+        """
         return self.mix(x, *decode.normalise(self.alpha, self.beta, self.start))
 
-    def mix(self, x, alpha, beta):
-        """The same with the weights given: alpha [9, 4], beta [L, 4, 3], see decode.normalise"""
+    def mix(self, x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+        """Compute `forward` with given weights: alpha [9, 4], beta [L, 4, 3], see normalise."""
         sizes = level_sizes(x, self.start)
-        before, last = {}, {self.start: self.stem(x)}
-        for cells, ways in zip(self.layers, beta):
-            found = {}
-            for level, cell in ((int(name), cell) for name, cell in cells.items()):
-                results = cell(before.get(level), last, alpha, sizes[level])
-                found[level] = sum(
-                    ways[source, level - source + 1] * y for source, y in results.items()
-                )
-            before, last = last, found
+        before: dict[int, Tensor] = {}
+        last = {self.start: self.stem(x)}
+        for layer, ways in zip(self.layers, beta, strict=True):
+            before, last = last, self._mix_layer(layer, before, last, alpha, ways, sizes)
         return self.head(last, sizes)
 
-    def architecture(self):
-        """-> {'path': ..., 'cell': ...} of greatest weight, for searched.Searched"""
+    @staticmethod
+    def _mix_layer(
+        cells: Any,
+        before: Mapping[int, Tensor],
+        last: Mapping[int, Tensor],
+        alpha: Tensor,
+        ways: Tensor,
+        sizes: list[tuple[int, int]],
+    ) -> dict[int, Tensor]:
+        """Outputs of one layer by level. cells: the layer's ModuleDict; ways: [4, 3] weights"""
+        outputs = {}
+        for name, cell in cells.items():
+            level = int(name)
+            results = cell(before.get(level), last, alpha, sizes[level])
+            # A way's column says where it leads: 0 one level up, 1 straight on, 2 one level down.
+            outputs[level] = total(
+                ways[source, level - source + 1] * y for source, y in results.items()
+            )
+        return outputs
+
+    def architecture(self) -> dict[str, list[Any]]:
+        """Return the architecture of greatest weight, as searched.Searched takes it."""
         return decode.decode(self.alpha, self.beta, self.start)
 
 
 class AutoSR(Supernet):
-    """Enlarges by 8: 22,833,372 parameters with `spare`.
+    """A supernet that enlarges by 8: 22,833,372 parameters with `spare`.
 
-    Those published are 22,637,628: there, from the fourth layer on, the cell at half the size hears neither full resolution nor itself two layers before,
-    though the path that the authors found goes from full resolution to half in the end.
+    The published one has 22,637,628. There, from the fourth layer on, the cell at half the size
+    takes neither full resolution nor its own output two layers before, although the path that the
+    authors found goes from full resolution to half in the end.
 
     width: channels of the input, a multiple of 8
     """
 
-    def __init__(self, width=64, layers=6, spare=False):
+    def __init__(self, width: int = 64, layers: int = 6, spare: bool = False) -> None:
         super().__init__(width // 8, 3, layers, spare)
 
 
 class AutoPrior(Supernet):
-    """Keeps the size: 15,013,644 parameters with `spare`, as published; for the maps of a prior (width 8) and for their fusion (width 48)."""
+    """A supernet that keeps the size: 15,013,644 parameters with `spare`, as published.
 
-    def __init__(self, width=8, layers=6, spare=False):
+    It serves the maps of a prior (width 8) and their fusion (width 48).
+    """
+
+    def __init__(self, width: int = 8, layers: int = 6, spare: bool = False) -> None:
         super().__init__(width, 0, layers, spare)

@@ -1,1 +1,7 @@
-"""What lies on disk, and in which order it is read: files, formats, manifests, tar shards, streams."""
+"""Image files of a data set and the order in which they are read.
+
+files, jph, shards: one file, its formats, tar archives
+listing, manifest:  which files a data set has, and which of them are usable
+order:              sample number -> image
+reader, stream:     reading while training, from a disk or from an object store
+"""

@@ -1,13 +1,16 @@
-"""One image file, good or bad: PNG (W3C PNG, 3rd ed.), JPEG (ITU-T T.81) and JPH (lossless HTJ2K, jph.py), its structure, its pixels, their size.
+"""One image file: its structure, its pixels, and their size.
 
-`check` walks a file's structure (the CRCs of a PNG and a JPH, the markers of a JPEG) at disk speed; `sound` also decodes it; `decode`
-defines the pixels for every pipe. What `sound` accepts, DALI's CPU decoder and OpenCV decode to the same bytes.
+PNG (W3C PNG, 3rd ed.), JPEG (ITU-T T.81) and JPH (lossless HTJ2K, jph.py) are read. `check` walks a
+file's structure (the CRCs of a PNG and a JPH, the markers of a JPEG) at disk speed; `sound` also
+decodes it; `decode` defines the pixels for every pipe. Whatever `sound` accepts, DALI's CPU decoder
+and OpenCV decode to the same bytes.
 """
 
 import os
 import re
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -16,37 +19,44 @@ import numpy as np
 from errors import BadFile
 
 from . import jph
+from .aliases import Buffer, FilePath
 
 SUFFIXES = '.png', '.jpg', '.jpeg', '.jph'
-LARGEST = 1 << 28  # pixels; more is taken for a damaged header (OpenCV's limit is 2**30)
+# Pixels; an image with more is taken for a damaged header (OpenCV's limit is 2**30).
+LARGEST = 1 << 28
 PNG, JPEG = b'\x89PNG\r\n\x1a\n', b'\xff\xd8\xff'  # how such files begin
-_COLOURS = {
-    0: ('gray', 1, (1, 2, 4, 8, 16)),
-    2: ('rgb', 3, (8, 16)),
-    3: ('palette', 1, (1, 2, 4, 8)),
+
+# fmt: off
+# PNG colour type -> name, samples per pixel, bit depths
+_COLOURS: dict[int, tuple[str, int, tuple[int, ...]]] = {
+    0: ('gray',       1, (1, 2, 4, 8, 16)),
+    2: ('rgb',        3, (8, 16)),
+    3: ('palette',    1, (1, 2, 4, 8)),
     4: ('gray+alpha', 2, (8, 16)),
-    6: ('rgba', 4, (8, 16)),
-}  # colour type -> name, samples per pixel, bit depths
+    6: ('rgba',       4, (8, 16)),
+}
+# Passes of an interlaced PNG: x0, y0, dx, dy
 _ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)  # x0, y0, dx, dy
-_FRAMES = {
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4),
+    (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
+)
+# fmt: on
+
+# Codes of JPEG markers (T.81, table B.1); an end of image, a scan, an application segment.
+_EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
+_BASELINE_OR_PROGRESSIVE = 0xC0, 0xC1, 0xC2
+_UNSUPPORTED_FRAMES = {
     0xC3: 'lossless',
     0xC5: 'hierarchical',
     0xC6: 'hierarchical',
     0xC7: 'lossless',
     **dict.fromkeys((0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF), 'arithmetic coding'),
 }
-_AFTER_SCAN = re.compile(
-    rb'\xff[^\x00\xff\xd0-\xd7]'
-)  # a marker, not stuffing, filling or a restart
-_OTHERS = (
+# A marker that ends a scan: neither a stuffed byte, nor fill bytes, nor a restart.
+_AFTER_SCAN = re.compile(rb'\xff[^\x00\xff\xd0-\xd7]')
+
+# Beginnings of files that are often given by mistake.
+_OTHER_FORMATS = (
     (b'GIF8', 'GIF'),
     (b'BM', 'BMP'),
     (b'II*\0', 'TIFF'),
@@ -69,11 +79,17 @@ class _Header(NamedTuple):
     bits: int  # per pixel
     interlaced: bool
     orientation: int  # EXIF, 1..8
-    idat: list  # (start, stop) of each piece of the zlib stream; empty for JPEG
+    idat: list[tuple[int, int]]  # start, stop of each piece of a PNG's zlib stream
 
 
-def read_bytes(path, offset=0, length=None):
-    """Bytes of a file, or of the part of it that a shard's member is. Raises OSError, BadFile where the file is too short for that."""
+# ---- paths and messages ----
+
+
+def read_bytes(path: FilePath, offset: int = 0, length: int | None = None) -> bytes:
+    """Read a file, or the part of it that a shard's member occupies.
+
+    Raises OSError; BadFile where the file is shorter than offset + length.
+    """
     with open(path, 'rb') as f:
         f.seek(offset)
         data = f.read(length)
@@ -82,40 +98,64 @@ def read_bytes(path, offset=0, length=None):
     return data
 
 
-def shown(path):
-    """A path for a message: a file name need not be valid text, a message must be."""
+def shown(path: FilePath) -> str:
+    """A path as text for a message; a file name need not be valid UTF-8."""
     return os.fsencode(path).decode('utf-8', 'replace')
 
 
-def check(data):
-    """Walk a file's structure without decoding it: bytes-like -> (kind, width, height, colour). Raises BadFile."""
+def some(names: Sequence[str], most: int, separator: str = ', ') -> str:
+    """The first `most` names, and how many more there are."""
+    rest = [f'and {len(names) - most:,} more'] if len(names) > most else []
+    return separator.join([*names[:most], *rest])
+
+
+# ---- judging and decoding ----
+
+
+def check(data: Buffer) -> tuple[str, int, int, str]:
+    """Walk a file's structure without decoding it, and return (kind, width, height, colour).
+
+    Width and height are those of the decoded image. Raises BadFile.
+    """
     kind, header = _walk(memoryview(data).cast('B'))
     return kind, *_decoded_size(header), header.colour
 
 
-def sound(data):
-    """Raise BadFile unless every pixel of the file can be decoded: `check`, then, for PNG, the zlib stream's length, checksum and
-    filter bytes against the header (libpng tolerates an over-long one), then the decoder itself. A JPEG's pixels have no
-    checksum: damage there that keeps the markers decodes to something, the same in OpenCV and DALI, and is accepted. A JPH,
-    which was decoded when it was written, needs no decoding."""
+def sound(data: Buffer) -> None:
+    """Raise BadFile unless every pixel of the file can be decoded.
+
+    After `check`, a PNG's zlib stream is tested for its length, checksum and filter bytes (libpng
+    tolerates one that is too long); then the decoder itself is run. A JPEG's pixels have no
+    checksum: damage that leaves the markers intact is accepted, since OpenCV and DALI decode it
+    alike. A JPH was decoded when it was written and needs no decoding.
+    """
     data = memoryview(data).cast('B')
     kind, header = _walk(data)
-    if kind == 'png':
-        _inflate(data, header)
     if kind == 'jph':
         return
-    found, size = decode(data).shape[1::-1], _decoded_size(header)
-    if found != size:
-        raise BadFile('decodes to {}x{}, but its header says {}x{}'.format(*found, *size))
+    if kind == 'png':
+        _inflate(data, header)
+
+    height, width, _ = decode(data).shape
+    expected = _decoded_size(header)
+    if (width, height) != expected:
+        raise BadFile(
+            f'decodes to {width}x{height}, but its header says {expected[0]}x{expected[1]}'
+        )
 
 
-def decode(data):
-    """Bytes of a file -> [H, W, 3] uint8 RGB, the definition for all pipes: EXIF orientation applied (in PNG too), gray and
-    palette expanded, alpha dropped. Equal to nvidia.dali.fn.decoders.image(device='cpu') to the bit. Raises BadFile."""
+def decode(data: Buffer) -> np.ndarray:
+    """Decode a file to [H, W, 3] uint8 RGB: the definition of its pixels for all pipes.
+
+    EXIF orientation is applied (in PNG too), gray and palette are expanded, alpha is dropped. The
+    result equals that of nvidia.dali.fn.decoders.image(device='cpu') bit for bit. Raises BadFile.
+    """
+    # JPH decoders must not be given damaged data; see jph.py.
     if bytes(data[:12]) == jph.SIGNATURE:
-        jph.check(data)  # no decoder of it can be trusted with a damaged one
+        jph.check(data)
         if jph.codec():
             return jph.decode(data)
+
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as e:
@@ -125,9 +165,12 @@ def decode(data):
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
 
 
-def fit(rgb, size):
-    """[H, W, 3] uint8 -> [size, size, 3]: unchanged if it has that size, else area-resized to a shorter side of `size` and
-    centre-cropped. Raises BadFile if it is smaller."""
+def fit(rgb: np.ndarray, size: int) -> np.ndarray:
+    """Bring [H, W, 3] uint8 to [size, size, 3].
+
+    An image of that size is unchanged; any other is area-resized to a shorter side of `size` and
+    centre-cropped. Raises BadFile if it is smaller.
+    """
     h, w = rgb.shape[:2]
     big_enough(w, h, size)
     if min(h, w) > size:
@@ -137,20 +180,24 @@ def fit(rgb, size):
     return np.ascontiguousarray(rgb[top : top + size, left : left + size])
 
 
-def _decoded_size(header):
-    """(width, height) after the EXIF orientation: 5..8 swap the sides."""
-    return (
-        (header.height, header.width) if header.orientation >= 5 else (header.width, header.height)
-    )
-
-
-def big_enough(width, height, size):
-    """Raise BadFile if the shorter side (pixels) is below the training size."""
+def big_enough(width: int, height: int, size: int) -> None:
+    """Raise BadFile if the shorter side, in pixels, is below the training size."""
     if min(width, height) < size:
         raise BadFile(f'{width}x{height}, smaller than the training size {size}')
 
 
-def _walk(data):
+def _decoded_size(header: _Header) -> tuple[int, int]:
+    """(width, height) after the EXIF orientation; 5 to 8 swap the sides."""
+    if header.orientation >= 5:
+        return header.height, header.width
+    return header.width, header.height
+
+
+# ---- kinds of files ----
+
+
+def _walk(data: memoryview) -> tuple[str, _Header]:
+    """Kind and header of a file. Raises BadFile."""
     head = bytes(data[:64])
     if not head:
         raise BadFile('empty file (0 bytes)')
@@ -161,58 +208,64 @@ def _walk(data):
     if head.startswith(jph.SIGNATURE):
         width, height = jph.check(data)
         return 'jph', _Header(width, height, 'rgb', 24, False, 1, [])
-    if PNG.startswith(head) or JPEG.startswith(head) or jph.SIGNATURE.startswith(head):
+
+    # A file may end within its signature.
+    if any(signature.startswith(head) for signature in (PNG, JPEG, jph.SIGNATURE)):
         raise BadFile(f'truncated: only {len(head)} bytes')
     raise BadFile(f'not a PNG, JPEG or JPH image: {looks_like(head)}')
 
 
-def looks_like(head):
-    """What a file that begins like this seems to be, for a message."""
-    for start, name in _OTHERS:
+def looks_like(head: bytes) -> str:
+    """Describe for a message what a file with these first bytes seems to be."""
+    for start, name in _OTHER_FORMATS:
         if head.startswith(start):
             return f'it looks like {name}'
     if head[:4] == b'RIFF' and head[8:12] == b'WEBP':
         return 'it looks like WebP'
     if head[4:8] == b'ftyp':
         return 'it looks like HEIC, AVIF or a film'
+
+    # Web pages come with a byte order mark or blank lines before them.
     if head.lstrip(b'\xef\xbb\xbf \t\r\n').lower().startswith((b'<!doctype html', b'<html')):
         return 'it looks like HTML (an error page saved as an image?)'
     if all(32 <= c < 127 or c in b'\t\r\n' for c in head):
         return 'it looks like text'
-    return 'all zero bytes' if not any(head) else f'it begins with {head[:8].hex(" ")}'
+    return f'it begins with {head[:8].hex(" ")}' if any(head) else 'all zero bytes'
 
 
-def _walk_png(data):
-    header, palette, idat, names, orientations, at = None, False, [], [], set(), len(PNG)
-    while not names or names[-1] != b'IEND':
-        if at + 12 > len(data):
-            raise BadFile('truncated: it ends before the IEND chunk')
-        length, name = struct.unpack_from('>I4s', data, at)
-        known = (
-            name in (b'IHDR', b'PLTE', b'IDAT', b'IEND') or name[0] & 32
-        )  # lower case: may be skipped
-        if not known or not name.isalpha() or name[2] & 32 or length >= 1 << 31:
-            raise BadFile(f'corrupt: no PNG chunk at byte {at:,}')
-        end, text = at + 12 + length, name.decode()
-        if end > len(data):
-            raise BadFile(f'truncated: {end - len(data):,} bytes of its {text} chunk are missing')
-        body = data[at + 8 : end - 4]
-        if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], 'big'):
-            raise BadFile(f'CRC of the {text} chunk at byte {at:,} is wrong')
-        if (name == b'IHDR') != (not names):
-            raise BadFile('corrupt header: IHDR must come first, and once')
+def _plausible(width: int, height: int) -> None:
+    if not 0 < width * height <= LARGEST:
+        raise BadFile(f'corrupt header: {width}x{height} pixels')
+
+
+# ---- PNG ----
+
+
+def _walk_png(data: memoryview) -> _Header:
+    """Header of a PNG, all chunks of which are intact and in order."""
+    name, body, at = _png_chunk(data, len(PNG))
+    if name != b'IHDR':
+        raise BadFile(_IHDR_FIRST)
+    header = _ihdr(body)
+
+    palette = False  # a valid one before the pixels
+    idat: list[tuple[int, int]] = []
+    orientations: set[int] = set()
+    while name != b'IEND':
+        previous = name
+        name, body, end = _png_chunk(data, at)
         if name == b'IHDR':
-            header = _ihdr(body)
-        elif name == b'PLTE':
-            palette = 0 < length <= 768 and length % 3 == 0 and not idat
+            raise BadFile(_IHDR_FIRST)
+        if name == b'PLTE':
+            palette = 0 < len(body) <= 768 and len(body) % 3 == 0 and not idat
         elif name == b'IDAT':
-            if idat and names[-1] != b'IDAT':
+            if idat and previous != b'IDAT':
                 raise BadFile('corrupt: its IDAT chunks are not consecutive')
             idat.append((at + 8, end - 4))
         elif name == b'eXIf':
             orientations.add(exif_orientation(body))
-        names.append(name)
         at = end
+
     if not idat:
         raise BadFile('corrupt: no IDAT chunk, hence no pixels')
     if header.colour == 'palette' and not palette:
@@ -220,16 +273,39 @@ def _walk_png(data):
     return header._replace(idat=idat, orientation=_only(orientations))
 
 
-def _ihdr(body):
+_IHDR_FIRST = 'corrupt header: IHDR must come first, and once'
+
+
+def _png_chunk(data: memoryview, at: int) -> tuple[bytes, memoryview, int]:
+    """(name, contents, end) of the chunk at a byte, its CRC verified."""
+    if at + 12 > len(data):
+        raise BadFile('truncated: it ends before the IEND chunk')
+    length, name = struct.unpack_from('>I4s', data, at)
+
+    # Bit 5 of the first letter, lower case: a reader may skip the chunk. Bit 5 of the third is 0.
+    known = name in (b'IHDR', b'PLTE', b'IDAT', b'IEND') or name[0] & 32
+    if not known or not name.isalpha() or name[2] & 32 or length >= 1 << 31:
+        raise BadFile(f'corrupt: no PNG chunk at byte {at:,}')
+
+    end = at + 12 + length
+    if end > len(data):
+        missing = end - len(data)
+        raise BadFile(f'truncated: {missing:,} bytes of its {name.decode()} chunk are missing')
+    if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], 'big'):
+        raise BadFile(f'CRC of the {name.decode()} chunk at byte {at:,} is wrong')
+    return name, data[at + 8 : end - 4], end
+
+
+def _ihdr(body: memoryview) -> _Header:
     if len(body) != 13:
         raise BadFile(f'corrupt header: IHDR has {len(body)} bytes, not 13')
-    width, height, depth, colour, compression, filtering, interlace = struct.unpack(
-        '>IIBBBBB', body
-    )
+    fields = struct.unpack('>IIBBBBB', body)
+    width, height, depth, colour, compression, filtering, interlace = fields
     name, samples, depths = _COLOURS.get(colour, ('', 0, ()))
     if depth not in depths or compression or filtering or interlace > 1:
         raise BadFile(
-            f'corrupt header: bit depth {depth}, colour type {colour}, methods {compression} {filtering} {interlace}'
+            f'corrupt header: bit depth {depth}, colour type {colour}, '
+            f'methods {compression} {filtering} {interlace}'
         )
     _plausible(width, height)
     if depth == 16:
@@ -237,83 +313,117 @@ def _ihdr(body):
     return _Header(width, height, name, depth * samples, interlace == 1, 1, [])
 
 
-def _plausible(width, height):
-    if not 0 < width * height <= LARGEST:
-        raise BadFile(f'corrupt header: {width}x{height} pixels')
+def _inflate(data: memoryview, header: _Header) -> None:
+    """Raise BadFile unless a PNG's zlib stream is complete, intact and has known row filters."""
+    shapes = _passes(header)
+    expected = sum(rows * length for rows, length in shapes)
 
-
-def _inflate(data, header):
-    """Decompress a PNG's pixels; BadFile unless they are as long as the header demands, with checksum and known row filters."""
-    shapes = []  # of each pass: rows, bytes per row (1 for the filter)
-    for x0, y0, dx, dy in _ADAM7 if header.interlaced else ((0, 0, 1, 1),):
-        w, h = -((x0 - header.width) // dx), -((y0 - header.height) // dy)
-        shapes += [(h, 1 + (w * header.bits + 7) // 8)] if w > 0 and h > 0 else []
-    want, stream = sum(h * row for h, row in shapes), zlib.decompressobj()
-    try:  # asks one byte more: shows an over-long stream, and lets zlib reach the checksum
-        raw = stream.decompress(b''.join(data[a:b] for a, b in header.idat), want + 1)
+    # One byte more than needed reveals a stream that is too long, and lets zlib reach the checksum.
+    stream = zlib.decompressobj()
+    try:
+        raw = stream.decompress(b''.join(data[a:b] for a, b in header.idat), expected + 1)
     except zlib.error as e:
         raise BadFile(f'corrupt pixels: {e}') from None
-    if len(raw) != want:
+    if len(raw) != expected:
+        amount = 'few' if len(raw) < expected else 'many'
         raise BadFile(
-            f'corrupt pixels: too {"few" if len(raw) < want else "many"} bytes in its zlib stream, {want:,} expected'
+            f'corrupt pixels: too {amount} bytes in its zlib stream, {expected:,} expected'
         )
     if not stream.eof:
         raise BadFile('corrupt pixels: its zlib stream has no end')
+
+    # Each row begins with its filter type, 0 to 4.
     at = 0
-    for h, row in shapes:
-        if np.frombuffer(raw, np.uint8, h * row, at)[::row].max() > 4:
+    for rows, length in shapes:
+        if np.frombuffer(raw, np.uint8, rows * length, at)[::length].max() > 4:
             raise BadFile('corrupt pixels: unknown row filter')
-        at += h * row
+        at += rows * length
 
 
-def _walk_jpeg(data):
-    size, colour, scans, orientations, at = None, None, 0, set(), 2
+def _passes(header: _Header) -> list[tuple[int, int]]:
+    """(rows, bytes per row with the filter type) of every pass that has pixels."""
+    shapes = []
+    for x0, y0, dx, dy in _ADAM7 if header.interlaced else ((0, 0, 1, 1),):
+        # Rounded up.
+        w, h = -((x0 - header.width) // dx), -((y0 - header.height) // dy)
+        if w > 0 and h > 0:
+            shapes.append((h, 1 + (w * header.bits + 7) // 8))
+    return shapes
+
+
+# ---- JPEG ----
+
+
+def _walk_jpeg(data: memoryview) -> _Header:
+    """Header of a JPEG, all segments of which follow each other up to the end of the image."""
+    frame: tuple[int, int, str] | None = None
+    scanned = False
+    orientations: set[int] = set()
+    at = 2
     while True:
         at = _marker(data, at)
         code = data[at + 1]
-        if code == 0xD9:
+        if code == _EOI:
             break
         if code == 0x01 or 0xD0 <= code <= 0xD7:  # TEM, RSTn: no body
             at += 2
             continue
-        length = int.from_bytes(data[at + 2 : at + 4], 'big')
-        body, end = data[at + 4 : at + 2 + length], at + 2 + length
-        if max(at + 4, end) > len(data):
-            raise BadFile('truncated: it ends inside a segment')
-        if length < 2 or code in (0x00, 0xD8):
-            raise BadFile(f'corrupt: no JPEG segment at byte {at:,}')
-        if code in _FRAMES:
-            raise BadFile(f'{_FRAMES[code]} JPEG: save it as a baseline or progressive one')
-        if code in (0xC0, 0xC1, 0xC2):
-            if size:
+
+        body, end = _segment(data, at)
+        if code in _UNSUPPORTED_FRAMES:
+            kind = _UNSUPPORTED_FRAMES[code]
+            raise BadFile(f'{kind} JPEG: save it as a baseline or progressive one')
+        if code in _BASELINE_OR_PROGRESSIVE:
+            if frame:
                 raise BadFile('corrupt header: two frames')
-            size, colour = _sof(body)
-        elif code == 0xE1 and body[:6] == b'Exif\0\0':
+            frame = _sof(body)
+        elif code == _APP1 and body[:6] == b'Exif\0\0':
             orientations.add(exif_orientation(body[6:]))
-        elif code == 0xDA:
-            if not size:
-                raise BadFile('corrupt header: no frame before the pixels')
-            found = _AFTER_SCAN.search(data, end)
-            if not found:
-                raise BadFile('truncated: no end-of-image marker')
-            scans, end = scans + 1, found.start()
+        elif code == _SOS:
+            end = _scan_end(data, end, frame is not None)
+            scanned = True
         at = end
-    if not scans:
+
+    if frame is None or not scanned:
         raise BadFile('corrupt: no pixels before the end-of-image marker')
-    return _Header(*size, colour, 0, False, _only(orientations), [])
+    return _Header(*frame, 0, False, _only(orientations), [])
 
 
-def _marker(data, at):
+def _marker(data: memoryview, at: int) -> int:
+    """Byte of the marker that is due here, after any fill bytes."""
     if at < len(data) and data[at] != 0xFF:
         raise BadFile(f'corrupt: no JPEG marker at byte {at:,}')
-    while at + 1 < len(data) and data[at + 1] == 0xFF:  # filling
+    while at + 1 < len(data) and data[at + 1] == 0xFF:
         at += 1
     if at + 2 > len(data):
         raise BadFile('truncated: no end-of-image marker')
     return at
 
 
-def _sof(body):
+def _segment(data: memoryview, at: int) -> tuple[memoryview, int]:
+    """(contents, end) of the segment whose marker is at a byte."""
+    length = int.from_bytes(data[at + 2 : at + 4], 'big')
+    end = at + 2 + length
+    if max(at + 4, end) > len(data):
+        raise BadFile('truncated: it ends inside a segment')
+    # 00 is a stuffed byte outside a scan, D8 a second start of image.
+    if length < 2 or data[at + 1] in (0x00, 0xD8):
+        raise BadFile(f'corrupt: no JPEG segment at byte {at:,}')
+    return data[at + 4 : end], end
+
+
+def _scan_end(data: memoryview, start: int, framed: bool) -> int:
+    """Byte of the marker after a scan. framed: a frame header came before it"""
+    if not framed:
+        raise BadFile('corrupt header: no frame before the pixels')
+    after = _AFTER_SCAN.search(data, start)
+    if not after:
+        raise BadFile('truncated: no end-of-image marker')
+    return after.start()
+
+
+def _sof(body: memoryview) -> tuple[int, int, str]:
+    """(width, height, colour) of a frame header."""
     if len(body) < 6 or len(body) != 6 + 3 * body[5]:
         raise BadFile('corrupt header: frame segment of a wrong length')
     precision, height, width, components = struct.unpack_from('>BHHB', body)
@@ -324,28 +434,39 @@ def _sof(body):
     if components not in (1, 3):
         raise BadFile(f'corrupt header: {components} components')
     _plausible(width, height)
-    return (width, height), 'gray' if components == 1 else 'rgb'
+    return width, height, 'gray' if components == 1 else 'rgb'
 
 
-def exif_orientation(tiff):
-    """EXIF orientation 1..8 of a TIFF block, 1 where there is none. BadFile if its table leaves the block: decoders differ."""
+# ---- EXIF ----
+
+
+def exif_orientation(tiff: Buffer) -> int:
+    """EXIF orientation 1..8 of a TIFF block, 1 where there is none (EXIF 2.32, tag 0x112).
+
+    Raises BadFile if the table leaves the block: decoders treat that differently.
+    """
     order = {b'MM\0*': '>', b'II*\0': '<'}.get(bytes(tiff[:4]))
     if order is None or len(tiff) < 8:
         return 1
+
+    # A table of entries: tag, type (3: 16-bit integer), number of values, value.
     try:
         (ifd,) = struct.unpack_from(order + 'I', tiff, 4)
         (count,) = struct.unpack_from(order + 'H', tiff, ifd)
         entries = [struct.unpack_from(order + 'HHIH', tiff, ifd + 2 + 12 * i) for i in range(count)]
     except struct.error:
         raise BadFile('corrupt EXIF block: strip it') from None
-    return next(
-        (value for tag, kind, _, value in entries if (tag, kind) == (0x112, 3) and 1 <= value <= 8),
-        1,
-    )
+    for tag, kind, _, value in entries:
+        if (tag, kind) == (0x112, 3) and 1 <= value <= 8:
+            return value
+    return 1
 
 
-def _only(orientations):
-    """The orientation that all EXIF blocks agree on, 1 without one; of two, OpenCV and DALI choose differently."""
+def _only(orientations: set[int]) -> int:
+    """The orientation on which all EXIF blocks agree, 1 without one.
+
+    Of two different ones, OpenCV and DALI choose differently.
+    """
     if len(orientations) > 1:
         raise BadFile('two EXIF blocks with different orientations: strip them')
     return max(orientations, default=1)

@@ -1,25 +1,34 @@
-"""Sample number -> epoch and image: a seeded permutation per epoch; a rank only chooses which numbers it takes.
+"""Sample number -> epoch and image: one seeded permutation per epoch, shared by all ranks.
 
-Pure functions, so resume is `start` and nothing else: the same seed shows the same images in the same order on 1 or 8 GPUs,
-after a crash or not.
+A rank only chooses which sample numbers it takes. All functions are pure, so resuming needs no more
+than `start`: the same seed gives the same images in the same order on 1 or 8 GPUs, after a crash or
+without one.
 """
 
 import itertools
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from degrade.draw import stream
 
 
-def index(sample, count, seed):
-    """[B] sample numbers >= 0 -> [B] int64 image numbers in 0..count-1: place `sample % count` of the permutation of epoch
-    `sample // count`. seed: 0 <= seed < 2**63. Raises ValueError for values outside."""
+def index(sample: npt.ArrayLike, count: int, seed: int) -> np.ndarray:
+    """Map sample numbers [B] to image numbers [B] int64 in 0..count-1.
+
+    Sample s is at place `s % count` of the permutation of epoch `s // count`.
+    Raises ValueError unless count >= 1, 0 <= seed < 2**63 and every sample number >= 0.
+    """
     sample = np.asarray(sample, np.int64)
     if count < 1 or not 0 <= seed < 2**63 or (sample < 0).any():
         raise ValueError(
-            f'order of {count} images, seed {seed}: needs count >= 1, 0 <= seed < 2**63 and sample numbers >= 0'
+            f'order of {count} images, seed {seed}: needs count >= 1, 0 <= seed < 2**63 '
+            'and sample numbers >= 0'
         )
+
+    # A batch may span epochs, each of which has a permutation of its own.
     epoch, position = np.divmod(sample, count)
     image = np.empty_like(sample)
     for e in np.unique(epoch):
@@ -27,12 +36,16 @@ def index(sample, count, seed):
     return image
 
 
-def shard(start, batch, rank=0, world=1):
-    """Endless iterator of [batch] int64 sample numbers of one rank: global batch g is the world * batch numbers from
-    start + g * world * batch on, and each rank takes a contiguous block of it. Raises ValueError for values outside."""
+def shard(start: int, batch: int, rank: int = 0, world: int = 1) -> Iterator[np.ndarray]:
+    """Iterate endlessly over the sample numbers [batch] int64 of one rank.
+
+    Global batch g consists of the `world * batch` numbers from `start + g * world * batch` on; each
+    rank takes a contiguous block of it. Raises ValueError for values out of range.
+    """
     if start < 0 or batch < 1 or not 0 <= rank < world:
         raise ValueError(
-            f'start {start}, batch {batch}, rank {rank} of {world}: needs start >= 0, batch >= 1, 0 <= rank < world'
+            f'start {start}, batch {batch}, rank {rank} of {world}: '
+            'needs start >= 0, batch >= 1, 0 <= rank < world'
         )
     return (
         np.arange(first, first + batch, dtype=np.int64)
@@ -40,12 +53,16 @@ def shard(start, batch, rank=0, world=1):
     )
 
 
-@lru_cache(maxsize=2)  # a batch may lie across two epochs
-def permutation(epoch, count, seed):
-    """[count] int64, read-only: the order of Philox's raw words, which NumPy promises to keep (NEP 19), unlike Generator's."""
-    words = np.random.Philox(key=np.array([seed, stream(f'order/{epoch}')], np.uint64)).random_raw(
-        count
-    )
+# Two entries, since a batch may lie across two epochs.
+@lru_cache(maxsize=2)
+def permutation(epoch: int, count: int, seed: int) -> np.ndarray:
+    """[count] int64, read-only: the ranks of Philox's raw words.
+
+    NumPy guarantees that raw words stay the same across versions (NEP 19), which does not hold for
+    numpy.random.Generator.
+    """
+    key = np.array([seed, stream(f'order/{epoch}')], np.uint64)
+    words = np.random.Philox(key=key).random_raw(count)
     order = np.argsort(words, kind='stable')
     order.flags.writeable = False
     return order

@@ -1,19 +1,26 @@
-"""What was found out about files, kept as JSON in the cache folder for the next start."""
+"""Results about files, cached as JSON so that the next start need not read the files again."""
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from .aliases import FilePath, Say
 from .files import read_bytes, shown
 
 
-def cache_folder():
-    """Path of $FACES_CACHE, or ~/.cache/faces; whoever writes there makes it."""
+def cache_folder() -> Path:
+    """Path of $FACES_CACHE, or ~/.cache/faces; it is not created here."""
     return Path(os.path.expanduser(os.environ.get('FACES_CACHE') or '~/.cache/faces'))
 
 
-def load(path, version):
-    """The dict that `save` wrote; {} if there is none, or it is damaged or of another version: everything is found out again."""
+def load(path: FilePath, version: int) -> dict[str, Any]:
+    """Read the dict that `save` wrote.
+
+    A missing or damaged file, or one of another version, gives {}: the caller then reads the files
+    anew.
+    """
     try:
         content = json.loads(read_bytes(path))
     except (OSError, ValueError):
@@ -21,8 +28,12 @@ def load(path, version):
     return content if isinstance(content, dict) and content.get('version') == version else {}
 
 
-def save(path, version, content, say=print):
-    """Write a dict, whole or not at all; a folder that cannot be written is told and costs the next start its time."""
+def save(path: FilePath, version: int, content: Mapping[str, object], say: Say = print) -> None:
+    """Write a dict completely or not at all.
+
+    A folder that cannot be written is reported, not raised: it only makes the next start slower.
+    """
+    # A name per process, so that several processes of a run do not write into one file.
     temporary = f'{path}.{os.getpid()}.tmp'
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -33,5 +44,6 @@ def save(path, version, content, say=print):
         os.replace(temporary, path)
     except OSError as e:
         say(
-            f'{shown(path)}: cannot keep the scan ({e.strerror}); set FACES_CACHE to a writable folder'
+            f'{shown(path)}: the scan cannot be cached ({e.strerror}); '
+            'set FACES_CACHE to a writable folder'
         )

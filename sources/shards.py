@@ -1,6 +1,7 @@
-"""Tar archives of images (WebDataset shards): where each image lies, found from the headers and kept; or all of them from front to back.
+"""Tar archives of images (WebDataset shards): indexed by their headers, or read front to back.
 
-A shard holds the images of its folder tree, whatever lies beside them (.json, .txt, .cls). Only plain tar: an image is then one read at its offset.
+A shard holds the images of its folder tree, whatever else is in it (.json, .txt, .cls). Only plain
+tar is supported: an image is then one read at its offset.
 """
 
 import hashlib
@@ -9,49 +10,70 @@ import os
 import posixpath
 import re
 import tarfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Literal, cast, overload
 
 from errors import BadFile
 
-from . import scan_cache as kept
+from . import scan_cache
+from .aliases import FilePath, Say
 from .files import SUFFIXES as IMAGES
 from .files import looks_like, shown
 
-SUFFIXES = (
-    '.tar',
-    '.tar.gz',
-    '.tgz',
-)  # the compressed ones are taken for shards so as to be refused by name
-VERSION = 2  # of the kept index: raise it when `walk` changes
-_PACKED = (b'\x1f\x8b', 'gzip'), (b'BZh', 'bzip2'), (b'\xfd7zXZ\0', 'xz'), (b'(\xb5/\xfd', 'zstd')
+# The compressed ones are taken for shards only to be refused by name.
+SUFFIXES = '.tar', '.tar.gz', '.tgz'
+VERSION = 2  # of the cached index: raise it when `walk` changes
+BLOCK = 512  # bytes; a tar consists of such blocks
+_COMPRESSED = (
+    (b'\x1f\x8b', 'gzip'),
+    (b'BZh', 'bzip2'),
+    (b'\xfd7zXZ\0', 'xz'),
+    (b'(\xb5/\xfd', 'zstd'),
+)
 
 
-def index(path, folder=None, say=print):
-    """{name: (offset, length)} in bytes of the images in a tar, in its order. Kept in `folder` (default kept.cache_folder()) by real path, size and mtime.
-    Raises BadFile for a broken archive, or one with two images of a name: only one of them could be told by it; OSError."""
-    real, st = os.path.realpath(path), os.stat(path)
-    place = os.path.join(
-        os.path.expanduser(folder or kept.cache_folder()),
-        f'shard-{hashlib.blake2b(os.fsencode(real), digest_size=8).hexdigest()}.json',
+# ---- index of a shard on disk ----
+
+
+def index(
+    path: FilePath, folder: FilePath | None = None, say: Say = print
+) -> dict[str, tuple[int, int]]:
+    """Map the name of every image in a tar to its (offset, length) in bytes, in the tar's order.
+
+    The index is cached in `folder` (default: scan_cache.cache_folder()) by real path, size and
+    mtime. Raises OSError; BadFile for a broken archive, and for one with two images of one name,
+    since a name must identify an image.
+    """
+    real = os.path.realpath(path)
+    stat = os.stat(path)
+    key = hashlib.blake2b(os.fsencode(real), digest_size=8).hexdigest()
+    store = os.path.join(
+        os.path.expanduser(folder or scan_cache.cache_folder()), f'shard-{key}.json'
     )
-    found = kept.load(place, VERSION)
-    if [found.get('size'), found.get('mtime')] == [st.st_size, st.st_mtime_ns] and _plausible(
-        found.get('images'), st.st_size
-    ):
-        return {name: (offset, length) for name, offset, length in found['images']}
+
+    # An index that was cached for this very file.
+    cached = scan_cache.load(store, VERSION)
+    unchanged = [cached.get('size'), cached.get('mtime')] == [stat.st_size, stat.st_mtime_ns]
+    if unchanged and _plausible(cached.get('images'), stat.st_size):
+        return {name: (offset, length) for name, offset, length in cached['images']}
+
     with open(path, 'rb') as file:
         images = list(walk(file))
-    places = {}
+    places: dict[str, tuple[int, int]] = {}
     for name, offset, length in images:
         if name in places:
             raise BadFile(
-                f'two images named {shown(name)}, at bytes {places[name][0]:,} and {offset:,}: remove or rename one'
+                f'two images named {shown(name)}, at bytes {places[name][0]:,} and {offset:,}: '
+                'remove or rename one'
             )
         places[name] = offset, length
-    kept.save(place, VERSION, dict(size=st.st_size, mtime=st.st_mtime_ns, images=images), say)
+    content = dict(size=stat.st_size, mtime=stat.st_mtime_ns, images=images)
+    scan_cache.save(store, VERSION, content, say)
     return places
 
 
-def _plausible(images, size):
+def _plausible(images: Any, size: int) -> bool:
+    """Whether cached JSON is an index of a tar of this size in bytes."""
     return isinstance(images, list) and all(
         isinstance(i, list)
         and list(map(type, i)) == [str, int, int]
@@ -60,123 +82,193 @@ def _plausible(images, size):
     )
 
 
-def walk(file, sequential=False):
-    """Iterator over the images of a tar, an open binary file: (name, offset, length), or (name, offset, bytes) if sequential, when nothing but read() is asked of
-    the file. Links, folders, sparse and hidden members are passed over. Raises BadFile for a broken archive, saying how far it reads."""
-    seen, tar, count, last = _Seen(file, sequential), None, 0, ''
+# ---- reading a tar ----
+
+
+@overload
+def walk(file: BinaryIO, sequential: Literal[False] = False) -> Iterator[tuple[str, int, int]]: ...
+
+
+@overload
+def walk(file: BinaryIO, sequential: Literal[True]) -> Iterator[tuple[str, int, bytes]]: ...
+
+
+def walk(file: BinaryIO, sequential: bool = False) -> Iterator[tuple[str, int, int | bytes]]:
+    """Iterate over the images of a tar: (name, offset, length in bytes).
+
+    sequential: yield (name, offset, contents), and only ever call read() on the file
+    Links, folders, sparse and hidden members are skipped. Raises BadFile for a broken archive,
+    stating up to where it could be read.
+    """
+    recorded = _Recorder(file, sequential)
+    tar: tarfile.TarFile | None = None
+    count, last = 0, ''
     try:
-        tar = tarfile.open(fileobj=seen, mode='r|' if sequential else 'r:')
+        tar = _open_tar(recorded, sequential)
         for member in tar:
             count, last = count + 1, member.name
-            name = posixpath.normpath('/' + member.name.lstrip('/'))[1:]  # './a.png' is a.png
-            hidden = any(part.startswith('.') for part in name.split('/'))
-            if (
-                member.isreg()
-                and not member.issparse()
-                and not hidden
-                and name.lower().endswith(IMAGES)
-            ):
+            name = _image_name(member)
+            if name:
                 yield (
                     name,
                     member.offset_data,
-                    tar.extractfile(member).read() if sequential else member.size,
+                    _contents(tar, member) if sequential else member.size,
                 )
     except (tarfile.TarError, ValueError) as e:
-        raise BadFile(_fault(seen, tar, count, last)) from e
-    # tarfile takes a missing end, and a header that is none, for the end of the archive.
-    if seen.block(tar.offset) != bytes(512):
-        raise BadFile(_fault(seen, tar, count, last))
-    if not sequential and seen.more(tar.offset):
+        raise BadFile(_fault(recorded, tar, count, last)) from e
+
+    # tarfile takes a missing end, and a block that is no header, for the end of the archive.
+    if recorded.block(tar.offset) != bytes(BLOCK):
+        raise BadFile(_fault(recorded, tar, count, last))
+    if not sequential and recorded.continues(tar.offset):
         raise BadFile(
-            f'{count:,} members up to byte {tar.offset:,}, where it ends, and then more bytes: archives glued together? Give each as a shard'
+            f'{count:,} members up to byte {tar.offset:,}, where it ends, and then more bytes: '
+            'archives glued together? Give each as a shard'
         )
 
 
-def _fault(seen, tar, count, last):
-    """What is wrong where reading stopped; tar.offset is where the next header was due."""
+def _open_tar(recorded: '_Recorder', sequential: bool) -> tarfile.TarFile:
+    # tarfile only reads and seeks in it.
+    file = cast(BinaryIO, recorded)
+    return (
+        tarfile.open(fileobj=file, mode='r|')
+        if sequential
+        else tarfile.open(fileobj=file, mode='r:')
+    )
+
+
+def _image_name(member: tarfile.TarInfo) -> str:
+    """Normalised name of a member, './a.png' being a.png; '' of what is not an image."""
+    name = posixpath.normpath('/' + member.name.lstrip('/'))[1:]
+    hidden = any(part.startswith('.') for part in name.split('/'))
+    plain = member.isreg() and not member.issparse()
+    return name if plain and not hidden and name.lower().endswith(IMAGES) else ''
+
+
+def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None, member.name  # it is a regular file
+    return file.read()
+
+
+def _fault(recorded: '_Recorder', tar: tarfile.TarFile | None, count: int, last: str) -> str:
+    """Describe what is wrong where reading stopped; `tar.offset` is where a header was due."""
     if tar is None:
-        packed = next((name for start, name in _PACKED if seen.head.startswith(start)), None)
-        if packed:
-            return f'{packed}-compressed: recompress it as a plain tar; the images are compressed already, and only a plain tar tells where each of them lies'
-        if not seen.head:
-            return 'empty file (0 bytes): write or copy it again'
-        return f'not a tar archive: {"cut within its first header" if seen.end < 512 else looks_like(seen.head)}; make it with tar -cf, or remove it'
+        return _not_a_tar(recorded)
+    if recorded.end < tar.offset:
+        return (
+            f'truncated at byte {recorded.end:,} within {shown(last)}, its member {count:,}: '
+            'copy or write it again'
+        )
+
     read = f'{count:,} members read' + (f', the last is {shown(last)}' if last else '')
-    if seen.end < tar.offset:
-        return f'truncated at byte {seen.end:,} within {shown(last)}, its member {count:,}: copy or write it again'
-    if len(seen.block(tar.offset)) < 512:
-        return f'truncated at byte {seen.end:,}, before the zero block that ends an archive ({read}): copy or write it again'
+    if len(recorded.block(tar.offset)) < BLOCK:
+        return (
+            f'truncated at byte {recorded.end:,}, before the zero block that ends an archive '
+            f'({read}): copy or write it again'
+        )
     return (
         f'damaged at byte {tar.offset:,}, where no tar header is ({read}): copy or write it again'
     )
 
 
-class _Seen:
-    """A file as tarfile reads it, which remembers its beginning and the last two pieces read: a stream does not give them twice."""
+def _not_a_tar(recorded: '_Recorder') -> str:
+    for start, name in _COMPRESSED:
+        if recorded.head.startswith(start):
+            return (
+                f'{name}-compressed: recompress it as a plain tar; the images are compressed '
+                'already, and only a plain tar tells where each of them lies'
+            )
+    if not recorded.head:
+        return 'empty file (0 bytes): write or copy it again'
+    cut = recorded.end < BLOCK
+    reason = 'cut within its first header' if cut else looks_like(recorded.head)
+    return f'not a tar archive: {reason}; make it with tar -cf, or remove it'
 
-    def __init__(self, file, sequential):
-        self._file, self._at, self._pieces = file, 0, [(0, b'')] * 2
+
+class _Recorder:
+    """A file as tarfile reads it, which remembers its beginning and the last two pieces read.
+
+    Where reading stopped can then be examined even in a stream, which gives no byte twice.
+    """
+
+    def __init__(self, file: BinaryIO, sequential: bool) -> None:
+        self._file = file
+        self._position = 0
+        self._pieces = [(0, b'')] * 2  # (offset, bytes)
         self.head = b''  # first 64 bytes
-        self.end = (
-            0 if sequential else file.seek(0, 2)
-        )  # length; of a stream, as far as it was read
+        self.end = 0  # length; of a stream, as far as it was read
         if not sequential:
+            self.end = file.seek(0, os.SEEK_END)
             file.seek(0)
 
-    def read(self, size):
+    def read(self, size: int) -> bytes:
         data = self._file.read(size)
-        if self._at < 64:
-            self.head = (self.head[: self._at] + data)[:64]
+        if self._position < 64:
+            self.head = (self.head[: self._position] + data)[:64]
         if data:
-            self._pieces = [self._pieces[1], (self._at, data)]
-            self._at += len(data)
-            self.end = max(self.end, self._at)
+            self._pieces = [self._pieces[1], (self._position, data)]
+            self._position += len(data)
+            self.end = max(self.end, self._position)
         return data
 
-    def seek(self, offset):
-        self._at = self._file.seek(offset)
+    def seek(self, offset: int) -> None:
+        self._position = self._file.seek(offset)
 
-    def tell(self):
-        return self._at
+    def tell(self) -> int:
+        return self._position
 
-    def block(self, offset):
-        """The 512 bytes at the offset, or what of them was read last."""
-        (a, old), (b, new) = self._pieces
-        start, data = (a, old + new) if a + len(old) == b else (b, new)
-        return data[offset - start : offset - start + 512] if start <= offset else b''
+    def block(self, offset: int) -> bytes:
+        """The 512 bytes at an offset, or as much of them as was read last."""
+        (first, old), (start, data) = self._pieces
+        if first + len(old) == start:  # the two pieces are adjacent
+            start, data = first, old + data
+        return data[offset - start : offset - start + BLOCK] if start <= offset else b''
 
-    def more(self, offset):
-        """Whether anything but zeros follows there; a tar is filled up to some multiple of 10 kB, so a megabyte tells."""
+    def continues(self, offset: int) -> bool:
+        """Whether anything but zeros follows an offset.
+
+        A tar is padded to a multiple of some 10 kB, so a megabyte decides.
+        """
         self._file.seek(offset)
         return any(self._file.read(1 << 20))
 
 
-def parted(path):
-    """(shard, member) of a path: (path, '') of an archive, ('x.tar', 'a/0.png') of an image in one, ('', '') of anything else."""
+# ---- names of shards ----
+
+
+def parted(path: str) -> tuple[str, str]:
+    """Split a path into (shard, member).
+
+    An archive gives (path, ''), an image in one ('x.tar', 'a/0.png'), anything else ('', '').
+    """
     if path.lower().endswith(SUFFIXES):
         return path, ''
-    ends = [m.end() - 1 for m in re.finditer(r'\.tar/', path, re.IGNORECASE)]
-    return next(
-        ((path[:end], path[end + 1 :]) for end in ends if os.path.isfile(path[:end])), ('', '')
-    )
+    for match in re.finditer(r'\.tar/', path, re.IGNORECASE):
+        end = match.end() - 1
+        if os.path.isfile(path[:end]):
+            return path[:end], path[end + 1 :]
+    return '', ''
 
 
-def braces(pattern):
-    """'a-{00..11}.tar' -> ['a-00.tar', ... 'a-11.tar'], 'a-{x,y}' -> ['a-x', 'a-y'], as shells have it; several braces give all combinations."""
+def braces(pattern: str) -> list[str]:
+    """Expand braces as shells do.
+
+    'a-{00..11}.tar' gives 'a-00.tar' to 'a-11.tar', 'a-{x,y}' gives 'a-x' and 'a-y'; several braces
+    give all combinations.
+    """
+    # Odd parts are the contents of braces.
     parts = re.split(r'\{(\d+\.\.\d+|[^{},]*(?:,[^{},]*)+)\}', pattern)
-    return [
-        ''.join(p)
-        for p in itertools.product(
-            *(_words(part) if i % 2 else [part] for i, part in enumerate(parts))
-        )
-    ]
+    choices = [_alternatives(part) if i % 2 else [part] for i, part in enumerate(parts)]
+    return [''.join(chosen) for chosen in itertools.product(*choices)]
 
 
-def _words(inside):
+def _alternatives(inside: str) -> list[str]:
+    """What the contents of a pair of braces stand for."""
     if '..' not in inside or ',' in inside:
         return inside.split(',')
     first, last = inside.split('..')
-    width = (
-        max(len(first), len(last)) if any(n[0] == '0' and len(n) > 1 for n in (first, last)) else 1
-    )
+    # A leading zero in either number pads all of them, as in {00..11}.
+    padded = any(n[0] == '0' and len(n) > 1 for n in (first, last))
+    width = max(len(first), len(last)) if padded else 1
     return [f'{n:0{width}}' for n in range(int(first), int(last) + 1)]

@@ -1,14 +1,19 @@
-"""Tar shards at addresses (s3://, gs://, https://, ...), read from front to back while training: what fsspec can open, nothing is copied first.
+"""Tar shards at addresses (s3://, gs://, https://, ...), read front to back while training.
 
-Weaker than a data set on a disk: nothing can be read at random, so the order comes from a shuffle buffer. A run without interruption can be repeated; one that
-is resumed draws the order of its images anew, keyed by the sample number it resumes at, while flips and degradations stay functions of the sample number.
+Whatever fsspec can open is read, and nothing is copied first. The guarantees are weaker than those
+of a data set on a disk: nothing can be read at random, so the order comes from a shuffle buffer. A
+run without interruption can be repeated; one that is resumed draws the order of its images anew,
+keyed by the sample number it resumes at. Flips and degradations stay functions of the sample
+number.
 """
 
 import contextlib
 import itertools
 import queue
 import threading
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from typing import Any, NamedTuple, TypeVar
 
 import fsspec
 import numpy as np
@@ -18,255 +23,309 @@ from degrade import draw
 from errors import BadFile, DataError
 
 from . import shards
-from .files import big_enough, check, decode, fit, shown, sound
-from .manifest import SIDES, natural, some
+from .aliases import FilePath, Say
+from .files import big_enough, check, decode, fit, shown, some, sound
+from .listing import natural
+from .manifest import SIDES
 from .order import permutation
+from .reader import Decoded, Encoded, mapped
 
-SHUFFLE = 1000  # encoded images that the next one is drawn from, per process: 0.4 GB of 512x512 PNG, and several shards of 1 GB mix well enough
-AHEAD = (
-    64  # drawn images that wait for the training: an object store pauses for a second now and then
-)
-BLOCK = 16 << 20  # bytes asked for at once: with less, one connection waits more than it reads
+# Encoded images from which the next one is drawn, per process: 0.4 GB of 512x512 PNG. This is
+# enough to mix several shards of 1 GB.
+SHUFFLE = 1000
+# Drawn images that wait for the training: an object store pauses for a second now and then.
+AHEAD = 64
+# Bytes per request: with less, a connection waits longer than it reads.
+BLOCK = 16 << 20
+
+T = TypeVar('T')
+Made = TypeVar('Made')
+
+
+# ---- addresses ----
 
 
 class Shards:
     """Addresses of the shards of a data set; len() is their number."""
 
-    def __init__(self, urls):
+    def __init__(self, urls: Iterable[str]) -> None:
         self.urls = list(urls)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.urls)
 
 
-def is_url(source):
+def is_url(source: FilePath) -> bool:
+    """Whether a source is an address rather than a path."""
     return '://' in str(source)
 
 
-def find(source):
-    """Shards of an address, with braces ({000..099}) or with stars that the store lists, in natural order. Raises DataError: a library that is not installed,
-    nothing found, a store that does not answer."""
-    urls = []
+def find(source: str) -> Shards:
+    """Shards of an address, in natural order.
+
+    source: with braces ({000..099}), or with stars, which the store lists
+    Raises DataError: a library is not installed, nothing is found, a store does not answer.
+    """
+    urls: list[str] = []
     for url in shards.braces(source):
         try:
             fs, path = fsspec.core.url_to_fs(url)
             urls += [fs.unstrip_protocol(p) for p in fs.glob(path)] if '*' in url else [url]
         except ImportError as e:
-            package = (
-                getattr(e.__cause__, 'name', None)
-                or getattr(e, 'name', None)
-                or 'the package it names'
-            )
             raise DataError(
-                f'{shown(source)}: {e}: pip install {package} (for s3:// and https://: pip install -e .[remote])'
+                f'{shown(source)}: {e}: pip install {_package(e)} '
+                '(for s3:// and https://: pip install -e .[remote])'
             ) from e
         except Exception as e:  # every file system has its own
             raise DataError(
-                f'{shown(source)}: cannot be listed ({_reason(e)}); check the address and the credentials'
+                f'{shown(source)}: cannot be listed ({_reason(e)}); '
+                'check the address and the credentials'
             ) from e
     if not urls:
         raise DataError(f'{shown(source)}: no shards found; check the pattern')
     return Shards(sorted(set(urls), key=natural))
 
 
-def no_cache(mode, say):
-    """None, the cache of a stream. Raises DataError if one is asked for."""
+def _package(error: ImportError) -> str:
+    """Name of the missing package; fsspec wraps the original error."""
+    cause = getattr(error.__cause__, 'name', None)
+    return cause or error.name or 'the package it names'
+
+
+def no_cache(mode: str, say: Say) -> None:
+    """Return None, the cache of a stream. Raises DataError if one is requested."""
     if mode == 'auto':
-        say('cache: off; images are not kept from a stream')
+        say('cache: off; images of a stream are not cached')
     elif mode != 'off':
         raise DataError(
-            f'--cache {mode}: a stream is not kept; give auto or off, or copy the shards to a disk'
+            f'--cache {mode}: a stream is not cached; '
+            'give auto or off, or copy the shards to a disk'
         )
 
 
+# ---- reading ----
+
+
 class Item(NamedTuple):
+    """An image file that was read from a shard."""
+
     epoch: int
     name: str  # address of the shard/member
     data: bytes
 
 
 class Stream:
-    """The images of shards, every one once per epoch; the same methods as Reader, but what they give is the next images, whatever their indices.
+    """The images of shards, every one once per epoch: an ImageReader.
 
-    Each epoch permutes the shards, of which every world-th is this rank's; worker processes deal these out again. Images are drawn from SHUFFLE of their epoch
-    by Philox. Bad ones are told once and passed over. A shard that cannot be read, or not to its end, is told, and left out until the next epoch.
+    It has the methods of Reader, but returns the next images whatever their indices are.
+
+    Each epoch permutes the shards, every world-th of which is this rank's; worker processes divide
+    these among themselves. Images are drawn by Philox from SHUFFLE of their epoch. Bad ones are
+    reported once and skipped. A shard that cannot be read, or not to its end, is reported and left
+    out until the next epoch.
+
+    source: the shards
+    size:   training size in pixels
+    start:  sample number at which the run begins or resumes
+    rank, world: this process of so many
     Raises DataError: fewer shards than processes; an epoch without a usable image.
     """
 
-    uniform = jph = False  # sizes are known only when an image is there
+    # Sizes are known only when an image has been read.
+    uniform = jph = False
     tall = 1
 
-    def __init__(self, found, size, *, seed=0, start=0, rank=0, world=1, say=print):
-        if len(found) < world:
+    def __init__(
+        self,
+        source: Shards,
+        size: int,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        say: Say = print,
+    ) -> None:
+        if len(source) < world:
             raise DataError(
-                f'{len(found)} shards for {world} processes: each reads shards of its own; start fewer processes or write smaller shards'
+                f'{len(source)} shards for {world} processes: each reads shards of its own; '
+                'start fewer processes or write smaller shards'
             )
-        self._urls, self._size, self._seed, self._start, self._rank, self._world, self.say = (
-            found.urls,
-            size,
-            seed,
-            start,
-            rank,
-            world,
-            say,
-        )
-        self._good, self._told, self._fruitful = (
-            set(),
-            {},
-            -1,
-        )  # hashes of files that were judged; messages; last epoch with a usable image
-        self._lent, self._peeked = (
-            {},
-            [],
-        )  # hash -> Item of files that were only walked; items that come before those of the queue
-        self._queue = self._thread = self._closing = None  # from the first image on
+        self._urls = source.urls
+        self._size = size
+        self._seed = seed
+        self._start = start
+        self._rank = rank
+        self._world = world
+        self.say = say
 
-    def __len__(self):
-        """Shards of this rank: how many processes can share its part of the work."""
+        # What is known of the files so far, by hash, since they have no numbers.
+        self._good: set[int] = set()
+        self._unproven: dict[int, Item] = {}  # checked, but not decoded
+        self._reported: dict[str, None] = {}  # messages, in their order
+        self._fruitful = -1  # last epoch with a usable image
+
+        # Reading starts with the first image, in the process that asks for it.
+        self._peeked: list[Item] = []  # these come before those read ahead
+        self._ahead: _ReadAhead | None = None
+
+    def __len__(self) -> int:
+        """Shards of this rank, which is how many processes can share its work."""
         return len(self._urls[self._rank :: self._world])
 
-    def __getstate__(self):
+    # The callback cannot be pickled for a worker process.
+
+    def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != 'say'}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, say=print)
 
-    def encoded(self, indices, pool=None, sound=True):
-        """[(bytes of a good file, -1)] for each index. Not `sound`: walked, not decoded; whoever decodes them tells which are `proven` and asks for others `instead`."""
-        return self._take(len(indices), self._judge if sound else self._walk, pool)
+    # ---- the interface of the pipes ----
 
-    def proven(self, found):
-        """Of what `encoded` gave, all these were decoded without fault."""
-        for data, _ in found:
+    def encoded(
+        self, indices: Sequence[int], pool: Executor | None = None, sound: bool = True
+    ) -> list[Encoded]:
+        """Bytes of a good file for each index, and -1.
+
+        Without `sound` the files are checked, but not decoded: the caller decodes them, passes the
+        good ones to `mark_good` and asks for others by `replace_refused`.
+        """
+        return self._take(len(indices), self._judged if sound else self._checked, pool)
+
+    def mark_good(self, files: Iterable[Encoded]) -> None:
+        """Accept files from `encoded` that were all decoded without fault."""
+        for data, _ in files:
             self._good.add(hash(data))
-            self._lent.pop(hash(data), None)
+            self._unproven.pop(hash(data), None)
 
-    def instead(self, refused, pool=None):
-        """refused: [(index, bytes)] that a decoder did not take -> as `decoded`: what the CPU makes of them, or of the next images."""
+    def replace_refused(
+        self, refused: Sequence[tuple[int, bytes]], pool: Executor | None = None
+    ) -> list[Decoded]:
+        """Decode on the CPU what another decoder refused.
+
+        refused: (index, bytes)
+        Returns as `decoded` does; files that the CPU refuses too are replaced by the next images.
+        """
+        # A file that is no longer unproven was found good before.
         items = [
-            self._lent.pop(hash(data), Item(self._fruitful, '', data)) for _, data in refused
-        ]  # one that is not lent was found good before
+            self._unproven.pop(hash(data), Item(self._fruitful, '', data)) for _, data in refused
+        ]
         return self._take(len(refused), self._image, pool, items)
 
-    def peek(self, count, pool=None):
-        """Bytes of the files that come next, for a trial; they still come."""
+    def peek(self, count: int, pool: Executor | None = None) -> list[bytes]:
+        """Bytes of the next files for a trial; they are still to come."""
         self._peeked += [self._next() for _ in range(count - len(self._peeked))]
         return [item.data for item in self._peeked]
 
-    def decoded(self, indices, pool=None):
-        """[([size, size, 3] uint8 RGB, -1)] for each index."""
+    def decoded(self, indices: Sequence[int], pool: Executor | None = None) -> list[Decoded]:
+        """Decode an image for each index: ([size, size, 3] uint8 RGB, -1)."""
         return self._take(len(indices), self._image, pool)
 
-    def close(self):
-        if self._thread:
-            self._closing.set()
-            with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(RuntimeError('the stream is closed'))  # for whoever waits
-            self._thread.join(10)  # seconds; a connection that hangs keeps nobody from ending
+    def fit(self, rgb: np.ndarray) -> np.ndarray:
+        """Bring a decoded image [H, W, 3] uint8 to the training size. Raises BadFile."""
+        return fit(rgb, self._size)
 
-    def _take(self, count, make, pool, items=()):
-        """[(what is made of an item, -1)] of these items and the ones after them."""
+    def close(self) -> None:
+        """End the thread that reads ahead."""
+        if self._ahead:
+            self._ahead.close()
 
-        def attempt(item):
+    # ---- one image ----
+
+    def _take(
+        self,
+        count: int,
+        make: Callable[[Item], Made],
+        pool: Executor | None,
+        items: Sequence[Item] = (),
+    ) -> list[tuple[Made, int]]:
+        """Make `count` results from these items and the ones after them, bad ones skipped."""
+
+        def attempt(item: Item) -> Made | BadFile:
             try:
                 return make(item)
             except BadFile as e:
                 return e
 
-        taken = []
+        taken: list[tuple[Made, int]] = []
         while len(taken) < count:
-            items = [*items, *(self._next() for _ in range(count - len(taken) - len(items)))]
-            for item, made in zip(items, list((pool.map if pool else map)(attempt, items))):
+            missing = count - len(taken) - len(items)
+            items = [*items, *(self._next() for _ in range(missing))]
+            for item, made in zip(items, mapped(pool, attempt, items), strict=True):
+                # An item of the epoch after next: the whole of the next one was bad.
                 if item.epoch > self._fruitful + 1:
                     raise DataError(
-                        f'no usable image in an epoch of {len(self)} shards: {some(list(self._told), 3)}'
+                        f'no usable image in an epoch of {len(self)} shards: '
+                        f'{some(list(self._reported), 3)}'
                     )
                 if isinstance(made, BadFile):
-                    self._tell(f'{item.name} skipped: {made}')
+                    self._report(f'{item.name} skipped: {made}')
                 else:
                     taken.append((made, -1))
                     self._fruitful = item.epoch
             items = ()
         return taken
 
-    def fit(self, rgb):
-        return fit(rgb, self._size)
+    def _image(self, item: Item) -> np.ndarray:
+        return self.fit(decode(self._judged(item)))
 
-    def _image(self, item):
-        return self.fit(decode(self._judge(item)))
-
-    def _walk(self, item):
-        """Bytes of a file that looks good. Raises BadFile."""
-        key = hash(item.data)
-        if key not in self._good:
-            big_enough(*check(item.data)[1:3], self._size)
-            self._lent[key] = item
+    def _checked(self, item: Item) -> bytes:
+        """Bytes of a file whose structure is good. Raises BadFile."""
+        if hash(item.data) not in self._good:
+            self._check(item.data)
+            self._unproven[hash(item.data)] = item
         return item.data
 
-    def _judge(self, item):
-        """Bytes of a good file. Raises BadFile."""
-        key = hash(item.data)
-        if key not in self._good:
-            big_enough(*check(item.data)[1:3], self._size)
+    def _judged(self, item: Item) -> bytes:
+        """Bytes of a file that decodes. Raises BadFile."""
+        if hash(item.data) not in self._good:
+            self._check(item.data)
             sound(item.data)
-            self._good.add(key)
+            self._good.add(hash(item.data))
         return item.data
 
-    def _tell(self, message):
-        if message not in self._told:
-            self._told[message] = True
+    def _check(self, data: bytes) -> None:
+        _, width, height, _ = check(data)
+        big_enough(width, height, self._size)
+
+    def _report(self, message: str) -> None:
+        if message not in self._reported:
+            self._reported[message] = None
             self.say(message)
 
-    # One thread reads, so that neither the store's pauses nor the number of threads that decode change what comes next.
-
-    def _next(self):
+    def _next(self) -> Item:
         if self._peeked:
             return self._peeked.pop(0)
-        if self._thread is None:
-            self._queue, self._closing = queue.Queue(AHEAD), threading.Event()
+        if self._ahead is None:
             worker = get_worker_info()  # of a DataLoader's process; None elsewhere
-            self._thread = threading.Thread(
-                target=self._read_ahead,
-                args=(worker.id, worker.num_workers) if worker else (0, 1),
-                daemon=True,
-                name='shards',
-            )
-            self._thread.start()
-        item = self._queue.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
+            items = self._items(worker.id, worker.num_workers) if worker else self._items(0, 1)
+            self._ahead = _ReadAhead(items)
+        return self._ahead.next()
 
-    def _read_ahead(self, worker, workers):
-        try:
-            words = np.random.Philox(
-                key=np.array(
-                    [self._seed, draw.stream(f'shuffle/{self._start}/{self._rank}/{worker}')],
-                    np.uint64,
+    # ---- order ----
+
+    def _items(self, worker: int, workers: int) -> Iterator[Item]:
+        """Items of this process in their order, epoch after epoch. Raises DataError."""
+        name = draw.stream(f'shuffle/{self._start}/{self._rank}/{worker}')
+        words = np.random.Philox(key=np.array([self._seed, name], np.uint64))
+
+        def drawn(n: int) -> int:
+            return int(words.random_raw()) * n >> 64
+
+        epochs = (self._epoch(epoch, worker, workers) for epoch in itertools.count())
+        for item in shuffled(epochs, SHUFFLE, drawn):
+            if item.name.split('/')[-2].lower() in SIDES[0]:
+                raise DataError(
+                    f'{item.name} is an LQ, and of a stream only HQ faces are trained on: copy and '
+                    'unpack the shards, and give --data the folder with LQ/ and GT/'
                 )
-            )
-            epochs = (self._epoch(epoch, worker, workers) for epoch in itertools.count())
-            for item in shuffled(epochs, SHUFFLE, lambda n: int(words.random_raw()) * n >> 64):
-                if item.name.split('/')[-2].lower() in SIDES[0]:
-                    raise DataError(
-                        f'{item.name} is an LQ, and of a stream only HQ faces are trained on: copy and unpack the shards, and give --data the folder with LQ/ and GT/'
-                    )
-                self._put(item)
-                if self._closing.is_set():
-                    return
-        except BaseException as e:  # for whoever asks for an image
-            self._put(e)
+            yield item
 
-    def _put(self, item):
-        while not self._closing.is_set():
-            try:
-                return self._queue.put(item, timeout=0.1)
-            except queue.Full:
-                pass
-
-    def _epoch(self, epoch, worker, workers):
+    def _epoch(self, epoch: int, worker: int, workers: int) -> Iterator[Item]:
         """Items of this process in an epoch, shard by shard."""
-        order, count = permutation(self._start + epoch, len(self._urls), self._seed), 0
+        count = 0
+        order = permutation(self._start + epoch, len(self._urls), self._seed)
         for i in order[self._rank :: self._world][worker::workers]:
             url = self._urls[i]
             try:
@@ -276,30 +335,88 @@ class Stream:
                         count += 1
                         yield Item(epoch, f'{url}/{name}', data)
             except Exception as e:  # every file system has its own
-                self._tell(f'{url} left out until the next epoch: {_reason(e)}')
+                self._report(f'{url} left out until the next epoch: {_reason(e)}')
         if not count:
             raise DataError(
-                f'no image in an epoch of {len(self)} shards: {some(list(self._told), 3)}. Check the addresses, the credentials and the network'
+                f'no image in an epoch of {len(self)} shards: {some(list(self._reported), 3)}. '
+                'Check the addresses, the credentials and the network'
             )
 
 
-def shuffled(epochs, size, drawn):
-    """Iterator over the items of all epochs (an iterator of iterators), each epoch complete, drawn from up to `size` items; drawn(n): number below n.
-    For each one drawn another is read, of the next epoch where this one has no more: memory stays the same and reading never pauses."""
+class _ReadAhead:
+    """Items of an iterator, taken from it by one thread.
+
+    With a single thread, neither the store's pauses nor the number of threads that decode change
+    what comes next.
+    """
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._items = items
+        self._queue: queue.Queue[Item | BaseException] = queue.Queue(AHEAD)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name='shards')
+        self._thread.start()
+
+    def next(self) -> Item:
+        """Wait for the next item. Raises whatever the iterator raised."""
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        self._closing.set()
+        # A caller that waits for an item is released.
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(RuntimeError('the stream is closed'))
+        # Seconds: a connection that hangs must not keep the process from ending.
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                self._put(item)
+                if self._closing.is_set():
+                    return
+        except BaseException as e:  # raised again by `next`
+            self._put(e)
+
+    def _put(self, item: Item | BaseException) -> None:
+        while not self._closing.is_set():
+            try:
+                return self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                pass
+
+
+def shuffled(epochs: Iterator[Iterator[T]], size: int, drawn: Callable[[int], int]) -> Iterator[T]:
+    """Iterate over the items of all epochs, each drawn from a buffer of up to `size` items.
+
+    epochs: endless; every epoch is complete before the next one begins
+    drawn:  drawn(n) is a number below n
+    For each item that is drawn another is read, from the next epoch where this one has no more:
+    the memory stays the same, and reading never pauses.
+    """
     reading = next(epochs)
-    held = list(itertools.islice(reading, size))
+    buffer = list(itertools.islice(reading, size))
     while True:
-        following, ahead = next(epochs), []
-        while held:
-            place = drawn(len(held))
-            held[place], held[-1] = held[-1], held[place]
-            yield held.pop()
-            more = list(itertools.islice(reading, 1))
-            held += more
-            ahead += [] if more else itertools.islice(following, 1)
-        held, reading = ahead + list(itertools.islice(following, size - len(ahead))), following
+        following = next(epochs)
+        ahead: list[T] = []  # of the following epoch
+        while buffer:
+            # The drawn item changes places with the last, which is cheap to remove.
+            place = drawn(len(buffer))
+            buffer[place], buffer[-1] = buffer[-1], buffer[place]
+            yield buffer.pop()
+
+            refill = list(itertools.islice(reading, 1))
+            buffer += refill
+            if not refill:
+                ahead += itertools.islice(following, 1)
+        buffer = ahead + list(itertools.islice(following, size - len(ahead)))
+        reading = following
 
 
-def _reason(error):
+def _reason(error: Exception) -> str:
+    """First line of an error, with its class unless it is ours."""
     text = (str(error).strip().splitlines() or [''])[0][:300]
     return text if isinstance(error, BadFile) else f'{type(error).__name__}: {text}'

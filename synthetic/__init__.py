@@ -193,9 +193,7 @@ def _alive(part: Path) -> bool:
 # ---- drawing ----
 
 
-def _draw_all(
-    folder: Path, state: dict[str, int], todo: list[int], workers: int
-) -> Iterator[int]:
+def _draw_all(folder: Path, state: dict[str, int], todo: list[int], workers: int) -> Iterator[int]:
     """Draw these faces with at most `workers` processes; yields the number of each."""
     workers = max(1, min(workers, len(todo)))
     if workers == 1:
@@ -216,9 +214,7 @@ def _png(image: np.ndarray) -> bytes:
     return cv2.imencode('.png', image)[1].tobytes()
 
 
-def _processes(
-    folder: Path, state: dict[str, int], jobs: list[list[int]]
-) -> Iterator[int]:
+def _processes(folder: Path, state: dict[str, int], jobs: list[list[int]]) -> Iterator[int]:
     """Run `_draw` in one fresh interpreter per job; all of them report on one pipe.
 
     A fork of a process that has started threads or CUDA may hang, and multiprocessing's spawn would

@@ -1,4 +1,4 @@
-"""Drawing tools of the synthetic faces: named random streams, noise fields, curves, covers, strands.
+"""Drawing tools of the synthetic faces: random streams, noise, curves, covers, strands.
 
 Colours are float32 RGB in linear light; `lin` converts from the sRGB values 0..255 that a person
 would pick. Positions are in face units: x is 0 on the midline of the face and grows to the right of
@@ -51,7 +51,7 @@ def cloud(
     gain: float = 0.55,
 ) -> np.ndarray:
     """Sum of octaves of noise, of about unit deviation; each has `gain` times the last one's."""
-    out = np.zeros(shape, np.float32)
+    out: np.ndarray = np.zeros(shape, np.float32)
     amplitude, total = 1.0, 0.0
     for k in range(octaves):
         n = min(cells * 2**k, min(shape))
@@ -84,7 +84,7 @@ def srgb8(rgb: np.ndarray) -> np.ndarray:
 
 def mix(a: ArrayLike, b: ArrayLike, t: ArrayLike) -> np.ndarray:
     """Interpolate from a (t = 0) to b (t = 1)."""
-    return a + (b - a) * t  # type: ignore[operator]  # numbers and arrays alike
+    return a + (b - a) * t  # type: ignore[operator,return-value]  # numbers and arrays alike
 
 
 def step(x: ArrayLike, a: ArrayLike, b: ArrayLike) -> np.ndarray:

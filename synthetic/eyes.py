@@ -78,12 +78,13 @@ def _ball(
     x, y = sheet.x[box] - c[0], sheet.y[box] - c[1]
     ix, iy = x - look[0], y - look[1] + 0.0015
     r = np.sqrt(ix * ix + iy * iy) / RADIUS
-    pixel = 1 / sheet.size / 0.0235  # in radii, to smooth the edges
+    px = 1 / sheet.size  # over which edges are smoothed
 
     rgb = _sclera(p, rng, side, x)
     disc = _iris(p, rng, iris, pupil, ix, iy, r)
-    disc += (0.004 - disc) * step(r, pupil + 1.3 * pixel, pupil - 1.3 * pixel)[..., None]
-    rgb += (disc - rgb) * step(r, 1 + 1.8 * pixel, 1 - 1.8 * pixel)[..., None]
+    hole = step(r, pupil + 1.3 * px / 0.0235, pupil - 1.3 * px / 0.0235)
+    disc += (0.004 - disc) * hole[..., None]
+    rgb += (disc - rgb) * step(r, 1 + 1.8 * px / 0.0235, 1 - 1.8 * px / 0.0235)[..., None]
 
     # The upper lid and its lashes shade the ball; the lamp lights it from one side.
     top = np.interp(sheet.x[box] * side, up[:, 0] * side, up[:, 1]).astype(np.float32)

@@ -70,7 +70,7 @@ def _open_mouth(sheet: Sheet, p: Person, inner_top: np.ndarray, inner_low: np.nd
     rgb += (white * shade[..., None].astype(np.float32) - rgb) * tooth[..., None].astype(np.float32)
     if p.gap > 0.026 and rng.random() < 0.6:
         row = step(y, low - 0.010, low - 0.007) * step(np.abs(x), 0.05, 0.03) * (1 - tooth)
-        gaps = sum(bell(np.abs(x), e, 0.001) for e in edges[:5] * 0.7)
+        gaps = _gaps(np.abs(x), edges[:5] * 0.7, 0.001, [1] * 5)
         rgb += (white * (0.35 * (1 - gaps))[..., None] - rgb) * row[..., None].astype(np.float32)
 
     # The lips shade what is close to them.
@@ -91,7 +91,7 @@ def _upper_teeth(
 
     # The gaps widen towards the teeth's ends.
     spread = x * (1 + 0.08 * step(top + long - y, 0.006, 0.0))
-    gaps = sum(bell(spread, e, 0.0012) * (0.42 if e else 0.36) for e in edges)
+    gaps = _gaps(spread, edges, 0.0012, [0.36] + [0.42] * 6)
     ends = top + long + 0.0012, top + long - 0.0012
     tooth = step(y, *ends) * step(x, edges[-1] + 0.004, edges[-1])
 
@@ -99,3 +99,11 @@ def _upper_teeth(
     sides = 1 - 0.80 * step(x, 0.035, p.mouth_w)
     deep = (0.45 + 0.55 * step(y, top - 0.002, top + 0.011)) * sides
     return tooth, bulge * (1 - gaps) * deep
+
+
+def _gaps(x: np.ndarray, edges: np.ndarray, width: float, depths: list[float]) -> np.ndarray:
+    """Dark lines [s, s] between teeth, at these distances from the middle."""
+    gaps = np.zeros_like(x)
+    for edge, depth in zip(edges, depths, strict=True):
+        gaps = gaps + bell(x, edge, width) * depth
+    return gaps

@@ -214,10 +214,11 @@ def _neck_width(p: Person) -> float:
 def _shoulders(p: Person, kind: str, deep: float) -> np.ndarray:
     """Right half [m, 2] of the outline of the clothes, from the neckline to the sleeve."""
     wide, neck = 0.03 * p.man, _neck_width(p)
+    side = 0.885 if kind == 'polo' else float(mix(0.935, deep, 0.3))
     knots = [
         (0, deep),
         (0.06, deep - 0.008 if kind != 'vee' else deep - 0.05),
-        (neck * 0.92, mix(0.935, deep, 0.3) if kind != 'polo' else 0.885),
+        (neck * 0.92, side),
         (neck + 0.02, 0.925),
         (0.28 + wide, 0.955),
         (0.40 + wide, 0.995),

@@ -22,6 +22,7 @@ from . import masked
 from .batches import SHOWN, batches, collected
 from .options import LANDMARKS
 from .players import Autocast, Losses, Players, autocast
+from .prose import LandmarkProse
 from .task import Applied, Group, Metric
 
 # A point is found if it lies this share of the picture's side from the true one or nearer: a tenth
@@ -38,6 +39,8 @@ class Landmarks:
     networks = models.LANDMARKERS
     losses = losses.LANDMARKS
     max_processes: int | None = None
+    prose = LandmarkProse()
+    has_report = False
 
     def complete(self, config: Config) -> Config:
         """A file of landmarks says how many points there are."""

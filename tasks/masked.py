@@ -40,7 +40,7 @@ def feed(config: Config, images: Any, where: dict[str, Any]) -> Any:
         known = landmarks.read(config.data.landmarks)
         points = landmarks.of(known, images, config.data.size)
     return dali_pipes.make_parse(
-        config.data.pipe,
+        str(config.data.pipe),
         images,
         points=points,
         recipe=degradation(config),

@@ -23,6 +23,7 @@ from training.world import World
 from . import images, masked
 from .batches import SHOWN, batches, collected
 from .players import Autocast, Losses, Players, autocast
+from .prose import ParserProse
 from .task import Applied, Group, Metric
 
 LOVASZ_EVERY = 4  # it sorts: of all pixels it would cost more than the network
@@ -38,6 +39,8 @@ class Parse:
     networks = models.PARSERS
     losses = losses.PARSE
     max_processes: int | None = None
+    prose = ParserProse()
+    has_report = True
 
     def complete(self, config: Config) -> Config:
         """Nothing follows from other options."""

@@ -63,7 +63,7 @@ class ParsedHeatPrior(nn.Module):
         reduced = heatmaps.reduced(points, ids.shape[1] / x.shape[2])
         return heatmaps.gaussians(reduced, visible, sides(x))
 
-    def see(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def map_and_region(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(maps as of `forward`, [B, 1, h, w] in [0, 1]: their sum)"""
         maps = self(x)
         return maps, maps.sum(1, keepdim=True).clamp(0, 1)
@@ -89,9 +89,9 @@ class DictPrior(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, h, w] in [0, 1] -> [B, C, h, w] float32"""
-        return self.see(x)[0]
+        return self.map_and_region(x)[0]
 
-    def see(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def map_and_region(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(maps as of `forward`, [B, 1, h, w] in [0, 1]: the boxes of the components)"""
         features, ids = features_and_ids(self.parser, enlarged(x, self._factor), self._level)
         boxes, visible = components.boxes_of_masks(ids, LEAST)

@@ -41,6 +41,7 @@ from .players import (
     learn,
     player,
 )
+from .prose import RestorerProse
 from .restoration import restore, validate
 from .task import Applied, Group, Metric, Scores
 
@@ -55,6 +56,8 @@ class Restore:
     networks = models.NETWORKS | models.GUIDED | models.RENOVATORS
     losses = losses.RESTORE
     max_processes: int | None = None
+    prose = RestorerProse()
+    has_report = True
 
     def complete(self, config: Config) -> Config:
         """Scale, architectures and priors of the network follow from other options."""
@@ -279,6 +282,7 @@ class RestorationCriterion:
         # and have none.
         real = None
         if self.gan.gan == 'ragan' or self.gan.matching_weight:
+            assert batch.plain is not None
             real, fake = self._judged(discriminator, batch.plain, output, batch.input)
         else:
             fake = discriminator(self._with_input(batch.input, output))
@@ -290,6 +294,7 @@ class RestorationCriterion:
 
     def discriminator(self, forward: Any, output: Any, batch: Batch) -> tuple[Losses, Tensor]:
         """({name: scalar} that the discriminator makes small, share of logits that are right)"""
+        assert batch.plain is not None  # only batches of masks have none
         images = batch.plain.requires_grad_(bool(self.gan.r1))
         real, fake = self._judged(forward, images, _passes(output)[-1].detach(), batch.input)
         terms = {'d': adversarial.d_loss(self.gan.gan, real, fake)}
@@ -342,7 +347,7 @@ def make_pipe(config: Config, where: dict[str, Any]) -> Callable[..., Any]:
 
     def make(images: Any, recipe: Any, *, start: int) -> Any:
         return dali_pipes.make(
-            config.data.pipe,
+            str(config.data.pipe),
             images,
             recipe,
             batch=config.optimization.batch,

@@ -34,6 +34,7 @@ class Search(Restore):
 
     name = 'search'
     networks = models.SEARCHES
+    has_report = False
     max_processes = 1  # weights and architecture take turns
 
     def check(self, config: Config) -> None:

@@ -11,7 +11,9 @@ from torch import nn
 
 from config.schema import Config
 
+from .batches import SHOWN
 from .players import Autocast, Players, Step, StepResult
+from .prose import Prose
 
 
 class Metric(NamedTuple):
@@ -83,6 +85,16 @@ class Task(Protocol):
         """That may share a run; None: any number."""
         ...
 
+    @property
+    def prose(self) -> Prose:
+        """What a report says of its runs."""
+        ...
+
+    @property
+    def has_report(self) -> bool:
+        """Whether there is a report of one run as a PDF; comparisons show every task."""
+        ...
+
     def complete(self, config: Config) -> Config:
         """The options with those that follow from others. Raises RunError for what does not go
         together.
@@ -128,8 +140,9 @@ class Task(Protocol):
         config: Config,
         device: torch.device,
         world: Any = None,
+        show: int = SHOWN,
     ) -> Scores:
-        """Scores of a network on a validation set, the same in every process."""
+        """Scores of a network on a validation set, the same in every process. show: pictures to keep"""
         ...
 
     def averages(self, config: Config) -> bool:

@@ -1,22 +1,30 @@
 """Fixtures shared by the tests."""
 
+import contextlib
+import os
+from pathlib import Path
+
 import numpy as np
+import processes
 import pytest
 import torch
 
 import synthetic
+from training.record import RunRecord
 
-# ---- what processes that run tests side by side share, or a test leaves to the next ----
+# ------------------------------------------------------------------------------------------------
+# What processes that run tests side by side share, or a test leaves to the next.
 
+# These files wait for processes that they start.
 SLOW = (
+    'test_train',
     'test_world',
     'test_faults',
     'test_checkpoint',
     'test_cuda',
     'test_png',
-    'test_train',
     'test_gan',
-)  # they wait for processes that they start
+)
 THREADS = torch.get_num_threads()
 
 
@@ -34,17 +42,77 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def own_threads():
-    """A run sets torch's threads for good; the next test has those of this process again."""
+def own_torch():
+    """A run sets torch's threads and algorithms for good; the next test has the usual ones again."""
     torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(False)
 
 
-# ---- degradation: pictures ----
+# ------------------------------------------------------------------------------------------------
+# What takes most of the time of small runs, and is the same every time.
+
+DRAW_CURVES = RunRecord._draw_curves
+
+
+@pytest.fixture(scope='session', autouse=True)
+def quick_curves():
+    """Runs leave an empty picture in place of their curves, which take a second to draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunRecord, '_draw_curves', processes.blank_curves)
+        yield
+
+
+@pytest.fixture(scope='session')
+def true_curves(quick_curves):
+    """Context in which runs draw their curves."""
+
+    @contextlib.contextmanager
+    def drawn():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RunRecord, '_draw_curves', DRAW_CURVES)
+            yield
+
+    return drawn
+
+
+@pytest.fixture(scope='module', autouse=True)
+def drawn_once(request, tmp_path_factory):
+    """Every face is drawn once for all tests and processes, but for the tests of the drawing."""
+    if request.path.stem == 'test_faces':
+        yield
+        return
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if 'PYTEST_XDIST_WORKER' in os.environ else folder) / 'drawn'
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, 'face', _cached(synthetic.face, folder))
+        yield
+
+
+def _cached(draw, folder: Path):
+    """synthetic.face with a folder of what was drawn before."""
+
+    def face(seed, size=512):
+        path = folder / f'{seed}-{size}.npz'
+        if not path.exists():
+            mine = folder / f'.{seed}-{size}-{os.getpid()}.npz'
+            np.savez(mine, *draw(seed, size))
+            mine.replace(path)
+        with np.load(path) as arrays:
+            return synthetic.Face(*arrays.values())
+
+    return face
+
+
+# ------------------------------------------------------------------------------------------------
+# Pictures to degrade.
 
 
 @pytest.fixture(scope='session')
 def photo():
-    """photo(h, w, number) -> [h, w, 3] uint8 RGB crop of a drawn face, up to 512 x 512; the number picks place and scale."""
+    """photo(h, w, number) -> [h, w, 3] uint8 RGB crop of a drawn face, up to 512 x 512; the number
+    picks place and scale.
+    """
     face = synthetic.face(3).image
     sheets = face, face[::2, ::2].copy(), face[::4, ::4].copy()
 
@@ -58,7 +126,8 @@ def photo():
     return crop
 
 
-# ---- what a test has to say beside passing: record_property('summary', text) ----
+# ------------------------------------------------------------------------------------------------
+# What a test has to say beside passing: record_property('summary', text).
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,8 +1,13 @@
-"""Cached images change nothing but the time: same batches, nothing decoded twice, nothing trusted that does not fit its file."""
+"""Cached images change nothing but the time.
+
+The batches are the same, nothing is decoded twice, and nothing is trusted that does not fit its
+file.
+"""
 
 import errno
 import os
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,6 +23,7 @@ from sources import manifest, reader
 
 SIZE, COUNT, BATCH = 64, 7, 3
 CPU = torch.device('cpu')
+JUST_ENOUGH = COUNT * SIZE * SIZE * 3 / cache.SHARE + 9  # bytes of memory, for `auto`
 
 
 def write(path, seed):
@@ -55,7 +61,9 @@ def batches(name, images, steps=8, say=lambda _: None, **options):
 
 def same(a, b):
     return all(
-        torch.equal(x, y) for one, other in zip(a, b, strict=True) for x, y in zip(one, other)
+        torch.equal(x, y)
+        for one, other in zip(a, b, strict=True)
+        for x, y in zip(one, other, strict=True)
     )
 
 
@@ -73,10 +81,12 @@ def test_same_batches_and_each_file_is_read_once(name, mode, images, opened):
     plain = batches(name, images)
     opened.clear()
     assert same(plain, batches(name, images, cache=mode))
-    once = COUNT + 1  # one image stands twice in the batch between two epochs
-    assert (
-        set(opened) == {i.path for i in images} and len(opened) <= once
-    )  # eight batches of three are more than three epochs of seven
+
+    # Eight batches of three are more than three epochs of seven. One image stands twice in the
+    # batch between two epochs.
+    once = COUNT + 1
+    assert set(opened) == {i.path for i in images}
+    assert len(opened) <= once
     opened.clear()
     assert same(plain, batches(name, images, cache=mode))
     assert not opened if mode == 'file' else COUNT <= len(opened) <= once
@@ -97,10 +107,8 @@ def mapped(images, folder, say=lambda _: None):
 
 def filled(images, folder):
     c = mapped(images, folder)
-    c.put(
-        np.arange(COUNT),
-        torch.stack([torch.from_numpy(synthetic.face(i, SIZE).image) for i in range(COUNT)]),
-    )
+    pixels = np.stack([synthetic.face(i, SIZE).image for i in range(COUNT)])
+    c.put(np.arange(COUNT), torch.from_numpy(pixels))
     return c
 
 
@@ -109,12 +117,12 @@ def test_what_does_not_fit_its_file_is_decoded_again(images, tmp_path):
     assert not len(mapped(images, tmp_path).missing(np.arange(COUNT)))
     assert torch.equal(c.take(np.array([4]))[0], torch.from_numpy(synthetic.face(4, SIZE).image))
 
-    with open(
-        os.path.join(c.folder, 'pixels'), 'r+b'
-    ) as f:  # a damaged disk, or a kill within a write
+    # Slot 2: a damaged disk, or a kill within a write. 3: another picture under the same name. 5: a
+    # file of another time. 6: a record that names an image that does not exist.
+    with open(os.path.join(c.folder, 'pixels'), 'r+b') as f:
         f.seek(2 * SIZE * SIZE * 3 + 99)
         f.write(b'\x01\x02\x03')
-    write(images[3].path, 100)  # another picture under the same name
+    write(images[3].path, 100)
     os.utime(images[5].path, ns=(1, 1))
     records = np.memmap(os.path.join(c.folder, 'records'), c.RECORD, 'r+')
     records[6]['used'] = 10**6
@@ -143,9 +151,8 @@ def test_processes_share_a_file(images, tmp_path):
     a, b = mapped(images, tmp_path), mapped(images, tmp_path)
     assert b.missing(np.array([3, 3, 0])).tolist() == [0, 1, 2]
     a.put([3], torch.full((1, SIZE, SIZE, 3), 7, dtype=torch.uint8))
-    assert b.missing(np.array([3, 3, 0])).tolist() == [2] and b.take(
-        np.array([3])
-    ).unique().tolist() == [7]
+    assert b.missing(np.array([3, 3, 0])).tolist() == [2]
+    assert b.take(np.array([3])).unique().tolist() == [7]
 
 
 def test_other_images_have_another_folder(images, tmp_path):
@@ -154,93 +161,79 @@ def test_other_images_have_another_folder(images, tmp_path):
 
 
 def test_full_disk_ends_the_filling_and_not_the_run(images, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
     plain, said = batches('torch', images), []
-    monkeypatch.setattr(
-        cache.os,
-        'pwrite',
-        lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'No space left on device')),
-    )
+    monkeypatch.setattr(cache.os, 'pwrite', full)
     assert same(plain, batches('torch', images, say=said.append, cache='file'))
-    assert (
-        len(
-            [
-                s
-                for s in said
-                if 'takes no more images (No space left on device)' in s and 'FACES_CACHE' in s
-            ]
-        )
-        == 1
-    )
+    (notice,) = [s for s in said if 'takes no more images (No space left on device)' in s]
+    assert 'FACES_CACHE' in notice
 
 
 def test_a_replaced_file_shares_pixels_until_it_is_repaired(images, opened):
-    good, stream = images[2], bytearray(zlib.compress(rows(picture(SIZE))))
-    data = open(good.path, 'rb').read()
+    path = Path(images[2].path)
+    data = path.read_bytes()
+    stream = bytearray(zlib.compress(rows(picture(SIZE))))
     stream[-1] ^= 1  # a fault that only decoding finds
-    with open(good.path, 'wb') as f:
-        f.write(png(SIZE, SIZE, 2, b'', stream=bytes(stream)))
+    path.write_bytes(png(SIZE, SIZE, 2, b'', stream=bytes(stream)))
+
     said = []
     plain = batches('torch', images)
-    assert (
-        same(plain, batches('torch', images, say=said.append, cache='file'))
-        and sum('2.png cannot be decoded' in s for s in said) == 1
-    )
+    assert same(plain, batches('torch', images, say=said.append, cache='file'))
+    assert sum('2.png cannot be decoded' in s for s in said) == 1
     opened.clear()
-    assert same(plain, batches('torch', images, cache='file')) and not opened
-    with open(good.path, 'wb') as f:
-        f.write(data)
-    assert not same(plain, batches('torch', images, cache='file')) and opened == [good.path]
+    assert same(plain, batches('torch', images, cache='file'))
+    assert not opened
+
+    path.write_bytes(data)
+    assert not same(plain, batches('torch', images, cache='file'))
+    assert opened == [str(path)]
 
 
 def test_auto_takes_the_host_if_it_fits_and_says_why(images, monkeypatch):
     said = []
     assert isinstance(cache.make('auto', images, SIZE, CPU, said.append), cache.Memory)
-    monkeypatch.setattr(
-        cache, 'available_memory', lambda: COUNT * SIZE * SIZE * 3 / cache.SHARE - 9
-    )
+    monkeypatch.setattr(cache, 'available_memory', lambda: JUST_ENOUGH - 18)
     assert cache.make('auto', images, SIZE, CPU, said.append) is None
-    assert said[0].startswith(
-        'cache: host; 7 decoded images take 0.0 GB, auto allows 40% of'
-    ) and said[1].startswith('cache: off;')
+    assert said[0].startswith('cache: host; 7 decoded images take 0.0 GB, auto allows 40% of')
+    assert said[1].startswith('cache: off;')
     assert cache.make('off', images, SIZE, CPU) is None
 
 
 def test_limits_of_containers_and_jobs_count(tmp_path):
     def group(folder, limit, used, stat, names=('memory.max', 'memory.current')):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in zip((*names, 'memory.stat'), (limit, used, stat)):
+        for name, text in zip((*names, 'memory.stat'), (limit, used, stat), strict=True):
             (folder / name).write_text(f'{text}\n')
 
     member, groups = tmp_path / 'member', tmp_path / 'groups'
-    room = lambda line: (
-        member.write_text(line + '\n'),
-        cache.available_memory(str(groups), str(member)),
-    )[1]  # noqa: E731
+
+    def room(line):
+        member.write_text(line + '\n')
+        return cache.available_memory(str(groups), str(member))
+
     free = cache.available_memory(str(tmp_path / 'none'), str(tmp_path / 'none'))
     assert free > 1 << 20
+
+    # The limit is that of the group above; files that the kernel would give back do not count.
     group(groups / 'job/step', 'max', 900, 'inactive_file 0')
     group(groups / 'job', 5000, 4000, 'anon 3000\ninactive_file 700')
-    assert (
-        room('0::/job/step') == 1700 and room('0::/elsewhere') > 1 << 20
-    )  # of the group above; files that are only kept do not count
+    assert room('0::/job/step') == 1700
+    assert room('0::/elsewhere') > 1 << 20
     group(groups / 'job/step', 4500, 4400, 'inactive_file 0')
     assert room('0::/job/step') == 100  # the narrowest counts
     group(groups, 3000, 3100, 'inactive_file 0')  # a container sees its own group as the root
     assert room('0::/elsewhere') == 0
-    group(
-        groups / 'memory/job',
-        6000,
-        4000,
-        'total_inactive_file 10',
-        ('memory.limit_in_bytes', 'memory.usage_in_bytes'),
-    )
+
+    # Version 1 of control groups.
+    names = ('memory.limit_in_bytes', 'memory.usage_in_bytes')
+    group(groups / 'memory/job', 6000, 4000, 'total_inactive_file 10', names)
     assert room('4:memory:/job/step\n3:cpu:/job') == 2010
 
 
 def test_processes_of_one_machine_share_its_memory(images, monkeypatch):
-    monkeypatch.setattr(
-        cache, 'available_memory', lambda: COUNT * SIZE * SIZE * 3 / cache.SHARE + 9
-    )
+    monkeypatch.setattr(cache, 'available_memory', lambda: JUST_ENOUGH)
     assert isinstance(cache.make('auto', images, SIZE, CPU, str), cache.Memory)
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
     assert cache.make('auto', images, SIZE, CPU, str) is None
@@ -250,9 +243,8 @@ def test_what_cannot_be(images, tmp_path, monkeypatch):
     with pytest.raises(DataError, match='--cache gpu: there is no GPU'):
         cache.make('gpu', images, SIZE, CPU)
     (tmp_path / 'file').write_text('in the way')
-    with pytest.raises(
-        DataError, match='--cache file: .*decoded-.* cannot be written .*FACES_CACHE'
-    ):
+    unwritable = '--cache file: .*decoded-.* cannot be written .*FACES_CACHE'
+    with pytest.raises(DataError, match=unwritable):
         cache.make('file', images, SIZE, CPU, folder=tmp_path / 'file')
     monkeypatch.setattr(cache, 'available_memory', lambda: 3 * SIZE * SIZE * 3)
     with pytest.raises(DataError, match='--cache host: .* 3 would fit'):

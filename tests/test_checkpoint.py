@@ -397,20 +397,6 @@ def test_foreign_weights(tmp_path, weights, message):
     assert same(before, dict(net.state_dict()))  # all or nothing
 
 
-def test_every_network_has_a_mark_of_its_own():
-    with torch.device('meta'):
-        nets = {
-            network.__name__: network()
-            for network in (
-                models.NETWORKS | models.GUIDED | models.RENOVATORS | models.DISCRIMINATORS
-            ).values()
-        }
-    for name, net in nets.items():
-        assert [other for other, mark in checkpoint._MARKS.items() if mark in net.state_dict()] == [
-            name
-        ]
-
-
 def test_realesrgan_file(tmp_path):
     """A .pth as Real-ESRGAN publishes it tells its network and loads."""
     torch.manual_seed(0)

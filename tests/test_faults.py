@@ -1,5 +1,8 @@
-"""What must not cost a run anything: kill -9 at any moment, a disk that fills up, processes that die or never come."""
+"""What must not cost a run anything: kill -9 at any moment, a disk that fills up, processes that
+die or never come.
+"""
 
+import contextlib
 import json
 import os
 import random
@@ -13,6 +16,7 @@ import time
 from pathlib import Path
 
 import cv2
+import processes
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -27,6 +31,9 @@ from training import checkpoint, memory, run
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64
+# The smallest network that has everything: strides, skips and an embedding of the place.
+NET = '{"width": [8, 16], "blocks": [[1], 1, [1]], "position": 8}'
+PAUSE = 0.03  # seconds before each of the 24 steps of a run that is killed
 PIPES = 'torch', 'dali'
 
 
@@ -60,39 +67,18 @@ def flags(data, out, **more):
             val=3,
             out=out,
             preset='unet',
+            net=NET,
             recipe='gfpgan',
             size=SIZE,
             batch=2,
-            nimg=240,
-            ticks=12,
+            nimg=48,
+            ticks=6,
             threads=2,
             pipe='torch',
         )
         | more
     )
     return [x for k, v in options.items() for x in ('--' + k.replace('_', '-'), str(v))]
-
-
-def spawn(argv):
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / 'train.py'), *argv],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def kill_when(argv, condition):
-    """Start the command and SIGKILL it as soon as the condition holds; False if it ended before."""
-    process = spawn(argv)
-    while process.poll() is None:
-        if condition():
-            process.kill()
-            process.communicate()
-            return True
-        time.sleep(0.002)
-    assert process.returncode == 0, process.stdout.read()
-    return False
 
 
 def weights(out):
@@ -105,23 +91,28 @@ def same(a, b):
 
 @pytest.fixture(scope='module')
 def whole(data, tmp_path_factory):
-    """(weights of the run that nothing happens to, seconds that it trains)."""
+    """Weights of the run that nothing happens to."""
     out = tmp_path_factory.mktemp('runs') / 'whole'
-    process, began = spawn(flags(data, out)), None
-    while process.poll() is None:
-        began = began or ((out / 'tensorboard').exists() and time.monotonic()) or None
-        time.sleep(0.01)
-    assert process.returncode == 0, process.stdout.read()
-    return weights(out), time.monotonic() - began
+    assert train.main(flags(data, out)) == 0
+    return weights(out)
+
+
+def kill_when(terminal, argv, condition):
+    """Start the command and SIGKILL it, still running, as soon as the condition holds."""
+    process = processes.train(terminal, argv, pause=PAUSE)
+    processes.wait_for(process, condition)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize('pipe', PIPES)
 def test_kill_9_at_five_moments(pipe, whole, data, small_disk, tmp_path):
-    """At three random moments, inside a checkpoint's write, and on a full disk; then it runs to its end and nothing is different."""
+    """At three random moments, inside a checkpoint's write, and on a full disk; then it runs to its
+    end and nothing is different.
+    """
     if pipe == 'dali':
         pytest.importorskip('nvidia.dali')
-    expected, seconds = whole
-    out = (small_disk or tmp_path) / 'run'
+    out, terminal = (small_disk or tmp_path) / 'run', tmp_path / 'terminal'
     argv, folder, dice = flags(data, out, pipe=pipe), out / 'checkpoints', random.Random(pipe)
 
     def after(delay):
@@ -134,50 +125,50 @@ def test_kill_9_at_five_moments(pipe, whole, data, small_disk, tmp_path):
 
         return over
 
-    for moment in sorted(
-        dice.uniform(0, 0.06 * seconds) for _ in range(3)
-    ):  # what follows needs some of the run, which may be several times as fast by now
-        shutil.rmtree(
-            out / 'tensorboard', ignore_errors=True
-        )  # its return tells that training goes on
-        kill_when(argv, after(moment))
-    assert kill_when(
-        argv, lambda: folder.exists() and any(p.name.startswith('.new-') for p in folder.iterdir())
+    # All three together are less than half of what the pauses take, so none comes too late.
+    for moment in sorted(dice.uniform(0, 24 * PAUSE / 6) for _ in range(3)):
+        # Its return tells that training goes on.
+        shutil.rmtree(out / 'tensorboard', ignore_errors=True)
+        kill_when(terminal, argv, after(moment))
+    kill_when(
+        terminal,
+        argv,
+        lambda: folder.exists() and any(p.name.startswith('.new-') for p in folder.iterdir()),
     )
     if small_disk:
-        fill_and_kill(argv, small_disk, folder)
+        fill_and_kill(terminal, argv, small_disk, folder)
     assert train.main(argv) == 0
-    assert same(weights(out), expected)
-    assert [
-        r['nimg']
-        for r in map(json.loads, (out / 'log.jsonl').read_text().splitlines())
-        if 'psnr' in r
-    ] == list(range(20, 241, 20))
+    assert same(weights(out), whole)
+    rows = map(json.loads, (out / 'log.jsonl').read_text().splitlines())
+    assert [row['nimg'] for row in rows if 'psnr' in row] == list(range(8, 49, 8))
     if not small_disk:
         pytest.skip('all but the full disk: mounting a small file system is not allowed here')
 
 
-def fill_and_kill(argv, disk, folder):
-    """Fill the disk while the command runs: it ends with 2 and says why, its checkpoints stay whole; then the same with kill -9."""
+def fill_and_kill(terminal, argv, disk, folder):
+    """Fill the disk while the command runs: it ends with 2 and says why, its checkpoints stay
+    whole; then the same with kill -9.
+    """
     for killed in False, True:
-        process, before = spawn(argv), checkpoint.latest(folder.parent)
-        while process.poll() is None and checkpoint.latest(folder.parent) == before:
-            time.sleep(0.01)
-        with open(disk / 'filler', 'wb', buffering=0) as f:
-            try:
-                while True:
-                    f.write(bytes(1 << 16))
-            except OSError:
-                pass
+        before = checkpoint.latest(folder.parent)
+        process = processes.train(terminal, argv, pause=PAUSE)
+        processes.wait_for(process, lambda: checkpoint.latest(folder.parent) != before)  # noqa: B023  used within the turn
+        fill(disk / 'filler')
         if killed:
-            time.sleep(0.3)
-            process.kill()
-        said = process.communicate(timeout=120)[0]
-        assert (
-            killed or process.returncode == 2 and re.search('cannot (be )?writ|No space left', said)
-        ), said
+            # A run that cannot write ends by itself, unless it is killed before its next write.
+            process.send_signal(signal.SIGKILL)
+        status = process.wait()
+        assert status == (-signal.SIGKILL if killed else 2), process.said
+        assert killed or re.search('cannot (be )?writ|No space left', process.said), process.said
         assert checkpoint.latest(folder.parent)
         os.remove(disk / 'filler')
+
+
+def fill(path):
+    """Take all space that there is."""
+    with open(path, 'wb', buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
 
 
 def test_a_disk_too_small_is_refused_before_training(data, tmp_path, monkeypatch, capsys):
@@ -196,73 +187,64 @@ def test_a_disk_too_small_is_refused_before_training(data, tmp_path, monkeypatch
 # ---- several processes ----
 
 
-def torchrun(*command, restarts):
-    return [
-        sys.executable,
-        '-m',
-        'torch.distributed.run',
-        '--standalone',
-        '--nproc-per-node',
-        '2',
-        '--max-restarts',
-        str(restarts),
-        *map(str, command),
-    ]
+SLOW_TRAIN = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+import processes
+processes.train_slowly(sys.argv[4:], float(sys.argv[3]))
+"""
 
 
 def test_torchrun_restarts_a_run_whose_rank_was_killed(data, tmp_path):
-    out = tmp_path / 'run'
+    out, script = tmp_path / 'run', tmp_path / 'slow.py'
+    script.write_text(SLOW_TRAIN)
+    command = '-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 2'.split()
+    argv = [str(ROOT), str(ROOT / 'tests'), '0.05', *flags(data, out, nimg=80, ticks=10)]
     process = subprocess.Popen(
-        torchrun(ROOT / 'train.py', *flags(data, out, nimg=400, ticks=20), restarts=2),
+        [sys.executable, *command, str(script), *argv],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     while not checkpoint.latest(out):
         assert process.poll() is None, process.stdout.read()
-        time.sleep(0.05)
-    workers = subprocess.run(
-        ['pgrep', '-P', str(process.pid)], capture_output=True, text=True
-    ).stdout.split()
+        time.sleep(0.02)
+    listed = ['pgrep', '-P', str(process.pid)]
+    workers = subprocess.run(listed, capture_output=True, text=True).stdout.split()
     victim = next(
         w for w in workers if b'RANK=1' in Path(f'/proc/{w}/environ').read_bytes().split(b'\0')
     )
     os.kill(int(victim), signal.SIGKILL)
+    assert not (out / 'weights.safetensors').exists()
     said = process.communicate(timeout=300)[0]
-    assert (
-        process.returncode == 0
-        and re.search(r'resumed at \d+ images', said)
-        and (out / 'weights.safetensors').exists()
-    ), said[-3000:]
+    assert process.returncode == 0 and re.search(r'resumed at \d+ images', said), said[-3000:]
+    assert (out / 'weights.safetensors').exists()
 
 
-def test_a_rank_that_never_comes_is_named(tmp_path):
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    code = 'import sys, torch; sys.path.insert(0, sys.argv[1]); from training.world import World; World(torch.device("cpu"), start=3)'
-    place = dict(
-        os.environ,
-        RANK='0',
-        WORLD_SIZE='3',
-        LOCAL_RANK='0',
-        LOCAL_WORLD_SIZE='3',
-        MASTER_ADDR='127.0.0.1',
-        MASTER_PORT=str(port),
+def test_a_rank_that_never_comes_is_named():
+    code = (
+        'import sys, torch; sys.path.insert(0, sys.argv[1]); from training.world import World; '
+        'World(torch.device("cpu"), start=3)'
     )
-    first = subprocess.run(
-        [sys.executable, '-c', code, str(ROOT)], env=place, capture_output=True, text=True
-    )
-    assert 'PeerMissing: rank 1, 2 of 3 did not connect in time' in first.stderr
-    other = subprocess.run(
-        [sys.executable, '-c', code, str(ROOT)],
-        env=place | {'RANK': '1'},
-        capture_output=True,
-        text=True,
-    )
-    assert re.search(
-        r'PeerMissing: rank 1 of 3: rank 0 at 127.0.0.1:\d+ did not answer within 3 s', other.stderr
-    )
+
+    def start(rank):
+        """One of three processes, which waits for two that never come."""
+        with socket.socket() as s:
+            s.bind(('127.0.0.1', 0))
+            port = s.getsockname()[1]
+        place = dict(RANK=rank, WORLD_SIZE='3', LOCAL_RANK='0', LOCAL_WORLD_SIZE='3')
+        address = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        return subprocess.Popen(
+            [sys.executable, '-c', code, str(ROOT)],
+            env=os.environ | place | address,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    first, other = (process.communicate(timeout=120)[1] for process in [start('0'), start('1')])
+    assert 'PeerMissing: rank 1, 2 of 3 did not connect in time' in first
+    expected = r'PeerMissing: rank 1 of 3: rank 0 at 127.0.0.1:\d+ did not answer within 3 s'
+    assert re.search(expected, other)
 
 
 # ---- memory ----
@@ -270,7 +252,10 @@ def test_a_rank_that_never_comes_is_named(tmp_path):
 
 def test_largest_batch_that_fits():
     """400 for the network, 100 per image, of which nine tenths of the free memory may be taken."""
-    peak = lambda batch: 400 + 100 * batch
+
+    def peak(batch):
+        return 400 + 100 * batch
+
     for free in (500, 555, 556, 1000, 2000, 12345):
         most = memory.fitting(peak, free)
         assert most == max(n for n in range(200) if n == 0 or peak(n) <= 0.9 * free), free
@@ -292,9 +277,7 @@ def test_largest_batch_that_fits():
 def test_out_of_memory_names_a_batch_that_fits(free, batch, said, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (free, 2 * free))
     monkeypatch.setattr(torch.cuda, 'empty_cache', lambda: None)
-    assert said in memory.advice(
-        batch, 2, None, lambda batch: 400 + 100 * batch
-    )
+    assert said in memory.advice(batch, 2, None, lambda batch: 400 + 100 * batch)
 
 
 def test_the_trial_is_a_step_of_the_run(data, tmp_path):

@@ -1,4 +1,8 @@
-"""On a CUDA GPU: the kernels are the reference and repeat, the pipes yield what they yield on a CPU, a run trains, and its second half is its resumption."""
+"""On a CUDA GPU.
+
+The kernels are the reference and repeat, the pipes yield what they yield on a CPU, a run trains,
+and its second half is its resumption.
+"""
 
 import json
 
@@ -35,27 +39,24 @@ def on_gpu(case):
 
 @pytest.mark.parametrize('name', CASES)
 def test_kernels_are_the_reference_and_repeat(name):
-    found = on_gpu(CASES[name])
-    assert all((a == b).all() for a, b in zip(found, on_gpu(CASES[name]), strict=True))
-    error, allowed = kernel_cases.errors(CASES[name], found)
+    images = on_gpu(CASES[name])
+    assert all((a == b).all() for a, b in zip(images, on_gpu(CASES[name]), strict=True))
+    error, allowed = kernel_cases.errors(CASES[name], images)
     assert error <= allowed
 
 
 @pytest.mark.parametrize('recipe', degrade.RECIPES)
 def test_recipes(recipe):
-    """512 px, 24 samples in one ragged batch; twice, bit for bit; and the same alone as in the batch."""
+    """24 samples of 512 pixels in one ragged batch, bit for bit the same again and alone."""
     recipe, n = degrade.recipe(recipe), 24
-    x = torch.from_numpy(np.stack([synthetic.face(i % 4).image for i in range(n)])).permute(
-        0, 3, 1, 2
-    )
+    faces = np.stack([synthetic.face(i % 4).image for i in range(n)])
+    x = torch.from_numpy(faces).permute(0, 3, 1, 2)
     params = degrade.sample(recipe, Draw(3, np.arange(n), tied=recipe.tied, batch=n), (512, 512))
     y = degrade.degrade(x.cuda(), recipe, params, 'cuda')
     assert torch.equal(y, degrade.degrade(x.cuda(), recipe, params, 'cuda'))
     if not recipe.tied:
-        assert torch.equal(
-            y[7:8],
-            degrade.degrade(x[7:8].cuda(), recipe, degrade.take(params, slice(7, 8)), 'cuda'),
-        )
+        own = degrade.take(params, slice(7, 8))
+        assert torch.equal(y[7:8], degrade.degrade(x[7:8].cuda(), recipe, own, 'cuda'))
     off = (y.cpu() - degrade.degrade(x, recipe, params, 'torch')).abs() * 255
     assert (off < 1.01).float().mean() >= 0.99
 
@@ -72,17 +73,8 @@ def images(tmp_path_factory):
 def batches(name, images, device, steps=8, **options):
     if name == 'dali':
         pytest.importorskip('nvidia.dali')
-    with dali_pipes.make(
-        name,
-        images,
-        'ai6126_2024',
-        batch=BATCH,
-        size=SIZE,
-        device=device,
-        threads=4,
-        say=lambda _: None,
-        **options,
-    ) as pipe:
+    shared = dict(batch=BATCH, size=SIZE, threads=4, say=lambda _: None)
+    with dali_pipes.make(name, images, 'ai6126_2024', device=device, **shared, **options) as pipe:
         return [next(pipe) for _ in range(steps)]
 
 
@@ -90,15 +82,12 @@ def batches(name, images, device, steps=8, **options):
 @pytest.mark.parametrize('name', ['torch', 'dali'])
 def test_pipes(name, cache, images, tmp_path, monkeypatch):
     monkeypatch.setenv('FACES_CACHE', str(tmp_path))
+    ours = batches(name, images, 'cuda', cache=cache)
     off = []
-    for a, b in zip(
-        batches(name, images, 'cuda', cache=cache), batches('torch', images, 'cpu'), strict=True
-    ):
-        assert (
-            a.target.is_cuda
-            and torch.equal(a.sample, b.sample)
-            and torch.equal(a.target.cpu(), b.target)
-        )
+    for a, b in zip(ours, batches('torch', images, 'cpu'), strict=True):
+        assert a.target.is_cuda
+        assert torch.equal(a.sample, b.sample)
+        assert torch.equal(a.target.cpu(), b.target)
         off.append((a.input.cpu() - b.input).abs() * 255)
     assert (torch.stack(off) < 1.01).float().mean() >= 0.99
 
@@ -109,10 +98,9 @@ def test_png():
     packed = png.pack(list(cases.values()), [png.head(f) for f in cases.values()], pinned=True)
     out, status = png.run_cuda(packed, torch.device('cuda', 0))
     assert not status.any()
-    assert all(
-        (p.numpy() == files.decode(f)).all()
-        for p, f in zip(png.pictures(out.cpu(), packed.record), cases.values(), strict=True)
-    )
+    pictures = png.pictures(out.cpu(), packed.record)
+    for picture, file in zip(pictures, cases.values(), strict=True):
+        assert (picture.numpy() == files.decode(file)).all()
     assert png_cases.compare(png_cases.damaged(900, 3), torch.device('cuda', 0))['equal'] > 50
 
 
@@ -120,13 +108,11 @@ def test_png():
 def test_png_pipe(cache, images, tmp_path, monkeypatch):
     """Decoded on the GPU, in groups that are smaller than an epoch."""
     monkeypatch.setattr(pipe_png, 'GROUP', 7)
-    said = []
-    for a, b in zip(
-        batches('dali', images, 'cuda', cache=cache, decode='gpu', steps=20),
-        batches('torch', images, 'cpu', steps=20),
-        strict=True,
-    ):
+    ours = batches('dali', images, 'cuda', cache=cache, decode='gpu', steps=20)
+    for a, b in zip(ours, batches('torch', images, 'cpu', steps=20), strict=True):
         assert torch.equal(a.target.cpu(), b.target)
+
+    said = []
     with dali_pipes.make(
         'dali', images, 'bicubic', batch=BATCH, size=SIZE, device='cuda', say=said.append
     ) as pipe:
@@ -136,33 +122,18 @@ def test_png_pipe(cache, images, tmp_path, monkeypatch):
 
 def test_a_batch_in_use_is_not_overwritten(images):
     """The next batches are made on another stream while this one is still needed."""
-    kept = batches('torch', images, 'cuda', cache='gpu')
+    first = batches('torch', images, 'cuda', cache='gpu')
     again = batches('torch', images, 'cuda', cache='gpu')
-    assert all(
-        torch.equal(a.input, b.input) and torch.equal(a.target, b.target)
-        for a, b in zip(kept, again, strict=True)
-    )
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a.input, b.input)
+        assert torch.equal(a.target, b.target)
 
 
 def test_training_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('FACES_CACHE', str(tmp_path / 'cache'))
     synthetic.write(tmp_path / 'hq', 10, first_seed=0, size=SIZE)
-    argv = [
-        '--data',
-        str(tmp_path / 'hq/images'),
-        '--size',
-        str(SIZE),
-        '--preset',
-        'unet',
-        '--batch',
-        '2',
-        '--nimg',
-        '200',
-        '--ticks',
-        '2',
-        '--out',
-        str(tmp_path / 'run'),
-    ]
+    argv = f'--preset unet --size {SIZE} --batch 2 --nimg 200 --ticks 2'.split()
+    argv += ['--data', str(tmp_path / 'hq/images'), '--out', str(tmp_path / 'run')]
     assert train.main(argv) == 0 and train.main(argv) == 0
     assert 'resumed at 200 images' in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / 'run/log.jsonl').read_text().splitlines()]

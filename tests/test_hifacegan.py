@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 
 import models
-from models.discriminators import SpectralConv2d, instance_norm
+from models.spectral import SpectralConv2d, instance_norm
 from models.hifacegan import ADAPT, LIP, PAC, SPADE, SUPPRESSION, Block, HiFaceGAN
 
 COUNTS = {64: 130_568_012, 48: 79_873_084, 32: 41_213_740, 16: 14_294_876, 8: 5_274_868}
@@ -97,7 +97,7 @@ def test_phases(phase):
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="'gabor'; there are: lip, pac, "):
+    with pytest.raises(ValueError, match="'gabor'; choose one of: lip, pac, "):
         HiFaceGAN(2, 'gabor')
     with pytest.raises(ValueError, match='phase is 4'):
         HiFaceGAN(2, phase=4)

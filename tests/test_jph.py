@@ -20,7 +20,8 @@ import degrade
 import synthetic
 import train
 from dali_pipes import pipe_dali, pipe_png
-from dali_pipes.batch import Options, Plan
+from dali_pipes.loader import Options
+from dali_pipes.plan import Plan
 from sources import files, jph, manifest
 from sources.reader import Reader
 from tools import prepare

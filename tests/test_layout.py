@@ -31,6 +31,7 @@ NO_OP = {
     'canvas',
     'draw',
     'kernels',
+    'op',
     'recipes',
     'upload',
     'workers',

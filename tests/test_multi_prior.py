@@ -158,7 +158,7 @@ def test_a_dropped_prior_looks_nowhere():
         and not net.maps(x)['heat'].any()
     )
     assert guided(True, ('heat',), gate=False)(x).weights is None
-    one, (other, _) = net.maps(x), net.seen(x)
+    one, (other, _) = net.maps(x), net.maps_and_regions(x)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -181,5 +181,5 @@ def test_the_region_of_parsing_maps():
             y[:, 13, 10, 10] = 30  # hair is none
             return y
 
-    _, region = ParsePrior(Spot()).see(torch.zeros(1, 3, 128, 128))
+    _, region = ParsePrior(Spot()).map_and_region(torch.zeros(1, 3, 128, 128))
     assert region.sum() == 49 and region[0, 0, 57:64, 67:74].all()

@@ -78,7 +78,8 @@ def test_a_step_that_is_not_finite_changes_nothing(bad, precision, name):
     if precision == 'fp32':
         assert same(with_it, without)
     else:  # the scale is halved after it, which float32 gradients do not notice beyond a rounding
-        assert all(torch.allclose(x, y, rtol=1e-6) for x, y in zip(with_it, without))
+        pairs = zip(with_it, without, strict=True)
+        assert all(torch.allclose(x, y, rtol=1e-6) for x, y in pairs)
 
 
 @pytest.mark.parametrize('name', ['adamw', 'muon'])
@@ -110,11 +111,16 @@ def test_accumulated_gradients_are_those_of_the_whole():
     for x in batches:
         stepper.backward(other(x).square().mean() / 2)
     stepper.step(1e-2)
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole, other.parameters()))
+    pairs = zip(whole, other.parameters(), strict=True)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
 
 
 def layers():
-    """A network with every kind of parameter: plain matrices of two shapes, one of them in channels-last, a grouped convolution, vectors, a map."""
+    """A network with every kind of parameter.
+
+    Plain matrices of two shapes, one of them in channels-last, a grouped convolution, vectors, a
+    map.
+    """
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1),
@@ -133,86 +139,82 @@ def loss(net, x):
     return (net(x) + net.map).square().mean()
 
 
+MATRICES = (0, 4, 6)  # layers whose weights Muon takes
+
+
+def set_gradients(net, seed):
+    for p in net.parameters():
+        layout = torch.channels_last if p.dim() == 4 else torch.contiguous_format
+        gradient = torch.randn(p.shape, generator=torch.Generator().manual_seed(seed))
+        p.grad = gradient.contiguous(memory_format=layout)
+
+
 @pytest.mark.skipif(not hasattr(torch.optim, 'Muon'), reason='torch has it from 2.9 on')
 @pytest.mark.parametrize('decay', [0.0, 0.1])
 def test_muon_is_torchs(decay):
-    """torch's iterates in bfloat16, ours on a CPU in float32: the steps of 6 x 27 weights agree to a few percent, what momentum holds to a rounding."""
+    """Steps agree to a few percent, what momentum holds to a rounding.
+
+    torch's iterates in bfloat16, ours on a CPU in float32.
+    """
     net = layers()
-    plain = copy.deepcopy(net)
+    flat = {i: nn.Parameter(net[i].weight.detach().flatten(1).clone()) for i in MATRICES}
     ours = optim.make('muon', net, 1e-2, decay)
-    matrices = [
-        (plain[i].weight, nn.Parameter(plain[i].weight.detach().flatten(1).clone()))
-        for i in (0, 4, 6)
-    ]
     theirs = torch.optim.Muon(
-        [flat for _, flat in matrices], 1e-2, decay, 0.95, adjust_lr_fn='match_rms_adamw'
+        list(flat.values()), 1e-2, decay, 0.95, adjust_lr_fn='match_rms_adamw'
     )
     for n in range(4):
-        for p in net.parameters():
-            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(n)).contiguous(
-                memory_format=torch.channels_last if p.dim() == 4 else torch.contiguous_format
-            )
-        for (_, flat), i in zip(matrices, (0, 4, 6)):
-            flat.grad = net[i].weight.grad.flatten(1).clone()
-        before = [net[i].weight.detach().flatten(1).clone() for i in (0, 4, 6)]
-        held = [flat.detach().clone() for _, flat in matrices]
+        set_gradients(net, seed=n)
+        for i, matrix in flat.items():
+            matrix.grad = net[i].weight.grad.flatten(1).clone()
+        before = {i: net[i].weight.detach().flatten(1).clone() for i in MATRICES}
+        before_theirs = {i: matrix.detach().clone() for i, matrix in flat.items()}
         ours.step()
         theirs.step()
         ours.zero_grad()
-        for (_, flat), i, a, b in zip(matrices, (0, 4, 6), before, held):
-            mine, wanted = (
-                net[i].weight.detach().flatten(1) - a * (1 - 1e-2 * decay),
-                flat.detach() - b * (1 - 1e-2 * decay),
-            )
-            assert (mine - wanted).norm() < 0.05 * wanted.norm()  # measured: up to 0.032
-            assert torch.allclose(
-                ours.momenta[tuple(flat.shape)][0],
-                theirs.state[flat]['momentum_buffer'],
-                rtol=1e-5,
-                atol=1e-8,
-            )
+        for i, matrix in flat.items():
+            kept = 1 - 1e-2 * decay
+            step = net[i].weight.detach().flatten(1) - before[i] * kept
+            expected = matrix.detach() - before_theirs[i] * kept
+            assert (step - expected).norm() < 0.05 * expected.norm()  # measured: up to 0.032
+            momentum = ours.momenta[tuple(matrix.shape)][0]
+            expected = theirs.state[matrix]['momentum_buffer']
+            assert torch.allclose(momentum, expected, rtol=1e-5, atol=1e-8)
 
 
 def test_muon_gives_the_rest_to_adamw():
     net = layers()
-    plain, batches = (
-        copy.deepcopy(net),
-        [torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(n)) for n in range(3)],
-    )
+    own = dict(net.named_parameters())
+    plain = dict(copy.deepcopy(net).named_parameters())
     ours = optim.make('muon', net, 1e-2, 0.1)
     names = ['0.bias', '2.weight', '2.bias', '3.weight', '3.bias', '6.bias', 'map']
-    theirs = torch.optim.AdamW(
-        [dict(plain.named_parameters())[n] for n in names], 1e-2, (0.9, 0.99), weight_decay=0.1
-    )
-    for x in batches:
+    theirs = torch.optim.AdamW([plain[n] for n in names], 1e-2, (0.9, 0.99), weight_decay=0.1)
+    for n in range(3):
+        x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(n))
         loss(net, x).backward()
-        for n in names:
-            dict(plain.named_parameters())[n].grad = dict(net.named_parameters())[n].grad.clone()
+        for name in names:
+            plain[name].grad = own[name].grad.clone()
         ours.step()
         theirs.step()
         ours.zero_grad()
-    assert all(
-        torch.equal(dict(net.named_parameters())[n], dict(plain.named_parameters())[n])
-        for n in names
-    )
-    assert {id(p) for group in ours.param_groups for p in group['params']} == {
-        id(p) for p in net.parameters()
-    }
+    assert all(torch.equal(own[name], plain[name]) for name in names)
+    # Every parameter has an optimizer.
+    grouped = {id(p) for group in ours.param_groups for p in group['params']}
+    assert grouped == {id(p) for p in net.parameters()}
 
 
 @pytest.mark.parametrize('shape', [(3, 5, 20), (2, 20, 5), (1, 8, 8), (1, 1, 9)])
 def test_orthogonal(shape):
-    """The singular vectors stay, the values end between 0.68 and 1.14 (measured over the interval that the iteration is made for)."""
+    """The singular vectors stay, the values come close to 1.
+
+    Measured over the interval that the iteration is made for: 0.68 to 1.14.
+    """
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     y = muon.orthogonal(x)
     u, _, v = torch.linalg.svd(x, full_matrices=False)
     inner = u.transpose(1, 2) @ y @ v.transpose(1, 2)
     values = inner.diagonal(dim1=1, dim2=2)
-    assert (
-        0.6 < values.min()
-        and values.max() < 1.25
-        and torch.allclose(inner, torch.diag_embed(values), atol=1e-9)
-    )
+    assert values.min() > 0.6 and values.max() < 1.25
+    assert torch.allclose(inner, torch.diag_embed(values), atol=1e-9)
     assert torch.equal(muon.orthogonal(torch.zeros(shape)), torch.zeros(shape))
 
 
@@ -234,16 +236,16 @@ def test_muon_of_a_network_without_matrices():
     assert not torch.equal(net.weight, before)
 
 
-def test_muon_on_a_gpu_skips_without_being_told():
+def test_muon_on_a_gpu_skips_without_reading():
     """What a GPU does, played on the CPU: found_inf stays a tensor that nobody reads."""
     net = layers()
     optimizer = optim.make('muon', net, 1e-2, 0.1)
     loss(net, torch.randn(2, 3, 6, 6)).backward()
     optimizer.step()
-    before, momenta = copy.deepcopy(list(net.parameters())), copy.deepcopy(optimizer.momenta)
+    weights = copy.deepcopy(list(net.parameters()))
+    momenta = copy.deepcopy(optimizer.momenta)
     for p in net.parameters():
         p.grad.fill_(float('nan'))
     optimizer.move(torch.ones(()))
-    assert same(before, net.parameters()) and all(
-        torch.equal(a, b) for a, b in zip(momenta.values(), optimizer.momenta.values())
-    )
+    assert same(weights, net.parameters())
+    assert same(momenta.values(), optimizer.momenta.values())

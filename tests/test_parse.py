@@ -57,9 +57,10 @@ def flags(folder, out, **more):
 
 
 @pytest.fixture(scope='module')
-def run(data, tmp_path_factory):
+def run(data, true_curves, tmp_path_factory):
     out = tmp_path_factory.mktemp('runs') / 'parser'
-    assert train.main(flags(data, out)) == 0
+    with true_curves():
+        assert train.main(flags(data, out)) == 0
     return out
 
 

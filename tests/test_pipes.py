@@ -1,5 +1,6 @@
 """The three pipes yield the same batches."""
 
+import functools
 import json
 import os
 import pickle
@@ -41,18 +42,16 @@ def images(tmp_path_factory):
             picture = picture.convert('RGBA')
             picture.putalpha(Image.fromarray(image[..., 0]))
         picture.save(path)
-    found = manifest.scan(str(folder), size=SIZE, cache_dir=folder, say=lambda _: None).images
-    assert {i.colour for i in found} >= {'rgb', 'gray', 'palette', 'rgba'} and {
-        i.kind for i in found
-    } == {'png', 'jpeg'}
-    return found
+    images = manifest.scan(str(folder), size=SIZE, cache_dir=folder, say=lambda _: None).images
+    assert {i.colour for i in images} >= {'rgb', 'gray', 'palette', 'rgba'}
+    assert {i.kind for i in images} == {'png', 'jpeg'}
+    return images
 
 
 def batches(name, images, recipe, steps=STEPS, **options):
-    options = {
-        **dict(batch=BATCH, size=SIZE, seed=SEED, start=START, rank=1, world=2, say=lambda _: None),
-        **options,
-    }
+    """The first batches of a pipe: by default those of the second of two processes."""
+    shared = dict(batch=BATCH, size=SIZE, seed=SEED, start=START, rank=1, world=2)
+    options = {**shared, 'say': lambda _: None, **options}
     if name == 'dali':
         pytest.importorskip('nvidia.dali')
     with dali_pipes.make(name, images, recipe, **options) as pipe:
@@ -61,43 +60,43 @@ def batches(name, images, recipe, steps=STEPS, **options):
 
 def assert_same(a, b):
     for x, y in zip(a, b, strict=True):
-        for one, other in zip(x, y):
+        for one, other in zip(x, y, strict=True):
             assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(
-    'recipe', [name for name in degrade.RECIPES if not name.startswith('hifacegan_')]
-)  # the parts of hifacegan
+# The parts of hifacegan are tested as hifacegan.
+WHOLE_RECIPES = [name for name in degrade.RECIPES if not name.startswith('hifacegan_')]
+
+
+@pytest.mark.parametrize('recipe', WHOLE_RECIPES)
 @pytest.mark.parametrize('name', FAST)
 def test_pipe_is_the_reference(name, recipe, images, reference):
-    ours = batches(name, images, recipe, len(reference(recipe)))
-    for a, b in zip(ours, reference(recipe), strict=True):
-        assert torch.equal(a.sample, b.sample) and torch.equal(a.target, b.target)
-        side = SIZE // degrade.recipe(recipe).scale
-        assert a.input.shape == (BATCH, 3, side, side) and a.input.is_contiguous(
-            memory_format=torch.channels_last
-        )
-    off = torch.stack([(a.input - b.input).abs() for a, b in zip(ours, reference(recipe))]) * 255
+    expected = reference(recipe)
+    ours = batches(name, images, recipe, len(expected))
+    side = SIZE // degrade.recipe(recipe).scale
+    for a, b in zip(ours, expected, strict=True):
+        assert torch.equal(a.sample, b.sample)
+        assert torch.equal(a.target, b.target)
+        assert a.input.shape == (BATCH, 3, side, side)
+        assert a.input.is_contiguous(memory_format=torch.channels_last)
+
+    # In grey levels. The few images beyond one level have a JPEG block tipped by one rounding.
+    errors = [(a.input - b.input).abs() for a, b in zip(ours, expected, strict=True)]
+    off = torch.stack(errors) * 255
     assert (off < 1.01).float().mean() >= 0.99
-    assert (
-        off.amax((2, 3, 4)) < 1.01
-    ).float().mean() >= 0.9  # the few others have a JPEG block tipped by one rounding
+    assert (off.amax((2, 3, 4)) < 1.01).float().mean() >= 0.9
 
 
 @pytest.fixture(scope='module')
 def reference(images):
-    made = {}
-    return lambda recipe: (
-        made.setdefault(recipe, None)
-        or made.update(
-            {
-                recipe: batches(
-                    'reference', images, recipe, STEPS if degrade.recipe(recipe).scale > 1 else 4
-                )
-            }
-        )
-        or made[recipe]
-    )
+    """recipe -> batches of the reference pipe, which is slow: each is made once."""
+
+    @functools.cache
+    def made(recipe):
+        steps = STEPS if degrade.recipe(recipe).scale > 1 else 4
+        return batches('reference', images, recipe, steps)
+
+    return made
 
 
 def test_samples_cover_the_recipe(images):
@@ -105,26 +104,19 @@ def test_samples_cover_the_recipe(images):
     plan = dali_pipes.Plan(
         len(images), degrade.recipe('ai6126_2024'), batch=BATCH, size=SIZE, seed=SEED
     )
-    params = [
-        plan(np.arange(START + BATCH + 2 * BATCH * i, START + 2 * BATCH * (i + 1))).params
-        for i in range(STEPS)
-    ]
+    firsts = [START + BATCH + 2 * BATCH * i for i in range(STEPS)]  # of the second of two processes
+    params = [plan(np.arange(first, first + BATCH)).params for first in firsts]
     stages = {s.name: j for j, s in enumerate(plan.recipe.stages)}
 
     def drawn(field, *names):
-        return set(
-            np.concatenate([getattr(p[stages[n]], field) for p in params for n in names]).tolist()
-        )
+        values = [getattr(p[stages[n]], field) for p in params for n in names]
+        return set(np.concatenate(values).tolist())
 
+    modes = {resize.AREA, resize.BILINEAR, resize.BICUBIC}
     assert drawn('kind', 'blur1', 'blur2', 'sinc') == set(range(8))
-    assert drawn('kind', 'noise1', 'noise2') == {noise.GAUSSIAN, noise.POISSON} and drawn(
-        'gray', 'noise1', 'noise2'
-    ) == {True, False}
-    assert drawn('mode', 'resize1', 'resize2', 'resize3') == {
-        resize.AREA,
-        resize.BILINEAR,
-        resize.BICUBIC,
-    }
+    assert drawn('kind', 'noise1', 'noise2') == {noise.GAUSSIAN, noise.POISSON}
+    assert drawn('gray', 'noise1', 'noise2') == {True, False}
+    assert drawn('mode', 'resize1', 'resize2', 'resize3') == modes
     assert 0 in drawn('quality', 'jpeg2a') and max(drawn('quality', 'jpeg2a')) > 0
 
 
@@ -134,38 +126,40 @@ def test_dali_is_torch_to_the_bit(images):
 
 @pytest.mark.parametrize('name', ['reference', *FAST])
 def test_resume_is_start(name, images):
-    """Batches from a later start on are the later batches; ranks are shares of one process with a larger batch."""
+    """Batches from a later start on are the later batches; ranks share those of one process."""
     whole = batches(name, images, 'bicubic', 4, start=0, rank=0, world=1)
     assert_same(batches(name, images, 'bicubic', 2, start=2 * BATCH, rank=0, world=1), whole[2:])
     ranks = [batches(name, images, 'bicubic', 2, start=0, rank=r, world=2) for r in (0, 1)]
-    assert_same([b for pair in zip(*ranks) for b in pair], whole)
+    assert_same([b for pair in zip(*ranks, strict=True) for b in pair], whole)
+
+
+def square(image, y, x, side):
+    return image[:, y : y + side, x : x + side]
+
+
+def places(image, part):
+    """Where in an image [3, H, W] a square part [3, h, h] of it lies."""
+    side = part.shape[-1]
+    corners = range(image.shape[-1] - side + 1)
+    return [
+        (y, x) for y in corners for x in corners if torch.equal(square(image, y, x, side), part)
+    ]
 
 
 @pytest.mark.parametrize('name', ['reference', *FAST])
 def test_crops_are_cut_out_of_the_whole_pairs(name, images):
-    """Everywhere in the image, each pair at one place, input and targets alike; a pure function of the sample."""
-    whole, crops = (
-        batches(name, images, 'bicubic', 4, target_usm=True, crop=crop)
-        for crop in (None, SIZE // 4)
-    )
+    """Anywhere in the image, but input and targets at one place: a function of the sample."""
+    side, scale = SIZE // 4, 4
+    whole = batches(name, images, 'bicubic', 4, target_usm=True)
+    crops = batches(name, images, 'bicubic', 4, target_usm=True, crop=side)
     corners = []
-    for a, b in zip(whole, crops):
-        assert b.target.is_contiguous(memory_format=torch.channels_last) and torch.equal(
-            a.sample, b.sample
-        )
+    for a, b in zip(whole, crops, strict=True):
+        assert b.target.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(a.sample, b.sample)
         for i in range(len(a.sample)):
-            found = [
-                (y, x)
-                for y in range(SIZE // 4 - SIZE // 16 + 1)
-                for x in range(SIZE // 4 - SIZE // 16 + 1)
-                if torch.equal(a.input[i, :, y : y + SIZE // 16, x : x + SIZE // 16], b.input[i])
-            ]
-            assert len(found) == 1
-            ((y, x),) = found
-            for ours, theirs in (a.target, b.target), (a.plain, b.plain):
-                assert torch.equal(
-                    ours[i, :, 4 * y : 4 * y + SIZE // 4, 4 * x : 4 * x + SIZE // 4], theirs[i]
-                )
+            ((y, x),) = places(a.input[i], b.input[i])
+            assert torch.equal(square(a.target[i], scale * y, scale * x, side), b.target[i])
+            assert torch.equal(square(a.plain[i], scale * y, scale * x, side), b.plain[i])
             corners.append((y, x))
     assert len(set(corners)) > len(corners) // 2
     assert not torch.equal(whole[0].target, whole[0].plain)
@@ -178,21 +172,17 @@ def test_usm_switches(recipe, images):
     def one(**options):
         return batches('torch', images, recipe, 1, **options)[0]
 
-    plain, both, target, neither = (
-        one(),
-        one(target_usm=True),
-        one(target_usm=True, lq_from_usm=False),
-        one(lq_from_usm=False),
-    )
-    assert (
-        torch.equal(plain.target, neither.target)
-        and torch.equal(both.target, target.target)
-        and not torch.equal(both.target, plain.target)
-    )
-    assert torch.equal(both.input, plain.input) and torch.equal(target.input, neither.input)
-    assert torch.equal(plain.input, neither.input) == (
-        recipe == 'bicubic'
-    )  # the recipe decides whether there is a USM at all
+    plain = one()
+    both = one(target_usm=True)
+    target = one(target_usm=True, lq_from_usm=False)
+    neither = one(lq_from_usm=False)
+    assert torch.equal(plain.target, neither.target)
+    assert torch.equal(both.target, target.target)
+    assert not torch.equal(both.target, plain.target)
+    assert torch.equal(both.input, plain.input)
+    assert torch.equal(target.input, neither.input)
+    # The recipe decides whether there is a USM at all.
+    assert torch.equal(plain.input, neither.input) == (recipe == 'bicubic')
 
 
 def test_pair_pool_changes_ties_only(images):
@@ -201,46 +191,47 @@ def test_pair_pool_changes_ties_only(images):
         batches('torch', images, recipe._replace(pool=pool), 2, start=1000, rank=0, world=1)
         for pool in (0, 50)
     )
-    assert torch.equal(a[1].target, b[1].target) and not torch.equal(a[1].input, b[1].input)
+    assert torch.equal(a[1].target, b[1].target)
+    assert not torch.equal(a[1].input, b[1].input)
 
 
 @pytest.mark.parametrize('name', ['reference', *FAST])
 def test_late_bad_file_is_replaced(name, tmp_path):
-    """A zlib fault under valid CRCs, met only when decoding: the next good file takes its place, the same in every pipe."""
+    """A zlib fault under valid CRCs, met only when decoding: the next good file replaces it."""
     stream = bytearray(zlib.compress(rows(picture(SIZE))))
     stream[-1] ^= 1
     for i in range(4):
         cv2.imwrite(str(tmp_path / f'{i}.png'), synthetic.face(i, SIZE).image)
     (tmp_path / '1.png').write_bytes(png(SIZE, SIZE, 2, b'', stream=bytes(stream)))
-    found = manifest.scan(
+    images = manifest.scan(
         str(tmp_path), size=SIZE, cache_dir=tmp_path / 'cache', say=lambda _: None
     ).images
-    assert len(found) == 4
+    assert len(images) == 4
+
     said = []
-    out = batches(
-        name, found, 'bicubic', 2, batch=4, flip=0, start=0, rank=0, world=1, say=said.append
-    )
+    first = dict(start=0, rank=0, world=1)
+    out = batches(name, images, 'bicubic', 2, batch=4, flip=0, say=said.append, **first)
     assert len(said) == 1 and '1.png' in said[0] and '2.png' in said[0]
     targets = {tuple(t.flatten()[::997].tolist()) for b in out for t in b.target}
     assert len(targets) == 3  # four files, one of them twice
 
 
 def test_what_worker_processes_are_sent(images):
-    """A GPU's DataLoader pickles the plan and the reader: what comes out plans and reads the same."""
+    """A GPU's DataLoader pickles the plan and the reader, which then plan and read the same."""
     recipe = degrade.recipe('ai6126_2024')
     data = pipe_torch.Decoded(
         dali_pipes.Plan(len(images), recipe, batch=BATCH, size=SIZE),
         Reader(images, SIZE, lambda _: None),
     )
     again = pickle.loads(pickle.dumps(data))
-    assert again.plan.recipe == recipe and again.plan.recipe.stages[0].op is degrade.usm
+    assert again.plan.recipe == recipe
+    assert again.plan.recipe.stages[0].op is degrade.usm
     wanted = [(n, n != 8) for n in range(7, 10)]
-    (a, places, used, pix), (b, *others) = data.__getitems__(wanted), again.__getitems__(wanted)
-    assert (
-        a.index.tolist() == b.index.tolist()
-        and all((x == y).all() for x, y in zip((places, used, pix), others))
-        and places.tolist() == [0, 2]
-    )
+    step, *ours = data.__getitems__(wanted)
+    other, *theirs = again.__getitems__(wanted)
+    assert step.index.tolist() == other.index.tolist()
+    assert all((x == y).all() for x, y in zip(ours, theirs, strict=True))
+    assert ours[0].tolist() == [0, 2]
 
 
 def test_workers_fit_into_shared_memory(monkeypatch):
@@ -250,13 +241,8 @@ def test_workers_fit_into_shared_memory(monkeypatch):
         )
         return pipe_torch._workers(8, 1000)
 
-    assert [with_room(n) for n in (500, 3000, 8000, 17_000, 10**9)] == [
-        (1, 1),
-        (3, 1),
-        (8, 1),
-        (8, 2),
-        (8, 4),
-    ]
+    rooms = {500: (1, 1), 3000: (3, 1), 8000: (8, 1), 17_000: (8, 2), 10**9: (8, 4)}
+    assert {n: with_room(n) for n in rooms} == rooms
 
 
 def test_close_leaves_nothing(images):
@@ -271,7 +257,8 @@ def test_ctrl_c_ends_the_process(images, tmp_path):
     pytest.importorskip('nvidia.dali')
     code = (
         'import sys, json, dali_pipes; from sources.manifest import Image\n'
-        'pipe = dali_pipes.make("dali", [Image(*i) for i in json.loads(sys.argv[1])], "bicubic", size=128, batch=2)\n'
+        'images = [Image(*i) for i in json.loads(sys.argv[1])]\n'
+        'pipe = dali_pipes.make("dali", images, "bicubic", size=128, batch=2)\n'
         'next(pipe); raise KeyboardInterrupt'
     )
     done = subprocess.run(
@@ -296,8 +283,8 @@ def test_names(images, monkeypatch):
 
 def test_validation_never_changes(images):
     a, b = (validation.Degraded(images, degrade.recipe('ai6126_2024'), size=SIZE) for _ in range(2))
-    order = [3, 0, 3]
-    assert all(torch.equal(x, y) for i in order for x, y in zip(a[i][1:], b[i][1:]))
+    for i in 3, 0, 3:
+        assert all(torch.equal(x, y) for x, y in zip(a[i][1:], b[i][1:], strict=True))
     assert a[0][1].shape == (3, SIZE // 4, SIZE // 4) and a[0][1].dtype == torch.uint8
     assert not torch.equal(a[1][1], a[2][1])
     fewer = validation.Degraded(images[:2], degrade.recipe('ai6126_2024'), size=SIZE)

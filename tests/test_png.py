@@ -22,9 +22,10 @@ import degrade
 import synthetic
 import tasks
 from dali_pipes import cache, pipe_png, png
-from dali_pipes.batch import Options, Plan
+from dali_pipes.loader import Options
 from dali_pipes.parse_plan import ParsePlan
 from dali_pipes.pipe_torch import TorchLoader
+from dali_pipes.plan import Plan
 from degrade import kernels, workers
 from errors import DataError, RunError
 from faces.masks import pairs
@@ -209,9 +210,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def made(Loader, reader, plan, steps=8, kept=None):
+def made(Loader, reader, plan, steps=8, cached=None):
     """[(image numbers, flips, pixels)] of a loader's first steps."""
-    loader = Loader(plan, Options(reader, kept, workers.make(2), 0, 0, 1, torch.device('cpu'), 2))
+    loader = Loader(plan, Options(reader, cached, workers.make(2), 0, 0, 1, torch.device('cpu'), 2))
     try:
         return [
             (step.index, step.flip, pixels.clone())
@@ -227,17 +228,17 @@ def assert_same(a, b):
 
 
 @needs_gxx
-@pytest.mark.parametrize('kept', [False, True])
-def test_the_loader_yields_what_the_torch_pipe_yields(kept, folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize('cached', [False, True])
+def test_the_loader_yields_what_the_torch_pipe_yields(cached, folder, tmp_path, monkeypatch):
     """Bad files, too, are replaced and reported alike."""
     monkeypatch.setattr(pipe_png, 'GROUP', 4)
     images = manifest.scan(str(folder), size=SIZE, cache_dir=tmp_path, say=lambda _: None).images
     plan, said = Plan(len(images), degrade.recipe('bicubic'), batch=BATCH, size=SIZE), ([], [])
-    keep = lambda: cache.make('host', images, SIZE, torch.device('cpu')) if kept else None
-    expected = made(TorchLoader, Reader(images, SIZE, said[0].append), plan, kept=keep())
+    keep = lambda: cache.make('host', images, SIZE, torch.device('cpu')) if cached else None
+    expected = made(TorchLoader, Reader(images, SIZE, said[0].append), plan, cached=keep())
     with cuda_shim.Shim() as shim:
         assert_same(
-            made(pipe_png.PngLoader, Reader(images, SIZE, said[1].append), plan, kept=keep()),
+            made(pipe_png.PngLoader, Reader(images, SIZE, said[1].append), plan, cached=keep()),
             expected,
         )
     assert (
@@ -347,16 +348,16 @@ def test_auto_takes_the_faster(rates, chosen, folder, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(pipe_png, '_rate', lambda run, count: real(run, count) and given.pop(0))
     with cuda_shim.Shim():
-        assert pipe_png._faster(plan, options, said.append) == (chosen == 'gpu')
+        assert pipe_png._png_is_faster(plan, options, said.append) == (chosen == 'gpu')
         assert said == [
             f'decode: {chosen}; {rates[0]} images per second on the GPU, {rates[1]} by DALI on 2 threads'
         ]
         monkeypatch.setattr(pipe_png, 'decode', lambda data: files.decode(data) ^ 1)
         assert (
-            not pipe_png._faster(plan, options, said.append)
+            not pipe_png._png_is_faster(plan, options, said.append)
             and 'the GPU decodes other pixels' in said[-1]
         )
-    assert not pipe_png._faster(
+    assert not pipe_png._png_is_faster(
         Plan(9, degrade.recipe('bicubic'), batch=2, size=SIZE - 4), options, said.append
     )
     assert 'of 9 files tried 0 are 8-bit PNG of 44x44' in said[-1]

@@ -356,7 +356,7 @@ def mfps(home, out, **more):
 
 def test_maps_written_out(home, made, tmp_path):
     net, x = guided(home, made, tmp_path), torch.rand(2, 3, SIZE, SIZE)
-    maps, regions = net.seen(x)
+    maps, regions = net.maps_and_regions(x)
     assert {k: m.shape[1:] for k, m in maps.items()} == {
         'parse': (19, 64, 64),
         'heat': (28, 64, 64),
@@ -397,7 +397,7 @@ def test_heatmaps_of_a_predicted_mask():
             assert x.shape == (1, 3, 128, 128)
             return torch.nn.functional.one_hot(ids.long(), 19).permute(0, 3, 1, 2).float()
 
-    maps, region = priors.ParsedHeatPrior(Sees(), 4).see(torch.zeros(1, 3, 32, 32))
+    maps, region = priors.ParsedHeatPrior(Sees(), 4).map_and_region(torch.zeros(1, 3, 32, 32))
     points, visible = landmarks.from_mask(ids, priors.LEAST)
     assert torch.equal(
         maps, heatmaps.gaussians(heatmaps.reduced(points, 4), visible, (32, 32))

@@ -24,7 +24,7 @@ import train
 from config import presets, rules
 from dali_pipes.batch import Batch
 from losses import adversarial, features, pixel
-from models.discriminators import SpectralConv2d
+from models.spectral import SpectralConv2d
 from tasks import players as players_module
 from tasks import restore
 from tools import export, report, submit

@@ -19,7 +19,7 @@ from zoo import png, rows
 import dali_pipes
 import degrade
 import train
-from dali_pipes import batch, cache, pipe_torch, validation
+from dali_pipes import batch, cache, pipe_torch, plan, validation
 from errors import DataError
 from sources import manifest, reader, shards
 from sources.manifest import scan, scan_pairs
@@ -373,7 +373,7 @@ def test_worker_processes(both):
     recipe = degrade.recipe('bicubic')
     files, tars = (
         pipe_torch.Decoded(
-            batch.Plan(COUNT, recipe, batch=3, size=SIZE), Reader(images(source), SIZE, str)
+            plan.Plan(COUNT, recipe, batch=3, size=SIZE), Reader(images(source), SIZE, str)
         )
         for source in both
     )

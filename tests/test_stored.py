@@ -1,5 +1,9 @@
-"""Training on pairs that were degraded before: every pipe gives the files' own pixels, both mirrored and cut out alike."""
+"""Training on pairs that were degraded before.
 
+Every pipe gives the files' own pixels, both mirrored and cut out alike.
+"""
+
+import itertools
 import json
 import shutil
 import tarfile
@@ -16,7 +20,8 @@ import synthetic
 import train
 from config import schema
 from dali_pipes import paired, pipe_png
-from dali_pipes.batch import Options
+from dali_pipes.batch import Batch
+from dali_pipes.loader import Options
 from degrade import workers
 from errors import DataError
 from sources import manifest, order, stream
@@ -27,47 +32,16 @@ from training import checkpoint
 SIZE = 48
 RECIPES = {4: 'gfpgan', 1: 'face_renovation', 'stacked': 'face_renovation'}
 KINDS = tuple(RECIPES)
-TINY = [
-    '--preset',
-    'unet',
-    '--net',
-    '{"width": [8, 8, 8, 8], "blocks": [[1, 1, 1], 1, [1, 1, 1]], "position": 0}',
-    '--size',
-    str(SIZE),
-    '--recipe',
-    'gfpgan',
-    '--batch',
-    '2',
-    '--ticks',
-    '1',
-    '--device',
-    'cpu',
-    '--threads',
-    '1',
-    '--pipe',
-    'torch',
-]
-RENOVATE = [
-    '--preset',
-    'renovation_demo',
-    '--net',
-    '{"width": 1}',
-    '--size',
-    str(SIZE),
-    '--batch',
-    '2',
-    '--device',
-    'cpu',
-    '--threads',
-    '1',
-    '--pipe',
-    'torch',
-]
+TINY_NET = '{"width": [8, 8, 8, 8], "blocks": [[1, 1, 1], 1, [1, 1, 1]], "position": 0}'
+HERE = f'--size {SIZE} --device cpu --threads 1 --pipe torch'
+UNET = ['--preset', 'unet', '--net', TINY_NET]
+TINY = f'--recipe gfpgan --batch 2 --ticks 1 {HERE}'.split()
+RENOVATE = ['--preset', 'renovation_demo', '--net', '{"width": 1}', '--batch', '2', *HERE.split()]
 
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-    """Folders 4 and 1 of pairs of that scale, and stacked of such of scale 1, as prepare.py writes them."""
+    """Pairs as prepare.py writes them: folders 4 and 1, of that scale, and stacked."""
     home = tmp_path_factory.mktemp('pairs')
     with pytest.MonkeyPatch.context() as mp:
         mp.setenv('FACES_CACHE', str(home / 'cache'))
@@ -75,27 +49,14 @@ def home(tmp_path_factory):
         for i in range(7):
             cv2.imwrite(str(home / f'hq/{i}.png'), synthetic.face(i, SIZE).image[..., ::-1])
         for scale, recipe in RECIPES.items():
-            assert (
-                prepare.main(
-                    [
-                        'degrade',
-                        str(home / 'hq'),
-                        '--size',
-                        str(SIZE),
-                        '--recipe',
-                        recipe,
-                        '--out',
-                        str(home / str(scale)),
-                        *['--stacked'] * (scale == 'stacked'),
-                    ]
-                )
-                == 0
-            )
+            argv = ['degrade', f'{home}/hq', '--recipe', recipe, '--out', f'{home}/{scale}']
+            argv += ['--size', str(SIZE), *['--stacked'] * (scale == 'stacked')]
+            assert prepare.main(argv) == 0
     return home
 
 
 @pytest.fixture(autouse=True)
-def kept(tmp_path, monkeypatch):
+def own_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv('FACES_CACHE', str(tmp_path / 'cache'))
 
 
@@ -105,16 +66,16 @@ def pairs(home, scale):
     return manifest.scan_pairs(home / str(scale), scale, size=SIZE, say=lambda _: None)
 
 
-def batches(name, found, scale, count=5, **more):
-    with dali_pipes.make(
-        name,
-        found,
-        RECIPES[scale],
-        size=SIZE,
-        threads=2,
-        **dict(batch=3, seed=4, say=lambda _: None) | more,
-    ) as pipe:
+def batches(name, pairs, scale, count=5, **options):
+    options = dict(batch=3, seed=4, say=lambda _: None) | options
+    with dali_pipes.make(name, pairs, RECIPES[scale], size=SIZE, threads=2, **options) as pipe:
         return [next(pipe) for _ in range(count)]
+
+
+def assert_same(a, b):
+    for ours, theirs in zip(a, b, strict=True):
+        for field in 'input', 'target', 'sample':
+            assert torch.equal(getattr(ours, field), getattr(theirs, field)), field
 
 
 @pytest.mark.parametrize('scale', [1, 2, 3, 4, 8])
@@ -123,23 +84,37 @@ def test_an_lq_survives_its_packing_and_a_mirror(scale):
     x = paired.packed(lq, scale)
     assert x.shape == (6 * scale, 5 * scale, paired.planes(scale))
     for image, expected in (x, lq), (x[:, ::-1].copy(), lq[:, ::-1]):
-        assert np.array_equal(
-            paired.unpacked(torch.from_numpy(image).permute(2, 0, 1)[None], scale)[0].permute(
-                1, 2, 0
-            ),
-            expected,
-        )
+        batch = torch.from_numpy(image).permute(2, 0, 1)[None]
+        assert np.array_equal(paired.unpacked(batch, scale)[0].permute(1, 2, 0), expected)
 
 
 def pixels(pair):
-    """(LQ, GT) of files, as OpenCV reads them."""
-    images = [
-        cv2.imread(path)[..., ::-1].astype(np.float32) / 255
-        for path in (
-            [pair.path] if isinstance(pair, manifest.Stacked) else [pair.lq.path, pair.gt.path]
-        )
+    """(LQ, GT) of files, as OpenCV reads them, in [0, 1]."""
+
+    def read(path):
+        return cv2.imread(path)[..., ::-1].astype(np.float32) / 255
+
+    if isinstance(pair, manifest.Stacked):
+        return np.split(read(pair.path), 2)
+    return read(pair.lq.path), read(pair.gt.path)
+
+
+def square(image, y, x, side):
+    return image[y : y + side, x : x + side]
+
+
+def place(image, part, step):
+    """(mirrored, top, left): the one place where a part [h, h, 3] of an image lies."""
+    side = len(part)
+    corners = range(0, len(image) - side + 1, step)
+    (fit,) = [
+        (flip, y, x)
+        for flip in (False, True)
+        for y in corners
+        for x in corners
+        if np.array_equal(square(image[:, ::-1] if flip else image, y, x, side), part)
     ]
-    return np.split(images[0], 2) if len(images) == 1 else images
+    return fit
 
 
 @pytest.mark.parametrize('scale', KINDS)
@@ -147,61 +122,40 @@ def pixels(pair):
 def test_batches_are_the_files(name, scale, home):
     if name == 'dali':
         pytest.importorskip('nvidia.dali')
-    found, mirrored, side, times = pairs(home, scale), 0, 24, 4 if scale == 4 else 1
-    for cache in 'off', 'host':
-        for crop in None, side:
-            for batch in batches(name, found, scale, cache=cache, crop=crop):
-                index = order.index(batch.sample.numpy(), len(found), 4)
-                for i, lq, gt, plain in zip(index, batch.input, batch.target, batch.plain):
-                    want_lq, want_gt = pixels(found[i])
-                    lq, gt = (x.permute(1, 2, 0).numpy() for x in (lq, gt))
-                    assert torch.equal(plain, torch.from_numpy(gt).permute(2, 0, 1))
-                    # The one place and mirroring where both fit.
-                    fits = [
-                        (flip, y, x)
-                        for flip in (False, True)
-                        for y in range(0, SIZE - len(gt) + 1, times)
-                        for x in range(0, SIZE - len(gt) + 1, times)
-                        if np.array_equal(
-                            (want_gt[:, ::-1] if flip else want_gt)[
-                                y : y + len(gt), x : x + len(gt)
-                            ],
-                            gt,
-                        )
-                    ]
-                    ((flip, y, x),) = fits
-                    mirrored += flip
-                    y, x = y // times, x // times
-                    assert np.array_equal(
-                        (want_lq[:, ::-1] if flip else want_lq)[y : y + len(lq), x : x + len(lq)],
-                        lq,
-                    )
+    files = pairs(home, scale)
+    times = 4 if scale == 4 else 1
+    mirrored = 0
+    for cache, crop in itertools.product(('off', 'host'), (None, 24)):
+        for batch in batches(name, files, scale, cache=cache, crop=crop):
+            assert torch.equal(batch.plain, batch.target)
+            index = order.index(batch.sample.numpy(), len(files), 4)
+            for i, lq, gt in zip(index, batch.input, batch.target, strict=True):
+                lq, gt = (x.permute(1, 2, 0).numpy() for x in (lq, gt))
+                whole_lq, whole_gt = pixels(files[i])
+                flip, y, x = place(whole_gt, gt, times)
+                if flip:
+                    whole_lq = whole_lq[:, ::-1]
+                assert np.array_equal(square(whole_lq, y // times, x // times, len(lq)), lq)
+                mirrored += flip
     assert 10 < mirrored < 50  # of 60
 
 
 @pytest.mark.parametrize('scale', KINDS)
 def test_pipes_agree_and_resume(scale, home):
     pytest.importorskip('nvidia.dali')
-    found = pairs(home, scale)
-    expected = batches('reference', found, scale, crop=24)
+    files = pairs(home, scale)
+    expected = batches('reference', files, scale, crop=24)
     for name, cache in ('dali', 'off'), ('dali', 'host'), ('torch', 'file'), ('torch', 'host'):
         for start in 0, 2:
-            for a, b in zip(
-                expected[start:], batches(name, found, scale, cache=cache, crop=24, start=3 * start)
-            ):
-                assert (
-                    torch.equal(a.input, b.input)
-                    and torch.equal(a.target, b.target)
-                    and torch.equal(a.sample, b.sample)
-                )
-    for rank in 0, 1:  # two processes share the same samples
-        for a, b in zip(
-            batches('reference', found, scale, batch=4),
-            batches('dali', found, scale, batch=2, rank=rank, world=2),
-        ):
-            assert torch.equal(a.input[2 * rank : 2 * rank + 2], b.input) and torch.equal(
-                a.target[2 * rank : 2 * rank + 2], b.target
-            )
+            later = dict(crop=24, start=3 * start, count=5 - start)
+            assert_same(batches(name, files, scale, cache=cache, **later), expected[start:])
+
+    # Two processes share the same samples.
+    whole = batches('reference', files, scale, batch=4)
+    for rank in 0, 1:
+        part = batches('dali', files, scale, batch=2, rank=rank, world=2)
+        ours = slice(2 * rank, 2 * rank + 2)
+        assert_same(part, [Batch(*(values[ours] for values in batch)) for batch in whole])
 
 
 @pytest.mark.skipif(
@@ -209,23 +163,18 @@ def test_pipes_agree_and_resume(scale, home):
 )
 def test_the_gpu_decoder_gives_the_same(home, monkeypatch):
     monkeypatch.setattr(
-        pipe_png.PngLoader, '_instead', lambda *_: pytest.fail('the CPU was asked to decode')
+        pipe_png.PngLoader, '_replace', lambda *_: pytest.fail('the CPU was asked to decode')
     )
     with cuda_shim.Shim():
         for scale, Loader in (4, pipe_png.PngPairs), ('stacked', pipe_png.PngLoader):
-            found = pairs(home, scale)
-            plan, reader = paired.planned(
-                found, 4 if scale == 4 else 1, batch=3, size=SIZE, seed=4, say=lambda _: None
-            )
-            loader = Loader(
-                plan, Options(reader, None, workers.make(2), 0, 0, 1, torch.device('cpu'), 2)
-            )
-            for expected in batches('reference', found, scale):
+            files = pairs(home, scale)
+            shared = dict(batch=3, size=SIZE, seed=4, say=lambda _: None)
+            plan, reader = paired.planned(files, 4 if scale == 4 else 1, **shared)
+            options = Options(reader, None, workers.make(2), 0, 0, 1, torch.device('cpu'), 2)
+            loader = Loader(plan, options)
+            for expected in batches('reference', files, scale):
                 step, x = loader.load()
-                batch = plan.finish(x, step)
-                assert torch.equal(batch.input, expected.input) and torch.equal(
-                    batch.target, expected.target
-                )
+                assert_same([plan.finish(x, step)], [expected])
             loader.close()
 
 
@@ -236,9 +185,10 @@ def test_bad_pairs_are_named_and_left_out(home, tmp_path):
     cv2.imwrite(str(folder / 'LQ/2.png'), np.zeros((5, 5, 3), np.uint8))
     for side, n in ('LQ', 8), ('GT', 32):
         cv2.imwrite(str(folder / f'{side}/3.png'), np.zeros((n, n, 3), np.uint8))
+
     said = []
-    found = manifest.scan_pairs(folder, 4, size=SIZE, strict=False, say=said.append)
-    assert [p.path for p in found] == [str(folder / f'GT/{i}.png') for i in (4, 5, 6)]
+    good = manifest.scan_pairs(folder, 4, size=SIZE, strict=False, say=said.append)
+    assert [p.path for p in good] == [str(folder / f'GT/{i}.png') for i in (4, 5, 6)]
     said = ' '.join(said)
     for part in (
         'LQ/0.png (truncated',
@@ -260,14 +210,13 @@ def test_bad_pairs_are_named_and_left_out(home, tmp_path):
 def test_one_that_breaks_meanwhile_is_replaced(home, tmp_path):
     pytest.importorskip('nvidia.dali')
     folder, said = copied(home, tmp_path), []
-    found = manifest.scan_pairs(folder, 4, size=SIZE, say=said.append)
+    files = manifest.scan_pairs(folder, 4, size=SIZE, say=said.append)
     (folder / 'LQ/3.png').write_bytes(b'gone')
     for name in 'dali', 'torch', 'reference':
-        seen = batches(name, found, 4, say=said.append)
-        assert torch.equal(seen[0].input, batches('reference', found, 4)[0].input)
-        assert f'{folder}/GT/3.png cannot be decoded (its LQ {folder}/LQ/3.png: ' in said[
-            -1
-        ] and said[-1].endswith(f'replaced by {folder}/GT/4.png')
+        made = batches(name, files, 4, say=said.append)
+        assert torch.equal(made[0].input, batches('reference', files, 4)[0].input)
+        assert f'{folder}/GT/3.png cannot be decoded (its LQ {folder}/LQ/3.png: ' in said[-1]
+        assert said[-1].endswith(f'replaced by {folder}/GT/4.png')
 
 
 def test_bad_stacked_pictures_are_named_left_out_and_replaced(home, tmp_path):
@@ -276,8 +225,9 @@ def test_bad_stacked_pictures_are_named_left_out_and_replaced(home, tmp_path):
     (folder / '0.png').write_bytes((folder / '0.png').read_bytes()[:-20])
     cv2.imwrite(str(folder / '1.png'), np.zeros((SIZE, SIZE, 3), np.uint8))
     cv2.imwrite(str(folder / '2.png'), np.zeros((64, 32, 3), np.uint8))
-    found = manifest.scan_stacked(folder, size=SIZE, strict=False, say=said.append)
-    assert [p.path for p in found] == [str(folder / f'{i}.png') for i in (3, 4, 5, 6)]
+
+    files = manifest.scan_stacked(folder, size=SIZE, strict=False, say=said.append)
+    assert [p.path for p in files] == [str(folder / f'{i}.png') for i in (3, 4, 5, 6)]
     said = ' '.join(said)
     for part in (
         '0.png (truncated',
@@ -290,17 +240,16 @@ def test_bad_stacked_pictures_are_named_left_out_and_replaced(home, tmp_path):
         assert part in said, part
     with pytest.raises(DataError, match='0.png'):
         manifest.scan_stacked(folder, size=SIZE, say=lambda _: None)
+
     # One that has become a picture of another size is replaced, the same in every pipe.
     cv2.imwrite(str(folder / '4.png'), np.zeros((2 * SIZE, 2 * SIZE, 3), np.uint8))
     for name in 'dali', 'torch', 'reference':
         said = []
-        seen = batches(name, found, 'stacked', say=said.append)
-        assert all(
-            torch.equal(a.input, b.input)
-            for a, b in zip(seen, batches('reference', found, 'stacked'))
-        )
+        made = batches(name, files, 'stacked', say=said.append)
+        assert_same(made, batches('reference', files, 'stacked'))
         assert said == [
-            f'{folder}/4.png cannot be decoded (96x96, where 48x96 are wanted): replaced by {folder}/5.png'
+            f'{folder}/4.png cannot be decoded (96x96, where 48x96 are wanted): '
+            f'replaced by {folder}/5.png'
         ]
 
 
@@ -319,27 +268,23 @@ def test_held_out_and_left_out(home, tmp_path):
         data = f'stacked:{home / scale}' if scale == 'stacked' else str(home / str(scale))
         whole = {p.path for p in pairs(home, scale)}
         train, sets = load(home, data, recipe=RECIPES[scale])
-        assert (
-            len(train) == 5
-            and len(sets['val']) == 2
-            and not {sets['val'].name(i) for i in range(2)} & {Path(p.path).stem for p in train}
-        )
-        lq, gt = pixels(
-            next(p for p in pairs(home, scale) if p.path.endswith(sets['val'].name(0) + '.png'))
-        )
-        assert all(
-            np.array_equal(seen.permute(1, 2, 0), np.round(want * 255))
-            for seen, want in zip(sets['val'][0][1:], (lq, gt))
-        )
+        held = sets['val']
+        assert len(train) == 5 and len(held) == 2
+        assert not {held.name(i) for i in range(2)} & {Path(p.path).stem for p in train}
+
+        name, *images = held[0]
+        (pair,) = [p for p in pairs(home, scale) if p.path.endswith(f'{name}.png')]
+        for image, expected in zip(images, pixels(pair), strict=True):
+            assert np.array_equal(image.permute(1, 2, 0), np.round(expected * 255))
+
         # Some of them as a set of their own, by links.
         part = tmp_path / f'part{scale}'
         for side in [''] if scale == 'stacked' else ['LQ', 'GT']:
             (part / side).mkdir(parents=True)
             for i in 1, 4:
                 (part / side / f'{i}.png').symlink_to(home / str(scale) / side / f'{i}.png')
-        train, _ = load(
-            home, data, recipe=RECIPES[scale], val=[data.replace(str(home / str(scale)), str(part))]
-        )
+        val = data.replace(str(home / str(scale)), str(part))
+        train, _ = load(home, data, recipe=RECIPES[scale], val=[val])
         assert {p.path for p in train} == {p for p in whole if p[-5] not in '14'}
     with pytest.raises(DataError, match='--val 0 leaves nothing to validate on'):
         load(home, home / '1', val=['0'])
@@ -364,151 +309,56 @@ def test_no_lq_is_taken_for_a_face(home, tmp_path):
 
 
 def test_a_run_resumed_is_the_run_uninterrupted(home, tmp_path, capsys):
-    argv = [
-        *RENOVATE,
-        '--data',
-        f'stacked:{home}/stacked',
-        '--val',
-        '2',
-        '--ticks',
-        '2',
-        '--crop',
-        '32',
-        '--nimg',
-        '8',
-        '--out',
-        str(tmp_path),
-    ]
+    argv = [*RENOVATE, *f'--data stacked:{home}/stacked --val 2 --ticks 2 --crop 32'.split()]
+    argv += ['--nimg', '8', '--out', str(tmp_path)]
     assert train.main(argv) == 0
     assert ', degraded before, 5 stored pairs, 2 validation pairs (val)' in capsys.readouterr().out
     whole = load_file(tmp_path / 'weights.safetensors')
     shutil.rmtree(checkpoint.latest(tmp_path))  # as if it had been killed
     (tmp_path / 'weights.safetensors').unlink()
-    assert train.main(argv) == 0 and 'resumed at 4 images' in capsys.readouterr().out
+    assert train.main(argv) == 0
+    assert 'resumed at 4 images' in capsys.readouterr().out
     again = load_file(tmp_path / 'weights.safetensors')
-    assert whole.keys() == again.keys() and all(torch.equal(whole[k], again[k]) for k in whole)
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[k], again[k]) for k in whole)
 
 
 def test_a_search(home, tmp_path):
-    argv = [
-        '--preset',
-        'search_sr',
-        '--net',
-        '{"width": 16, "growth": 4, "layers": 2}',
-        '--size',
-        str(SIZE),
-        '--crop',
-        '32',
-        '--recipe',
-        'gfpgan',
-        '--nimg',
-        '4',
-        '--ticks',
-        '1',
-        '--threads',
-        '1',
-        '--pipe',
-        'torch',
-        '--device',
-        'cpu',
-        '--data',
-        str(home / '4'),
-        '--val',
-        '2',
-        '--out',
-        str(tmp_path / 'run'),
-    ]
-    assert train.main(argv) == 0 and (tmp_path / 'run/arch.json').is_file()
+    argv = ['--preset', 'search_sr', '--net', '{"width": 16, "growth": 4, "layers": 2}']
+    argv += f'--crop 32 --recipe gfpgan --nimg 4 --ticks 1 {HERE}'.split()
+    argv += ['--data', f'{home}/4', '--val', '2', '--out', f'{tmp_path}/run']
+    assert train.main(argv) == 0
+    assert (tmp_path / 'run/arch.json').is_file()
 
 
 def test_a_run(home, tmp_path, capsys):
     out = tmp_path / 'run'
-    assert (
-        train.main(
-            [*TINY, '--data', str(home / '4'), '--val', '2', '--nimg', '4', '--out', str(out)]
-        )
-        == 0
-    )
-    said = capsys.readouterr().out
-    assert '5 stored pairs, 2 validation pairs (val)' in said
+    argv = [*UNET, *TINY, '--data', f'{home}/4', '--val', '2', '--nimg', '4', '--out', str(out)]
+    assert train.main(argv) == 0
+    assert '5 stored pairs, 2 validation pairs (val)' in capsys.readouterr().out
     assert json.loads((out / 'config.json').read_text())['images'].startswith('5 stored pairs, ')
-    assert (
-        prepare.main(['replay', str(out), '0']) == 2
-        and 'was trained on the stored pairs of' in capsys.readouterr().err
-    )
-    # The validation set itself is no training set, and a part of it is left out of one.
-    assert (
-        train.main(
-            [
-                *TINY,
-                '--data',
-                str(home / '4'),
-                '--val',
-                str(home / '4'),
-                '--nimg',
-                '4',
-                '--out',
-                str(tmp_path / 'none'),
-            ]
-        )
-        == 2
-    )
-    assert 'holds nothing but the images of --val' in capsys.readouterr().err
-    for more, message in (
-        (['--target-usm'], '--target-usm is for faces that are degraded while training'),
-        (['--size', '64'], 'not of the training size 64'),
-        (
-            [
-                '--recipe',
-                'face_renovation',
-                '--preset',
-                'renovation_demo',
-                '--net',
-                '{"width": 1}',
-                '--crop',
-                '32',
-            ],
-            'not 1 times as large',
-        ),
-    ):
-        assert (
-            train.main(
-                [
-                    *TINY,
-                    *more,
-                    '--data',
-                    str(home / '4'),
-                    '--val',
-                    '2',
-                    '--nimg',
-                    '4',
-                    '--out',
-                    str(tmp_path / 'no'),
-                ]
-            )
-            == 2
-        )
-        assert message in capsys.readouterr().err
-    assert (
-        train.main(
-            [
-                *TINY[2:],
-                '--preset',
-                'realesrgan_gan',
-                '--net',
-                '{}',
-                '--crop',
-                '32',
-                '--data',
-                str(home / '4'),
-                '--val',
-                '2',
-                '--nimg',
-                '4',
-                '--out',
-                str(tmp_path / 'no'),
-            ]
-        )
-        == 2
-    )
-    assert 'give --no-target-usm' in capsys.readouterr().err
+    assert prepare.main(['replay', str(out), '0']) == 2
+    assert 'was trained on the stored pairs of' in capsys.readouterr().err
+
+
+RENOVATION = ['--preset', 'renovation_demo', '--net', '{"width": 1}', '--crop', '32']
+GAN = ['--preset', 'realesrgan_gan', '--net', '{}', '--crop', '32']
+
+
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        ([*UNET, '--val', '{home}/4'], 'holds nothing but the images of --val'),
+        ([*UNET, '--target-usm'], '--target-usm is for faces that are degraded while training'),
+        ([*UNET, '--size', '64'], 'not of the training size 64'),
+        ([*RENOVATION, '--recipe', 'face_renovation'], 'not 1 times as large'),
+        (GAN, 'give --no-target-usm'),
+    ],
+)
+def test_runs_that_are_refused(flags, message, home, tmp_path, capsys):
+    argv = [*TINY, '--data', f'{home}/4', '--nimg', '4', '--out', f'{tmp_path}/no']
+    argv += [flag.replace('{home}', str(home)) for flag in flags]
+    if '--val' not in flags:
+        argv += ['--val', '2']
+    assert train.main(argv) == 2
+    assert message in capsys.readouterr().err

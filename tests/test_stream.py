@@ -19,7 +19,7 @@ from test_train import flags
 import dali_pipes
 import degrade
 import train
-from dali_pipes import batch, pipe_torch
+from dali_pipes import pipe_torch, plan
 from errors import DataError
 from sources import stream
 from tasks import data as sources
@@ -156,8 +156,8 @@ def test_resume_draws_the_order_anew_and_nothing_else(found):
         and colours(rest) != colours(whole[4:])
         and same(rest, streamed('torch', found, 4, start=12))
     )
-    plan = batch.Plan(None, degrade.recipe('ai6126_2024'), batch=3, size=SIZE)
-    disk = batch.Plan(COUNT, degrade.recipe('ai6126_2024'), batch=3, size=SIZE)
+    plan = plan.Plan(None, degrade.recipe('ai6126_2024'), batch=3, size=SIZE)
+    disk = plan.Plan(COUNT, degrade.recipe('ai6126_2024'), batch=3, size=SIZE)
     a, b = plan(np.arange(12, 15)), disk(np.arange(12, 15))
     assert (
         (a.flip == b.flip).all()
@@ -172,7 +172,7 @@ def test_worker_processes_deal_the_shards_out(parts, tmp_path):
         (tmp_path / name).write_bytes(content)
     source = stream.Stream(stream.find(f'file://{tmp_path}/{{0..3}}.tar'), SIZE, say=str)
     decoded = pipe_torch.Decoded(
-        batch.Plan(None, degrade.recipe('bicubic'), batch=3, size=SIZE), source
+        plan.Plan(None, degrade.recipe('bicubic'), batch=3, size=SIZE), source
     )
     loader = torch.utils.data.DataLoader(
         decoded,
@@ -276,7 +276,7 @@ def test_what_a_stream_cannot_do(found, monkeypatch):
         streamed('torch', found, cache='host')
     said = []
     streamed('torch', found, 1, cache='auto', say=said.append)
-    assert said == ['cache: off; images are not kept from a stream']
+    assert said == ['cache: off; images of a stream are not cached']
     with pytest.raises(DataError, match='nosuch://x.tar: cannot be listed'):
         stream.find('nosuch://x.tar')
     with pytest.raises(DataError, match='no shards found'):

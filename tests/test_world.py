@@ -1,4 +1,4 @@
-"""Processes of one run, started by torchrun: they compute what one does, and survive a death.
+"""Processes of one run: they compute what one does, and go on after the death of one.
 
 Then the parts of the training room that a run of any size relies on: lock, soup, losses, hints.
 """
@@ -6,21 +6,26 @@ Then the parts of the training room that a run of any size relies on: lock, soup
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import processes
 import pytest
 import torch
 
+import dali_pipes
+import models
 import synthetic
 import train
 from errors import RunError
+from sources import manifest
 from training import soup, watch
 from training.lock import Lock
+from training.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64
@@ -28,68 +33,58 @@ SIZE = 64
 NET = '{"width": [8, 16], "blocks": [[1], 1, [1]]}'
 PSNR = SimpleNamespace(key='psnr', name='PSNR', unit='dB', fall=0.2)
 
-# The gradients of one batch, whichever processes share it.
-GRADIENTS = """
-import json, sys, torch
-import dali_pipes, models
-from sources import manifest
-from training.world import World
-data, batch, net, out = sys.argv[1:]
-torch.set_num_threads(1)
-torch.manual_seed(0)
-with World(torch.device('cpu')) as world:
-    net = models.UNet(**json.loads(net))
-    forward = world.wrap(net)
-    images = manifest.scan(data, size=64, say=lambda _: None).images
-    with dali_pipes.make('torch', images, 'gfpgan', batch=int(batch), size=64, start=12,
-                         rank=world.rank, world=world.size) as pipe:
-        batch = next(pipe)
-    torch.nn.functional.l1_loss(forward(batch.input), batch.target).backward()
-    samples = sorted(world.gather(batch.sample.tolist()))
-    assert world.mean(torch.tensor(0.5 + world.rank)) == world.size / 2
-    if world.main:
-        gradients = {name: p.grad for name, p in net.named_parameters()}
-        torch.save({'samples': samples, 'gradients': gradients}, out)
-"""
-
-LOCK = 'import sys; from training.lock import Lock; Lock(sys.argv[1])'
-
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    """Ten faces of 64 x 64, and the script of the gradients."""
+    """Ten faces of 64 x 64."""
     folder = tmp_path_factory.mktemp('world')
-    (folder / 'hq').mkdir()
     for i in range(10):
-        cv2.imwrite(str(folder / 'hq' / f'{i}.png'), synthetic.face(i, SIZE).image[..., ::-1])
-    (folder / 'gradients.py').write_text(GRADIENTS)
+        cv2.imwrite(str(folder / f'{i}.png'), synthetic.face(i, SIZE).image[..., ::-1])
     return folder
 
 
-def start(*command, **how):
-    """Start Python with the modules of this checkout; its output is read as text."""
-    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
-    paths = os.environ | {'PYTHONPATH': str(ROOT)}
-    return subprocess.Popen([sys.executable, *map(str, command)], env=paths, **pipes | how)
+# ---- processes ----
 
 
-def finish(process, seconds=120):
-    """Wait for a process and return what it wrote; the test fails if the process did."""
-    out, error = process.communicate(timeout=seconds)
-    assert process.returncode == 0, error[-3000:]
-    return out
+def ranks(folder, size, target, *args):
+    """Start the processes of a run as torchrun does, each with target(*args)."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    started = []
+    for rank in range(size):
+        place = {
+            'RANK': rank,
+            'LOCAL_RANK': rank,
+            'WORLD_SIZE': size,
+            'LOCAL_WORLD_SIZE': size,
+            'MASTER_ADDR': '127.0.0.1',
+            'MASTER_PORT': port,
+        }
+        place = {name: str(value) for name, value in place.items()}
+        started.append(processes.Process(folder / str(rank), as_rank, place, target, args))
+    return started
+
+
+def as_rank(place, target, args):
+    """In the new process."""
+    os.environ.update(place)
+    sys.exit(target(*args))
 
 
 def torchrun(*command):
-    """Arguments of Python that start two processes with this script and its arguments."""
-    launcher = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
-    return (*launcher, '--max-restarts', '0', *command)
+    """Run a script in two processes, and return what they print."""
+    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
+    command = [sys.executable, *launcher, *map(str, command)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def flags(data, out, **more):
     """A small command, 48 images long."""
     options = {
-        'data': data / 'hq',
+        'data': data,
         'val': 3,
         'out': out,
         'preset': 'unet',
@@ -110,11 +105,31 @@ def flags(data, out, **more):
 # ---- two processes are one ----
 
 
+def write_gradients(data, batch, out):
+    """The gradients of samples 12 to 15, whichever processes share them."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    with World(torch.device('cpu')) as world:
+        net = models.UNet(**json.loads(NET))
+        forward = world.wrap(net)
+        images = manifest.scan(str(data), size=SIZE, say=lambda _: None).images
+        place = {'start': 12, 'rank': world.rank, 'world': world.size}
+        with dali_pipes.make('torch', images, 'gfpgan', batch=batch, size=SIZE, **place) as pipe:
+            batch = next(pipe)
+        torch.nn.functional.l1_loss(forward(batch.input), batch.target).backward()
+        samples = sorted(world.gather(batch.sample.tolist()))
+        assert world.mean(torch.tensor(0.5 + world.rank)) == world.size / 2
+        if world.main:
+            gradients = {name: p.grad for name, p in net.named_parameters()}
+            torch.save({'samples': samples, 'gradients': gradients}, out)
+
+
 def test_two_processes_have_the_gradients_of_one(data, tmp_path):
-    script, hq = data / 'gradients.py', data / 'hq'
-    finish(start(script, hq, 4, NET, tmp_path / 'one.pt'))
-    finish(start(*torchrun(script, hq, 2, NET, tmp_path / 'two.pt')))
-    one, two = (torch.load(tmp_path / f'{name}.pt') for name in ('one', 'two'))
+    for size, batch in (1, 4), (2, 2):
+        out = tmp_path / f'{size}.pt'
+        for process in ranks(tmp_path / str(size), size, write_gradients, data, batch, out):
+            assert process.wait() == 0, process.said
+    one, two = (torch.load(tmp_path / f'{size}.pt') for size in (1, 2))
     assert one['samples'] == two['samples'] == [12, 13, 14, 15]
     for name, gradient in one['gradients'].items():
         assert (two['gradients'][name] - gradient).norm() <= 1e-5 * gradient.norm(), name
@@ -124,7 +139,7 @@ def test_two_processes_have_the_gradients_of_one(data, tmp_path):
 def pair(data, tmp_path_factory):
     """A run of one process with batch 4, one of two with batch 2, and what the latter printed."""
     folder = tmp_path_factory.mktemp('runs')
-    printed = finish(start(*torchrun(ROOT / 'train.py', *flags(data, folder / 'two'))))
+    printed = torchrun(ROOT / 'train.py', *flags(data, folder / 'two'))
     assert train.main(flags(data, folder / 'one', batch=4)) == 0
     return folder / 'one', folder / 'two', printed
 
@@ -165,42 +180,26 @@ def checkpoints(out):
     return sorted(int(path.name) for path in out.glob('checkpoints/*') if path.name.isdigit())
 
 
-def worker(launcher, rank):
-    """Process id of a rank that torchrun has started."""
-    children = subprocess.run(['pgrep', '-P', str(launcher.pid)], capture_output=True, text=True)
-    for pid in children.stdout.split():
-        if f'RANK={rank}'.encode() in Path(f'/proc/{pid}/environ').read_bytes().split(b'\0'):
-            return int(pid)
-    raise AssertionError(f'rank {rank} is not among {children.stdout.split()}')
-
-
 def test_a_rank_that_dies_ends_the_run_and_the_command_resumes(data, tmp_path):
     out = tmp_path / 'out'
-    command = torchrun(ROOT / 'train.py', *flags(data, out, nimg=4000, ticks=200))
+    command = flags(data, out, nimg=4000, ticks=200)
 
-    # Killed after the first checkpoint, in the middle of a run of two hundred.
-    process = start(*command)
-    while not checkpoints(out):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
-    os.kill(worker(process, rank=1), signal.SIGKILL)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode != 0 and not (out / 'weights.safetensors').exists()
-    reasons = 'another process of this run has ended', 'stopped by SIGTERM', 'SIGKILL'
-    assert any(reason in error for reason in reasons), error
+    # Killed after the first checkpoint of two hundred; the other process notices by itself.
+    main, victim = ranks(tmp_path / 'first', 2, train.main, command)
+    processes.wait_for(main, lambda: checkpoints(out))
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    assert main.wait() == 1 and 'another process of this run has ended' in main.err, main.said
+    assert not (out / 'weights.safetensors').exists()
 
-    # The same command goes on from the last checkpoint.
+    # The same command goes on from the last checkpoint, and stops when it is asked to.
     last = checkpoints(out)[-1]
-    assert last < 4000
-    resumed = start(*command, stderr=subprocess.STDOUT)
-    lines = []
-    for line in resumed.stdout:
-        lines.append(line)
-        if 'resumed at' in line:
-            break
-    resumed.send_signal(signal.SIGTERM)
-    resumed.communicate(timeout=120)
-    assert f'resumed at {last:,} images' in lines[-1], ''.join(lines)
+    again = ranks(tmp_path / 'again', 2, train.main, command)
+    processes.wait_for(again[0], lambda: 'resumed at' in again[0].out)
+    again[1].send_signal(signal.SIGTERM)
+    assert [process.wait() for process in again] == [0, 0]
+    assert f'resumed at {last:,} images' in again[0].out
+    assert 'stopped by another process' in again[0].out and checkpoints(out)[-1] >= last
 
 
 # ---- lock ----
@@ -209,8 +208,9 @@ def test_a_rank_that_dies_ends_the_run_and_the_command_resumes(data, tmp_path):
 def test_lock(tmp_path):
     """It keeps another process out, names the owner, and is free again afterwards."""
     with Lock(tmp_path / 'run'):
-        _, error = start('-c', LOCK, tmp_path / 'run').communicate(timeout=60)
-        assert f'is in use by process {os.getpid()}' in error
+        process = processes.Process(tmp_path / 'other', Lock, tmp_path / 'run')
+        assert process.wait() == 1
+        assert f'is in use by process {os.getpid()}' in process.err
     Lock(tmp_path / 'run').close()
     (tmp_path / 'file').write_text('')
     with pytest.raises(RunError, match='cannot be written'):

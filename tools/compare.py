@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 import models
-from benchmarks import timing
-from config import options
+import tasks
+from config import flags as train_flags
 from errors import RunError
 from models.__main__ import gmac
-from tools import report
+from tools import timing
+from tools.finished_run import FinishedRun
+from tools.finished_run import curves as curves_of
 from training import run
 
 # 97.5 % of Student's t for 1, 2, ... degrees of freedom; beyond the last it changes by less than 0.007 per degree.
@@ -103,7 +105,7 @@ def call(argv):
 
 def _check(out, argv):
     """Raise RunError if the finished run in `out` was made with other flags: what stands in one table is to be comparable."""
-    given, old = json.loads(json.dumps(vars(options.parse('', argv)))), run.read_config(out)
+    given, old = json.loads(json.dumps(train_flags.given(argv))), run.read_config(out)
     differs = [
         f'{k}: was {old[k]!r}, now {v!r}'
         for k, v in given.items()
@@ -147,7 +149,10 @@ def result(folder):
 
 def row(runs):
     """One line of a table: means over the seeds. runs: {seed: directory}"""
-    each, found = [report.Run(out) for out in runs.values()], [result(out) for out in runs.values()]
+    each, found = (
+        [FinishedRun(out) for out in runs.values()],
+        [result(out) for out in runs.values()],
+    )
     if not all('odd_half' in f for f in found):
         raise RunError('--val of a single image has no even and odd half: give two or more')
     r, odd, images = (
@@ -162,7 +167,7 @@ def row(runs):
         gain=float(np.mean([f['psnr'] - f[r.baseline] for f in found])),
         seeds=len(runs),
         parameters=models.count(r.net),
-        gmac=gmac(lambda: options.network(r.config).eval()),
+        gmac=gmac(lambda: tasks.network(r.config).eval()),
         images=float(images.mean()),
         rate=float(np.mean(images / [x.seconds for x in each])),
     )
@@ -210,4 +215,4 @@ def write(folder, name, rows, text):
 
 def curves(folder, runs):
     """curves.png of one run of each variant."""
-    report.curves([report.Run(out) for out in runs]).save(folder / 'curves.png')
+    curves_of([FinishedRun(out) for out in runs]).save(folder / 'curves.png')

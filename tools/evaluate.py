@@ -20,7 +20,6 @@ import torch
 from rich.progress import track
 
 import infer
-from config import options
 from errors import BadFile, CheckpointError, DataError, MetricError, RunError
 from faces import landmarks, masks
 from metrics import perceptual
@@ -33,7 +32,8 @@ from sources import manifest
 from sources.files import decode, read_bytes
 from sources.manifest import some
 from tasks import parse as parsing
-from tasks.players import ahead, grouped
+from tasks.batches import ahead, grouped
+from tasks.players import autocast
 from training import run
 
 SPECKS = 0.05  # rows and columns of a part with less than this share of its fullest one are no ends of it: a predicted mask has specks
@@ -103,14 +103,14 @@ class Parser:
     def __init__(self, path, device):
         if not Path(path, 'config.json').is_file():
             raise RunError(f'--parser {path} is no run directory: it has no config.json')
-        self.net, self.config, _ = infer.load(
+        self.net, task, config, _ = infer.load(
             argparse.Namespace(run=path, weights=None, device=device)
         )
-        if self.config.get('task') != 'parse':
+        if task.name != 'parse':
             raise RunError(
-                f'--parser {path} is a run of {self.config["preset"]}, which restores: give one of a parser'
+                f'--parser {path} is a run of {config.preset}, which restores: give one of a parser'
             )
-        self.autocast = options.autocast(self.config, torch.device(device))
+        self.autocast = autocast(config.run.precision, device)
 
     def __call__(self, images):
         with self.autocast():

@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 
 import models
-from config import options
 from errors import RunError
 from models import decode
 from models.__main__ import gmac
 from models.searched import Searched
 from tasks import guides
+from tasks.options import architectures
 from tools import compare
 from training import run
 
@@ -249,7 +249,7 @@ EXPERIMENTS = {'search': search, 'optimizers': optimizers, 'priors': priors}
 
 def _only(path):
     """{part: architecture} of one search."""
-    known, published = options.architectures([path]), models.PAPER
+    known, published = architectures([path]), models.PAPER
     file = Path(path, 'arch.json') if Path(path).is_dir() else Path(path)
     names = json.loads(file.read_text()) if file.exists() else published
     if len(names) != 1:

@@ -23,7 +23,7 @@ from torch import nn
 import infer
 import models
 from errors import CheckpointError, RunError
-from tasks import restore
+from tasks.restore import Restore
 from training import run
 
 EXAMPLE = (
@@ -90,7 +90,7 @@ def convert(net, size=None, half=False):
 def name_of(net):
     """-> name in the catalogue of a restorer, also of one with guides, or None"""
     kind = type(net.net if isinstance(net, models.Guided) else net)
-    return next((name for name, network in restore.NETWORKS.items() if kind is network), None)
+    return next((name for name, network in Restore.networks.items() if kind is network), None)
 
 
 def refuse(net, args):
@@ -98,7 +98,7 @@ def refuse(net, args):
     given = f'--weights {args.weights}' if args.weights else f'--run {args.run or run.newest()}'
     if name_of(net) is None:
         raise RunError(
-            f'{given} holds a {type(net).__name__}, which restores no pictures: give {", ".join(restore.NETWORKS)}'
+            f'{given} holds a {type(net).__name__}, which restores no pictures: give {", ".join(Restore.networks)}'
         )
     if isinstance(net, models.Guided) and not args.size:
         raise RunError(
@@ -208,12 +208,12 @@ def main(argv=None):
     args = p.parse_args(argv)
     try:
         need_packages()
-        net, config, _ = infer.load(args)
+        net, _, config, _ = infer.load(args)
         refuse(net, args)
         net = net.to(memory_format=torch.contiguous_format)
         data = convert(net, args.size, args.half)
         found, scale = check(net, data, args.size, args.half)
-        data = described(data, net, scale, config['net'] if config else None)
+        data = described(data, net, scale, config.network.net if config else None)
         run.write(args.out, data)
     except (RunError, CheckpointError) as e:
         print(f'export.py: {e}', file=sys.stderr)

@@ -16,10 +16,12 @@ from matplotlib.figure import Figure
 
 import infer
 import models
-from config import options
+import tasks
+from config.flags import numbers
+from config.schema import replace_options
 from errors import CheckpointError, DataError, RunError
-from tasks import data as sources
-from tasks import restore
+from tasks import restoration as restore
+from tasks.players import autocast
 from training import checkpoint, pictures, run
 
 SHOWN = 4  # pictures in the strip
@@ -32,8 +34,10 @@ def between(a, b, alpha):
 
 def load(args):
     """(network, weights of A, weights of B, options of A). Raises RunError where A is no run of a restorer, CheckpointError where B belongs to another network."""
-    net, config, _ = infer.load(argparse.Namespace(run=args.a, weights=None, device=args.device))
-    if config.get('task', 'restore') != 'restore':
+    net, task, config, _ = infer.load(
+        argparse.Namespace(run=args.a, weights=None, device=args.device)
+    )
+    if task.name != 'restore':
         raise RunError(f'{args.a} is no run of a restorer, which is what PSNR and SSIM score')
     a = {k: v.clone() for k, v in net.state_dict().items()}
     checkpoint.load_weights(net, args.b)
@@ -42,7 +46,9 @@ def load(args):
 
 def score(net, a, b, config, args):
     """{alpha: restore.Scores} on one validation set; the network keeps the weights of the last."""
-    _, sets = sources.load(config | ({'val': [args.val]} if args.val else {}), say=lambda _: None)
+    if args.val:
+        config = replace_options(config, val=(args.val,))
+    _, sets = tasks.of(config).load(config, lambda _: None, lambda _: None)
     data = next(iter(sets.values()))
     found = {}
     for alpha in sorted(set(args.alpha)):
@@ -52,7 +58,7 @@ def score(net, a, b, config, args):
             net,
             data,
             args.device,
-            autocast=options.autocast(config, torch.device(args.device)),
+            autocast=autocast(config.run.precision, args.device),
             show=SHOWN,
             threads=os.cpu_count(),
         )
@@ -96,7 +102,7 @@ def main(argv=None):
     p.add_argument('b', metavar='RUN_B', help='another one of the same network, or weights')
     p.add_argument(
         '--alpha',
-        type=options.numbers,
+        type=numbers,
         default=[0, 0.25, 0.5, 0.75, 1],
         help='shares of B, 0 to 1 (default: 0,0.25,0.5,0.75,1)',
     )
@@ -138,7 +144,7 @@ def main(argv=None):
         return 2
     first = next(iter(found.values()))
     print(
-        f'alpha    PSNR, dB    SSIM      over {len(first.psnr)} pairs; {first.named} has {first.baseline.mean():.4f} dB'
+        f'alpha    PSNR, dB    SSIM      over {len(first.psnr)} pairs; {first.baseline_name} has {first.baseline.mean():.4f} dB'
     )
     print('\n'.join(f'{alpha:<5g}    {p:8.4f}    {s:.4f}' for alpha, p, s in rows))
     print(f'{args.out}: {", ".join(sorted(path.name for path in args.out.iterdir()))}')

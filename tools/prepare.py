@@ -25,9 +25,10 @@ from rich.progress import track
 
 import dali_pipes
 import degrade
-from config import options
+import tasks
+from config.schema import from_flat
 from dali_pipes import validation
-from dali_pipes.batch import Plan
+from dali_pipes.plan import Plan
 from degrade import blur, noise, resize
 from errors import BadFile, CheckpointError, DataError, RunError
 from faces import landmarks
@@ -35,7 +36,7 @@ from faces import prior_file as store
 from faces.masks import pairs
 from faces.masks.reader import MaskReader
 from sources import files, jph, manifest, order, stream
-from sources.manifest import Bad
+from sources.manifest import BadImage
 from sources.reader import Reader
 from tasks import data as sources
 from tasks import priors as making
@@ -157,9 +158,9 @@ def htj2k(args):
             data = files.read_bytes(*image.where)
             pixels = files.decode(data)
         except BadFile as e:
-            return Bad(image.path, str(e))
+            return BadImage(image.path, str(e))
         except OSError as e:
-            return Bad(image.path, f'cannot be read: {e.strerror}')
+            return BadImage(image.path, f'cannot be read: {e.strerror}')
         written = jph.encode(pixels)
         for name, again in (
             ('OpenJPH', jph.decode(written)),
@@ -181,8 +182,8 @@ def htj2k(args):
                 disable=not sys.stderr.isatty(),
             )
         )
-    done = [m for m in made if not isinstance(m, Bad)]
-    manifest.report(args.data, done, [m for m in made if isinstance(m, Bad)], False, print)
+    done = [m for m in made if not isinstance(m, BadImage)]
+    manifest.report(args.data, done, [m for m in made if isinstance(m, BadImage)], False, print)
     new, (before, after) = sum(m != (0, 0) for m in done), map(sum, zip(*done))
     print(
         f'{args.out}: {new:,} images written, {len(done) - new:,} were there'
@@ -218,17 +219,16 @@ def preview(args):
 
 
 def replay(args):
-    c = run.read_config(args.run)
-    if not c:
-        raise RunError(f'{args.run} is no run directory: it has no config.json')
-    if c.get('task', 'restore') != 'restore':
+    config = tasks.of_run(args.run)
+    if config.task != 'restore':
         raise RunError(
-            f'{args.run} is a run of --preset {c["preset"]}: samples are replayed of restorers only'
+            f'{args.run} is a run of --preset {config.preset}: samples are replayed of restorers only'
         )
-    images, _ = sources.load(c, say=lambda _: None)
-    if c.get('images') != sources.fingerprint(images):
+    images, _ = sources.load_faces(config, say=lambda _: None)
+    trained_on = run.read_config(args.run).get('images')
+    if trained_on != sources.fingerprint(images):
         raise RunError(
-            f'{args.run} was trained on {c.get("images")}; what its --data holds now is {sources.fingerprint(images)}'
+            f'{args.run} was trained on {trained_on}; --data now holds {sources.fingerprint(images)}'
         )
     if isinstance(images, stream.Shards):
         raise RunError(
@@ -236,18 +236,19 @@ def replay(args):
         )
     if dali_pipes.is_paired(images):
         raise RunError(
-            f'{args.run} was trained on the stored pairs of {c["data"]}: nothing was degraded'
+            f'{args.run} was trained on the pairs of {config.data.data}: nothing was degraded'
         )
+    recipe = degrade.recipe(config.degradation.recipe)
     plan = Plan(
         len(images),
-        degrade.recipe(c['recipe'])._replace(pool=c['pair_pool']),
-        batch=c['batch'],
-        size=c['size'],
-        seed=c['seed'],
-        lq_from_usm=c['lq_from_usm'],
-        target_usm=c['target_usm'],
+        recipe._replace(pool=config.degradation.pair_pool),
+        batch=config.optimization.batch,
+        size=config.data.size,
+        seed=config.run.seed,
+        lq_from_usm=config.degradation.lq_from_usm,
+        target_usm=config.degradation.target_usm,
     )
-    show(plan, Reader(images, c['size']), args.sample, args.out)
+    show(plan, Reader(images, config.data.size), args.sample, args.out)
 
 
 def priors(args):
@@ -325,7 +326,7 @@ def trained(path, flag, network):
                 else 'python train.py --preset landmarks makes one'
             )
         )
-    net = options.network(of)
+    net = tasks.network(from_flat(of))
     checkpoint.load_weights(net, path)
     return net.eval().requires_grad_(False), of
 

@@ -29,7 +29,9 @@ from errors import BadFile, CheckpointError
 ROOT = Path(__file__).resolve().parents[1]
 
 import models
-from config import options
+import tasks
+from config import presets
+from config.schema import flatten, from_flat
 from errors import RunError
 from faces import masks
 from metrics.miou import Confusion
@@ -112,7 +114,11 @@ def check_network(path, limit):
     networks that enlarge (parsers and those that keep the size have none)."""
     try:
         config = run.read_config(path) if Path(path).is_dir() else None
-        net = options.network(config) if config else models.like(checkpoint.read_weights(path)[0])
+        net = (
+            tasks.network(from_flat(config))
+            if config
+            else models.like(checkpoint.read_weights(path)[0])
+        )
         limit = limit or (models.BUDGET if type(net) in models.NETWORKS.values() else None)
         return f'{models.enforce_param_budget(net, limit or 1 << 62):,} parameters' + (
             f' (fewer than {limit:,})' if limit else ''
@@ -351,7 +357,11 @@ def readme(args, config, names, said):
 
 def _flags(config):
     """What to give train.py beside --data, --val and --out to make this run again."""
-    preset = json.loads(json.dumps(options.DEFAULTS | options.of_preset(config['preset'], config)))
+    made = presets.config(
+        config['preset'],
+        **presets.row(config['preset'], features=bool(config['vgg'] or config['parser'])),
+    )
+    preset = json.loads(json.dumps(flatten(made)))
     yield f'--preset {config["preset"]}'
     for k, v in config.items():
         if k in (

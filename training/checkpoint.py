@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from errors import CheckpointError
+from models import recognise
 
 FINISHED = 'weights.safetensors'  # what a finished run leaves in its directory
 
@@ -158,6 +159,7 @@ def load(
 
     Raises CheckpointError if a file of it is damaged.
     """
+    # Parsed from the very bytes whose checksums were right, and without running any code in them.
     path = Path(path)
     files = _read(path)
     try:
@@ -199,6 +201,7 @@ def load_weights(net: nn.Module, path: StrPath) -> Path:
     Raises CheckpointError if there is nothing to read or if it belongs to another network.
     """
     weights, source = read_weights(path)
+    # Everything is compared before anything is copied: all or none.
     own = net.state_dict()
     wrong = [name for name in own if name in weights and weights[name].shape != own[name].shape]
     if wrong or weights.keys() != own.keys():
@@ -277,28 +280,11 @@ def _weights_of(path: Path) -> Weights:
     return content
 
 
-# What tells one network from another by its parameters' names.
-_MARKS = {
-    'SRResNet': 'body.0.conv1.weight',
-    'RRDBNet': 'body.0.rdb1.conv1.weight',
-    'UNet': 'decoder.0.0.conv1.weight',
-    'FaceUNAF': 'decoder.0.0.depthwise.weight',
-    'SwinIR': 'groups.0.blocks.0.attention.table',
-    'RCAN': 'conv_trunk.weight',
-    'FRSNet': 'sr.path',
-    'MFPSNet': 'base.sr.path',
-    'ModifiedVGG': 'bn0_1.weight',
-    'UNetDiscriminatorSN': 'conv1.weight_orig',
-    'MultiscalePatchGAN': 'scales.0.conv1.weight_orig',
-    'HiFaceGAN': 'bottom.norm1.gamma.weight',
-}
-
-
 def _difference(theirs, mine, wrong):
     """-> str: how the weights of the file differ from the network's, the telling difference first."""
-    network = [name for name, mark in _MARKS.items() if mark in theirs and mark not in mine]
+    network = recognise(theirs.keys() - mine.keys())
     if network:
-        return f'the file looks like a {network[0]}'
+        return f'the file looks like a {network}'
     if not theirs.keys() & mine.keys():
         return (
             f'no parameter has a name in common; the file begins with {", ".join(list(theirs)[:3])}'
@@ -402,6 +388,7 @@ def _clear(folder: Path) -> None:
     for path in list(folder.iterdir()):
         if path.name.startswith(('.new-', '.trash-')):
             shutil.rmtree(path)
+        # Without its successor, a replaced one still counts.
         elif path.suffix == '.old' and path.with_suffix('').exists():
             _discard(path)
 

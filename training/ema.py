@@ -46,6 +46,7 @@ class EMA:
         net: wrapped or not
         batch: images of that step, over all processes
         """
+        # One call for all parameters: on a GPU a few launches instead of hundreds.
         decay = min(math.exp(-batch / self.horizon), (1 + self.n) / (10 + self.n))
         weights = [p.detach().float() for p in net.parameters()]
         torch._foreach_lerp_(list(self.net.parameters()), weights, 1 - decay)

@@ -15,10 +15,11 @@ class Lock:
 
         Raises RunError if another process holds it, or if the folder cannot be written.
         """
+        # Opened for appending: whoever comes second must not erase what the owner wrote.
         path = Path(run_dir) / '.lock'
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, 'a+')  # noqa: SIM115, it stays open as long as the lock is held
+            self._file = open(path, 'a+')  # noqa: SIM115  # open as long as it is held
         except OSError as error:
             raise RunError(f'--out {run_dir} cannot be written: {error.strerror}') from error
 

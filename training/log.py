@@ -16,6 +16,8 @@ from rich.progress import Progress as RichProgress
 from rich.progress import TaskID
 from rich.text import Text
 
+from errors import RunError
+
 Row = dict[str, Any]  # numbers, strings or lists by name, with the images seen so far as 'nimg'
 
 
@@ -31,15 +33,16 @@ class Log:
         """Write a row, at once."""
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # A row that a kill has torn would spoil the one written after it.
             self._drop_torn_line()
-            self._file = open(self.path, 'a', encoding='utf-8')  # noqa: SIM115, until close()
+            self._file = open(self.path, 'a', encoding='utf-8')  # noqa: SIM115  # open until close()
         self._file.write(json.dumps(row) + '\n')
         self._file.flush()
 
     def read(self) -> list[Row]:
         """Return all rows, oldest first; none without a file.
 
-        A last line that a kill has torn is left out. Raises ValueError for any other bad one.
+        A last line that a kill has torn is left out. Raises RunError for any other bad one.
         """
         if not self.path.exists():
             return []
@@ -50,7 +53,7 @@ class Log:
             try:
                 rows.append(json.loads(line))
             except ValueError as error:
-                raise ValueError(
+                raise RunError(
                     f'{self.path}, line {number}: not JSON ({error}); remove that line'
                 ) from error
         return rows
@@ -61,6 +64,8 @@ class Log:
         kept = [row for row in rows if row['nimg'] <= nimg]
         if len(kept) == len(rows):
             return
+
+        # Written anew and renamed, so that a kill leaves the whole log, old or new.
         self.close()
         fresh = self.path.with_name('.new-log.jsonl')
         with open(fresh, 'w', encoding='utf-8') as f:
@@ -200,6 +205,7 @@ class Progress:
         }
 
     def _left(self) -> float | None:
+        # From shares, not from images: a run may end by the clock.
         shares = [(m.time, m.share) for m in self._moments if m.share is not None]
         if not shares or shares[-1][1] <= shares[0][1]:
             return None
@@ -228,6 +234,7 @@ class Progress:
     def _draw(self, line: str) -> None:
         if self._quiet:
             return
+        # A line that wrapped could not be redrawn in place.
         if self._live:
             self._live.update(Text(line, no_wrap=True, overflow='ellipsis'), refresh=True)
         else:
@@ -256,6 +263,7 @@ class _Bar:
         self._task = TaskID(0)
 
     def __call__(self, done: int, total: int) -> None:
+        # Time counts from the first call: preparing may begin long after the bar was made.
         self._started = self._started or time.monotonic()
         if self._progress is None and time.monotonic() - self._started > 1:
             self._show(total)

@@ -11,6 +11,7 @@ import torch
 
 def cpu_name() -> str:
     """Return the CPU's model name, as the system gives it."""
+    # On Linux, platform.processor() is empty or says no more than the architecture.
     if os.path.exists('/proc/cpuinfo'):
         with open('/proc/cpuinfo') as f:
             for line in f:

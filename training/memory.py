@@ -19,6 +19,7 @@ def fitting(peak: Callable[[int], int], free: int) -> int:
 
     peak: maps a batch to the most bytes it takes; called for 1 and 2, and extrapolated linearly
     """
+    # Weights and optimizer count once, activations for each image: a line through two points.
     try:
         one = peak(1)
         two = peak(2)
@@ -34,6 +35,7 @@ def advice(batch: int, accumulate: int, device: torch.device, peak: Callable[[in
     batch, accumulate: the options it ran with
     peak: as for `fitting`
     """
+    # What torch still holds in reserve would otherwise count as taken.
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     limit = min(fitting(peak, free), batch)

@@ -34,6 +34,7 @@ def make(
         return Muon(net, lr, weight_decay, betas=(first, second))
     parameters = list(net.parameters())
     settings: dict[str, Any] = {'momentum': 0.9} if name == 'sgd' else {'betas': (first, second)}
+    # A fused step reads found_inf on the GPU: skipping then needs no answer from there.
     fused = parameters[0].is_cuda
     return OPTIMIZERS[name](parameters, lr=lr, weight_decay=weight_decay, fused=fused, **settings)
 
@@ -80,8 +81,11 @@ class Stepper:
         """
         for group in self.optimizer.param_groups:
             group['lr'] = lr
+
+        # The norm is that of the true gradients, whatever the losses were scaled by.
         self._scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.clip)
+        # Counted on the device: to read it would make a GPU wait.
         skipped = (~torch.isfinite(norm)).float()
         self._skipped += skipped
         self._scaler.step(self.optimizer)

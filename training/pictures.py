@@ -86,6 +86,7 @@ def _line(
     line = Image.new('RGB', (width, height + _BAND), 'white')
     draw = ImageDraw.Draw(line)
     x = 0
+    # Pictures without a figure have a name alone.
     figures = [*values, *[None] * len(images)]
     for image, name, dB in zip(images, names, figures, strict=False):
         label = name if dB is None else f'{name}  {dB:.2f} dB'
@@ -160,6 +161,7 @@ def curves(
     metric, label: key in the rows, and label of the axis, of what the run is judged by
     Raises RunError if the file cannot be written.
     """
+    # Only the log of a GAN has 'd_accuracy'; it gets a panel of its own.
     adversarial = len(_series(log_rows, 'd_accuracy')[0]) > 0
     heights = (3, 1.8, 1.2, 3) if adversarial else (3, 1.2, 3)
     figure = Figure(figsize=(8, 9.5 if adversarial else 8), dpi=110, layout='constrained')

@@ -54,6 +54,7 @@ class RunRecord:
         self.out = Path(out)
         self.log = log.Log(out)
         self.log.rewind(nimg)
+        # A viewer then hides what the same steps wrote before a kill.
         self._board = SummaryWriter(self.out / 'tensorboard', purge_step=nimg + 1)
         self._metric = metric
         self._say = say
@@ -73,11 +74,13 @@ class RunRecord:
         progress: share of the run that is done
         take_means: returns {name: mean since its last call}
         """
+        # Rows are spread over the whole run, of which a resumed run has written some already.
         row = int(ROWS * progress)
         if self._rows is None:
             self._rows = row
         if row <= self._rows:
             return
+        # Steps without a finite gradient, or not read yet, leave the row to a later step.
         losses = take_means()
         if not losses:
             return
@@ -97,6 +100,9 @@ class RunRecord:
         # A finished run that is started again validates once more, which nobody wants to see twice.
         if any(row['nimg'] == nimg and self._metric.key in row for row in self.log.read()):
             return
+
+        # The first set has plain names in the log, so that runs can be compared; the others have
+        # theirs before each value.
         rows = {name: score.row() for name, score in scores.items()}
         first = next(iter(scores))
         named = {
@@ -109,6 +115,7 @@ class RunRecord:
             self._add_scalars(name, nimg, row)
         self._add_scalars('speed', nimg, figures)
 
+        # Pictures of every set; then the curves, from the log that now has this validation too.
         for name, score in scores.items():
             file = f'{nimg:09d}.png' if name == first else f'{name}-{nimg:09d}.png'
             self._add_pictures(name, nimg, score, self.out / 'samples' / file)
@@ -118,6 +125,7 @@ class RunRecord:
 
     def _add_scalars(self, group: str, nimg: int, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
+            # Lists and names, as of an architecture, are for the log only.
             if isinstance(value, (int, float)):
                 self._board.add_scalar(f'{group}/{name}', value, nimg)
 

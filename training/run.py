@@ -46,6 +46,7 @@ def prepare(run_dir: str | os.PathLike[str], config: Mapping[str, Any]) -> bool:
         write_json(Path(run_dir) / 'config.json', config)
         return False
 
+    # The format comes first: options of another one differ in ways that would mislead.
     stored_format = stored.get('format', 1)
     if stored_format != config.get('format', 1):
         raise RunError(
@@ -91,6 +92,7 @@ def newest(folder: str | os.PathLike[str] = 'runs') -> Path:
 
 
 def _written(run_dir: Path) -> float:
+    # A folder's own time changes only when an entry of it does, so checkpoints are asked too.
     paths = (run_dir, *run_dir.glob('checkpoints/*'), run_dir / 'config.json')
     return max(path.stat().st_mtime for path in paths)
 
@@ -128,6 +130,7 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
 
 def need_space(folder: str | os.PathLike[str], size: int) -> None:
     """Raise RunError unless `size` bytes are free on the disk of `folder`, which need not exist."""
+    # The disk is that of the nearest folder above which exists.
     place = Path(folder).absolute()
     while not place.exists():
         place = place.parent

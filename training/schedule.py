@@ -47,12 +47,13 @@ def lr(
     if tail and progress >= 1 - tail:
         return _cosine(tail_lr * base, floor, (progress - (1 - tail)) / tail)
 
-    # The part between them.
+    # The part between them; a constant schedule is what is left.
     done = (progress - warmup) / (1 - warmup - tail)
     if kind == 'cosine':
         return _cosine(base, floor, done)
     if kind == 'restarts':
         return _restarts(base, floor, done, periods, weights)
+    # Milestones are shares of the whole run, warm-up and tail included.
     if kind == 'multistep':
         return max(base * gamma ** bisect.bisect_right(milestones, progress), floor)
     if kind == 'linear':
@@ -87,7 +88,7 @@ def _restarts(
     base: float, floor: float, done: float, periods: Sequence[float], weights: Sequence[float]
 ) -> float:
     ends = list(itertools.accumulate(p / sum(periods) for p in periods))
-    # Rounding may leave the last end just below 1.
+    # Rounding may leave the last end just below 1, and `done` beyond it.
     k = min(bisect.bisect_right(ends, done), len(ends) - 1)
     start = ends[k - 1] if k else 0.0
     weight = weights[min(k, len(weights) - 1)]

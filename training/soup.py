@@ -46,6 +46,7 @@ def save_candidate(
     ranked = sorted([*((c.score, c.nimg) for c in candidates(run_dir)), (score, nimg)])
     if (score, nimg) not in ranked[-limit:]:
         return
+    # Saved before another is deleted: a kill in between leaves one too many until the next time.
     data = safetensors.torch.save({name: w.contiguous() for name, w in weights.items()})
     run.write(folder / f'{nimg:09d}_{score:.4f}.safetensors', data, sync=True)
     for candidate in sorted(candidates(run_dir))[:-limit]:
@@ -55,6 +56,7 @@ def save_candidate(
 def candidates(run_dir: str | os.PathLike[str]) -> list[Candidate]:
     """Return the averages that are kept, in no particular order."""
     kept = []
+    # A score may be infinite, where a picture is restored exactly; other files are not ours.
     for path in Path(run_dir, 'best').glob('*.safetensors'):
         match = re.fullmatch(r'(\d+)_(-?[\d.]+|inf)\.safetensors', path.name)
         if match:
@@ -81,6 +83,7 @@ def greedy_soup(run_dir: str | os.PathLike[str], score: Callable[[Weights], floa
     weights = safetensors.torch.load_file(best.path)
     soup = Soup(weights, [best.nimg], score(weights))
     for candidate in ranked[1:]:
+        # Every part weighs the same: the mean of n, moved by 1 / (n + 1) towards the next one.
         addition = safetensors.torch.load_file(candidate.path)
         mean = _mixed(soup.weights, addition, 1 / (len(soup.parts) + 1))
         value = score(mean)

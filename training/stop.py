@@ -10,6 +10,7 @@ class Stop:
     def __init__(self) -> None:
         """Install the handler."""
         self.requested: str | None = None
+        # Batch systems and torchrun send SIGTERM some time before they kill.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 

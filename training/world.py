@@ -57,6 +57,7 @@ class World:
 
     def _connect(self, timeout: float, start: float) -> None:
         on_gpu = self.device.type == 'cuda'
+        # One GPU per process of this machine; work that names no device goes there too.
         if on_gpu:
             self.device = torch.device('cuda', self.local_rank)
             torch.cuda.set_device(self.device)
@@ -124,10 +125,13 @@ class World:
 
     def _join(self, store: dist.Store, wait: datetime.timedelta) -> str:
         """All other ranks: ask for the name of this start, and wait for the rest."""
+        # The answer is filed under a word of this process, so no earlier start can have given it.
         word = uuid.uuid4().hex
         store.set(f'hello/{self.rank}', word)
         store.wait([f'answer/{word}'], wait)
         name = store.get(f'answer/{word}').decode()
+
+        # Nobody goes on before all are here: a rank that never comes is rank 0's to report.
         store.set(f'{name}/here/{self.rank}', '')
         store.wait([f'{name}/go'], wait)
         return name
@@ -148,6 +152,7 @@ class World:
         """
         if self.size == 1:
             return stop, save, seconds
+        # The maximum of all: 'yes' wins, and of the clocks only that of rank 0 is not 0.
         words = torch.tensor([stop, save, seconds if self.main else 0.0], dtype=torch.float64)
         self._collective(dist.all_reduce, words, dist.ReduceOp.MAX, group=self._control)
         return bool(words[0]), bool(words[1]), float(words[2])

@@ -8,7 +8,7 @@ import numpy as np
 
 from errors import BadFile, DataError
 from sources.files import check, decode, read_bytes, shown
-from sources.manifest import Bad, some
+from sources.manifest import BadImage, some
 
 from . import CLASSES, lacks, png
 
@@ -25,7 +25,7 @@ def paint(parts):
 
 
 def build(folder, out, *, strict=False, progress=None, say=print):
-    """Paint all faces of the folder (searched with what is below it) into `out` -> list of Bad, the faces that cannot be.
+    """Paint all faces of the folder (searched with what is below it) into `out` -> list of BadImage, the faces that cannot be.
 
     A mask that is there already is kept, so a killed run goes on. strict: raise DataError for any bad face; progress(done, total) is called per face.
     A face is bad with a part that cannot be read or is not one of the 18, of another size than the others or there twice, and without skin or nose.
@@ -47,7 +47,7 @@ def build(folder, out, *, strict=False, progress=None, say=print):
         for done, fault in enumerate(
             pool.map(lambda number: _make(faces[number], _path(out, number)), todo), 1
         ):
-            bad += [Bad(os.path.join(folder, f'{todo[done - 1]:05d}'), fault)] if fault else []
+            bad += [BadImage(os.path.join(folder, f'{todo[done - 1]:05d}'), fault)] if fault else []
             if progress:
                 progress(done, len(todo))
     named = [f'{shown(b.path)} ({b.reason})' for b in bad]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from errors import BadFile, DataError
 from sources import scan_cache as kept
 from sources.files import read_bytes, shown
-from sources.manifest import Bad, Image, Manifest, cache_folder, listed, report, scan, some
+from sources.manifest import BadImage, Image, Manifest, cache_folder, listed, report, scan, some
 
 from . import decode, lacks, sides
 
@@ -82,7 +82,7 @@ def scan_pairs(
         if stem in bad_images or stem in bad_masks:  # was named already
             continue
         if reason:
-            bad.append(Bad((mask or image).path, reason))
+            bad.append(BadImage((mask or image).path, reason))
             continue
         turned += [shown(mask.path)] if exchanged else []
         pairs.append(Pair(image, mask, repair and exchanged))

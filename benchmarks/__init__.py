@@ -1,0 +1,1 @@
+"""What is measured: throughput of every part, memory, and networks against each other."""

@@ -1,0 +1,31 @@
+"""Search of FRSNet's enlarging module (Yu et al., TNNLS 2023).
+
+Networks that are searched have .part, the searched module's name in an architecture file, and
+.supernet, the module that is searched. Everything around the supernet is fixed.
+"""
+
+from .entry import Entry
+from .frsnet import FRSNet
+from .supernet import AutoSR
+
+
+class SearchSR(FRSNet):
+    """FRSNet whose enlarging module is a supernet.
+
+    width, growth, scale: as of FRSNet; layers: of the supernet
+    """
+
+    part = 'sr'
+    sr: AutoSR
+
+    def __init__(self, width: int = 64, growth: int = 32, scale: int = 1, layers: int = 6) -> None:
+        super().__init__(width=width, growth=growth, scale=scale)
+        self.sr = AutoSR(width, layers)
+
+    @property
+    def supernet(self) -> AutoSR:
+        """The module that is searched."""
+        return self.sr
+
+
+ENTRY = Entry(name='search_sr', network=SearchSR, kind='search')

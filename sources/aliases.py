@@ -1,0 +1,12 @@
+"""Types that the readers of files share: callbacks, bytes and paths."""
+
+import os
+from collections.abc import Callable
+
+# Takes a notice for the user, such as a file that was skipped; what it returns is ignored.
+Say = Callable[[str], object]
+# Called as progress(done, total) after each of `total` files.
+Progress = Callable[[int, int], object]
+
+Buffer = bytes | bytearray | memoryview
+FilePath = str | os.PathLike[str]

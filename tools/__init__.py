@@ -1,0 +1,1 @@
+"""Scripts around runs and data sets: prepare, evaluate, compare, export, report, submit."""
