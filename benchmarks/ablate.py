@@ -90,7 +90,7 @@ def parse(argv=None):
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    compare.flags(p, 'runs/ablate', recipe='ai6126_2022')
+    compare.add_flags(p, 'runs/ablate', recipe='ai6126_2022')
     p.add_argument(
         '--variants',
         default='srresnet16,unet,flagship',

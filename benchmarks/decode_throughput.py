@@ -13,9 +13,9 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +26,11 @@ import torch
 
 import dali_pipes
 import degrade
-from benchmarks import nvcomp
+from benchmarks import launches, nvcomp
 from benchmarks.pipe_throughput import FACES, load
 from benchmarks.train_step import stepper
 from dali_pipes import cache, pipe_dali, png
 from dali_pipes.batch import Batch
-from degrade import kernels
 from errors import DataError, FacesError, reported
 from sources import files, jph, manifest
 from tools import arguments, timing
@@ -143,6 +142,7 @@ def _of_jph_on_gpu(rewritten: list[bytes], p: Pictures) -> dict[str, Decoder]:
 def opencv(data: bytes) -> np.ndarray:
     """[H, W, 3] uint8 RGB by OpenCV, whatever files.decode would take."""
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert bgr is not None
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
@@ -202,27 +202,12 @@ def stages(p: Pictures, count: int, rounds: int) -> dict[str, float]:
         seconds.setdefault(name, []).append(time.perf_counter() - start)
         return result
 
-    with _timed_launches(timed):
+    with launches.intercepted(timed):
         for _ in range(rounds + 1):  # the first warms up
             packed = timed('packing', lambda: p.packed(data))
             timed('copy', partial(packed.data.to, p.device, non_blocking=True))
             png.run_cuda(packed, p.device)
     return {name: 1000 * timing.median(s[1:]) for name, s in seconds.items()}
-
-
-@contextmanager
-def _timed_launches(timed: Callable[[str, Callable[[], Any]], Any]) -> Iterator[None]:
-    """Every kernel that is launched meanwhile goes through timed(name, launch)."""
-    launch = kernels.launch
-
-    def launch_timed(file: Any, name: str, *args: Any) -> None:
-        timed(name, partial(launch, file, name, *args))
-
-    kernels.launch = launch_timed
-    try:
-        yield
-    finally:
-        kernels.launch = launch
 
 
 def time_nvcomp(p: Pictures, data: Sequence[bytes], rounds: int) -> float | str:
@@ -307,7 +292,8 @@ def together(p: Pictures, preset: str, steps: int, count: int) -> Together:
         train(steps, decoding)
         seconds = time.perf_counter() - start
         rates.append(TRAIN_BATCH * steps / seconds)
-    return Together(*rates, decoded=count * (background.begun - begun) / seconds)
+    alone, trained = rates
+    return Together(alone, trained, count * (background.begun - begun) / seconds)
 
 
 def _resident_batch(p: Pictures) -> Batch:

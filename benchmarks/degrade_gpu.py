@@ -3,7 +3,6 @@
 The CUDA kernels at several batch sizes and stage by stage, against batched torch on the same card.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 import degrade
-from degrade import Recipe, kernels, noise
+from benchmarks import launches
+from degrade import Recipe, noise
 from degrade.canvas import Canvas
 from degrade.draw import Draw
 from degrade.op import ChainParams
@@ -39,7 +39,7 @@ def compare(title: str, recipe: Recipe, x: Tensor, seed: int, rounds: int) -> di
     kernels are wrong.
     """
     draw = Draw(seed, np.arange(len(x)), tied=recipe.tied, batch=BATCHES[-1])
-    params = degrade.sample(recipe, draw, x.shape[-2:])
+    params = degrade.sample(recipe, draw, size_of(x))
     check(x, recipe, params)
 
     # Ours on every plan; the public way on some, since it is slower.
@@ -103,6 +103,11 @@ def _peak_memory(run: Callable[[], None]) -> int:
 # ---- contenders ----
 
 
+def size_of(x: Tensor) -> tuple[int, int]:
+    """(height, width) of images [N, 3, H, W]."""
+    return x.shape[-2], x.shape[-1]
+
+
 def _batches(x: Tensor, params: ChainParams, batch: int) -> list[tuple[Tensor, ChainParams]]:
     """Images and parameters, `batch` at a time."""
     slices = [slice(i, i + batch) for i in range(0, len(x), batch)]
@@ -124,7 +129,7 @@ def runner(x: Tensor, recipe: Recipe, params: ChainParams, batch: int) -> Callab
 def parity_runner(x: Tensor, recipe: Recipe, seed: int) -> Callable[[], None]:
     """The same for the public way: batched torch operations, noise drawn by torch on the GPU."""
     draw = Draw(seed, np.arange(len(x)), tied=recipe.tied, batch=PARITY_BATCH)
-    batches = _batches(x, degrade.sample(recipe, draw, x.shape[-2:]), PARITY_BATCH)
+    batches = _batches(x, degrade.sample(recipe, draw, size_of(x)), PARITY_BATCH)
 
     def run() -> None:
         for images, params in batches:
@@ -185,7 +190,13 @@ def stages(recipe: Recipe, x: Tensor, params: ChainParams, rounds: int) -> list[
     """
     copy_rate = bandwidth()
     executions: dict[str, list[Execution]] = {}
-    with _recorded_launches() as launched:
+    launched: list[str] = []
+
+    def recorded(name: str, launch: Callable[[], None]) -> None:
+        launched.append(name)
+        launch()
+
+    with launches.intercepted(recorded):
         for _ in range(rounds + 1):  # the first warms up
             for name, execution in _executions(recipe, x, params, launched):
                 executions.setdefault(name, []).append(execution)
@@ -223,27 +234,13 @@ def bandwidth() -> float:
     return 20 * 2 * a.numel() / start.elapsed_time(end) * 1000
 
 
-@contextlib.contextmanager
-def _recorded_launches() -> Iterator[list[str]]:
-    """Names of the kernels that are launched meanwhile, in order; whoever reads may clear them."""
-    launch = kernels.launch
-    launched: list[str] = []
-
-    def recorded(file: Any, name: str, *args: Any) -> None:
-        launched.append(name)
-        launch(file, name, *args)
-
-    kernels.launch = recorded
-    try:
-        yield launched
-    finally:
-        kernels.launch = launch
-
-
 def _executions(
     recipe: Recipe, x: Tensor, params: ChainParams, launched: list[str]
 ) -> Iterator[tuple[str, Execution]]:
-    """(name of the stage, its execution) of every stage, which the GPU need not have finished."""
+    """(name of the stage, its execution) of every stage, which the GPU need not have finished.
+
+    launched: where launches are noted; cleared after every stage
+    """
     before = degrade.canvas.of(x)
     start = torch.cuda.Event(enable_timing=True)
     start.record()

@@ -171,7 +171,7 @@ def compare(
     Returns 'images_per_second' by contender and 'stages'. Raises FacesError where one is wrong.
     """
     draw = Draw(args.seed, np.arange(len(x)), tied=recipe.tied, batch=8)
-    work = Work(x, recipe, degrade.sample(recipe, draw, x.shape[-2:]))
+    work = Work(x, recipe, degrade.sample(recipe, draw, degrade_gpu.size_of(x)))
     check(work, pool)
     print(f'\n{title}: {len(x)} plans at {x.shape[-1]} px, checked against the reference')
 

@@ -40,7 +40,8 @@ def described(size: int) -> dict[str, Any]:
     factor = PARSER_SIZE / size
     parser = {'network': PARSER['network'], 'net': PARSER['net'], 'factor': factor}
     finder = {'network': FINDER['network'], 'net': FINDER['net'], 'factor': factor}
-    channels = models.ParseUNet(**PARSER['net']).encoder[LEVEL][0].conv1.out_channels
+    levels: Any = models.ParseUNet(**PARSER['net']).encoder
+    channels = levels[LEVEL][0].conv1.out_channels
     sides = components.sides(PARSER_SIZE // 4).items()
     entries = {name: [ENTRIES, channels, side, side] for name, side in sides}
     return {

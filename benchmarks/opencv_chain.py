@@ -7,14 +7,13 @@ qualities) with noise fields of its own.
 
 import math
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import cv2
 import numpy as np
 
 from degrade import Recipe, blur, jpeg, median, noise, quantize, resize, usm
-from degrade.op import ChainParams
+from degrade.op import ChainParams, Op
 
 INTERPOLATION = {
     resize.AREA: cv2.INTER_AREA,
@@ -48,7 +47,8 @@ def grey_levels(x: np.ndarray) -> np.ndarray:
 
 def kernel(p: blur.Params) -> np.ndarray:
     """The blur kernel [n, n] float32 of one sample, as the papers give it."""
-    off = np.arange(p.taps) - p.taps // 2
+    taps = int(p.taps)
+    off = np.arange(taps) - taps // 2
     x, y = np.meshgrid(off, off)
     if p.kind == blur.SINC:
         k = _sinc(p, x, y)
@@ -151,7 +151,9 @@ def run_jpeg(x: np.ndarray, p: jpeg.Params, rng: np.random.Generator) -> np.ndar
         return x
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(p.quality)]
     _, data = cv2.imencode('.jpg', grey_levels(x)[..., ::-1], quality)
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / 255
+    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert bgr is not None
+    return bgr[..., ::-1].astype(np.float32) / 255
 
 
 def run_usm(x: np.ndarray, p: usm.Params, rng: np.random.Generator) -> np.ndarray:
@@ -170,7 +172,7 @@ def run_quantize(x: np.ndarray, p: quantize.Params, rng: np.random.Generator) ->
 
 
 # By the module of the operation that each of them stands in for.
-RUN: dict[ModuleType, Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]] = {
+RUN: dict[Op[Any], Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]] = {
     blur: run_blur,
     median: run_median,
     resize: run_resize,

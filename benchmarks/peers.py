@@ -102,7 +102,7 @@ def _contenders(
 ) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
     """Who can do an operation, and a note on the output of each library. Raises FacesError."""
     recipe = Recipe(name, (stage,))
-    params = degrade.sample(recipe, Draw(1, np.arange(len(x))), x.shape[-2:])
+    params = degrade.sample(recipe, Draw(1, np.arange(len(x))), (x.shape[-2], x.shape[-1]))
     impl = 'cuda' if x.device.type == 'cuda' else 'torch'
     ours = partial(degrade.degrade, x, recipe, params, impl, pool=pool)
 

@@ -60,7 +60,7 @@ def configure(argv: Sequence[str] | None = None, description: str | None = None)
     """The options that a command line defines, not yet checked.
 
     argv: arguments of train.py (default: those of this process); description: first lines of the
-    help Raises RunError for a preset or file that cannot be used; exits like argparse for --help
+    help. Raises RunError for a preset or file that cannot be used; exits like argparse for --help
     and unknown flags.
     """
     words = list(sys.argv[1:] if argv is None else argv)
@@ -71,14 +71,18 @@ def configure(argv: Sequence[str] | None = None, description: str | None = None)
 
     # A file of options is a command line that stands before the real one.
     given = _names(words)
+    off: dict[str, None] = {}
     if chosen.config:
         options = _read(Path(chosen.config))
-        chosen.preset = chosen.preset or options.pop('preset', None)
+        stored_preset = options.pop('preset', None)
+        chosen.preset = chosen.preset or stored_preset
         taken = {k: v for k, v in options.items() if k not in given}
         if given & LENGTHS:
             taken = {k: v for k, v in taken.items() if k not in LENGTHS}
         words = [*_words(taken), *words]
         given = _names(words)
+        # No word turns off what the preset sets, and the run of a config.json did without.
+        off = {k: None for k, v in taken.items() if v is None}
 
     # Flags override the preset.
     name = run.choose(
@@ -89,7 +93,7 @@ def configure(argv: Sequence[str] | None = None, description: str | None = None)
         row = {k: v for k, v in row.items() if k not in LENGTHS}
     if given >= LENGTHS:
         raise RunError('--nimg and --minutes are two lengths of one run: give one')
-    default = schema.replace_options(Config(), preset=name, **row)
+    default = schema.replace_options(Config(), preset=name, **row | off)
     config = _parsed(words, default, description, chosen.help_all)
     return _resolved(config, given)
 
@@ -191,7 +195,7 @@ def _read(path: Path) -> dict[str, Any]:
     for key, value in content.items():
         options |= value if isinstance(value, dict) and key in schema.GROUPS else {key: value}
     if path.suffix == '.json':
-        options = {schema.RENAMED.get(k, k): v for k, v in options.items() if k not in NOT_TAKEN}
+        options = {run.RENAMED.get(k, k): v for k, v in options.items() if k not in NOT_TAKEN}
     options = {name.replace('-', '_'): value for name, value in options.items()}
     known = ['preset', *(option.name for _, option in schema.options())]
     for name in options:

@@ -19,6 +19,7 @@ import losses
 import models
 from dali_pipes.cache import MODES as CACHES
 from training.optim import OPTIMIZERS
+from training.run import RENAMED
 from training.schedule import SCHEDULES
 
 # ------------------------------------------------------------------------------------------------
@@ -373,8 +374,6 @@ def options() -> Iterator[tuple[str, Field[Any]]]:
             yield name, option
 
 
-# Options that had another name in config.json of earlier versions.
-RENAMED = {'weights': 'restart_weights'}
 _GROUP_OF = {option.name: group for group, option in options()}
 
 

@@ -31,13 +31,13 @@ struct Code
 };
 
 // Returns the symbol of the code that `bits` begin with, least significant bit first, and its
-// length; -1 if no code of up to `most` bits fits.
-__device__ __forceinline__ int find(const Code& code, u32 bits, int most, int& length)
+// length; -1 if no code of up to `limit` bits fits.
+__device__ __forceinline__ int find(const Code& code, u32 bits, int limit, int& length)
 {
     // Codes of a length are consecutive numbers from `first` on: a code is found as soon as its
     // value lies among them.
     int value = 0, first = 0, index = 0;
-    for (length = 1; length <= most; length++)
+    for (length = 1; length <= limit; length++)
     {
         value |= bits & 1;
         bits >>= 1;
@@ -56,19 +56,21 @@ __device__ bool make(Code& code, const u8* lengths, int n, bool partly)
 {
     // Lane l counts the symbols of length l.
     const int lane = threadIdx.x;
-    int mine = 0;
-    for (int i = 0; i < n; i++) mine += lengths[i] == lane;
-    if (lane < 16) code.count[lane] = lane ? mine : 0;
+    int own = 0;
+    for (int i = 0; i < n; i++) own += lengths[i] == lane;
+    if (lane < 16) code.count[lane] = lane ? own : 0;
     __syncwarp();
 
-    // left: codes of the present length that no shorter code is a prefix of; below zero for good
-    // where there are too many codes. before: symbols with shorter codes than the lane's.
-    int left = 1, before = 0, all = 0;
+    // left:   codes of the present length that no shorter code is a prefix of; it stays below zero
+    //         once there are too many codes
+    // before: symbols whose codes are shorter than the lane's
+    // total:  symbols that have a code
+    int left = 1, before = 0, total = 0;
     for (int l = 1; l < 16; l++)
     {
         left = 2 * left - code.count[l];
         before += l < lane ? code.count[l] : 0;
-        all += code.count[l];
+        total += code.count[l];
     }
 
     // Lane l places the symbols of length l.
@@ -76,7 +78,7 @@ __device__ bool make(Code& code, const u8* lengths, int n, bool partly)
         for (int i = 0; i < n; i++)
             if (lengths[i] == lane) code.symbol[before++] = i;
     __syncwarp();
-    return left == 0 || (partly && left > 0 && all == code.count[1]);
+    return left == 0 || (partly && left > 0 && total == code.count[1]);
 }
 
 // ---- bits of a stream ----
@@ -131,16 +133,16 @@ struct Bits
 
 // ---- tables ----
 
-// What the next bits mean, in one word; 0 if no code of up to `most` bits fits. Bits 0 to 3 hold
+// What the next bits mean, in one word; 0 if no code of up to `limit` bits fits. Bits 0 to 3 hold
 // the length of the code or codes, bits 4 and 5 the number of literals. From bit 8 on there are one
 // or two literals of 8 bits or, where that number is 0, a symbol >= 256.
-__device__ __forceinline__ u32 meaning(const Code& code, u32 bits, int most)
+__device__ __forceinline__ u32 meaning(const Code& code, u32 bits, int limit)
 {
     int l1, l2;
-    const int first = find(code, bits, most, l1);
+    const int first = find(code, bits, limit, l1);
     if (first < 0) return 0;
     if (first >= 256) return first << 8 | l1;
-    const int second = find(code, bits >> l1, min(most, LITERAL_BITS) - l1, l2);
+    const int second = find(code, bits >> l1, min(limit, LITERAL_BITS) - l1, l2);
     if (second < 0 || second >= 256) return first << 8 | 1 << 4 | l1;
     return second << 16 | first << 8 | 2 << 4 | (l1 + l2);
 }
@@ -288,9 +290,10 @@ __device__ int coded_block(Tables& t, Bits& in, Output& out, int window)
         const int symbol = entry >> 8, k = symbol - 257;
         if (symbol == 256) return GOOD;
         if (symbol > 285) return SYMBOL;
-        const int more = k < 8 ? 0 : (k >> 2) - 1;
-        const int length =
-            k < 8 ? 3 + k : k == 28 ? 258 : 3 + ((4 + (k & 3)) << more) + in.take(more);
+        const int length_bits = k < 8 ? 0 : (k >> 2) - 1;
+        const int length = k < 8     ? 3 + k
+                           : k == 28 ? 258
+                                     : 3 + ((4 + (k & 3)) << length_bits) + in.take(length_bits);
 
         // Its distance: 1 to 4 by symbol; above that every two symbols have a further bit.
         in.fill();
@@ -303,9 +306,10 @@ __device__ int coded_block(Tables& t, Bits& in, Output& out, int window)
             place = d << 4 | bits;
         }
         in.take(place & 15);
-        const int d = place >> 4, further = d < 4 ? 0 : (d >> 1) - 1;
+        const int d = place >> 4, distance_bits = d < 4 ? 0 : (d >> 1) - 1;
         if (d > 29) return SYMBOL;
-        const int distance = d < 4 ? 1 + d : 1 + ((2 + (d & 1)) << further) + in.take(further);
+        const int distance =
+            d < 4 ? 1 + d : 1 + ((2 + (d & 1)) << distance_bits) + in.take(distance_bits);
         if (distance > out.at || distance > window) return DISTANCE;
         if (length > out.want - out.at) return LONG;
 
@@ -475,8 +479,8 @@ unfilter(u8* raw, const Png* pictures, const int* status)
     const int lane = threadIdx.x, stride = 1 + p.w * p.channels;
     for (int top = 0; top < p.h; top += 32)
     {
-        const bool mine = top + lane < p.h;
-        u8* row = raw + p.raw + (size_t)(mine ? top + lane : top) * stride;
+        const bool active = top + lane < p.h;
+        u8* row = raw + p.raw + (size_t)(active ? top + lane : top) * stride;
         const int filter = row[0];
         u32 left = 0, corner = 0, value = 0;
         for (int t = 0; t < p.w + 31; t++)
@@ -485,7 +489,7 @@ unfilter(u8* raw, const Png* pictures, const int* status)
             // done.
             const int x = t - lane;
             u32 up = __shfl_up_sync(0xffffffffu, value, 1);
-            if (!mine || x < 0 || x >= p.w) continue;
+            if (!active || x < 0 || x >= p.w) continue;
             if (lane == 0) up = top ? load(row - stride + 1 + x * p.channels, p.channels) : 0;
             u8* at = row + 1 + x * p.channels;
             value = add(load(at, p.channels), guessed(filter, left, up, corner));

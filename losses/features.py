@@ -1,142 +1,181 @@
-"""Losses on feature maps: perceptual, of a frozen network (Johnson et al., ECCV 2016; ESRGAN, 2018), and of a discriminator (pix2pixHD, CVPR 2018).
+"""Losses on feature maps: perceptual, of a frozen network, and of a discriminator.
+
+Johnson et al., ECCV 2016; ESRGAN, 2018; pix2pixHD, CVPR 2018.
 
     extract = vgg19('vgg19.pth', REAL_ESRGAN).to(device)
-    perceptual(extract, ours, truth, REAL_ESRGAN.values())
+    perceptual(extract, output, target, REAL_ESRGAN.values())
 
-Any module that maps pictures [B, 3, H, W] in [0, 1] to a list of feature maps can take the place of VGG19.
+Any module that maps pictures [B, 3, H, W] in [0, 1] to a list of feature maps can replace VGG19.
 """
 
 import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from .pixel import l1
 
-# Weights by layer, as of the papers whose names they have. 'conv' is a layer before its ReLU, where it is dense and tells more, 'relu' behind it.
-ESRGAN = {'conv5_4': 1.0}
+# Weights by layer, from the papers that give the names. 'conv' is a layer before its ReLU, where
+# the features are dense and tell more; 'relu' is the layer after it.
+# fmt: off
+ESRGAN      = {'conv5_4': 1.0}
 REAL_ESRGAN = {'conv1_2': 0.1, 'conv2_2': 0.1, 'conv3_4': 1.0, 'conv4_4': 1.0, 'conv5_4': 1.0}
-PIX2PIXHD = {
-    'relu1_1': 1 / 32,
-    'relu2_1': 1 / 16,
-    'relu3_1': 1 / 8,
-    'relu4_1': 1 / 4,
-    'relu5_1': 1.0,
-}
+PIX2PIXHD   = {'relu1_1': 1/32, 'relu2_1': 1/16, 'relu3_1': 1/8, 'relu4_1': 1/4, 'relu5_1': 1.0}
+# fmt: on
 
-_BLOCKS = (
-    (64, 64),
-    (128, 128),
-    (256,) * 4,
-    (512,) * 4,
-    (512,) * 4,
-)  # channels; a pooling by 2 after each block
-_NAMES = [f'conv{b}_{i}' for b, widths in enumerate(_BLOCKS, 1) for i in range(1, len(widths) + 1)]
-# torchvision numbers convolutions, ReLUs and poolings in one list.
-_NUMBERS = {name: 2 * n + int(name[4]) - 1 for n, name in enumerate(_NAMES)}
-_EXPECTED = "torchvision's vgg19 was expected, a dict of tensors with 16 convolutions features.0.weight ... features.34.bias (not vgg16, not vgg19_bn)"
+# Channels of the convolutions; each block is followed by a pooling by 2.
+_BLOCKS = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
+# Name -> channels, in order.
+_WIDTHS = {
+    f'conv{block}_{i}': width
+    for block, widths in enumerate(_BLOCKS, 1)
+    for i, width in enumerate(widths, 1)
+}
+# torchvision numbers convolutions, ReLUs and poolings in one list: two entries for each earlier
+# convolution, and one for each earlier block.
+_NUMBERS = {name: 2 * n + int(name[4]) - 1 for n, name in enumerate(_WIDTHS)}
+_EXPECTED = (
+    "torchvision's vgg19 was expected, a dict of tensors with 16 convolutions features.0.weight "
+    '... features.34.bias (not vgg16, not vgg19_bn)'
+)
+
+
+# ---- the frozen network ----
 
 
 class VGG19(nn.Module):
-    """The convolutions of VGG19 (Simonyan and Zisserman, ICLR 2015; configuration E), up to the last layer that is asked for. All have 20,024,384 parameters.
+    """The convolutions of VGG19 (Simonyan and Zisserman, ICLR 2015, configuration E).
 
-    layers: names of layers, e.g. 'conv5_4', the fourth convolution of the fifth block, and 'relu5_4', what a ReLU makes of it; ValueError for unknown ones
+    They are built up to the last layer that is asked for; all have 20,024,384 parameters.
+
+    layers: names of layers, e.g. 'conv5_4', the fourth convolution of the fifth block, and
+        'relu5_4', its output after the ReLU; ValueError for unknown ones
     """
 
-    def __init__(self, layers):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, layers: Iterable[str]) -> None:
         super().__init__()
-        unknown = [name for name in layers if _conv(name) not in _NUMBERS]
-        if unknown or not layers:
-            raise ValueError(
-                f'VGG19 has no layer {unknown[0]!r}; there are: {", ".join(_NUMBERS)}, and the same with relu'
-                if unknown
-                else 'VGG19: no layer is asked for'
-            )
-        self.layers, last = tuple(layers), max(_NUMBERS[_conv(name)] for name in layers)
+        self.layers = tuple(layers)
+        self._check()
+        last = max(_NUMBERS[_conv(name)] for name in self.layers)
         self.features = nn.ModuleDict()
         before = 3
-        for name, width in zip(_NUMBERS, (w for widths in _BLOCKS for w in widths)):
+        for name, width in _WIDTHS.items():
             if _NUMBERS[name] <= last:
                 self.features[str(_NUMBERS[name])] = nn.Conv2d(before, width, 3, padding=1)
                 before = width
-        self.register_buffer(
-            'mean', torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False
-        )  # of ImageNet's pictures
-        self.register_buffer(
-            'std', torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False
-        )
+        # Mean and deviation of ImageNet's pictures.
+        mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+        std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        self.register_buffer('mean', mean, persistent=False)
+        self.register_buffer('std', std, persistent=False)
 
-    def forward(self, x):
-        """x: [B, 3, H, W] in [0, 1], sides at least 2 for each pooling that is passed: 16 for conv5_4 -> [map] in the order of `layers`"""
-        y, found = (x.float() - self.mean) / self.std, {}
+    def _check(self) -> None:
+        if not self.layers:
+            raise ValueError('VGG19: no layer is asked for')
+        unknown = [name for name in self.layers if _conv(name) not in _NUMBERS]
+        if unknown:
+            raise ValueError(
+                f'VGG19 has no layer {unknown[0]!r}; there are: {", ".join(_NUMBERS)}, '
+                'and the same with relu'
+            )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] in [0, 1] -> one feature map per layer, in the order of `layers`.
+
+        Sides must be at least 2 for each pooling that is passed: 16 for conv5_4.
+        """
+        y = (x.float() - self.mean) / self.std
+        maps: dict[str, Tensor] = {}
         for name, number in _NUMBERS.items():
             if str(number) not in self.features:
                 break
-            if name.endswith('_1') and found:
+            if name.endswith('_1') and maps:
                 y = F.max_pool2d(y, 2)
-            found[name] = self.features[str(number)](y)
-            y = found[f'relu{name[4:]}'] = F.relu(
-                found[name]
-            )  # not in place: the layer is given away as it is
-        return [found[name] for name in self.layers]
+            maps[name] = self.features[str(number)](y)
+            # Not in place, because the map before the ReLU is returned, too.
+            y = F.relu(maps[name])
+            maps[name.replace('conv', 'relu')] = y
+        return [maps[name] for name in self.layers]
 
 
-def _conv(name):
+def _conv(name: str) -> str:
     return name.replace('relu', 'conv')
 
 
-def vgg19(path, layers):
-    """VGG19 with the weights of a file, frozen and in eval mode -> VGG19
+def vgg19(path: str | Path, layers: Iterable[str]) -> VGG19:
+    """VGG19 with the weights of a file, frozen and in eval mode. Nothing is downloaded.
 
-    path:   torchvision's vgg19 as its site offers it; the fully connected layers are left alone
+    path: torchvision's vgg19 as its site offers it; the fully connected layers are left out
     layers: as of VGG19; the dicts of this file will do
-    Raises ValueError naming the file and what was expected. Nothing is downloaded.
+
+    Raises ValueError that names the file and what was expected.
     """
-    with torch.device('meta'):  # shapes only
-        wanted = {k: v.shape for k, v in VGG19(['conv5_4']).state_dict().items()}
     try:
         weights = torch.load(path, map_location='cpu', weights_only=True)
-        found = {k: v.shape for k, v in weights.items() if k.startswith('features.')}
-    except (OSError, EOFError, RuntimeError, AttributeError, pickle.UnpicklingError) as e:
-        raise ValueError(
-            f'{path} cannot be read as weights ({str(e).splitlines()[0] if str(e) else type(e).__name__}): {_EXPECTED}'
-        ) from e
-    if found != wanted:
-        wrong = next((k for k in [*wanted, *found] if found.get(k) != wanted.get(k)))
-        has = f'{wrong} is {list(found[wrong])}' if wrong in found else f'{wrong} is missing'
-        raise ValueError(
-            f'{path}: {has}{"" if wrong in wanted else ", which VGG19 has not"}: {_EXPECTED}'
-        )
+        shapes = {k: v.shape for k, v in weights.items() if k.startswith('features.')}
+    except (OSError, EOFError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f'{path} cannot be read as weights ({reason}): {_EXPECTED}') from error
+    _check_shapes(path, shapes)
     net = VGG19(layers)
     net.load_state_dict({k: v for k, v in weights.items() if k in net.state_dict()})
     return net.requires_grad_(False).eval()
 
 
-def perceptual(extract, ours, truth, weights):
-    """Weighted sum of the mean absolute differences of feature maps -> scalar float32; the gradient goes to ours alone.
+def _check_shapes(path: str | Path, shapes: Mapping[str, torch.Size]) -> None:
+    """Raise ValueError unless these are the shapes of VGG19's convolutions."""
+    with torch.device('meta'):  # shapes only
+        wanted = {k: v.shape for k, v in VGG19(['conv5_4']).state_dict().items()}
+    wrong = next((k for k in [*wanted, *shapes] if shapes.get(k) != wanted.get(k)), None)
+    if wrong is None:
+        return
+    there = f'{wrong} is {list(shapes[wrong])}' if wrong in shapes else f'{wrong} is missing'
+    unknown = '' if wrong in wanted else ', which VGG19 has not'
+    raise ValueError(f'{path}: {there}{unknown}: {_EXPECTED}')
+
+
+# ---- losses ----
+
+
+def perceptual(
+    extract: Callable[[Tensor], list[Tensor]],
+    output: Tensor,
+    target: Tensor,
+    weights: Iterable[float],
+) -> Tensor:
+    """Weighted sum of the mean absolute differences of feature maps -> scalar float32.
+
+    The gradient goes to the output alone.
 
     extract: module that maps [B, 3, H, W] in [0, 1] to a list of feature maps
     weights: one number per map; ValueError for another number of them
     """
     weights = list(weights)
     with torch.no_grad():
-        wanted = extract(truth)
-    found = extract(ours)
-    if len(weights) != len(found):
-        raise ValueError(f'perceptual: {len(weights)} weights for {len(found)} feature maps')
-    return sum(w * l1(a, b) for w, a, b in zip(weights, found, wanted, strict=True))
+        wanted = extract(target)
+    maps = extract(output)
+    if len(weights) != len(maps):
+        raise ValueError(f'perceptual: {len(weights)} weights for {len(maps)} feature maps')
+    terms = (w * l1(a, b) for w, a, b in zip(weights, maps, wanted, strict=True))
+    return sum(terms, start=output.new_zeros((), dtype=torch.float32))
 
 
-def matching(real, fake):
-    """Mean absolute difference of a discriminator's feature maps, sum over its layers, mean over its scales -> scalar float32; the gradient goes to fake alone.
+def matching(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Mean absolute difference of a discriminator's feature maps -> scalar float32.
 
-    Wang et al., pix2pixHD, CVPR 2018, eq. 4.
+    Summed over layers, averaged over scales; the gradient goes to `fake` alone (Wang et al.,
+    pix2pixHD, CVPR 2018, eq. 4).
 
     real, fake: per scale a list of feature maps that ends with the logits, which are not compared
     """
-    terms = []
-    for ours, theirs in zip(fake, real, strict=True):
-        values = [l1(a, b.detach()) for a, b in zip(ours[:-1], theirs[:-1], strict=True)]
-        terms.append(torch.stack(values).sum())
-    return torch.stack(terms).mean()
+    per_scale = []
+    for fake_maps, real_maps in zip(fake, real, strict=True):
+        pairs = zip(fake_maps[:-1], real_maps[:-1], strict=True)
+        per_scale.append(torch.stack([l1(a, b.detach()) for a, b in pairs]).sum())
+    return torch.stack(per_scale).mean()

@@ -1,12 +1,18 @@
-"""Loss of a network that predicts heatmaps (Tompson et al., NeurIPS 2014): squared error, in units of what there is to find."""
+"""Loss of a network that predicts heatmaps (Tompson et al., NeurIPS 2014)."""
+
+from torch import Tensor
+
+from .shapes import check_equal
 
 
-def squared(output, target):
-    """Sum of squared differences over the sum of squares of the target, both [B, K, H, W], over the batch -> scalar float32: 1 of an empty prediction, whatever the
-    gaussians' width and number. Maps of what is not there are 0 and count in the numerator. ValueError for other shapes."""
-    if output.shape != target.shape:
-        raise ValueError(
-            f'loss of {tuple(output.shape)} against {tuple(target.shape)}: the shapes must be equal'
-        )
+def squared(output: Tensor, target: Tensor) -> Tensor:
+    """Squared error relative to the target's energy, over the batch -> scalar float32.
+
+    The sum of squared differences over the sum of squares of the target, both [B, K, H, W]: 1 for
+    an empty prediction, whatever the Gaussians' width and number. Maps of landmarks that are not
+    visible are 0 and count in the numerator. ValueError for different shapes.
+    """
+    check_equal(output, target)
+    # At least 1, so that a batch without any landmark divides by no zero.
     target = target.float()
     return (output.float() - target).square().sum() / target.square().sum().clamp_min(1)

@@ -1,32 +1,63 @@
-"""LPIPS (Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, CVPR 2018) by its authors' package, on a backbone that the user names."""
+"""LPIPS (Zhang et al., CVPR 2018) by its authors' package, on a backbone that the user names.
+
+The Unreasonable Effectiveness of Deep Features as a Perceptual Metric.
+"""
 
 import pickle
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import torch
+from torch import Tensor, nn
 
 from errors import MetricError
 
+Weights = dict[str, Tensor]
 
-def lpips(path, device):
-    """Callable (ours, truth: [B, 3, H, W] uint8 on the device) -> [B] float64, lower is better.
 
-    path: weights of torchvision's AlexNet or VGG16, as its site offers them; which one is told by their shapes. The small linear layers on top come with the package.
-    Raises MetricError without the package, the file, or the right kind of weights. Nothing is downloaded.
+def lpips(path: str | Path, device: torch.device | str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a function (output, target: [B, 3, H, W] uint8 on the device) -> [B] float64.
+
+    Lower is better. Nothing is downloaded; the small linear layers on top come with the package.
+
+    path: weights of torchvision's AlexNet or VGG16, as its site offers them; their layers show
+        which of the two they are
+
+    Raises MetricError without the package, the file, or the right kind of weights.
     """
+    package = _package()
+    kind, weights = _backbone(path)
+    with warnings.catch_warnings():
+        # The package calls torchvision in the way of 2021.
+        warnings.simplefilter('ignore')
+        # A "random" network is one whose weights are not downloaded.
+        net = package.LPIPS(net=kind, pnet_rand=True, verbose=False)
+    # slice2.3.weight is numbered like features.3.weight.
+    for name, parameter in net.net.named_parameters():
+        parameter.data.copy_(weights['features.' + name.split('.', 1)[1]])
+    return _measure(net.to(device).eval())
+
+
+def _package() -> ModuleType:
     try:
         import lpips as package
-    except (
-        ImportError,
-        RuntimeError,
-    ) as e:  # a torchvision built for another torch raises the latter
+    except (ImportError, RuntimeError) as error:
+        # A torchvision built for another torch raises RuntimeError.
         raise MetricError(
-            f'--lpips needs the package lpips and a torchvision that fits torch {torch.__version__} ({e}): pip install -e .[lpips]'
-        ) from e
+            '--lpips needs the package lpips and a torchvision that fits torch '
+            f'{torch.__version__} ({error}): pip install -e .[lpips]'
+        ) from error
+    return package
+
+
+def _backbone(path: str | Path) -> tuple[str, Weights]:
+    """Read the weights and tell by their last convolution which network they are of."""
     try:
         weights = torch.load(path, map_location='cpu', weights_only=True)
         last = max(int(k.split('.')[1]) for k in weights if k.startswith('features.'))
-        kind = {10: 'alex', 28: 'vgg'}[last]
+        return {10: 'alex', 28: 'vgg'}[last], weights
     except (
         OSError,
         EOFError,
@@ -35,24 +66,16 @@ def lpips(path, device):
         LookupError,
         AttributeError,
         pickle.UnpicklingError,
-    ) as e:
+    ) as error:
         raise MetricError(
-            f"--lpips {path}: not the weights of torchvision's AlexNet or VGG16 ({type(e).__name__}: {e})"
-        ) from e
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the package speaks to torchvision as one did in 2021
-        net = package.LPIPS(
-            net=kind, pnet_rand=True, verbose=False
-        )  # "random": not from the internet
-    for (
-        name,
-        parameter,
-    ) in net.net.named_parameters():  # slice2.3.weight, numbered like features.3.weight
-        parameter.data.copy_(weights['features.' + name.split('.', 1)[1]])
-    net = net.to(device).eval()
+            f"--lpips {path}: not the weights of torchvision's AlexNet or VGG16 "
+            f'({type(error).__name__}: {error})'
+        ) from error
 
-    def measure(ours, truth):
-        ours, truth = (x.float() / 127.5 - 1 for x in (ours, truth))
-        return net(ours, truth).flatten().double()
+
+def _measure(net: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    def measure(output: Tensor, target: Tensor) -> Tensor:
+        # The package takes pictures in [-1, 1].
+        return net(output.float() / 127.5 - 1, target.float() / 127.5 - 1).flatten().double()
 
     return measure

@@ -17,6 +17,9 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
+# ---- its parts ----
+
+
 class Residual(nn.Module):
     """ResNet's basic block, with torchvision's parameter names."""
 
@@ -98,6 +101,9 @@ class ConvNorm(nn.Sequential):
 
     def __init__(self, width_in: int, width: int, side: int = 3) -> None:
         super().__init__(_conv(width_in, width, side), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+
+# ---- the network ----
 
 
 class BiSeNet(nn.Module):

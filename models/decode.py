@@ -27,6 +27,9 @@ NODES = 3
 EDGES = tuple((node, source) for node in range(NODES) for source in range(2 + node))
 
 
+# ---- from weights to an architecture ----
+
+
 def levels(layer: int, start: int) -> range:
     """Return the levels that outputs of a layer can have; the stem is layer -1."""
     return range(max(0, start - layer - 1), min(LEVELS - 1, start + layer + 1) + 1)
@@ -86,6 +89,9 @@ def decode(alpha: Tensor, beta: Tensor, start: int) -> dict[str, list[Any]]:
     """Return the architecture of greatest weight; alpha, beta: as trained, not normalised."""
     alpha, beta = normalise(alpha.detach().double().cpu(), beta.detach().double().cpu(), start)
     return {'path': viterbi(beta, start), 'cell': strongest_edges(alpha)}
+
+
+# ---- is it an architecture? ----
 
 
 def check(architecture: Architecture, start: int) -> None:

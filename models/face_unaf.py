@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from .entry import Entry, Weights
 from .unet import Blocks, check_levels, is_unet, shape, start_small
 
+# ---- its parts ----
+
 
 class LayerNorm2d(nn.LayerNorm):
     """Normalise every pixel over its channels. The permutations of channels-last maps are free."""
@@ -55,6 +57,9 @@ class Block(nn.Module):
         return x + y * self.gamma.to(y.dtype)
 
 
+# ---- the network ----
+
+
 class FaceUNAF(nn.Module):
     """The defaults have 2,224,787 parameters; with (4, 5, 6) decoder blocks it is 2,272,227.
 
@@ -82,7 +87,7 @@ class FaceUNAF(nn.Module):
         self.position = nn.Parameter(torch.zeros(1, width[-1], position, position))
         self.middle = _blocks(width[-1], middle)
 
-        # 1x1 convolutions and a pixel shuffle enlarge between the levels.
+        # From the bottleneck up. 1x1 convolutions and a pixel shuffle enlarge between the levels.
         pairs.reverse()
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1, bias=False) for a, b in pairs)
         self.decoder = nn.ModuleList(_blocks(a, n) for (a, _), n in zip(pairs, up, strict=True))
@@ -108,12 +113,13 @@ class FaceUNAF(nn.Module):
             skips.append(blocks(y))
             y = down(skips[-1])
 
+        # Inputs of other sizes than the embedding's get it resized.
         position: Tensor = self.position
         if y.shape[-2:] != position.shape[-2:]:
             position = F.interpolate(position, y.shape[-2:], mode='bilinear')
         y = self.middle(y + position.to(y.dtype))
 
-        # The image itself stays float32.
+        # Up again, then beyond the input's size. The image itself stays float32.
         for up, blocks in zip(self.up, self.decoder, strict=True):
             y = blocks(F.pixel_shuffle(up(y), 2) + skips.pop())
         y = _enlarge(self.upconv1, self.body(y) + first)
@@ -132,6 +138,9 @@ def _gate(x: Tensor) -> Tensor:
 
 def _enlarge(conv: nn.Module, x: Tensor) -> Tensor:
     return F.leaky_relu(F.pixel_shuffle(conv(x), 2), 0.1, inplace=True)
+
+
+# ---- the catalogue, and weights of unknown origin ----
 
 
 def _rebuild(weights: Weights) -> FaceUNAF | None:

@@ -48,8 +48,10 @@ class FRSNet(nn.Module):
                 f'FRSNet: scale is {scale} and width {width}; the scale must be 1, 2 or 4, and the '
                 f'width a multiple of {FOLD}'
             )
+        # Small: FOLD x FOLD pixels are the channels of one.
         self.conv_first = nn.Conv2d(3 * FOLD**2, width, 3, padding=1)
         self.rdb_first = nn.Sequential(*[RDB(width, growth) for _ in range(3)])
+        # Large, at the size of the input, and back to the small size.
         self.sr = Searched(architecture, width // FOLD, start=3, spare=spare)
         self.redistill1 = nn.Conv2d(3 * width * FOLD, width * FOLD, 1)
         self.redistill2 = nn.Conv2d(width * FOLD, width, 1)
@@ -66,6 +68,7 @@ class FRSNet(nn.Module):
 
         The output is float32 under autocast, too.
         """
+        # MFPSNet calls these steps one by one, hence two methods.
         h, w = x.shape[-2:]
         shallow, deep = self.read(pad(x))
         return self.write(self.sr(deep), shallow, deep)[..., : self.scale * h, : self.scale * w]
@@ -80,8 +83,10 @@ class FRSNet(nn.Module):
 
         y: [B, 3 width / 8, 8h, 8w] large features; shallow, deep: what `read` returned
         """
+        # Fold the large features back to the small size, and refine them there.
         y = deep + self.redistill2(_leaky(self.redistill1(F.pixel_unshuffle(y, FOLD))))
         y = shallow + self.conv_after(self.rdb_last(y))
+        # Three doublings undo the fold, the others enlarge the picture.
         for conv in self.up:
             y = _leaky(conv(F.interpolate(y, scale_factor=2, mode='nearest')))
         y = _leaky(self.conv_hr(y))
@@ -98,6 +103,9 @@ def pad(x: Tensor) -> Tensor:
 
 def _leaky(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2, inplace=True)
+
+
+# ---- the catalogue, and weights of unknown origin ----
 
 
 def _rebuild(weights: Weights) -> FRSNet | None:

@@ -37,6 +37,9 @@ class Attended(NamedTuple):
     regions: dict[str, Tensor]
 
 
+# ---- a network and its guides ----
+
+
 class Guided(nn.Module):
     """A network that is trained (.net) and the guides that make its priors (.guides).
 
@@ -141,6 +144,7 @@ class Guided(nn.Module):
         """
         if self.training and self.attend:
             return self._attended(x)
+        # A loss on all passes is for training only; everyone else wants the picture.
         passes = self.passes(x)
         return passes if self.training and len(passes) > 1 else passes[-1]
 
@@ -153,6 +157,9 @@ class Guided(nn.Module):
             weights = weights[:, [name in regions for name in self.net.priors]]
             weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
         return Attended(passes, weights, regions)
+
+
+# ---- guides ----
 
 
 class ParsePrior(nn.Module):

@@ -187,6 +187,9 @@ class Block(nn.Module):
         return y + (self.conv_skip(self.norm_skip(x, guide)) if self.skip else x)
 
 
+# ---- the network ----
+
+
 class HiFaceGAN(nn.Module):
     """A generator that keeps the size: the degraded picture comes in enlarged.
 
@@ -313,6 +316,9 @@ def _double(x: Tensor) -> Tensor:
 
 def _leaky(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2, inplace=True)
+
+
+# ---- the catalogue, and weights of unknown origin ----
 
 
 def _rebuild(weights: Weights) -> HiFaceGAN | None:

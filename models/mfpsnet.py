@@ -88,6 +88,7 @@ class MFPSNet(nn.Module):
         given = {name: prior.shape[1] for name, prior in priors.items()}
         if given != self.priors:
             raise ValueError(f'MFPSNet was made for the priors {self.priors}, not for {given}')
+        # The first pass is FRSNet's, without any prior.
         h, w = x.shape[-2:]
         shallow, deep = self.base.read(pad(x))
         first = self.base.write(self.base.sr(deep), shallow, deep)
@@ -104,6 +105,7 @@ class MFPSNet(nn.Module):
         self, y: Tensor, restored: Tensor, priors: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor | None]:
         """(the features of FRSNet and of all priors, fused; weights of the gate)."""
+        # FRSNet's own features come first; the gate weights those of the priors only.
         features = [y, *(self._prior(name, restored, priors[name]) for name in self.priors)]
         weights = None
         if self.gate is not None:
@@ -119,6 +121,9 @@ class MFPSNet(nn.Module):
         assert self.narrow is not None
         y = self.features[name](self.enter[name](entered(name, restored, pad(prior))))
         return self.narrow(y)
+
+
+# ---- what the search needs, too ----
 
 
 def entrance(name: str, channels: int) -> nn.Module:
@@ -147,6 +152,9 @@ def _gate(width: int, priors: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, 16), nn.ReLU(inplace=True), nn.Linear(16, priors))
 
 
+# ---- the catalogue, and weights of unknown origin ----
+
+
 def _rebuild(weights: Weights) -> Guided | None:
     """Restore the network together with the parser that makes its prior, as runs save it.
 
@@ -160,10 +168,12 @@ def _rebuild(weights: Weights) -> Guided | None:
             f'an MFPSNet with the priors {", ".join(names) or "(none)"}: without the directory of '
             'its run only one with parsing maps of a parse_unet can be rebuilt; give --run'
         )
+    # Stride and factor leave no trace in the shapes, so the guide stores them.
     stride = int(weights['guides.parse.stride'])
     parser = parse_unet.from_weights(weights, 'guides.parse.parser.', stride)
     guide = ParsePrior(parser, weights['guides.parse.factor'].item())
 
+    # Each searched module stores its architecture.
     modules = {'sr': 'net.base.sr', 'fusion': 'net.fusion', 'parse': 'net.features.parse'}
     net = MFPSNet(
         {part: from_weights(weights, module) for part, module in modules.items()},

@@ -17,6 +17,9 @@ MEAN = (132.53, 106.68, 92.84)
 STD = (77.06, 69.73, 68.29)
 
 
+# ---- its parts ----
+
+
 class Block(nn.Module):
     """Residual block: ReLU(x + norm(conv(ReLU(norm(conv(x)))))).
 
@@ -38,6 +41,9 @@ class Block(nn.Module):
         y = F.relu(self.norm1(self.conv1(x)), inplace=True)
         y = self.norm2(self.conv2(y))
         return F.relu(y + (self.project(x) if self.project else x), inplace=True)
+
+
+# ---- the network ----
 
 
 class ParseUNet(nn.Module):
@@ -82,6 +88,7 @@ class ParseUNet(nn.Module):
         # A decoder block takes the enlarged level below and the encoder's map of its own level.
         pairs = reversed(list(itertools.pairwise(width)))
         self.decoder = nn.ModuleList(Block(below + w, w) for w, below in pairs)
+        # Auxiliary heads at the last two widths, the bottleneck's first.
         self.head = nn.Conv2d(width[0], classes, 1)
         self.aux = nn.ModuleList(nn.Conv2d(w, classes, 1) for w in width[:-3:-1]) if aux else None
         start = torch.zeros(1, width[-1], position, position)
@@ -126,6 +133,7 @@ class ParseUNet(nn.Module):
         if self.position is not None:
             y = y + resized(self.position, y.shape[-2:]).to(y.dtype)
 
+        # Up again; the auxiliary heads take the two coarsest maps.
         coarse = [y]
         for block in self.decoder:
             enlarged = F.interpolate(y, scale_factor=2, mode='bilinear')
@@ -140,6 +148,9 @@ class ParseUNet(nn.Module):
             heads = zip(self.aux, coarse, strict=False)
             logits += [_sized(head(y), quarter, cropped) for head, y in heads]
         return tuple(logits) if len(logits) > 1 else logits[0]
+
+
+# ---- what other networks need, too ----
 
 
 def resized(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -48,6 +48,7 @@ class PatchGAN(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[B, channels, h, w] in [-1, 1] -> four feature maps and the float32 logits."""
+        # As published, the first and the last convolution have no normalisation.
         maps = [_leaky(self.conv0(x))]
         for conv in (self.conv1, self.conv2, self.conv3):
             maps.append(_leaky(instance_norm(conv(maps[-1]))))

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from .entry import Entry, Weights, length
 from .unet import start_small
 
+# ---- its parts ----
+
 
 class Block(nn.Module):
     """Residual block with channel attention: x + y * attention, y = conv(ReLU(conv(x))).
@@ -26,6 +28,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, width, h, w] -> the same shape."""
+        # Squeeze to one number per channel, then let the channels excite each other.
         y = self.conv2(F.relu(self.conv1(x), inplace=True))
         attention = self.excite(F.relu(self.squeeze(y.mean((2, 3), keepdim=True)), inplace=True))
         return x + y * torch.sigmoid(attention)
@@ -44,6 +47,9 @@ class Group(nn.Module):
         return x + self.conv(self.blocks(x))
 
 
+# ---- the network ----
+
+
 class RCAN(nn.Module):
     """4 groups of 6 blocks have 2,270,051 parameters; 20 blocks without groups 1,824,595.
 
@@ -59,6 +65,7 @@ class RCAN(nn.Module):
         if not 0 < reduction <= width:
             raise ValueError(f'RCAN: a reduction by {reduction} leaves nothing of {width} channels')
         self.conv_first = nn.Conv2d(3, width, 3, padding=1)
+        # A flat trunk has fewer convolutions between the blocks, for the same number of blocks.
         if groups:
             self.trunk = nn.Sequential(*[Group(blocks, width, reduction) for _ in range(groups)])
         else:
@@ -71,6 +78,7 @@ class RCAN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, h, w] in [0, 1] -> [B, 3, 4h, 4w] float32, not clamped; also under autocast."""
+        # All blocks work at the size of the input; two pixel shuffles enlarge by 2 each.
         y = self.conv_first(x)
         y = y + self.conv_trunk(self.trunk(y))
         y = F.pixel_shuffle(self.upconv1(y), 2)
@@ -82,6 +90,9 @@ class RCAN(nn.Module):
 
 def _blocks(n: int, width: int, reduction: int) -> nn.Sequential:
     return nn.Sequential(*[Block(width, reduction) for _ in range(n)])
+
+
+# ---- the catalogue, and weights of unknown origin ----
 
 
 def _rebuild(weights: Weights) -> RCAN | None:

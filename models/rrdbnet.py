@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from .entry import Entry, Weights, length
 
+# ---- its parts ----
+
 
 class RDB(nn.Module):
     """Residual dense block: every convolution takes the input and all maps computed before it."""
@@ -49,6 +51,9 @@ class RRDB(nn.Module):
         return torch.add(x, self.rdb3(self.rdb2(self.rdb1(x))), alpha=0.2)
 
 
+# ---- the network ----
+
+
 class RRDBNet(nn.Module):
     """The defaults are Real-ESRGAN's x4 network with 16,697,987 parameters.
 
@@ -69,6 +74,8 @@ class RRDBNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, h, w] in [0, 1] -> [B, 3, 4h, 4w] float32, not clamped; also under autocast."""
+        # All blocks work at the size of the input; each enlargement repeats pixels first, which
+        # avoids the checkerboards of transposed convolutions.
         y = self.conv_first(x)
         y = y + self.conv_body(self.body(y))
         y = _leaky(self.conv_up1(F.interpolate(y, scale_factor=2, mode='nearest')))
@@ -81,6 +88,9 @@ class RRDBNet(nn.Module):
 
 def _leaky(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2, inplace=True)
+
+
+# ---- the catalogue, and weights of unknown origin ----
 
 
 def _rebuild(weights: Weights) -> RRDBNet | None:

@@ -32,6 +32,7 @@ class SearchFusion(MFPSNet):
         layers: int = 6,
     ) -> None:
         super().__init__(architectures, priors, scale)
+        # A narrower supernet gets 1x1 convolutions around it, to and from the channels outside.
         before = 24 + 8 * len(self.priors)
         width = width or before
         narrow = nn.Conv2d(before, width, 1) if width != before else nn.Identity()

@@ -38,8 +38,9 @@ class SearchPrior(nn.Module):
                 f'{", ".join(self.priors) or "none"}'
             )
         (self.part,) = self.priors
+        # FRSNet's module is made and removed, so that all else is initialised as in FRSNet.
         self.base = FRSNet(width=width, growth=growth, scale=scale)
-        del self.base.sr  # the branch takes its place
+        del self.base.sr
         out = 3 * width // 8
         channels = itertools.pairwise((width, 50, 38, out))
         self.branch = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in channels)

@@ -19,6 +19,7 @@ class SearchSR(FRSNet):
     sr: AutoSR
 
     def __init__(self, width: int = 64, growth: int = 32, scale: int = 1, layers: int = 6) -> None:
+        # What FRSNet makes is replaced, so that all else is initialised as in FRSNet.
         super().__init__(width=width, growth=growth, scale=scale)
         self.sr = AutoSR(width, layers)
 

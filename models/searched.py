@@ -32,6 +32,9 @@ PAPER: dict[str, Architecture] = {
 }
 
 
+# ---- its parts ----
+
+
 class ConvNorm(nn.Sequential):
     """Convolution, batch normalisation, ReLU; the size stays."""
 
@@ -122,6 +125,9 @@ class Cell(nn.Module):
         return torch.cat(maps[2:], 1)
 
 
+# ---- the module ----
+
+
 class Searched(nn.Module):
     """A module of the search space, built from an architecture.
 
@@ -169,11 +175,15 @@ class Searched(nn.Module):
 
         ValueError where the sides at full resolution are no multiples of 8.
         """
+        # Each layer takes the outputs of the two before it, whatever their levels.
         sizes = level_sizes(x, self.start)
         before, last = x, self.stem(x)
         for layer, level in zip(self.layers, self.levels, strict=True):
             before, last = last, layer(before, last, sizes[level])
         return self.head({self.levels[-1]: last}, sizes)
+
+
+# ---- what cells of the search need, too ----
 
 
 def operation(kind: int, width: int) -> nn.Module:

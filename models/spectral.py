@@ -63,6 +63,9 @@ class SpectralConv2d(nn.Module):
     @torch.no_grad()
     def refresh(self, steps: int = 1) -> None:
         """Improve the singular vectors of the present weights by some power iterations."""
+        # On the meta device there is nothing to improve, and each step would take milliseconds.
+        if self.weight_orig.is_meta:
+            return
         matrix = self.weight_orig.flatten(1)
         for _ in range(steps):
             self.weight_v.copy_(F.normalize(matrix.T @ self.weight_u, dim=0, eps=1e-12))

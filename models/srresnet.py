@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from .entry import Entry, Weights, length
 
+# ---- its parts ----
+
 
 class Block(nn.Module):
     """Residual block: x + conv(ReLU(conv(x)))."""
@@ -20,6 +22,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, width, h, w] -> the same shape."""
         return x + self.conv2(F.relu(self.conv1(x), inplace=True))
+
+
+# ---- the network ----
 
 
 class SRResNet(nn.Module):
@@ -61,6 +66,7 @@ class SRResNet(nn.Module):
 
         The output is float32 under autocast, too.
         """
+        # All blocks work at the size of the input; pixel shuffles enlarge.
         y = self.body(_leaky(self.conv_first(x)))
         if self.scale == 4:
             y = _leaky(F.pixel_shuffle(self.upconv1(y), 2))
@@ -77,9 +83,13 @@ def _leaky(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.1, inplace=True)
 
 
+# ---- the catalogue, and weights of unknown origin ----
+
+
 def _rebuild(weights: Weights) -> SRResNet | None:
     if not {'body.0.conv1.weight', 'conv_first.weight', 'upconv1.weight'} <= weights.keys():
         return None
+    # The first enlarging convolution has width x step^2 channels; only x4 has a second one.
     width = len(weights['conv_first.weight'])
     scale = round((len(weights['upconv1.weight']) / width) ** 0.5)
     scale = 4 if 'upconv2.weight' in weights else scale

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from . import decode
 from .searched import ConvNorm, Head, level_sizes, operation, resize, total
 
+# ---- its parts ----
+
 
 class MixedCell(nn.Module):
     """A cell whose edges all carry all operations, each with a weight.
@@ -51,6 +53,7 @@ class MixedCell(nn.Module):
 
         before: [B, 3 width, *size] or None; last: {level: [B, C, h, w]}; alpha: [9, 4] weights
         """
+        # The older input is the same for all sources, so it is convolved once.
         memory = None if self.remember is None else self.remember(before)
         return {
             int(level): self._nodes(memory, enter(resize(last[int(level)], size)), alpha)
@@ -70,6 +73,9 @@ class MixedCell(nn.Module):
     def _mixed(self, edge: int, y: Tensor, weights: Tensor) -> Tensor:
         operations: Any = self.edges[str(edge)]
         return total(weight * op(y) for weight, op in zip(weights, operations, strict=True))
+
+
+# ---- supernets ----
 
 
 class Supernet(nn.Module):
@@ -97,6 +103,7 @@ class Supernet(nn.Module):
         return nn.ModuleDict({str(level): self._cell(width, layer, level) for level in reached})
 
     def _cell(self, width: int, layer: int, level: int) -> MixedCell:
+        # Ways lead at most one level up or down.
         sources = {
             source: decode.NODES * width << source
             for source in decode.levels(layer - 1, self.start)

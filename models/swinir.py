@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from .entry import Entry, Weights, length
 
+# ---- its parts ----
+
 
 class Attention(nn.Module):
     """Self-attention within a window, with a learned bias for every offset between two pixels."""
@@ -69,6 +71,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x: [B, h, w, C], sides multiples of the window; mask: [masks, 1, N, N] -> as x."""
+        # A cyclic shift of the picture moves the windows; the mask separates what it joins.
         y = self.norm1(x)
         if self.shift:
             y = torch.roll(y, (-self.shift, -self.shift), (1, 2))
@@ -95,6 +98,9 @@ class Group(nn.Module):
         for n, block in enumerate(self.blocks):
             y = block(y, masks[n % 2])
         return x + self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+# ---- the network ----
 
 
 class SwinIR(nn.Module):
@@ -148,6 +154,7 @@ class SwinIR(nn.Module):
         rows, columns = first.shape[2:]
         masks = [_mask(rows, columns, self.window, shift, x.device) for shift in shifts]
 
+        # Blocks work on [B, h, w, C]; two skips pass over all of them.
         y = self.norm_first(first.permute(0, 2, 3, 1))
         for group in self.groups:
             y = group(y, masks)
@@ -194,6 +201,9 @@ def _merge(windows: Tensor, shape: torch.Size, window: int) -> Tensor:
     b, h, w, c = shape
     tiles = windows.view(b, h // window, w // window, window, window, c)
     return tiles.transpose(2, 3).reshape(shape)
+
+
+# ---- the catalogue, and weights of unknown origin ----
 
 
 def _rebuild(weights: Weights) -> SwinIR | None:

@@ -21,6 +21,9 @@ HEADS = 4  # of each attention
 Blocks = tuple[Sequence[int], int, Sequence[int]]  # per encoder level, bottleneck, decoder level
 
 
+# ---- its parts ----
+
+
 class Block(nn.Module):
     """Residual block: x + conv(ReLU(conv(x)))."""
 
@@ -64,6 +67,9 @@ class Attention(nn.Module):
         return x + self.projection(y).view(b, h, w, c).permute(0, 3, 1, 2)
 
 
+# ---- the network ----
+
+
 class UNet(nn.Module):
     """The defaults have 1,946,448 parameters, and 2,211,664 with four attentions.
 
@@ -104,7 +110,7 @@ class UNet(nn.Module):
         self.position = nn.Parameter(start) if position else None
         self.middle = _bottleneck(width[-1], middle, attention)
 
-        # 1x1 convolutions and a pixel shuffle enlarge between the levels.
+        # From the bottleneck up. 1x1 convolutions and a pixel shuffle enlarge between the levels.
         pairs.reverse()
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1, bias=False) for a, b in pairs)
         self.decoder = nn.ModuleList(_blocks(a, n) for (a, _), n in zip(pairs, up, strict=True))
@@ -133,6 +139,7 @@ class UNet(nn.Module):
             y = y + self._resized_position(self.position, y.shape[-2:]).to(y.dtype)
         y = self.middle(y)
 
+        # Up again. Skips are added, not concatenated: that takes no wider convolutions.
         for up, blocks in zip(self.up, self.decoder, strict=True):
             y = blocks(F.pixel_shuffle(up(y), 2) + skips.pop())
         if self.steps == 2:
@@ -146,6 +153,9 @@ class UNet(nn.Module):
         symmetric = position.shape[3] < position.shape[2]
         whole = torch.cat([position, position.flip(3)], 3) if symmetric else position
         return whole if whole.shape[-2:] == size else F.interpolate(whole, size, mode='bilinear')
+
+
+# ---- what other restorers need, too ----
 
 
 def start_small(tail: nn.Conv2d) -> None:
@@ -217,10 +227,14 @@ def shape(weights: Weights, attention: int = 0) -> Shape:
     )
 
 
+# ---- the catalogue, and weights of unknown origin ----
+
+
 def _rebuild(weights: Weights) -> UNet | None:
     # The other U-Net, FaceUNAF, enlarges in two steps of other names.
     if not is_unet(weights) or 'upconv2.weight' in weights:
         return None
+    # An embedding of half as many columns as rows is the symmetric one.
     attention = sum(k.startswith('middle.') and k.endswith('.qkv.weight') for k in weights)
     rows, columns = weights['position'].shape[2:] if 'position' in weights else (0, 0)
     return UNet(

@@ -1,7 +1,7 @@
-"""The house in figures: how wide its lines are, how long its functions, how large its rooms, which way its arrows point.
+"""The house in figures: width of its lines, length of its functions, size of its rooms, its arrows.
 
-    python tests/house.py                     every room, and the whole beside its limits
-    python tests/house.py degrade --long 30   one room, with its functions over 30 lines
+python tests/house.py                     every room, and the whole beside its limits
+python tests/house.py degrade --long 30   one room, with its functions over 30 lines
 """
 
 import argparse
@@ -110,7 +110,9 @@ def arguments(tree: ast.Module) -> tuple[int, int]:
     annotated = total = 0
     for node, method in public(tree):
         names = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-        static = any(isinstance(d, ast.Name) and d.id == 'staticmethod' for d in node.decorator_list)
+        static = any(
+            isinstance(d, ast.Name) and d.id == 'staticmethod' for d in node.decorator_list
+        )
         names = names[1:] if method and not static else names
         names += [a for a in (node.args.vararg, node.args.kwarg) if a]
         annotated += sum(a.annotation is not None for a in names)
@@ -204,7 +206,10 @@ def main() -> int:
     if args.reads:
         print('\n'.join(found.reads))
     for room in rooms:
-        print('\n'.join(f'upward: {arrow}' for arrow in upward(room)), end='\n' if upward(room) else '')
+        print(
+            '\n'.join(f'upward: {arrow}' for arrow in upward(room)),
+            end='\n' if upward(room) else '',
+        )
     return 0
 
 

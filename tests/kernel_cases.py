@@ -1,6 +1,9 @@
 """Small ragged batches that use every kernel and every branch of it, and what must come out.
 
-python tests/kernel_cases.py        runs them all through sanitized kernels, both ways; started by test_cuda.py with libasan preloaded
+    python tests/kernel_cases.py
+
+runs them all through sanitized kernels, forwards and backwards. test_cuda.py starts it with libasan
+preloaded.
 """
 
 import math
@@ -47,7 +50,7 @@ def pictures(sizes, as_bytes, levels=256):
 
 
 def on_canvas(images, spare=(3, 2)):
-    """Canvas of images [h, w, 3] that is larger than needed; what lies beyond a sample is poison."""
+    """Canvas of images [h, w, 3] that is larger than needed; beyond a sample lies poison."""
     sizes = np.array([i.shape[:2] for i in images])
     H, W = sizes.max(0) + spare
     pix = torch.full(
@@ -165,11 +168,10 @@ def cases():
                 [0.05, 15 / 255, 1.0, 32 / 255, 0.01, 1 / 255],
             ),
         )
-    corner = [
-        picture(33, 17, 1, 4),
-        picture(33, 17, 2, 4),
-    ]  # a fifth level, in the last place: it makes V 8
-    corner[0][-1, -1, 2], corner[1][0, 0, 0] = 7, 7
+    # A fifth level in the last, or the first, place makes V 8.
+    corner = [picture(33, 17, 1, 4), picture(33, 17, 2, 4)]
+    corner[0][-1, -1, 2] = 7
+    corner[1][0, 0, 0] = 7
     yield Case(
         'noise corner', noise, corner, _noise([noise.POISSON] * 2, [False, False], [1.0, 1.0])
     )
@@ -270,16 +272,19 @@ def run_kernels(case):
     ]
 
 
-def errors(case, found):
-    """(largest error of `found`, what is allowed: twice that of torch in float32, and a little), both against the float64 reference."""
+def errors(case, images):
+    """(largest error of `images`, what is allowed), both against the float64 reference.
+
+    Twice the error of torch in float32, and a little, is allowed.
+    """
     worst, torchs = 0.0, 0.0
     for i, image in enumerate(case.images):
         p = type(case.params)(*(f[i] for f in case.params))
         expected = case.op.run_ref(
             image / np.float64(255) if image.dtype == np.uint8 else image.astype(np.float64), p
         )
-        assert found[i].shape == expected.shape
-        off = np.abs(found[i] - expected)
+        assert images[i].shape == expected.shape
+        off = np.abs(images[i] - expected)
         worst = max(worst, np.inf if np.isnan(off).any() else off.max())
         one = case.op.run_torch(
             canvas.of(canvas.nchw(image)), type(p)(*(np.asarray(f)[None] for f in p))

@@ -1,4 +1,7 @@
-"""Adversarial losses in closed form, at their optima, and where their gradients go; R1 where the gradient is known."""
+"""Adversarial losses in closed form, at their optima, and where their gradients go.
+
+R1 where the gradient is known.
+"""
 
 import math
 
@@ -63,7 +66,10 @@ def test_logits_of_zero(kind, d, g):
 
 
 def test_ragan_is_symmetric():
-    """Swapping the pictures swaps the discriminator's halves: of opposite logits they are the same, and the generator's loss is the swapped discriminator's."""
+    """Swapping the pictures swaps the discriminator's halves, which agree for opposite logits.
+
+    The generator's loss is the swapped discriminator's.
+    """
     real, fake = logits()
     assert d_loss('ragan', real, fake).item() == pytest.approx(
         d_loss('ragan', -fake, -real).item(), rel=1e-6
@@ -116,7 +122,10 @@ def test_gradients_go_where_they_should(kind):
 
 
 def test_ragan_learns_through_the_means():
-    """Of a discriminator's step, not only the compared logits but the mean they are compared with has a gradient: all together sum to zero."""
+    """The mean that logits are compared with has a gradient in a discriminator's step, too.
+
+    All gradients sum to zero.
+    """
     real, fake = (x.double().requires_grad_() for x in logits())
     a, b = torch.autograd.grad(d_loss('ragan', real, fake), (real, fake))
     assert (a.sum() + b.sum()).abs() < 1e-6
@@ -126,7 +135,7 @@ def test_ragan_learns_through_the_means():
 def test_scales_are_averaged(kind):
     """A scale is a tensor, or feature maps that end with the logits; other maps do not matter."""
     pairs = [logits(0), logits(1, (4, 1, 3, 2)), logits(2, (4, 1))]
-    reals, fakes = zip(*pairs)
+    reals, fakes = zip(*pairs, strict=True)
     maps = (
         [[torch.full((9,), torch.nan), x] for x in reals],
         [[torch.full((9,), torch.nan), x] for x in fakes],
@@ -152,7 +161,10 @@ def test_scales_are_averaged(kind):
 )
 @pytest.mark.parametrize('kind', KINDS)
 def test_of_every_discriminator(net, kind):
-    """One step of each player: the discriminator's leaves no gradient in the picture, the generator's none in a frozen discriminator."""
+    """The discriminator's step leaves no gradient in the picture.
+
+    The generator's leaves none in a frozen discriminator.
+    """
     torch.manual_seed(0)
     net, truth, ours = (
         net(),
@@ -241,7 +253,10 @@ def test_r1_of_a_linear_discriminator():
 
 
 def test_r1_of_a_quadratic_discriminator():
-    """D(x) = a |x|^2 / 2 has the gradient a x: R1 = a^2 / 2 mean |x|^2, whose derivative to a is a mean |x|^2."""
+    """D(x) = a |x|^2 / 2 has the gradient a x, hence R1 = a^2 / 2 mean |x|^2.
+
+    Its derivative with respect to a is a mean |x|^2.
+    """
     a, x = torch.tensor(1.5, requires_grad=True), torch.randn(6, 3, 5, 4, requires_grad=True)
     mean = x.detach().square().flatten(1).sum(1).mean()
     penalty = r1(x, a * x.square().flatten(1).sum(1) / 2)

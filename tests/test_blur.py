@@ -1,4 +1,4 @@
-"""Blur: kernels against closed forms, every way to correlate against the reference and OpenCV, and the draws."""
+"""Blur: kernels against closed forms, every way to correlate, and the draws."""
 
 import math
 
@@ -72,7 +72,10 @@ def test_kernels(kind):
 
 
 def test_motion_is_a_line_turned_by_interpolation():
-    """imgaug's construction (a column of weights on a square, turned by bilinear interpolation with zeros around it), without its rounding of the weights to 8 bits."""
+    """As imgaug makes it, without its rounding of the weights to 8 bits.
+
+    A column of weights on a square, turned by bilinear interpolation with zeros around it.
+    """
     rng = np.random.default_rng(0)
     for taps in 11, 13, 21:
         for theta, begin in [
@@ -91,12 +94,8 @@ def test_motion_is_a_line_turned_by_interpolation():
             expected /= expected.sum()
             p = blur.Params(blur.MOTION, taps, float(r), 1.0, theta, begin, 1.0)
             assert np.abs(blur.kernel_ref(p) - expected).max() < 1e-12
-            assert (
-                np.abs(
-                    blur.kernels(blur.Params(*(np.array([f]) for f in p)))[0].numpy() - expected
-                ).max()
-                < 1e-7
-            )
+            kernel = blur.kernels(blur.Params(*(np.array([f]) for f in p)))[0].numpy()
+            assert np.abs(kernel - expected).max() < 1e-7
     level = blur.kernel_ref(blur.Params(blur.MOTION, 11, 5.0, 1.0, 0.0, 0.0, 1.0))
     assert np.abs(level[5] - np.arange(11) / 55).max() < 1e-15 and level.sum() == level[5].sum()
 
@@ -115,42 +114,28 @@ def test_motion_and_gaussian_draws():
     moving = p.kind == blur.MOTION
     assert abs(moving.mean() - 0.5) < 0.02 and (p.kind[~moving] == blur.ISO).all()
     taps, counts = np.unique(p.taps[moving], return_counts=True)
-    assert (
-        taps.tolist() == [11, 13, 15, 17, 19, 21]
-        and np.abs(counts / moving.sum() - np.array([2, 2, 2, 2, 2, 1]) / 11).max() < 0.025
-    )
-    assert (
-        (p.sigma_x[moving] == p.taps[moving] // 2).all()
-        and 0 <= p.beta[moving].min() < 0.01
-        and 0.99 < p.beta[moving].max() < 1
-    )
+    assert taps.tolist() == [11, 13, 15, 17, 19, 21]
+    assert np.abs(counts / moving.sum() - np.array([2, 2, 2, 2, 2, 1]) / 11).max() < 0.025
+    assert (p.sigma_x[moving] == p.taps[moving] // 2).all()
+    assert 0 <= p.beta[moving].min() < 0.01
+    assert 0.99 < p.beta[moving].max() < 1
     assert p.theta[moving].min() < -3.1 and p.theta[moving].max() > 3.1
     rest = p.sigma_x[~moving]
-    assert (
-        3 <= rest.min() < 3.01
-        and 7.99 < rest.max() < 8
-        and (p.taps[~moving] == blur.imgaug_taps(rest)).all()
-    )
+    assert 3 <= rest.min() < 3.01
+    assert 7.99 < rest.max() < 8
+    assert (p.taps[~moving] == blur.imgaug_taps(rest)).all()
 
 
 def test_taps_of_imgaugs_gaussian():
-    assert blur.imgaug_taps(np.array([0.1, 1.6, 2.99, 3.0, 4.99, 5.0, 8.0])).tolist() == [
-        5,
-        5,
-        9,
-        9,
-        15,
-        13,
-        21,
-    ]
+    taps = blur.imgaug_taps(np.array([0.1, 1.6, 2.99, 3.0, 4.99, 5.0, 8.0]))
+    assert taps.tolist() == [5, 5, 9, 9, 15, 13, 21]
 
 
 def test_theta_turns_the_long_axis_clockwise_on_the_screen():
     k = blur.kernel_ref(blur.Params(blur.ANISO, 21, 3.0, 0.7, math.pi / 6, 1.0, 1.0))
     y, x = np.mgrid[-10:11, -10:11]
-    angle = 0.5 * math.atan2(
-        2 * (k * x * y).sum(), (k * (x * x - y * y)).sum()
-    )  # of the second moments, y down
+    # The axis of the second moments, y down.
+    angle = 0.5 * math.atan2(2 * (k * x * y).sum(), (k * (x * x - y * y)).sum())
     assert angle == pytest.approx(math.pi / 6, abs=0.01)
 
 
@@ -184,12 +169,16 @@ def test_every_way_to_correlate(h, w, taps, mirrored, photo):
 def test_each_way_is_taken(monkeypatch, photo):
     """Nothing of the above is worth much if all kernels go the same way."""
     ways = []
+
+    def recorded(function, name):
+        def call(*args, **kwargs):
+            ways.append(name)
+            return function(*args, **kwargs)
+
+        return call
+
     for owner, name in (blur, '_fourier'), (cv2, 'filter2D'), (cv2, 'sepFilter2D'):
-        monkeypatch.setattr(
-            owner,
-            name,
-            lambda *a, _f=getattr(owner, name), _n=name, **k: ways.append(_n) or _f(*a, **k),
-        )
+        monkeypatch.setattr(owner, name, recorded(getattr(owner, name), name))
     x = photo(40, 40)
     for k, separable in (
         (kernel(13, False), False),
@@ -199,10 +188,8 @@ def test_each_way_is_taken(monkeypatch, photo):
     ):
         blur.apply_opencv(x, k, separable)
     assert ways == ['_fourier', 'filter2D', 'sepFilter2D']
-    assert (
-        blur.spectrum(kernel(13, True), (64, 64)).ndim == 3
-        and blur.spectrum(kernel(13, False), (64, 64)).ndim == 2
-    )
+    assert blur.spectrum(kernel(13, True), (64, 64)).ndim == 3
+    assert blur.spectrum(kernel(13, False), (64, 64)).ndim == 2
 
 
 @pytest.mark.parametrize('taps, sigma', [(7, 0.2), (7, 3.0), (15, 1.1), (21, 3.0), (41, 10.0)])
@@ -248,7 +235,11 @@ def test_ragged_canvas_sample_by_sample(photo):
     sizes = [(63, 17), (20, 31), (63, 17), (40, 40), (20, 31)]
     c, p = (
         ragged(photo, sizes),
-        blur.Params(*map(np.concatenate, zip(*(params(k, 1) for k in (0, 3, 5, 6, blur.DELTA))))),
+        blur.Params(
+            *map(
+                np.concatenate, zip(*(params(k, 1) for k in (0, 3, 5, 6, blur.DELTA)), strict=True)
+            )
+        ),
     )
     p.taps[4] = 1
     out = blur.run_torch(c, p)
@@ -284,21 +275,17 @@ def test_draws():
     assert (p.kind[~on] == blur.DELTA).all() and (p.taps[~on] == 1).all()
     p = blur.Params(*(f[on] for f in p))
     share = np.array([*(0.9 * np.array(KINDS)), 0.1, 0.0])
-    found = np.bincount(p.kind, minlength=8) / len(p.kind)
-    assert (np.abs(found - share) <= 4.5 * np.sqrt(share * (1 - share) / len(p.kind))).all()
+    drawn = np.bincount(p.kind, minlength=8) / len(p.kind)
+    assert (np.abs(drawn - share) <= 4.5 * np.sqrt(share * (1 - share) / len(p.kind))).all()
     sizes, counts = np.unique(p.taps, return_counts=True)
-    assert (
-        sizes.tolist() == list(range(7, 22, 2))
-        and (np.abs(counts / len(p.taps) - 1 / 8) < 0.02).all()
-    )
+    assert sizes.tolist() == list(range(7, 22, 2))
+    assert (np.abs(counts / len(p.taps) - 1 / 8) < 0.02).all()
     for s in p.sigma_x, p.sigma_y:
         assert 0.2 <= s.min() < 0.22 and 2.98 < s.max() < 3
     iso = np.isin(p.kind, (blur.ISO, blur.GEN_ISO, blur.PLATEAU_ISO))
-    assert (
-        (p.sigma_x[iso] == p.sigma_y[iso]).all()
-        and (p.theta[iso] == 0).all()
-        and (p.sigma_x[~iso] != p.sigma_y[~iso]).all()
-    )
+    assert (p.sigma_x[iso] == p.sigma_y[iso]).all()
+    assert (p.theta[iso] == 0).all()
+    assert (p.sigma_x[~iso] != p.sigma_y[~iso]).all()
     assert p.theta.min() < -3.1 and p.theta.max() > 3.1 and np.abs(p.theta).max() <= math.pi
     for kinds, lo, hi in (
         ((blur.GEN_ISO, blur.GEN_ANISO), 0.5, 4),
@@ -306,15 +293,12 @@ def test_draws():
     ):
         beta = p.beta[np.isin(p.kind, kinds)]
         assert lo <= beta.min() and hi - 0.1 < beta.max() < hi
-        assert ((beta <= 1).mean() - 0.5) ** 2 < 0.25 / len(
-            beta
-        ) * 20  # a coin, not a uniform range
+        # A coin, not a uniform range.
+        assert ((beta <= 1).mean() - 0.5) ** 2 < 0.25 / len(beta) * 20
     small = p.taps < 13
-    assert (
-        math.pi / 3 <= p.omega[small].min() < 1.06
-        and math.pi / 5 <= p.omega[~small].min() < 0.64
-        and p.omega.max() < math.pi
-    )
+    assert math.pi / 3 <= p.omega[small].min() < 1.06
+    assert math.pi / 5 <= p.omega[~small].min() < 0.64
+    assert p.omega.max() < math.pi
 
 
 def test_final_sinc_ignores_the_size_rule():

@@ -11,6 +11,7 @@ from test_models import SMALL
 import models
 from models import __main__ as catalogue
 from models import swinir
+from models.entry import Entry
 from models.face_unaf import FaceUNAF
 from models.frsnet import FRSNet
 from models.hifacegan import SUPPRESSION, HiFaceGAN
@@ -59,6 +60,25 @@ def test_a_network_is_known_by_its_weights(net):
         assert type(other) is type(net) and torch.equal(other(x), net(x))
 
 
+def test_every_entry_is_in_one_table():
+    tables = (models.CATALOGUE, models.SEARCHES)
+    named = {name: network for table in tables for name, network in table.items()}
+    assert named == {entry.name: entry.network for entry in models.ENTRIES}
+    assert len(models.ENTRIES) == sum(map(len, tables))
+
+
+def test_every_network_has_a_mark_of_its_own():
+    marked = models.NETWORKS | models.GUIDED | models.RENOVATORS | models.DISCRIMINATORS
+    marks = {entry.network: entry.mark for entry in models.ENTRIES if entry.mark}
+    assert marks.keys() == set(marked.values())
+    for network in marks:
+        with torch.device('meta'):
+            names = network().state_dict().keys()
+        assert [other for other, mark in marks.items() if mark in names] == [network]
+        assert models.recognise(names) == network.__name__
+    assert models.recognise(['weight', 'bias']) is None
+
+
 def test_foreign_weights_are_refused():
     edsr = {
         f'{name}.weight': torch.zeros(8, 3 if name == 'conv_first' else 8, 3, 3)
@@ -96,7 +116,10 @@ def test_gmac(net, expected):
 
 
 def test_gmac_of_attention():
-    """Every pixel: qkv, scores and sums over the 64 pixels of its window (13 channels per head, as 16), projection, perceptron."""
+    """Each pixel costs qkv, scores and sums over its window's 64 pixels, projection, perceptron.
+
+    A head has 13 channels, padded to 16.
+    """
     per_pixel = 3 * 78**2 + 2 * 64 * 6 * 16 + 78**2 + 4 * 78**2
 
     def forward(x):
@@ -109,19 +132,19 @@ def test_gmac_of_attention():
     )
 
 
-def test_the_catalogue_can_be_read_in_a_file(monkeypatch):
-    monkeypatch.setattr(
-        catalogue,
-        'SHOWN',
-        [
-            ('unet', {}),
-            ('rrdbnet', dict(blocks=16, width=16, growth=7)),
-            ('rrdbnet', dict(blocks=23, width=8)),
-            ('patchgan', {}),
-        ],
+def test_the_catalogue_can_be_read_in_a_file():
+    shown = (
+        Entry('unet', UNet, 'restorer', variants=({},)),
+        Entry(
+            'rrdbnet',
+            RRDBNet,
+            'restorer',
+            variants=(dict(blocks=16, width=16, growth=7), dict(blocks=23, width=8)),
+        ),
+        Entry('patchgan', models.MultiscalePatchGAN, 'discriminator', variants=({},), channels=6),
     )
     file = io.StringIO()
-    Console(file=file, width=220).print(catalogue.table())
+    Console(file=file, width=220).print(catalogue.table(shown))
     rows = [
         [cell.strip() for cell in line.split('|')[1:-1]]
         for line in file.getvalue().splitlines()
@@ -139,5 +162,5 @@ def test_the_catalogue_can_be_read_in_a_file(monkeypatch):
 
 
 def test_the_catalogue_shows_everything():
-    assert {name for name, _ in catalogue.SHOWN} == models.CATALOGUE.keys()
+    assert {entry.name for entry in models.ENTRIES if entry.variants} == models.CATALOGUE.keys()
     assert all(catalogue.paper(network)[-4:].isdigit() for network in models.CATALOGUE.values())

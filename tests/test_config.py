@@ -16,7 +16,7 @@ NOWHERE = '--device cpu --pipe torch --threads 1 --out nowhere'.split()
 
 def configured(*words):
     """The options of a command line, whose values are separated by spaces."""
-    return tasks.configure([part for word in words for part in word.split()] + NOWHERE)
+    return tasks.configure(NOWHERE + [part for word in words for part in word.split()])
 
 
 def without(config, *names):

@@ -1,4 +1,8 @@
-"""The CUDA kernels without a GPU: every one compiles for every architecture, and its body runs on the CPU, against the reference, under sanitizers, and mutated."""
+"""The CUDA kernels without a GPU.
+
+Every one compiles for every architecture, and its body runs on the CPU: against the reference,
+under sanitizers, and mutated.
+"""
 
 import re
 import shutil
@@ -13,19 +17,22 @@ import torch
 
 import degrade
 import synthetic
+from dali_pipes import png
 from degrade import kernels
 from degrade.draw import Draw
 from errors import KernelError
 from tools import cuda_shim
 
 CASES = {case.name: case for case in kernel_cases.cases()}
-OPS = [
-    file for file, folder in kernels.FILES.items() if folder == kernels.FOLDER
-]  # test_png.py has the others
-KERNELS = {
+
+# (file, kernel) of the degradation; test_png.py runs the others.
+OPS = {
     (file, name)
-    for file, folder in kernels.FILES.items()
-    for name, _ in cuda_shim.KERNEL.findall((folder / file).read_text())
+    for file in kernels.FILES
+    for name, _ in cuda_shim.KERNEL.findall((kernels.FOLDER / file).read_text())
+}
+KERNELS = OPS | {
+    (png.KERNELS.name, name) for name, _ in cuda_shim.KERNEL.findall(png.KERNELS.read_text())
 }
 needs_gxx = pytest.mark.skipif(
     not shutil.which('g++'), reason='g++ is not installed: it builds the kernels for the CPU'
@@ -33,24 +40,24 @@ needs_gxx = pytest.mark.skipif(
 
 
 def test_all_files_are_listed():
-    assert {p.name for p in kernels.FOLDER.parent.rglob('*.cu')} == set(kernels.FILES) and len(
-        KERNELS
-    ) >= 15
+    assert {p.name for p in kernels.FOLDER.glob('*.cu')} == set(kernels.FILES)
+    assert len(KERNELS) >= 15
 
 
 def test_every_kernel_compiles(record_property):
-    """Through NVRTC, which needs no GPU. Spilled registers are slow, not wrong: a few bytes are tolerated."""
+    """Through NVRTC, which needs no GPU.
+
+    Spilled registers are slow, not wrong: a few bytes are tolerated.
+    """
     pytest.importorskip('cupy')
-    rows = list(kernels.report())
-    assert {(file, name) for file, name, *_ in rows} == KERNELS and {row[2] for row in rows} == set(
-        kernels.ARCHITECTURES
-    )
+    rows = list(kernels.report([*kernels.FILES, png.KERNELS]))
+    assert {(file, name) for file, name, *_ in rows} == KERNELS
+    assert {row[2] for row in rows} == set(kernels.ARCHITECTURES)
     assert len(rows) == len(KERNELS) * len(kernels.ARCHITECTURES)
     assert all(shared <= 48 << 10 and spilled <= 32 for *_, shared, spilled in rows), rows
-    record_property(
-        'summary',
-        f'{len(rows)} kernels compiled ({len(KERNELS)} for {len(kernels.ARCHITECTURES)} architectures)',
-    )
+    architectures = len(kernels.ARCHITECTURES)
+    summary = f'{len(rows)} kernels compiled ({len(KERNELS)} for {architectures} architectures)'
+    record_property('summary', summary)
 
 
 def test_a_faulty_kernel_is_refused_with_the_compilers_words(monkeypatch):
@@ -65,13 +72,14 @@ def test_a_faulty_kernel_is_refused_with_the_compilers_words(monkeypatch):
 
 
 @needs_gxx
-@pytest.mark.parametrize('file', OPS)
+@pytest.mark.parametrize('file', kernels.FILES)
 def test_records_have_the_layout_of_the_structs(file):
     case = next(c for c in CASES.values() if c.name.startswith(file[:-3]))
     record = case.op.record(case.params, np.array([i.shape[:2] for i in case.images]))
-    assert cuda_shim.Shim().sizeof(file, Path(file).stem.capitalize()) == record.dtype.itemsize
+    struct = Path(file).stem.capitalize()
+    assert cuda_shim.Shim().sizeof(file, struct) == record.dtype.itemsize
     text = (kernels.FOLDER / file).read_text()
-    fields = re.search(r'struct %s {([^}]*)}' % Path(file).stem.capitalize(), text)[1]
+    fields = re.search(rf'struct {struct} {{([^}}]*)}}', text)[1]
     declared = [
         name.split()[-1] for part in fields.split(';') for name in part.split(',') if name.split()
     ]
@@ -83,22 +91,27 @@ def test_records_have_the_layout_of_the_structs(file):
 def test_kernels_are_the_reference(name):
     forwards, backwards = cuda_shim.Shim(), cuda_shim.Shim(backwards=True)
     with forwards:
-        found = kernel_cases.run_kernels(CASES[name])
+        images = kernel_cases.run_kernels(CASES[name])
     with backwards:
         assert all(
             (a == b).all()
-            for a, b in zip(found, kernel_cases.run_kernels(CASES[name]), strict=True)
+            for a, b in zip(images, kernel_cases.run_kernels(CASES[name]), strict=True)
         )
-    error, allowed = kernel_cases.errors(CASES[name], found)
+    error, allowed = kernel_cases.errors(CASES[name], images)
     assert error <= allowed
 
 
 @needs_gxx
 @pytest.mark.parametrize(
-    'recipe', [name for name in degrade.RECIPES if not name.startswith('hifacegan_')]
-)  # the parts of hifacegan
+    'recipe',
+    # Without the parts of hifacegan.
+    [name for name in degrade.RECIPES if not name.startswith('hifacegan_')],
+)
 def test_recipes_are_the_reference(recipe):
-    """The whole chain on one ragged batch; one rounding may tip a pixel before noise or JPEG, which spread it."""
+    """The whole chain on one ragged batch.
+
+    One rounding may tip a pixel before noise or JPEG, which spread it.
+    """
     x = torch.from_numpy(np.stack([synthetic.face(i, 64).image for i in range(6)])).permute(
         0, 3, 1, 2
     )
@@ -107,21 +120,20 @@ def test_recipes_are_the_reference(recipe):
     with cuda_shim.Shim():
         y = degrade.degrade(x, recipe, params, 'cuda')
     off = (y - degrade.degrade(x, recipe, params, 'ref')).abs() * 255
-    assert y.shape == (6, 3, 64 // recipe.scale, 64 // recipe.scale) and y.is_contiguous(
-        memory_format=torch.channels_last
-    )
+    assert y.shape == (6, 3, 64 // recipe.scale, 64 // recipe.scale)
+    assert y.is_contiguous(memory_format=torch.channels_last)
     assert (off < 1.01).float().mean() >= 0.99 and (off.amax((1, 2, 3)) < 1.01).sum() >= 5
 
 
 @needs_gxx
 def test_sanitizers(record_property):
-    """AddressSanitizer and UndefinedBehaviorSanitizer find nothing while every kernel runs; in a process of its own, since they must be loaded first."""
+    """AddressSanitizer and UndefinedBehaviorSanitizer find nothing while every kernel runs.
+
+    In a process of its own, since they must be loaded first.
+    """
     done = _sanitized(kernel_cases.__file__)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-    assert (
-        done.stdout
-        == f'{sum(file in OPS for file, _ in KERNELS)} kernels executed under the sanitizers\n'
-    )
+    assert done.stdout == f'{len(OPS)} kernels executed under the sanitizers\n'
     record_property('summary', done.stdout.strip())
 
 
@@ -139,13 +151,14 @@ def test_sanitizers(record_property):
 )
 def test_sanitizers_can_find(old, new, finding):
     """A read past the end of a canvas, and an undefined shift, planted in the source."""
+    folders = [str(Path(kernel_cases.__file__).parent), str(kernels.FOLDER.parent)]
     code = (
-        'import sys; sys.path[:0] = %r\n'
+        f'import sys; sys.path[:0] = {folders!r}\n'
         'import kernel_cases\nfrom tools import cuda_shim\n'
         'case = next(c for c in kernel_cases.cases() if c.name == "usm floats")\n'
-        'with cuda_shim.Shim(sanitize=True, edit=lambda file, text: text.replace(*%r)):\n'
+        f'with cuda_shim.Shim(sanitize=True, edit=lambda file, text: text.replace(*{(old, new)!r})):\n'
         '    kernel_cases.run_kernels(case)\n'
-    ) % ([str(Path(kernel_cases.__file__).parent), str(kernels.FOLDER.parents[1])], (old, new))
+    )
     done = _sanitized('-c', code)
     assert done.returncode != 0 and finding in done.stderr, done.stderr[-4000:]
 
@@ -160,7 +173,9 @@ def _sanitized(*command):
     )
 
 
-# Kernel -> (what to change, into what): a border off by one, axes swapped, a barrier removed. (common.cuh belongs to every file.)
+# (file, kernel, what to change, into what): a border off by one, axes swapped, a barrier removed.
+# common.cuh belongs to every file.
+EIGHT = 'for (int i = 0; i < 8; i++) '
 MUTANTS = [
     (
         'blur',
@@ -212,14 +227,14 @@ MUTANTS = [
     (
         'jpeg',
         'planes',
-        'for (int i = 0; i < 8; i++) blocks[k][line][i] = descale(out[i], 11);\n    __syncthreads();',
-        'for (int i = 0; i < 8; i++) blocks[k][line][i] = descale(out[i], 11);',
+        EIGHT + 'blocks[k][line][i] = descale(out[i], 11);\n    __syncthreads();',
+        EIGHT + 'blocks[k][line][i] = descale(out[i], 11);',
     ),
     (
         'jpeg',
         'planes',
-        'for (int i = 0; i < 8; i++) blocks[k][i][line] = descale(out[i], 11);\n    __syncthreads();',
-        'for (int i = 0; i < 8; i++) blocks[k][i][line] = descale(out[i], 11);',
+        EIGHT + 'blocks[k][i][line] = descale(out[i], 11);\n    __syncthreads();',
+        EIGHT + 'blocks[k][i][line] = descale(out[i], 11);',
     ),
     (
         'jpeg',
@@ -236,9 +251,7 @@ MUTANTS = [
 
 
 def test_every_kernel_has_mutants():
-    assert {(f'{file}.cu', kernel) for file, kernel, *_ in MUTANTS} == {
-        (file, kernel) for file, kernel in KERNELS if file in OPS
-    }
+    assert {(f'{file}.cu', kernel) for file, kernel, *_ in MUTANTS} == OPS
 
 
 @needs_gxx
@@ -248,7 +261,10 @@ def test_every_kernel_has_mutants():
 def test_mutants_fail(file, kernel, old, new):
     text = kernels.source(f'{file}.cu')
     assert text.count(old) == 1, 'the mutation no longer fits the source'
-    edit = lambda name, source: source.replace(old, new) if name == f'{file}.cu' else source
+
+    def edit(name, source):
+        return source.replace(old, new) if name == f'{file}.cu' else source
+
     for backwards in False, True:
         for case in CASES.values():
             if case.name.startswith(file):
@@ -264,7 +280,7 @@ def test_cuda_on_a_cpu_tensor_is_an_error():
     x = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     with pytest.raises(
         ValueError,
-        match="impl='cuda' needs tensors on a CUDA GPU, this one is on cpu: .* impl='torch'",
+        match="impl='cuda' needs tensors on a CUDA GPU, but this one is on cpu: .* impl='torch'",
     ):
         degrade.degrade(x, recipe, degrade.sample(recipe, Draw(0, np.arange(1)), (64, 64)), 'cuda')
 
@@ -277,11 +293,11 @@ def test_cuda_on_a_cpu_tensor_is_an_error():
         ('no CuPy', r'needs CuPy .*pip install -e .\[cuda1[23]\]'),
         (
             'old driver',
-            r'driver is for CUDA 12.9, CuPy compiles for CUDA 13: pip install -e .\[cuda12\]',
+            r'driver is for CUDA 12.9, but CuPy compiles for CUDA 13: pip install -e .\[cuda12\]',
         ),
         (
             'other torch',
-            'torch is built for CUDA 12.8, CuPy for CUDA 13.0: a process must not mix them',
+            'torch is built for CUDA 12.8, but CuPy for CUDA 13.0: a process must not mix them',
         ),
     ],
 )
@@ -331,10 +347,8 @@ def test_out_of_memory_names_the_batch_that_fits(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'memory_reserved', lambda device: 10**6)
     monkeypatch.setattr(torch.cuda, 'memory_allocated', lambda device: 0)
     monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (10**6, 0))
-    with (
-        cuda_shim.Shim(),
-        pytest.raises(
-            KernelError, match=r'degrading 16 images of 64x64: .* A --batch of 10 would fit'
-        ),
-    ):  # 2 MB / (4 * 12 * 64 * 64)
+    message = (
+        r'degrading 16 images of 64x64: .* A --batch of 10 would fit'  # 2 MB / (4 * 12 * 64 * 64)
+    )
+    with cuda_shim.Shim(), pytest.raises(KernelError, match=message):
         degrade.degrade(x, recipe, params, 'cuda')

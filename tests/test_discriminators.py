@@ -1,4 +1,4 @@
-"""Discriminators: exact parameter counts and names, normalisation that is what it claims to be, and logits for pictures of any size."""
+"""Discriminators: exact parameter counts and names, normalisation, and pictures of any size."""
 
 from functools import partial
 
@@ -9,13 +9,8 @@ from torch import nn
 from torch.nn.utils import spectral_norm
 
 import models
-from models.discriminators import (
-    ModifiedVGG,
-    MultiscalePatchGAN,
-    SpectralConv2d,
-    UNetDiscriminatorSN,
-    instance_norm,
-)
+from models import ModifiedVGG, MultiscalePatchGAN, UNetDiscriminatorSN
+from models.spectral import SpectralConv2d, instance_norm
 
 SMALL = {
     'modified_vgg': partial(ModifiedVGG, 4),
@@ -97,7 +92,7 @@ def test_patchgan_shapes():
 
 
 def test_patchgan_halves_by_averages():
-    """The second scale judges the means of the pixels within the picture: a constant picture has no darker border."""
+    """The second scale averages pixels within the picture: a constant one has no darker border."""
     net, seen = make('patchgan'), {}
     net.scales[1].conv0.register_forward_pre_hook(lambda module, args: seen.update(x=args[0]))
     net(torch.full((1, 3, 9, 12), 0.75))  # 0.5 where -1 is black and 1 is white
@@ -111,7 +106,7 @@ def test_unet_sn_judges_every_pixel(size):
 
 
 def test_unet_sn_skips():
-    """What a convolution of the way up gives is added to what the one of that size on the way down gave, then enlarged."""
+    """Maps of the way up are added to those of the same size on the way down, then enlarged."""
     net, inputs, found = make('unet_sn').eval(), [], []
 
     def look(module, args, out):
@@ -138,7 +133,7 @@ def test_patchgan_takes_any_size(size):
 
 def test_modified_vgg_refuses_other_sizes():
     assert make('modified_vgg')(torch.rand(2, 3, 128, 128)).shape == (2, 1)
-    with pytest.raises(ValueError, match='128 x 128 pictures only, not 64 x 128'):
+    with pytest.raises(ValueError, match='128 x 128 pixels only; these have 64 x 128'):
         make('modified_vgg')(torch.rand(1, 3, 64, 128))
 
 
@@ -167,7 +162,10 @@ def test_channels_last_all_the_way(name):
 
 @pytest.mark.parametrize('name', SMALL)
 def test_bfloat16_is_close(name):
-    """Largest error over largest logit: 0.0004 .. 0.0121 measured over five seeds of all; twice that is allowed."""
+    """Largest error over largest logit: 0.0004 .. 0.0121 measured over five seeds of all.
+
+    Twice that is allowed.
+    """
     net, x = make(name).eval(), pictures(name)
     with torch.no_grad():
         full = flat(net(x))[-1]
@@ -206,7 +204,10 @@ def test_only_training_changes_the_state(name, kinds):
     ],
 )
 def test_who_is_judged_alone(name, mode, alone):
-    """Batch normalisation in training judges a picture by its batch, so real and fake ones do not belong into one; the others never do."""
+    """Batch normalisation in training judges a picture by its batch; the others never do.
+
+    So real and fake pictures need batches of their own.
+    """
     net, x = make(name), pictures(name, 3)
     net.train(mode == 'train')
     first, single = flat(net(x))[-1][:1], flat(net(x[:1]))[-1]
@@ -230,7 +231,7 @@ def pair(seed=0):
 def test_spectral_norm_is_torchs():
     """Outputs, gradients and vectors over some steps of training, then in use."""
     ours, theirs = pair()
-    for step in range(4):
+    for _ in range(4):
         x = torch.randn(2, 5, 9, 8)
         a, b = ours(x), theirs(x)
         assert torch.allclose(a, b, atol=1e-6)
@@ -262,12 +263,19 @@ def test_largest_singular_value_is_one():
 
 
 def test_weights_from_elsewhere_settle():
-    """A mean of networks has singular vectors of its own, which are no mean; the largest singular value is found to 4 % (1.8 % measured: those of chance lie close together)."""
+    """An average of networks has singular vectors that are no average.
+
+    The largest singular value is exact to 4 %: 1.8 % measured, because those of random weights lie
+    close together.
+    """
     torch.manual_seed(0)
     a, b = (UNetDiscriminatorSN(8) for _ in range(2))
     a.load_state_dict({k: torch.lerp(v, b.state_dict()[k], 0.5) for k, v in a.state_dict().items()})
     convs = [m for m in a.eval().modules() if isinstance(m, SpectralConv2d)]
-    norms = lambda: [torch.linalg.matrix_norm(m.weight().flatten(1), 2).item() for m in convs]
+
+    def norms():
+        return [torch.linalg.matrix_norm(m.weight().flatten(1), 2).item() for m in convs]
+
     assert max(norms()) > 1.5
     models.refresh_spectral_norm(a)
     assert norms() == pytest.approx([1] * len(convs), rel=0.04) and all(
@@ -305,7 +313,10 @@ def test_scale_of_the_weight_does_not_matter():
 
 @pytest.mark.parametrize('name', ['unet_sn', 'patchgan'])
 def test_two_judgements_then_one_backward(name):
-    """Real and fake pictures are judged before the step; the second judgement must not overwrite what the backward of the first needs."""
+    """Real and fake pictures are judged before the step.
+
+    The second judgement must not overwrite what the backward pass of the first needs.
+    """
     net = make(name)
     real, fake = flat(net(pictures(name)))[-1], flat(net(pictures(name) / 2))[-1]
     (real.mean() - fake.mean()).backward()

@@ -1,4 +1,4 @@
-"""Random numbers by address: NumPy's Philox to the bit, and what a draw may and may not depend on."""
+"""Random numbers by address: NumPy's Philox to the bit, and what a draw depends on."""
 
 import numpy as np
 import pytest
@@ -16,10 +16,9 @@ def test_philox_is_numpys():
     keys = [tuple(int(v) for v in rng.integers(0, WORD, 2, np.uint64)) for _ in counters[5:]]
     keys += [(0, 0), (WORD - 1, WORD - 1), (1, 0), (0, 1), (5, 7)]
     words = draw.philox(np.array(counters, np.uint64).T, np.array(keys, np.uint64).T)
-    for i, (counter, key) in enumerate(zip(counters, keys)):
-        before = (
-            sum(c << 64 * j for j, c in enumerate(counter)) - 1
-        ) % 2**256  # NumPy counts up first
+    for i, (counter, key) in enumerate(zip(counters, keys, strict=True)):
+        # NumPy counts up first.
+        before = (sum(c << 64 * j for j, c in enumerate(counter)) - 1) % 2**256
         numpy_words = np.random.Philox(counter=before, key=key[0] + (key[1] << 64)).random_raw(4)
         assert [int(w[i]) for w in words] == numpy_words.tolist()
 
@@ -30,9 +29,8 @@ def test_uniform_is_numpys(seed):
     names = 'blur1/sigma_x', 'order', 'a', 'noise/field'
     assert {draw.stream(n) >= 2**63 for n in names} == {False, True}
     for name in names:
-        key = seed + (
-            draw.stream(name) << 64
-        )  # one integer: NumPy makes float64 of lists with words from 2**63 on
+        # One integer: NumPy makes float64 of lists with words from 2**63 on.
+        key = seed + (draw.stream(name) << 64)
         expected = [
             np.random.Generator(np.random.Philox(key=key, counter=[0, s, 0, 0])).random()
             for s in samples
@@ -51,14 +49,12 @@ def test_draws_do_not_depend_on_the_batch_or_its_order():
 
 
 def test_another_name_leaves_the_others_as_they_were():
-    d, more = Draw(3, np.arange(9)), Draw(3, np.arange(9))
-    more.uniform('new')
-    assert (d.uniform('a') == more.uniform('a')).all() and (
-        d.uniform('b') == more.uniform('b')
-    ).all()
-    assert (d.uniform('a') != d.uniform('b')).all() and (
-        Draw(4, np.arange(9)).uniform('a') != d.uniform('a')
-    ).all()
+    d, longer = Draw(3, np.arange(9)), Draw(3, np.arange(9))
+    longer.uniform('new')
+    assert (d.uniform('a') == longer.uniform('a')).all()
+    assert (d.uniform('b') == longer.uniform('b')).all()
+    assert (d.uniform('a') != d.uniform('b')).all()
+    assert (Draw(4, np.arange(9)).uniform('a') != d.uniform('a')).all()
 
 
 @pytest.mark.parametrize('pool', [0, 24])
@@ -69,10 +65,9 @@ def test_names_evaluated_together_give_the_same_values(pool):
     values = [first.uniform(n) for n in names]
     assert set(names) <= set(known)
     second = Draw(1, np.arange(64), known, **how)
-    for name, value in zip(names, values):
-        assert (second.uniform(name) == value).all() and (
-            Draw(1, np.arange(64), **how).uniform(name) == value
-        ).all()
+    for name, value in zip(names, values, strict=True):
+        assert (second.uniform(name) == value).all()
+        assert (Draw(1, np.arange(64), **how).uniform(name) == value).all()
 
 
 def test_tied_draws_are_equal_within_a_batch_and_differ_between():
@@ -81,9 +76,8 @@ def test_tied_draws_are_equal_within_a_batch_and_differ_between():
     assert (a == a[:, :1]).all() and len(set(a[:, 0])) == 5
     assert (a[:, 0] == Draw(1, np.arange(0, 40, 8)).uniform('s/a')).all()
     assert len(set(d.uniform('a'))) == 40  # another name: not tied
-    assert (
-        Draw(1, [19], tied={'s/a'}, batch=8).uniform('s/a') == a[2, 0]
-    ).all()  # alone as in its batch
+    # Alone as in its batch.
+    assert (Draw(1, [19], tied={'s/a'}, batch=8).uniform('s/a') == a[2, 0]).all()
 
 
 def test_pool_takes_ties_from_its_last_batches():
@@ -105,18 +99,17 @@ def test_pool_takes_ties_from_its_last_batches():
 
 def test_choice_follows_its_weights():
     n, weights = 40000, np.array([1, 0, 3, 2, 0])
-    found = np.bincount(Draw(1, np.arange(n)).choice('a', weights), minlength=5) / n
+    drawn = np.bincount(Draw(1, np.arange(n)).choice('a', weights), minlength=5) / n
     share = weights / weights.sum()
-    assert (
-        np.abs(found - share) <= 4.5 * np.sqrt(share * (1 - share) / n)
-    ).all()  # 0 where the weight is 0
+    # 0 where the weight is 0.
+    assert (np.abs(drawn - share) <= 4.5 * np.sqrt(share * (1 - share) / n)).all()
 
 
 def test_integers_include_both_ends():
     n = 20000
-    found = np.bincount(Draw(1, np.arange(n)).integers('a', 3, 10), minlength=12) / n
-    assert found[:3].sum() == found[11:].sum() == 0
-    assert (np.abs(found[3:11] - 1 / 8) < 4.5 * np.sqrt(7 / 64 / n)).all()
+    shares = np.bincount(Draw(1, np.arange(n)).integers('a', 3, 10), minlength=12) / n
+    assert shares[:3].sum() == shares[11:].sum() == 0
+    assert (np.abs(shares[3:11] - 1 / 8) < 4.5 * np.sqrt(7 / 64 / n)).all()
 
 
 @pytest.mark.parametrize('n', [1, 3, 4, 4097])
@@ -128,20 +121,19 @@ def test_bits16_are_numpys_raw_words(n):
         ).ravel()[:n]
         bits = draw.bits16(5, stream, 11, 1, n)
         assert bits.dtype == np.uint16 and (bits == expected).all()
-        counters = np.arange(
-            1, -(-len(raw) // 4) + 1, dtype=np.uint64
-        )  # and the same as this module's own
-        words = draw.philox(
-            (counters, *(np.uint64(v) for v in (11, 1, 0))), (np.uint64(5), np.uint64(stream))
-        )
+
+        # And the same as this module's own.
+        counters = np.arange(1, -(-len(raw) // 4) + 1, dtype=np.uint64)
+        address = (counters, *(np.uint64(v) for v in (11, 1, 0)))
+        words = draw.philox(address, (np.uint64(5), np.uint64(stream)))
         assert (np.stack(words, 1).ravel()[: len(raw)] == raw).all()
 
 
 def test_uniform_draws_are_uniform_and_uncorrelated():
     u = np.stack([Draw(s, np.arange(10000)).uniform(n) for s in (0, 1) for n in ('a', 'b')])
-    assert (
-        (np.abs(u.mean(1) - 0.5) < 4.5 / np.sqrt(12 * 10000)).all() and u.min() >= 0 and u.max() < 1
-    )
+    assert (np.abs(u.mean(1) - 0.5) < 4.5 / np.sqrt(12 * 10000)).all()
+    assert u.min() >= 0
+    assert u.max() < 1
     assert np.abs(np.corrcoef(u) - np.eye(4)).max() < 0.045
 
 

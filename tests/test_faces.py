@@ -1,4 +1,4 @@
-"""Synthetic faces: the same seed draws the same bytes, masks and landmarks agree, writing resumes after a kill."""
+"""Synthetic faces: same seed, same bytes; masks and landmarks agree; writing resumes."""
 
 import json
 import os
@@ -25,12 +25,12 @@ def test_same_seed_same_bytes(crowd):
     np.random.seed(7)  # the global generator must not matter
     again = synthetic.face(3, SMALL)
     cv2.setNumThreads(threads)
-    for a, b in zip(crowd[3], again):
+    for a, b in zip(crowd[3], again, strict=True):
         assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
 def test_different_seeds_are_different_people(crowd):
-    for a, b in zip(crowd, crowd[1:]):
+    for a, b in zip(crowd, crowd[1:], strict=False):
         assert np.abs(a.image.astype(int) - b.image).mean() > 8
         assert np.abs(a.landmarks - b.landmarks).max() > 0.5
     assert len({shape.person(seed)[3:] for seed in range(300)}) == 300
@@ -47,7 +47,7 @@ def test_shapes_and_ranges(crowd):
 
 def test_every_class_appears(crowd):
     share = np.mean([[np.any(f.mask == c) for c in range(19)] for f in crowd], axis=0)
-    assert (share > 0).all(), dict(zip(CLASSES, share))
+    assert (share > 0).all(), dict(zip(CLASSES, share, strict=True))
     for name in ('background', 'skin', 'nose', 'u_lip', 'l_lip', 'neck', 'cloth', 'hair'):
         assert share[CLASSES.index(name)] > 0.7, name
 
@@ -58,7 +58,7 @@ def _classes_at(f, points):
 
 
 def test_landmarks_lie_in_their_parts(crowd):
-    """iBUG order: eyes, nose tip and lips fall into their classes unless hair, glasses or a hat hide them."""
+    """Eyes, nose tip and lips lie in their classes unless hair, glasses or a hat hide them."""
     hidden = {3, 13, 14}
     for f in crowd:
         p = f.landmarks
@@ -85,17 +85,13 @@ def test_left_is_the_persons_left(crowd):
 def test_landmarks_run_as_ibug_has_them():
     for seed in range(100):
         p = shape.landmarks(shape.person(seed))  # upright, before the pose
-        assert (
-            (np.diff(p[2:15, 0]) > 0).all()
-            and p[0, 0] < p[4, 0]
-            and p[16, 0] > p[12, 0]
-            and p[8, 1] == p[:17, 1].max()
-        )
-        assert (
-            (np.diff(p[17:27, 0]) > 0).all()
-            and (np.diff(p[27:31, 1]) > 0).all()
-            and (np.diff(p[31:36, 0]) > 0).all()
-        )
+        assert (np.diff(p[2:15, 0]) > 0).all()
+        assert p[0, 0] < p[4, 0]
+        assert p[16, 0] > p[12, 0]
+        assert p[8, 1] == p[:17, 1].max()
+        assert (np.diff(p[17:27, 0]) > 0).all()
+        assert (np.diff(p[27:31, 1]) > 0).all()
+        assert (np.diff(p[31:36, 0]) > 0).all()
         for first in (36, 42):
             x, y = p[first : first + 6].T
             assert x[0] < x[1] < x[2] < x[3] > x[4] > x[5] > x[0] and y[1:3].max() < y[4:6].min()
@@ -134,11 +130,9 @@ def test_write_and_resume(tmp_path):
         drawn = synthetic.face(10 + i, 64)
         image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         mask = cv2.imread(str(tmp_path / 'masks' / path.name), cv2.IMREAD_UNCHANGED)
-        assert (
-            np.array_equal(image[..., ::-1], drawn.image)
-            and np.array_equal(mask, drawn.mask)
-            and mask.shape == (64, 64)
-        )
+        assert np.array_equal(image[..., ::-1], drawn.image)
+        assert np.array_equal(mask, drawn.mask)
+        assert mask.shape == (64, 64)
         assert np.abs(np.array(points[path.name]) - drawn.landmarks).max() < 1e-3
     whole = _bytes(tmp_path)
 
@@ -152,7 +146,8 @@ def test_write_and_resume(tmp_path):
     ours.unlink()
     calls.clear()
 
-    # Killed half-way: no word of completion, one image and one mask missing. Only those are drawn again.
+    # Killed half-way: not marked complete, one image and one mask missing. Only those are drawn
+    # again.
     state = json.loads((tmp_path / 'done.json').read_text())
     (tmp_path / 'done.json').write_text(json.dumps({**state, 'complete': False}))
     paths[1].unlink()
@@ -160,11 +155,9 @@ def test_write_and_resume(tmp_path):
     old = os.stat(paths[0]).st_mtime_ns
     calls.clear()
     synthetic.write(tmp_path, 4, 10, 64, workers=1, progress=lambda *a: calls.append(a))
-    assert (
-        calls == [(3, 4), (4, 4)]
-        and os.stat(paths[0]).st_mtime_ns == old
-        and _bytes(tmp_path) == whole
-    )
+    assert calls == [(3, 4), (4, 4)]
+    assert os.stat(paths[0]).st_mtime_ns == old
+    assert _bytes(tmp_path) == whole
 
     # Complete: nothing is touched.
     calls.clear()

@@ -1,4 +1,7 @@
-"""Perceptual and feature matching losses: VGG19 layer by layer against a plain stack, closed forms, and where the gradients go."""
+"""Perceptual and feature matching losses: closed forms, and where the gradients go.
+
+VGG19 is compared with a plain stack, layer by layer.
+"""
 
 import pytest
 import torch
@@ -80,7 +83,7 @@ def test_layer_by_layer(plain, path):
 @torch.no_grad()
 def test_only_what_is_asked_for(path, layers):
     x, _ = pictures()
-    net, every = vgg19(path, layers), dict(zip(LAYERS, vgg19(path, LAYERS)(x)))
+    net, every = vgg19(path, layers), dict(zip(LAYERS, vgg19(path, LAYERS)(x), strict=True))
     assert all(torch.equal(a, every[name]) for name, a in zip(layers, net(x), strict=True))
     last = max(LAYERS.index(name) for name in layers)
     assert len(net.features) == last + 1
@@ -115,7 +118,7 @@ def test_perceptual_by_hand(path):
     with torch.no_grad():
         expected = sum(
             w * (a.double() - b.double()).abs().mean()
-            for w, a, b in zip((0.1, 0.1, 1, 1, 1), net(ours), net(truth))
+            for w, a, b in zip((0.1, 0.1, 1, 1, 1), net(ours), net(truth), strict=True)
         )
     loss = perceptual(net, ours, truth, REAL_ESRGAN.values())
     assert (
@@ -140,7 +143,10 @@ def test_gradient_goes_to_ours_alone(path):
 
 
 def test_bfloat16_is_close(path):
-    """Relative error 0.0001 .. 0.0006 measured over five pairs; under autocast the pictures are normalised, and the maps compared, in float32."""
+    """Under autocast pictures are normalised, and maps compared, in float32.
+
+    Relative error 0.0001 .. 0.0006 measured over five pairs.
+    """
     ours, truth = pictures()
     net = vgg19(path, REAL_ESRGAN)
     full = perceptual(net, ours, truth, REAL_ESRGAN.values()).item()
@@ -156,7 +162,10 @@ def test_bfloat16_is_close(path):
 
 def test_another_extractor():
     """Anything that gives a list of maps: here of means over squares of 2 and 4."""
-    extract = lambda x: [nn.functional.avg_pool2d(x, n) for n in (2, 4)]
+
+    def extract(x):
+        return [nn.functional.avg_pool2d(x, n) for n in (2, 4)]
+
     ours, truth = torch.full((1, 3, 8, 8), 0.75), torch.full((1, 3, 8, 8), 0.25)
     assert perceptual(extract, ours, truth, [1, 0.5]).item() == pytest.approx(0.75)
     with pytest.raises(ValueError, match='3 weights for 2 feature maps'):
@@ -221,7 +230,9 @@ def maps(*values):
     return [
         [
             torch.full(shape, v)
-            for shape, v in zip(((2, 4, 6, 6), (2, 8, 3, 3), (2, 1, 3, 3)), values[i : i + 3])
+            for shape, v in zip(
+                ((2, 4, 6, 6), (2, 8, 3, 3), (2, 1, 3, 3)), values[i : i + 3], strict=True
+            )
         ]
         for i in (0, 3)
     ]
@@ -245,7 +256,7 @@ def test_matching_of_a_discriminator():
     )
     real, fake = net(truth), net(ours)
     loss = matching(real, fake)
-    singles = [matching([r], [f]).item() for r, f in zip(real, fake)]
+    singles = [matching([r], [f]).item() for r, f in zip(real, fake, strict=True)]
     assert loss.item() == pytest.approx(sum(singles) / 2, rel=1e-6) and loss.dtype == torch.float32
     loss.backward()
     assert ours.grad.abs().sum() > 0 and truth.grad is None

@@ -1,4 +1,4 @@
-"""FRSNet and MFPSNet: counts of every part of the published networks, and what the parts compute."""
+"""FRSNet and MFPSNet: counts of every part of the published networks, and what parts compute."""
 
 import pytest
 import torch
@@ -220,7 +220,10 @@ def test_the_first_pass_is_the_same_whatever_priors_are_dropped(left):
 
 
 def test_the_second_pass_written_out():
-    """It sees the first one's result, alone and beside the maps; every prior's features come through the same convolution."""
+    """It takes the first one's result, alone and together with the maps.
+
+    Every prior's features pass the same convolution.
+    """
     net, x, maps = scrambled(MFPSNet(priors=SOME)), torch.rand(1, 3, 16, 16), priors(SOME)
     with torch.no_grad():
         first, second = net(x, maps)
@@ -253,7 +256,7 @@ def test_every_weight_of_mfpsnet_learns():
 
 
 def test_mfpsnet_in_bfloat16_and_channels_last():
-    """Largest error over largest detail: 0.014 .. 0.020 measured over two seeds; twice that is allowed."""
+    """Largest error over largest detail: 0.014 .. 0.020 over two seeds; twice that is allowed."""
     net, x, maps = scrambled(MFPSNet(priors=SOME)), torch.rand(1, 3, 16, 16), priors(SOME)
     with torch.no_grad():
         plain = net(x, maps)
@@ -263,7 +266,7 @@ def test_mfpsnet_in_bfloat16_and_channels_last():
             thing.to(memory_format=torch.channels_last) for thing in (net, x, maps['dict'])
         )
         last = net(x, {**priors(SOME), 'dict': maps})
-    for a, b, c in zip(plain, half, last):
+    for a, b, c in zip(plain, half, last, strict=True):
         detail = (a - a.mean((2, 3), keepdim=True)).abs().max()
         assert (
             b.dtype == torch.float32

@@ -55,9 +55,8 @@ def test_a_wrong_vector_is_found(folder, tmp_path, monkeypatch, capsys, file, ar
     np.savez(tmp_path / 'copy' / f'{file}.npz', **arrays)
     assert check_golden.main() == 1
     table = capsys.readouterr().out.splitlines()
-    assert all(line.startswith(file) for line in table if 'FAILED' in line) and any(
-        'FAILED' in line for line in table
-    )
+    assert all(line.startswith(file) for line in table if 'FAILED' in line)
+    assert any('FAILED' in line for line in table)
 
 
 def test_an_unusable_folder_is_refused(tmp_path, monkeypatch, capsys):

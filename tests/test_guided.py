@@ -1,4 +1,7 @@
-"""MFPSNet with what makes its priors: a parser that stays as it is, both passes, runs that hold all they need."""
+"""MFPSNet with the parser that makes its prior, which stays as it is.
+
+Both passes, and runs that hold all they need.
+"""
 
 import json
 
@@ -7,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tasks.restore import RestorationCriterion
 
 import infer
 import models
@@ -22,6 +24,7 @@ from models.mfpsnet import MFPSNet
 from tasks import restore, search
 from tasks.initial import init_weights
 from tasks.players import autocast
+from tasks.restore import RestorationCriterion
 from training import checkpoint, run
 
 PARSER = dict(width=(4, 6, 8), blocks=(1, 1, 1), stride=2, aux=True, position=4)
@@ -130,7 +133,10 @@ def test_all_passes_while_training_and_the_last_one_after():
 
 @pytest.mark.parametrize('dropped', [('heat',), ('parse',), ('parse', 'heat')])
 def test_the_first_pass_is_the_same_whatever_is_dropped(dropped):
-    """At the same seed, and before training: dropped maps are zeros, and the network has the same size and the same weights."""
+    """At the same seed and before training, dropping changes the maps only: they are zeros.
+
+    The network has the same size and the same weights.
+    """
     whole, less, x = guided().eval(), guided(dropped).eval(), torch.rand(2, 3, 16, 16)
     assert all(
         torch.equal(a, b) for a, b in zip(whole.parameters(), less.parameters(), strict=True)
@@ -186,10 +192,7 @@ def test_the_loss_is_that_of_both_passes():
     target, one, two = (torch.full((1, 3, 8, 8), v) for v in (0.0, 0.25, 0.5))
     found = criterion.net([one, two], Batch(None, target, None, target), None, 0, 0.0)
     assert {k: v.item() for k, v in found.items()} == {'pixel_pass0': 0.5, 'pixel_pass1': 1.0}
-    assert (
-        criterion.net(two, Batch(None, target, None, target), None, 0, 0.0)['pixel']
-        == 1.0
-    )
+    assert criterion.net(two, Batch(None, target, None, target), None, 0, 0.0)['pixel'] == 1.0
 
 
 def test_validation_tells_both_passes():
@@ -204,12 +207,8 @@ def test_validation_tells_both_passes():
         (name, *(torch.from_numpy(np.ascontiguousarray(x)) for x in images))
         for name, *images in pairs
     ]
-    scores = restore.validate(
-        net, data, 'cpu', batch=2, autocast=autocast('fp32', 'cpu')
-    )
-    alone = restore.validate(
-        net.net.base, data, 'cpu', batch=2, autocast=autocast('fp32', 'cpu')
-    )
+    scores = restore.validate(net, data, 'cpu', batch=2, autocast=autocast('fp32', 'cpu'))
+    alone = restore.validate(net.net.base, data, 'cpu', batch=2, autocast=autocast('fp32', 'cpu'))
     row = scores.row()
     assert (
         row['pass0'] == alone.row()['psnr']

@@ -1,4 +1,7 @@
-"""HiFaceGAN: exact counts and shapes, both kinds of suppression against what they are by definition, guided normalisation, and pictures of any size."""
+"""HiFaceGAN: exact counts and shapes, pictures of any size, guided normalisation.
+
+Both kinds of suppression are compared with their definitions.
+"""
 
 from functools import partial
 
@@ -8,8 +11,8 @@ import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 
 import models
-from models.spectral import SpectralConv2d, instance_norm
 from models.hifacegan import ADAPT, LIP, PAC, SPADE, SUPPRESSION, Block, HiFaceGAN
+from models.spectral import SpectralConv2d, instance_norm
 
 COUNTS = {64: 130_568_012, 48: 79_873_084, 32: 41_213_740, 16: 14_294_876, 8: 5_274_868}
 SMALL = {name: partial(HiFaceGAN, 2, name) for name in SUPPRESSION}
@@ -118,7 +121,10 @@ def test_pads_by_replication():
 
 @pytest.mark.parametrize('size', [(8, 8), (7, 5), (1, 2)])
 def test_lip_of_equal_importance_is_average_pooling(size):
-    """Means over the part of a window that lies within the picture; so it starts, and so it stays whatever the importance of all is."""
+    """Means over the part of a window that lies within the picture.
+
+    So it starts, and so it stays while all pixels have the same importance.
+    """
     lip, x = LIP(4), picture(*size).repeat(2, 2, 1, 1)[:, :4]
     expected = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
     assert torch.allclose(lip(x), expected, atol=1e-6)
@@ -147,7 +153,7 @@ def test_lip_by_brute_force():
 
 
 def test_lip_takes_the_important_pixel():
-    """One pixel whose logit is far above the others' is what is left of every window that holds it."""
+    """A pixel whose logit is far above the others' is all that is left of every window with it."""
     lip, x = LIP(1), torch.zeros(1, 1, 9, 9)
     x[0, 0, 4, 4] = 1
     torch.nn.init.constant_(lip.logit.weight[..., 1, 1], 1)
@@ -216,7 +222,7 @@ def test_pac_by_brute_force(adapt, stride):
                 'sigmoid': 1 / (1 + (-scores).exp()),
                 'relu': scores.clamp(min=0),
             }[adapt]
-            y.append(sum(k * p for k, p in zip(K, products)) + pac.conv.bias)
+            y.append(sum(k * p for k, p in zip(K, products, strict=True)) + pac.conv.bias)
     y = torch.stack(y, 1).view(1, 4, -(-h // stride), -(-w // stride))
     assert torch.allclose(pac(x), y, rtol=1e-4, atol=1e-4) and not torch.allclose(
         y, F.conv2d(x, pac.conv.weight, pac.conv.bias, stride=stride, padding=1), atol=0.1
@@ -258,7 +264,10 @@ def test_spade_has_at_most_128_hidden_channels(channels, hidden):
 
 
 def test_block_skips():
-    """With dead convolutions a block is its skip: the input, or where channels change a guided convolution of it."""
+    """With dead convolutions a block is its skip.
+
+    That is the input, or where channels change, a guided convolution of it.
+    """
     x, guide = torch.randn(1, 8, 6, 6), torch.randn(1, 3, 6, 6)
     for block in (Block(8, 8, 3), Block(8, 4, 3)):
         torch.nn.init.zeros_(block.norm2.beta.weight)
@@ -284,7 +293,7 @@ def test_every_guide_matters():
         plain, guides = net(x), net.encoder(x)
         for n in range(6):
             changed = [g.flip(2) if i == n else g for i, g in enumerate(guides)]
-            net.encoder.forward = lambda x: changed
+            net.encoder.forward = lambda x, changed=changed: changed
             assert not torch.allclose(net(x), plain, atol=1e-5), n
 
 
@@ -292,7 +301,10 @@ def test_every_guide_matters():
 
 
 def test_start():
-    """Xavier's, small, without bias; what is spectrally normalised has a largest singular value of 1 before any step."""
+    """Xavier's initialisation, small, without bias.
+
+    Spectrally normalised weights have a largest singular value of 1 before any step.
+    """
     torch.manual_seed(0)
     net = HiFaceGAN(8)
     for weight, fans in (
@@ -329,7 +341,10 @@ def test_a_fresh_residual_network_gives_its_input(size):
 
 @pytest.mark.parametrize('name, phase', [*((name, 3) for name in SMALL), ('lip', 0), ('lip', 2)])
 def test_gradients_flow(name, phase):
-    """To all that a phase uses, and nothing else asks for one. Biases that a normalisation removes again get none but rounding errors."""
+    """Gradients go to all that a phase uses, and nothing else asks for one.
+
+    Biases that a normalisation removes again get rounding errors only.
+    """
     net, x = make(name, phase=phase), picture(64, 96, n=2).requires_grad_()
     net(x).square().mean().backward()
     for path, p in net.named_parameters():
@@ -378,7 +393,10 @@ def test_channels_last_all_the_way(name):
 
 @pytest.mark.parametrize('name', SMALL)
 def test_bfloat16_is_close(name):
-    """Mean error over the spread of the picture: 0.019 .. 0.078 measured over five seeds of all; twice that is allowed. What counts in LIP is an exponential."""
+    """Mean error over the spread of the picture: 0.019 .. 0.078 measured over five seeds of all.
+
+    Twice that is allowed. Importance in LIP is an exponential.
+    """
     net, x = make(name).eval(), picture(96, 96, n=2)
     with torch.no_grad():
         full = net(x)
@@ -394,13 +412,18 @@ def test_bfloat16_stays_bfloat16():
     for name in SMALL:
         net, kinds = make(name), set()
         for module in (*net.encoder.stages, *net.up):
-            module.register_forward_hook(lambda module, args, out: kinds.add(out.dtype))
+            module.register_forward_hook(
+                lambda module, args, out, kinds=kinds: kinds.add(out.dtype)
+            )
         with torch.autocast('cpu', torch.bfloat16):
             net(picture(64, 64))
         assert kinds == {torch.bfloat16}
 
 
 def test_every_picture_is_alone():
-    """Up to rounding errors, which grow where a channel of the few pixels at the bottom is almost constant."""
+    """Up to rounding errors.
+
+    They grow where a channel of the few pixels at the bottom is almost constant.
+    """
     net, x = make().eval(), picture(96, 96, n=3)
     assert torch.allclose(net(x)[:1], net(x[:1]), atol=5e-4)

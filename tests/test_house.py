@@ -1,4 +1,4 @@
-"""The house stays in order: what `python tests/house.py` prints keeps to its limits, and a guest finds the doors."""
+"""What `python tests/house.py` prints keeps to its limits, and a guest needs one file and one import."""
 
 import shutil
 import subprocess
@@ -93,3 +93,45 @@ def run(guest, code):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_network_is_a_file_and_an_import(guest):
+    (guest / 'models/toy.py').write_text(NETWORK)
+    insert_import(guest / 'models/__init__.py', 'from .toy import ENTRY as _TOY, Toy')
+    said = run(
+        guest,
+        'import sys, torch, models, tasks\n'
+        'argv = ["--network", "toy", "--net", \'{"width": 48}\', "--device", "cpu", "--out", "x"]\n'
+        'config = tasks.configure(argv)\n'
+        'net = tasks.network(config)\n'
+        'assert net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)\n'
+        'weights = net.state_dict()\n'
+        'assert type(models.like(weights)).__name__ == "Toy" == models.recognise(weights)\n'
+        'print(models.count(net))\n',
+    )
+    assert said.split()[-1] == str(48 * 27 + 48)
+
+
+def test_a_loss_is_a_file_and_an_import(guest):
+    (guest / 'losses/toy.py').write_text(LOSS)
+    insert_import(guest / 'losses/__init__.py', 'from .toy import toy')
+    run(
+        guest,
+        'import tasks\n'
+        'config = tasks.configure(["--loss", "toy", "--device", "cpu", "--out", "x"])\n'
+        'assert config.loss.loss == "toy"\n',
+    )
+
+
+def test_an_operation_is_a_file(guest):
+    shutil.copy(guest / 'degrade/quantize.py', guest / 'degrade/toy.py')
+    run(
+        guest,
+        'import numpy, torch, degrade\n'
+        'from degrade import toy\n'
+        'mine = degrade.Recipe("mine", (degrade.Stage("toy", toy, 0.5),), scale=1)\n'
+        'params = degrade.sample(mine, degrade.Draw(0, numpy.arange(8)), (16, 16))\n'
+        'x = torch.rand(8, 3, 16, 16)\n'
+        'y = degrade.degrade(x, mine, params)\n'
+        'assert y.shape == x.shape and 0 < int(params[0].on.sum()) < 8\n',
+    )

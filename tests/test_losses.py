@@ -36,7 +36,10 @@ def test_charbonnier_lies_between_l1_and_l1_plus_eps():
 
 @pytest.mark.parametrize('loss', [l1, charbonnier])
 def test_gradients(loss):
-    """The gradient of a far pixel is its sign over the count, and that of equal pictures is zero, never NaN."""
+    """The gradient of a far pixel is its sign over the count.
+
+    That of equal pictures is zero, never NaN.
+    """
     a = torch.full((1, 3, 4, 4), 0.9, requires_grad=True)
     loss(a, torch.full((1, 3, 4, 4), 0.1)).backward()
     assert torch.allclose(a.grad, torch.full_like(a, 1 / 48), rtol=1e-5)
@@ -51,7 +54,7 @@ def test_mse_is_torch():
 
 
 def test_psnr_is_the_score():
-    """On 8-bit pictures of unlike quality: minus a tenth of the mean dB, not of the dB of the mean error."""
+    """On 8-bit pictures of unlike quality: minus a tenth of the mean dB, not the mean error's dB."""
     g = torch.Generator().manual_seed(0)
     target = torch.randint(0, 256, (3, 3, 17, 9), generator=g, dtype=torch.uint8)
     noise = torch.randint(-3, 4, target.shape, generator=g) * torch.tensor([1, 5, 20]).view(

@@ -1,4 +1,7 @@
-"""PSNR, SSIM, MS-SSIM and sharpness against brute force in float64 NumPy and scipy, and their closed forms."""
+"""PSNR, SSIM, MS-SSIM and sharpness against brute force in float64 NumPy and scipy.
+
+Also their closed forms.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +31,7 @@ def pictures(kind, h, w, batch=2):
 
 def ssim_brute(a, b):
     """Wang et al. as written: [3, h, w] arrays -> float."""
-    return np.mean([(l * cs).mean() for l, cs in terms_brute(a, b)])
+    return np.mean([(means * cs).mean() for means, cs in terms_brute(a, b)])
 
 
 def terms_brute(a, b):
@@ -37,7 +40,7 @@ def terms_brute(a, b):
     window = np.exp(-(ax[:, None] ** 2 + ax**2) / (2 * 1.5**2))
     window /= window.sum()
     c1, c2, scores = (0.01 * 255) ** 2, (0.03 * 255) ** 2, []
-    for x, y in zip(a.astype(float), b.astype(float)):
+    for x, y in zip(a.astype(float), b.astype(float), strict=True):
         mx, my, xx, yy, xy = (
             convolve2d(z, window, mode='valid') for z in (x, y, x * x, y * y, x * y)
         )
@@ -52,7 +55,9 @@ def ms_ssim_brute(a, b):
     """Wang, Simoncelli and Bovik as written, five scales: [3, h, w] arrays -> float."""
     weights, scores = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333), np.ones(3)
     for level, weight in enumerate(weights):
-        scores *= [(l * cs if level == 4 else cs).mean() ** weight for l, cs in terms_brute(a, b)]
+        scores *= [
+            (means * cs if level == 4 else cs).mean() ** weight for means, cs in terms_brute(a, b)
+        ]
         h, w = (n // 2 * 2 for n in a.shape[1:])
         a, b = (x[:, :h, :w].reshape(3, h // 2, 2, w // 2, 2).mean((2, 4)) for x in (a, b))
     return scores.mean()
@@ -63,7 +68,8 @@ def ms_ssim_brute(a, b):
 def test_psnr_is_the_challenges(kind, size):
     a, b = pictures(kind, *size)
     errors = [
-        np.mean((x.astype(float) - y.astype(float)) ** 2) for x, y in zip(a.numpy(), b.numpy())
+        np.mean((x.astype(float) - y.astype(float)) ** 2)
+        for x, y in zip(a.numpy(), b.numpy(), strict=True)
     ]
     expected = [20 * np.log10(255 / np.sqrt(mse)) for mse in errors]
     out = psnr(a, b)
@@ -96,12 +102,15 @@ def test_to_uint8():
 @pytest.mark.parametrize('size', [(11, 11), (63, 17), (128, 96)])
 @pytest.mark.parametrize('kind', ['noise', 'smooth', 'flat'])
 def test_ssim_is_brute_force(kind, size):
-    """Largest error measured over these and 512 x 512: 1.2e-6 (flat), in float32 against float64; twice that is allowed."""
+    """Largest error of float32 against float64 over these and 512 x 512: 1.2e-6 (flat).
+
+    Twice that is allowed.
+    """
     a, b = pictures(kind, *size)
     out = ssim(a, b)
     assert out.dtype == torch.float64 and out.shape == (2,)
     assert out.numpy() == pytest.approx(
-        [ssim_brute(x, y) for x, y in zip(a.numpy(), b.numpy())], abs=2.5e-6
+        [ssim_brute(x, y) for x, y in zip(a.numpy(), b.numpy(), strict=True)], abs=2.5e-6
     )
 
 

@@ -12,7 +12,7 @@ CLASSES = 19
 
 
 def masks(seed=0, present=CLASSES, count=6):
-    """-> predicted and true ids, list of [H, W] uint8 of different sizes, about half of the pixels right."""
+    """Predicted and true ids: lists of [H, W] uint8 of different sizes, about half of them right."""
     g = np.random.default_rng(seed)
     truth = [g.integers(0, present, (13 + i, 17)).astype(np.uint8) for i in range(count)]
     guess = [
@@ -23,20 +23,25 @@ def masks(seed=0, present=CLASSES, count=6):
 
 
 def brute(guess, truth):
-    """The handout's way: per class, pixels of all pictures in both, in either -> (IoU, F1, accuracy), NaN where nothing is."""
+    """The handout's way: per class, pixels of all pictures in both and in either.
+
+    Returns (IoU, F1, accuracy), NaN where there are no pixels.
+    """
     iou, f1 = [], []
     for c in range(CLASSES):
-        both = sum(((p == c) & (t == c)).sum() for p, t in zip(guess, truth))
+        both = sum(((p == c) & (t == c)).sum() for p, t in zip(guess, truth, strict=True))
         p, t = (sum((x == c).sum() for x in side) for side in (guess, truth))
         iou.append(both / (p + t - both) * 100 if p + t else math.nan)
         f1.append(200 * both / (p + t) if p + t else math.nan)
-    right = sum((p == t).sum() for p, t in zip(guess, truth)) / sum(t.size for t in truth)
+    right = sum((p == t).sum() for p, t in zip(guess, truth, strict=True)) / sum(
+        t.size for t in truth
+    )
     return iou, np.nanmean(f1), 100 * right
 
 
 def scores(guess, truth):
     confusion = Confusion()
-    for p, t in zip(guess, truth):
+    for p, t in zip(guess, truth, strict=True):
         confusion.update(torch.from_numpy(p)[None], torch.from_numpy(t)[None].long())
     return confusion.compute()
 
@@ -86,14 +91,14 @@ def test_background_counts():
 def test_counts_add_up():
     guess, truth = masks(3)
     parts = [Confusion(), Confusion()]
-    for i, (p, t) in enumerate(zip(guess, truth)):
+    for i, (p, t) in enumerate(zip(guess, truth, strict=True)):
         parts[i % 2].update(torch.from_numpy(p), torch.from_numpy(t))
     parts[0].counts += parts[1].counts
     assert parts[0].compute()[:4] == scores(guess, truth)[:4] and parts[0].counts.sum() == sum(
         t.size for t in truth
     )
     assert parts[0].counts[4, 7] == sum(
-        ((t == 4) & (p == 7)).sum() for p, t in zip(guess, truth)
+        ((t == 4) & (p == 7)).sum() for p, t in zip(guess, truth, strict=True)
     )  # [target, output]
 
 

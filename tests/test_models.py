@@ -1,4 +1,4 @@
-"""Networks: exact parameter counts and names, any input size, and what they compute where that is known in closed form."""
+"""Networks: exact parameter counts and names, any input size, and outputs known in closed form."""
 
 from functools import partial
 
@@ -42,7 +42,10 @@ LAST = {
 
 
 def make(case, seed=0):
-    """A small network whose tail is not zero, so that every weight matters; in eval mode, where also one pixel of one picture can be normalised."""
+    """A small network in eval mode, where one pixel of one picture can be normalised, too.
+
+    Its tail is not zero, so that every weight matters.
+    """
     torch.manual_seed(seed)
     net = SMALL[case]()
     with torch.no_grad():
@@ -210,7 +213,7 @@ def test_a_run_starts_near_bilinear(net):
 
 @pytest.mark.parametrize('scale', [2, 3, 4])
 def test_srresnet_closed_form(scale):
-    """With identity kernels all the way the network is: nearest enlargement + bilinear enlargement."""
+    """With identity kernels the network is nearest enlargement + bilinear enlargement."""
     net = SRResNet(2, 16, scale)
     with torch.no_grad():
         for conv in (m for m in net.modules() if isinstance(m, torch.nn.Conv2d)):
@@ -241,7 +244,10 @@ def identity(conv):
 
 
 def test_rrdbnet_closed_form():
-    """With identity kernels a dense block is 1.2 x, a block of three x + 0.2 * 1.2^3 x, and the tail enlarges to the nearest."""
+    """With identity kernels a dense block is 1.2 x and a block of three x + 0.2 * 1.2^3 x.
+
+    The tail is nearest enlargement.
+    """
     net = RRDBNet(2, 8, 4)
     for conv in (m for m in net.modules() if isinstance(m, torch.nn.Conv2d)):
         identity(conv)
@@ -257,9 +263,9 @@ def test_dense_block_sees_all_before():
     found = [x]
     for conv in (block.conv1, block.conv2, block.conv3, block.conv4, block.conv5):
         parts = conv.weight.split([y.shape[1] for y in found], 1)
-        y = sum(F.conv2d(y, part, padding=1) for y, part in zip(found, parts)) + conv.bias.view(
-            -1, 1, 1
-        )
+        y = sum(
+            F.conv2d(y, part, padding=1) for y, part in zip(found, parts, strict=True)
+        ) + conv.bias.view(-1, 1, 1)
         found.append(torch.where(y > 0, y, 0.2 * y))
     assert torch.allclose(block(x), x + 0.2 * y)
 
@@ -282,7 +288,10 @@ def test_naf_block_closed_form():
 
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 4e-6), (torch.bfloat16, 0.004)])
 def test_layer_norm_over_channels(dtype, tolerance):
-    """Statistics in float32 also of bfloat16 pictures: the error is that of rounding the result, even far from zero."""
+    """Statistics are float32 for bfloat16 pictures, too.
+
+    The error is that of rounding the result, even far from zero.
+    """
     torch.manual_seed(0)
     norm, x = face_unaf.LayerNorm2d(48, eps=1e-6), (torch.randn(2, 48, 5, 4) + 10).to(dtype)
     exact = x.double()
@@ -312,7 +321,10 @@ def test_channel_attention_closed_form():
 @pytest.mark.parametrize('shift', [0, 2])
 @pytest.mark.parametrize('size', [(4, 4), (8, 8), (12, 8)])
 def test_window_attention_by_brute_force(size, shift):
-    """Against attention among all pixels of the picture, masked by which window of the moved grid a pixel lies in: no rolling, no cutting."""
+    """Against attention among all pixels, masked by the window of the moved grid a pixel lies in.
+
+    Nothing is rolled or cut here.
+    """
     torch.manual_seed(0)
     (h, w), window, heads, width = size, 4, 2, 12
     block = swinir.Block(width, heads, window, 2, shift).double()
@@ -397,7 +409,10 @@ def test_rcan_with_a_dead_trunk_is_its_tail(name):
 
 @pytest.mark.parametrize('name', [name for name in SMALL if name != 'swinir'])
 def test_bfloat16_stays_bfloat16(name):
-    """No parameter added or multiplied in float32 makes everything after it slower; SwinIR's stream is what its first normalisation gives."""
+    """No float32 parameter turns the stream into float32, which would be slower from there on.
+
+    SwinIR's stream has the type that its first normalisation returns.
+    """
     net, kinds = make(name), set()
     for module in net.modules():
         if isinstance(module, torch.nn.Sequential):
@@ -447,7 +462,7 @@ def test_position_matters_only_when_non_zero(name):
     net = make(name)
     other = type(net)(**{**LEVELS, 'position': 7})
     other.load_state_dict(
-        {k: v for k, v in net.state_dict().items() if k != 'position'}, strict=False
+        {k: v for k, v in net.state_dict().items() if k != 'position'}, strict=True
     )
     x = torch.rand(1, 3, 16, 16)
     assert net.position.any() and not torch.allclose(net(x), other(x), atol=1e-4)
@@ -457,7 +472,7 @@ def test_position_matters_only_when_non_zero(name):
 
 @pytest.mark.parametrize('name', ['unet', 'face_unaf'])
 def test_position_follows_the_frame(name):
-    """At a size of its own the embedding is added as it is; elsewhere it is enlarged, so a constant one stays constant."""
+    """At its own size the embedding is added as it is; elsewhere it is enlarged."""
     net, seen = make(name), {}
     net.middle.register_forward_pre_hook(lambda module, args: seen.update(y=args[0]))
 
@@ -500,9 +515,10 @@ def test_a_symmetric_position_is_its_mirror_image():
 
 @pytest.mark.parametrize('name', SMALL)
 def test_bfloat16_is_close(name):
-    """Largest error over largest detail: 0.0033 .. 0.0081 measured over five seeds of all; twice that is allowed.
+    """Largest error over largest detail: 0.0033 .. 0.0081 measured over five seeds of all.
 
-    FRSNet, whose rounding passes many layers that nothing normalises here, 0.015 .. 0.033. And the image itself is not rounded.
+    FRSNet, whose rounding passes many layers that nothing normalises here, has 0.015 .. 0.033.
+    Twice that is allowed. The image itself is not rounded.
     """
     net, x = make(name), torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from tasks.restore import RestorationCriterion
 
 import models
 from config import presets
@@ -13,6 +12,7 @@ from faces.masks import CLASSES
 from losses import priors
 from models.guided import FEATURES, Attended, Guided, HeatPrior, ParsePrior
 from models.mfpsnet import MFPSNet
+from tasks.restore import RestorationCriterion
 
 ONE = {'path': [0], 'cell': [[1, 1], [3, 1], [6, 0]]}
 TINY = {'sr': dict(ONE, path=[3]), 'parse': ONE, 'heat': ONE, 'dict': ONE, 'fusion': ONE}
@@ -20,7 +20,7 @@ SOME = {'parse': 19, 'heat': 5, 'dict': 7}
 
 
 def halves():
-    """An error of 0.5 on the left, 0.1 on the right, and regions that are left, right, and everywhere."""
+    """An error of 0.5 on the left and 0.1 on the right; regions left, right, and everywhere."""
     output, target = torch.zeros(2, 3, 4, 8), torch.full((2, 3, 4, 8), 0.1)
     target[..., :4] = 0.5
     left, right = torch.zeros(2, 2, 1, 4, 8)
@@ -56,7 +56,10 @@ def test_entropy_in_closed_form():
 
 
 def test_the_weights_go_where_errors_are_small():
-    """Gradient steps on the gate's logits end at softmax(-error / bonus), where the sum of both is smallest."""
+    """Gradient steps on the gate's logits end at softmax(-error / bonus).
+
+    There the sum of both is smallest.
+    """
     output, target, regions = halves()
     logits, bonus = torch.zeros(2, 3, requires_grad=True), 0.5
     for _ in range(100):
@@ -88,7 +91,7 @@ def test_the_gate_weighs_the_features():
             and torch.allclose(weights.sum(1), torch.ones(2))
             and not torch.allclose(weights[0], weights[1])
         )
-        assert all(torch.equal(a, b) for a, b in zip(net(x, maps(2)), passes))
+        assert all(torch.equal(a, b) for a, b in zip(net(x, maps(2)), passes, strict=True))
         # A gate that is sure of one prior leaves no more of the others than zeros.
         torch.nn.init.zeros_(net.gate[2].weight)
         net.gate[2].bias.copy_(torch.tensor([200.0, 0, 0]))

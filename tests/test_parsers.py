@@ -1,4 +1,4 @@
-"""Parsers: exact parameter counts, any input size, heads that only train, and weights of an outsider."""
+"""Parsers: exact parameter counts, any input size, heads for training, weights from elsewhere."""
 
 import importlib.util
 import os
@@ -76,7 +76,7 @@ def check_shape(net, size):
 @pytest.mark.parametrize('case', SMALL)
 def test_aux_heads_only_train(case):
     plain, aux, x = make(case), make(case, aux=True), torch.rand(2, 3, 33, 20)
-    assert not plain.load_state_dict(aux.state_dict(), strict=False).missing_keys
+    assert not plain.load_state_dict(aux.state_dict(), strict=True).missing_keys
     outputs = aux(x)
     assert (
         isinstance(outputs, tuple)
@@ -115,7 +115,10 @@ def test_channels_last_all_the_way(case):
 
 @pytest.mark.parametrize('case', SMALL)
 def test_bfloat16_is_close(case):
-    """Largest error over largest logit: 0.008 .. 0.025 measured over five seeds of all; twice that is allowed."""
+    """Largest error over largest logit: 0.008 .. 0.025 measured over five seeds of all.
+
+    Twice that is allowed.
+    """
     net, x, kinds = (
         make(case).eval(),
         torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)),
@@ -143,13 +146,16 @@ def test_parse_unet_pads_by_replication():
 
 
 def test_position_is_nothing_at_first_and_follows_the_frame():
-    """Zero at first; then it breaks the mirror symmetry of a network without it; at a size of its own it is added as it is, elsewhere enlarged."""
+    """Zero at first; then it breaks the mirror symmetry of a network without it.
+
+    At its own size it is added as it is, elsewhere enlarged.
+    """
     net, plain, x = (
         ParseUNet(**LEVELS, position=4).eval(),
         ParseUNet(**LEVELS).eval(),
         torch.rand(1, 3, 16, 16),
     )
-    plain.load_state_dict(net.state_dict(), strict=False)
+    plain.load_state_dict(net.state_dict(), strict=True)
     assert torch.equal(net(x), plain(x))
     torch.nn.init.normal_(net.position)
     seen = {}
@@ -182,7 +188,10 @@ def test_wrong_arguments(make_net):
 
 @pytest.fixture(scope='module')
 def outsider():
-    """torchvision's ResNet-18, untrained, read without the rest of the package, whose compiled half may not fit the torch at hand."""
+    """torchvision's ResNet-18, untrained, read without the rest of the package.
+
+    Its compiled half may not fit the torch at hand.
+    """
     found = importlib.util.find_spec('torchvision') or pytest.skip('needs torchvision')
     for name in ('torchvision', 'torchvision.models'):
         sys.modules[name] = types.ModuleType(name)
@@ -214,7 +223,7 @@ def test_trunk_is_torchvisions(outsider, suffix, tmp_path):
     net, x = BiSeNet().eval(), torch.rand(1, 3, 65, 70)
     net.load_trunk(path)
     with torch.no_grad():
-        for ours, theirs in zip(net.trunk(x), features(outsider, x)):
+        for ours, theirs in zip(net.trunk(x), features(outsider, x), strict=True):
             assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 

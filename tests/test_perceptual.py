@@ -13,7 +13,10 @@ from metrics import perceptual
 
 
 def alexnet(pretrained=False, **_):
-    """The convolutions of Krizhevsky's AlexNet (2014, one tower), where torchvision does not fit the torch at hand."""
+    """The convolutions of Krizhevsky's AlexNet (2014, one tower).
+
+    They stand in where torchvision does not fit the torch at hand.
+    """
     assert not pretrained, 'weights would be downloaded'
     conv = nn.Conv2d
     return types.SimpleNamespace(

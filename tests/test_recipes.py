@@ -1,4 +1,4 @@
-"""Recipes: three implementations stage by stage and end to end, what a batch may not change, and that every branch occurs."""
+"""Recipes: implementations stage by stage and end to end, what a batch may not change, draws."""
 
 import cv2
 import numpy as np
@@ -23,12 +23,8 @@ from degrade.draw import Draw
 from degrade.recipes import RECIPES
 
 SIZE, COUNT, BATCH = 128, 12, 4
-TASKS = (
-    'hifacegan_blur',
-    'hifacegan_noise',
-    'hifacegan_jpeg',
-    'hifacegan_down',
-)  # what hifacegan is made of
+# What hifacegan is made of.
+TASKS = 'hifacegan_blur', 'hifacegan_noise', 'hifacegan_jpeg', 'hifacegan_down'
 WHOLE = [name for name in RECIPES if name not in TASKS]
 
 
@@ -45,27 +41,30 @@ def images(photo, n, h=SIZE, w=SIZE):
 
 @pytest.fixture(scope='module')
 def reference(photo):
-    """reference(name) -> (images [COUNT] uint8, recipe, params, one list per sample of (stage, input, output)).
+    """reference(name) -> (images [COUNT] uint8, recipe, params, records).
 
-    In float64, but float32 between stages, and 8-bit values before JPEG and median, whose answer to a rounding tie is another block or value."""
-    kept = {}
+    The records are one list per sample of (stage, input, output). In float64, but float32 between
+    stages, and 8-bit values before JPEG and median, whose answer to a rounding tie is another block
+    or value.
+    """
+    chains = {}
 
     def chain(name):
-        if name not in kept:
+        if name not in chains:
             x = images(photo, COUNT)
             recipe, params = drawn(name, np.arange(COUNT))
             records = []
             for i in range(COUNT):
                 record, now = [], canvas.hwc(x[i : i + 1]) / np.float64(255)
-                for stage, p in zip(recipe.stages, take(params, i)):
+                for stage, p in zip(recipe.stages, take(params, i), strict=True):
                     if stage.op in (jpeg, median):
                         now = quantize.run_ref(now, quantize.Params(True, False))
                     before = now.astype(np.float32)
                     now = stage.op.run_ref(before.astype(np.float64), p)
                     record.append((stage, before, now))
                 records.append(record)
-            kept[name] = x, recipe, params, records
-        return kept[name]
+            chains[name] = x, recipe, params, records
+        return chains[name]
 
     return chain
 
@@ -108,19 +107,18 @@ def test_stage_by_stage(name, opencv, reference):
                 type(params[s])(*(f[i : i + 1] for f in params[s])),
                 opencv,
             )
-            found = canvas.hwc(canvas.unit(out.pix))
-            assert found.shape == expected.shape
+            y = canvas.hwc(canvas.unit(out.pix))
+            assert y.shape == expected.shape
             open_ = undecided(stage, take(params, i)[s], before)
-            error = np.abs(found - expected)
+            error = np.abs(y - expected)
             if stage.op is quantize:
                 assert error.max() <= 1.001 / 255
             error = np.where(open_, 0, error)
-            undecided_values, values = undecided_values + open_.sum(), values + open_.size
+            undecided_values += open_.sum()
+            values += open_.size
             if stage.op is diffjpeg:
-                assert (error > 1e-5).mean() < 0.1, (
-                    i,
-                    stage.name,
-                )  # the blocks with a coefficient on a tie
+                # The blocks with a coefficient on a tie.
+                assert (error > 1e-5).mean() < 0.1, (i, stage.name)
             else:
                 assert error.max() <= ALLOWED[stage.op], (i, stage.name)
     assert undecided_values < 0.02 * values  # enlarging 8-bit values makes exact ties
@@ -130,21 +128,17 @@ def test_stage_by_stage(name, opencv, reference):
 def test_end_to_end(name, reference):
     x, recipe, params, _ = reference(name)
     expected = degrade.degrade(x, recipe, params, 'ref')
-    batch = None
-    for _, batch in degrade.chain_torch(
-        x, recipe, params
-    ):  # all samples on one ragged canvas, as on a GPU
-        pass
+    # All samples on one ragged canvas, as on a GPU.
+    *_, (_, batch) = degrade.chain_torch(x, recipe, params)
     for y in (
         degrade.degrade(x, recipe, params),
         degrade.degrade(x, recipe, params, opencv=False),
         batch.pix,
     ):
-        assert (
-            y.shape == expected.shape == (COUNT, 3, SIZE // recipe.scale, SIZE // recipe.scale)
-            and y.dtype == torch.float32
-        )
-        # One float rounding can tip a pixel before Poisson noise or JPEG, which spread it: of these twelve small samples at most two, by a fifth of their values.
+        assert y.shape == expected.shape == (COUNT, 3, SIZE // recipe.scale, SIZE // recipe.scale)
+        assert y.dtype == torch.float32
+        # One float rounding can tip a pixel before Poisson noise or JPEG, which spread it: of these
+        # twelve small samples at most two, by a fifth of their values.
         share = ((y - expected).abs() <= 1.001 / 255).float().mean((1, 2, 3))
         assert (share >= 0.999).sum() >= COUNT - 2 and share.min() >= 0.75 and share.mean() >= 0.98
         assert (y - torch.round(y * 255) / 255).abs().max() < 1e-7
@@ -155,7 +149,7 @@ def test_end_to_end(name, reference):
 @pytest.mark.parametrize('impl, opencv', [('ref', None), ('torch', False), ('torch', True)])
 @pytest.mark.parametrize('name', WHOLE)
 def test_a_sample_is_the_same_in_every_batch(name, impl, opencv, photo):
-    """To the bit: twice, in another order, alone, as float32, and with parameters drawn for itself."""
+    """To the bit: twice, in another order, alone, and with parameters drawn for itself."""
     n = 2 if impl == 'ref' else 6
     x = images(photo, n, 64, 64)
     recipe, params = drawn(name, np.arange(n), (64, 64))
@@ -209,20 +203,18 @@ def test_a_pool_of_threads_changes_nothing(photo):
 def test_every_branch_occurs(name):
     n = 600
     recipe, params = drawn(name, np.arange(n), (512, 512), batch=1)
-    p = {s.name: q for s, q in zip(recipe.stages, params)}
+    p = {s.name: q for s, q in zip(recipe.stages, params, strict=True)}
     assert set(p['blur1'].kind) == set(range(7)) and set(p['blur2'].kind) == set(range(8))
     assert set(p['sinc'].kind) == {blur.SINC, blur.DELTA}
     for s in 'resize1', 'resize2', 'resize3':
         assert set(p[s].mode) == {resize.AREA, resize.BILINEAR, resize.BICUBIC}
-    for s, before in (
-        ('resize1', 512),
-        ('resize2', 128),
-    ):  # resize2's factor counts from the final size
+    # The factor of resize2 counts from the final size.
+    for s, before in ('resize1', 512), ('resize2', 128):
         assert set(np.sign(p[s].size[:, 0] - before)) == {-1, 0, 1}
     assert (p['resize3'].size == 128).all()
     for s in 'noise1', 'noise2':
-        found = set(zip(p[s].kind.tolist(), p[s].gray.tolist()))
-        assert found == {(k, g) for k in (noise.GAUSSIAN, noise.POISSON) for g in (False, True)}
+        pairs = set(zip(p[s].kind.tolist(), p[s].gray.tolist(), strict=True))
+        assert pairs == {(k, g) for k in (noise.GAUSSIAN, noise.POISSON) for g in (False, True)}
     a, b = p['jpeg2a'].quality > 0, p['jpeg2b'].quality > 0
     assert (a != b).all() and 0.4 < a.mean() < 0.6  # either before or after, a coin
     assert (p['jpeg1'].quality > 0).all() and p['usm'].on.all() and p['quantize'].on.all()
@@ -235,7 +227,7 @@ def test_sizes_follow_each_other(name):
     """What a stage takes is what the one before gave, and the last is the network's input."""
     recipe, params = drawn(name, np.arange(50), (512, 384))
     now = np.tile((512, 384), (50, 1))
-    for stage, p in zip(recipe.stages, params):
+    for stage, p in zip(recipe.stages, params, strict=True):
         if stage.op is resize:
             drift = np.abs(p.step * p.size - now)
             assert (drift <= (p.step if stage.ranges.get('by') == 'scale' else 1e-9)).all()
@@ -243,26 +235,29 @@ def test_sizes_follow_each_other(name):
     assert (now == (512 // recipe.scale, 384 // recipe.scale)).all()
 
 
+# Where the parameters of an op let it act; a resize depends on the size before it.
+ACTS = {
+    blur: lambda p: p.taps > 1,
+    median: lambda p: p.side > 1,
+    noise: lambda p: p.kind != noise.NONE,
+    jpeg: lambda p: p.quality > 0,
+    quantize: lambda p: p.on,
+}
+
+
 @pytest.mark.parametrize('name', ['face_renovation', 'hifacegan'])
 def test_every_stage_acts_where_its_part_stands(name):
     recipe, params = drawn(name, np.arange(500), (128, 128))
-    order, acted, grown = Draw(7, np.arange(500)).order('order', 4), {}, np.full((500, 2), 128)
-    for stage, p in zip(recipe.stages, params):
-        acts = {
-            blur: lambda: p.taps > 1,
-            median: lambda: p.side > 1,
-            noise: lambda: p.kind != noise.NONE,
-            jpeg: lambda: p.quality > 0,
-            quantize: lambda: p.on,
-            resize: lambda: ~resize.keeps(p, grown),
-        }[stage.op]()
-        grown = getattr(p, 'size', grown)
-        assert not (acts & (order[:, stage.place[2]] != stage.place[3])).any()
+    order = Draw(7, np.arange(500)).order('order', 4)
+    size, acted = np.full((500, 2), 128), {}
+    for stage, p in zip(recipe.stages, params, strict=True):
+        acts = ~resize.keeps(p, size) if stage.op is resize else ACTS[stage.op](p)
+        size = getattr(p, 'size', size)
+        assert not (acts & (order[:, stage.place.position] != stage.place.part)).any()
         acted[stage.name] = acted.get(stage.name, 0) + acts.astype(int)
     either = acted.pop('median', 0)
-    assert (acted.pop('blur') + either == 1).all() and all(
-        (count == 1).all() for count in acted.values()
-    ), acted
+    assert (acted.pop('blur') + either == 1).all(), acted
+    assert all((count == 1).all() for count in acted.values()), acted
     assert name == 'hifacegan' or 0.4 < either.mean() < 0.6
 
 
@@ -291,7 +286,7 @@ def test_mosaic_is_means_of_squares(photo):
 
 def test_parity_ties_what_the_reference_draws_per_batch():
     recipe, params = drawn('ai6126_2024_parity', np.arange(64), (512, 512), batch=8)
-    p = {s.name: q for s, q in zip(recipe.stages, params)}
+    p = {s.name: q for s, q in zip(recipe.stages, params, strict=True)}
 
     def batches(a):
         return np.asarray(a).reshape(8, 8, -1)
@@ -307,9 +302,8 @@ def test_parity_ties_what_the_reference_draws_per_batch():
         p['blur2'].taps > 1,
         p['jpeg2a'].quality > 0,
     ):
-        assert (batches(tied) == batches(tied)[:, :1]).all() and len(
-            np.unique(batches(tied)[:, 0], axis=0)
-        ) > 1
+        assert (batches(tied) == batches(tied)[:, :1]).all()
+        assert len(np.unique(batches(tied)[:, 0], axis=0)) > 1
     for free in (
         p['blur1'].sigma_x,
         p['blur1'].kind,
@@ -326,22 +320,27 @@ def test_parity_ties_what_the_reference_draws_per_batch():
 
 def test_the_default_recipe_ties_nothing():
     recipe, params = drawn('ai6126_2024', np.arange(8), (512, 512), batch=8)
-    p = {s.name: q for s, q in zip(recipe.stages, params)}
+    p = {s.name: q for s, q in zip(recipe.stages, params, strict=True)}
     for a in p['resize1'].size[:, 0], p['resize1'].mode, p['noise1'].kind, p['jpeg2a'].quality > 0:
         assert len(set(a.tolist())) > 1
     again = drawn('ai6126_2024', np.arange(8), (512, 512), batch=3)[1]
-    assert all((f == g).all() for a, b in zip(params, again) for f, g in zip(a, b))
+    assert all(
+        (f == g).all()
+        for a, b in zip(params, again, strict=True)
+        for f, g in zip(a, b, strict=False)
+    )
 
 
 def test_without_usm(photo):
     recipe, params = drawn('ai6126_2024', np.arange(3), (64, 64))
     plain = degrade.without_usm(recipe)
-    assert [s.name for s in plain.stages] == [s.name for s in recipe.stages[1:]] and recipe.stages[
-        0
-    ].op is usm
+    assert [s.name for s in plain.stages] == [s.name for s in recipe.stages[1:]]
+    assert recipe.stages[0].op is usm
     other = degrade.sample(plain, Draw(7, np.arange(3)), (64, 64))
     assert all(
-        (f == g).all() for a, b in zip(params[1:], other) for f, g in zip(a, b)
+        (f == g).all()
+        for a, b in zip(params[1:], other, strict=True)
+        for f, g in zip(a, b, strict=False)
     )  # no draw moved
     x = images(photo, 3, 64, 64)
     expected = degrade.degrade(degrade.sharpen(x), plain, other)
@@ -350,7 +349,11 @@ def test_without_usm(photo):
 
 def test_take():
     _, params = drawn('gfpgan', np.arange(5))
-    assert all((f == g[3]).all() for a, b in zip(take(params, 3), params) for f, g in zip(a, b))
+    assert all(
+        (f == g[3]).all()
+        for a, b in zip(take(params, 3), params, strict=True)
+        for f, g in zip(a, b, strict=False)
+    )
     assert all(len(f) == 2 for p in take(params, slice(1, 3)) for f in p)
 
 

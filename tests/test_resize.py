@@ -1,4 +1,4 @@
-"""Resize: every mode against torch's and OpenCV's own functions, the weights' properties, and the draws."""
+"""Resize: every mode against torch's and OpenCV's, the weights' properties, and the draws."""
 
 import cv2
 import numpy as np
@@ -61,10 +61,8 @@ def test_by_size(mode, before, after, photo):
         assert np.abs(expected - other).max() < allowed
     for opencv, allowed in (False, 2e-6), (True, 1e-5):
         y = resize.run_torch(canvas.of(canvas.nchw(x)), batched(p), opencv)
-        assert (
-            y.size.tolist() == [list(after)]
-            and np.abs(canvas.hwc(y.pix) - expected).max() < allowed
-        )
+        assert y.size.tolist() == [list(after)]
+        assert np.abs(canvas.hwc(y.pix) - expected).max() < allowed
 
 
 @pytest.mark.parametrize('mode', [resize.AREA, resize.BILINEAR, resize.BICUBIC])
@@ -80,8 +78,12 @@ def test_by_scale(mode, scale, h, w, photo):
         .numpy()
     )
     size = other.shape[:2]
-    # Along an axis that keeps its size torch's CPU copies, but for bicubic (its CUDA kernel copies where both axes do).
-    step = [1.0 if n == m and mode != resize.BICUBIC else 1 / scale for n, m in zip((h, w), size)]
+    # Along an axis that keeps its size torch's CPU copies, except for bicubic (its CUDA kernel copies
+    # where both axes do).
+    step = [
+        1.0 if n == m and mode != resize.BICUBIC else 1 / scale
+        for n, m in zip((h, w), size, strict=True)
+    ]
     p = params(mode, size, step)
     expected = resize.run_ref(x.astype(np.float64), p)
     assert np.abs(expected - other).max() < 1e-12
@@ -120,10 +122,8 @@ def test_a_constant_stays_and_left_is_as_right(mode, opencv, photo):
         canvas.hwc(resize.run_torch(canvas.of(canvas.nchw(np.ascontiguousarray(a))), p, opencv).pix)
         for a in (x, x[::-1, ::-1])
     )
-    if mode not in (
-        resize.AREA_CV,
-        resize.NEAREST,
-    ):  # whose coordinates are lopsided (the first's when it enlarges)
+    # The coordinates of the others are lopsided, area_cv's when it enlarges.
+    if mode not in (resize.AREA_CV, resize.NEAREST):
         assert np.abs(y - z[::-1, ::-1]).max() < 1e-5
 
 
@@ -136,7 +136,7 @@ def test_ragged_canvas_sample_by_sample(photo):
     p = resize.Params(np.array([0, 1, 2, 2, 4]), after, before / after)
     out = resize.run_torch(canvas.Canvas(pix, before), p)
     assert (out.size == after).all() and not out.pix.isnan().any()
-    for i, ((h, w), (H, W)) in enumerate(zip(before, after)):
+    for i, ((h, w), (H, W)) in enumerate(zip(before, after, strict=True)):
         expected = resize.run_ref(
             pix[i, :, :h, :w].permute(1, 2, 0).double().numpy(), resize.Params(*(f[i] for f in p))
         )
@@ -162,10 +162,9 @@ def drawn(n, on=True, now=(101, 64), **ranges):
 def test_updown_follows_its_weights():
     n = 20000
     p = drawn(n, now=(512, 512), updown=(0.2, 0.7, 0.1), factor=(0.15, 1.5), modes=(1, 1, 2))
-    found = np.array(
-        [(p.size[:, 0] > 512).mean(), (p.size[:, 0] < 512).mean(), (p.size[:, 0] == 512).mean()]
-    )
-    assert np.abs(found - (0.2, 0.7, 0.1)).max() < 0.015
+    height = p.size[:, 0]
+    shares = np.array([(height > 512).mean(), (height < 512).mean(), (height == 512).mean()])
+    assert np.abs(shares - (0.2, 0.7, 0.1)).max() < 0.015
     assert 0.15 * 512 - 1 < p.size.min() < 0.16 * 512 and 1.49 * 512 < p.size.max() <= 1.5 * 512
     assert np.abs(np.bincount(p.mode) / n - (0.25, 0.25, 0.5)).max() < 0.015
 
@@ -189,19 +188,17 @@ def test_bases_and_ranges():
     assert (drawn(5, to='lq').step == np.array((101, 64)) / 128).all()
     p = drawn(4000, now=(512, 512), shrink=(0.8, 8.0))
     r = 512 / p.size[:, 0]
-    assert (
-        0.79 < r.min() < 0.82 and 7.9 < r.max() < 8.2 and abs(np.mean(r) - 4.4) < 0.15
-    )  # 1 / scale is what is uniform
+    assert 0.79 < r.min() < 0.82
+    assert 7.9 < r.max() < 8.2
+    assert abs(np.mean(r) - 4.4) < 0.15  # 1 / scale is what is uniform
     p = drawn(4000, now=(512, 512), factor=(1 / 16, 1.0))
-    assert (
-        32 <= p.size.min() < 36 and p.size.max() > 508 and abs(p.size.mean() - 512 * 17 / 32) < 10
-    )
+    assert 32 <= p.size.min() < 36
+    assert p.size.max() > 508
+    assert abs(p.size.mean() - 512 * 17 / 32) < 10
     p = drawn(4000, now=(103, 64), to='gt', divide=(4, 8))
     shares = np.unique(p.size, axis=0, return_counts=True)
-    assert (
-        shares[0].tolist() == [[512 // k] * 2 for k in (8, 7, 6, 5, 4)]
-        and np.abs(shares[1] / 4000 - 0.2).max() < 0.03
-    )
+    assert shares[0].tolist() == [[512 // k] * 2 for k in (8, 7, 6, 5, 4)]
+    assert np.abs(shares[1] / 4000 - 0.2).max() < 0.03
     p = drawn(5, on=False, factor=(0.2, 0.5))
     assert (p.size == (101, 64)).all() and (p.step == 1).all()
     assert (drawn(5, now=(2, 3), factor=(0.01, 0.02)).size == 1).all()

@@ -27,13 +27,16 @@ def flat(logits, target):
 
 
 def jaccard_loss(wrong, g):
-    """1 - IoU of the class g [P] bool when the pixels wrong [P] bool are those predicted wrongly."""
+    """1 - IoU of the class g [P] bool when the pixels `wrong` [P] bool are predicted wrongly."""
     predicted = g ^ wrong
     return 1 - (predicted & g).sum() / max((predicted | g).sum(), 1)
 
 
 def lovasz_brute(p, target):
-    """The Lovász extension as the integral over thresholds t of the loss of those pixels whose error is above t (Bach, 2013)."""
+    """The Lovász extension as an integral over thresholds t (Bach, 2013).
+
+    The integrand is the loss of the pixels whose error is above t.
+    """
     terms = []
     for c in np.unique(target):
         g = target == c
@@ -41,7 +44,8 @@ def lovasz_brute(p, target):
         edges = np.unique([0.0, *error])
         terms.append(
             sum(
-                (high - low) * jaccard_loss(error >= high, g) for low, high in zip(edges, edges[1:])
+                (high - low) * jaccard_loss(error >= high, g)
+                for low, high in zip(edges, edges[1:], strict=False)
             )
         )
     return np.mean(terms)
@@ -90,7 +94,10 @@ def test_cross_entropy_is_torchs():
 
 
 def test_cross_entropy_closed_form():
-    """A uniform guess costs log C, whatever the weights; of two halves with weights 1 and 3, one guessed at 1/2 and one at 1/4, the mean is weighted."""
+    """A uniform guess costs log C, whatever the weights.
+
+    The mean of two halves with weights 1 and 3, guessed at 1/2 and at 1/4, is weighted.
+    """
     target = torch.tensor([[[0, 1]]])
     assert cross_entropy(torch.zeros(1, 8, 1, 2), target, range(1, 9)).item() == pytest.approx(
         np.log(8)
@@ -155,7 +162,7 @@ def test_a_perfect_parser(loss):
 
 @pytest.mark.parametrize('loss', LOSSES)
 def test_ignored_pixels_do_not_count(loss):
-    """Neither their logits nor how many they are; a batch of nothing else costs 0 and teaches nothing."""
+    """Neither their logits nor their number matter; a batch of nothing else costs 0."""
     logits, target = pair()
     other = torch.where(
         (target == IGNORE)[:, None], torch.randn_like(logits), logits
@@ -193,5 +200,5 @@ def test_in_float32_from_any_kind(loss):
 def test_refuses_what_does_not_fit(loss):
     logits, target = pair()
     for wrong in (target[:1], target[:, None], target.float()):
-        with pytest.raises(ValueError, match='needs'):
+        with pytest.raises(ValueError, match='must be'):
             loss(logits, wrong)

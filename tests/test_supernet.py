@@ -1,4 +1,7 @@
-"""Architecture search: exact counts, a supernet with one way left is the decoded network, and decoding against all there is to choose from."""
+"""Architecture search: exact counts, and decoding against all there is to choose from.
+
+A supernet with one way left is the decoded network.
+"""
 
 import itertools
 import json
@@ -56,7 +59,7 @@ def picture(start, width=4, size=(16, 24), n=2):
 def paths(start, layers):
     """All there are: neighbouring levels, the first next to the start."""
     for path in itertools.product(range(4), repeat=layers):
-        if all(abs(a - b) <= 1 for a, b in zip((start, *path), path)):
+        if all(abs(a - b) <= 1 for a, b in zip((start, *path), path, strict=False)):
             yield list(path)
 
 
@@ -64,7 +67,7 @@ def ways(path, start):
     """(layer, source, way) of every step of a path"""
     return [
         (layer, source, level - source + 1)
-        for layer, (source, level) in enumerate(zip([start, *path], path))
+        for layer, (source, level) in enumerate(zip([start, *path], path, strict=False))
     ]
 
 
@@ -82,7 +85,7 @@ def test_autoprior_count():
 
 
 def test_autosr_count():
-    """Published without three ways and three memories of the cells at half the size, and their edges."""
+    """Published without three ways and three memories of cells at half the size, and their edges."""
     net = AutoSR(spare=True)
     gaps = [net.layers[layer]['1'] for layer in (3, 4, 5)]
     missing = sum(
@@ -126,9 +129,9 @@ def share(supernet, net, path, cell):
     """Give a decoded network the weights of its way through a supernet."""
     net.stem.load_state_dict(supernet.stem.state_dict())
     net.head.final.load_state_dict(supernet.head.final.state_dict())
-    for mine, theirs in zip(net.head.halve, supernet.head.halve):
+    for mine, theirs in zip(net.head.halve, supernet.head.halve, strict=False):
         mine.load_state_dict(theirs.state_dict())
-    for layer, (source, level) in enumerate(zip([net.start, *path], path)):
+    for layer, (source, level) in enumerate(zip([net.start, *path], path, strict=False)):
         mine, theirs = net.layers[layer], supernet.layers[layer][str(level)]
         mine.enter.load_state_dict(theirs.enter[str(source)].state_dict())
         if theirs.remember and isinstance(mine.remember, ConvNorm):
@@ -141,7 +144,10 @@ def share(supernet, net, path, cell):
 
 
 def difference(supernet, path, cell, silent=()):
-    """Largest difference, relative to the largest value, between the supernet with one way left and the decoded network of the same weights."""
+    """Largest difference between a supernet with one way left and the decoded network.
+
+    They have the same weights; it is relative to the largest value.
+    """
     net = Searched({'path': path, 'cell': cell}, 4, supernet.start).eval()
     share(supernet, net, path, cell)
     for edge in silent:
@@ -174,7 +180,10 @@ def test_one_way_left_is_the_decoded_network(start):
 
 @pytest.mark.parametrize('path', [[3, 3, 3], [2, 3, 2, 3], [0, 0, 0, 0], [1, 0, 1, 0]])
 def test_one_way_left_with_memory(path):
-    """A supernet remembers its own level, a decoded network what was two layers before: the same on these paths, but for the first layer, silenced here."""
+    """A supernet remembers its own level, a decoded network what was two layers before.
+
+    That is the same on these paths, except in the first layer, which is silenced here.
+    """
     supernet = make(0 if 0 in path else 3, len(path))
     quiet_head(supernet)
     assert difference(supernet, path, BOTH, silent=(0, 2, 5)) < 1e-5
@@ -182,7 +191,10 @@ def test_one_way_left_with_memory(path):
 
 @pytest.mark.parametrize('start', STARTS)
 def test_ways_add_up(start):
-    """Each way to the last layer does its part: the head is linear where one level alone comes in, so outputs of single ways add up."""
+    """Each way to the last layer does its part.
+
+    The head is linear where one level alone comes in, so outputs of single ways add up.
+    """
     net = make(start, layers=1)
     quiet_head(net)
     alpha, beta = decode.normalise(net.alpha, net.beta, start)
@@ -248,7 +260,10 @@ def test_channels_last_all_the_way(start):
 
 @pytest.mark.parametrize('start', STARTS)
 def test_bfloat16_is_close(start):
-    """Largest error over largest value: 0.0074 .. 0.0165 measured over five seeds of both; twice that is allowed."""
+    """Largest error over largest value: 0.0074 .. 0.0165 measured over five seeds of both.
+
+    Twice that is allowed.
+    """
     net, x = make(start), picture(start)
     with torch.no_grad():
         full = net(x)

@@ -35,11 +35,9 @@ def test_every_implementation_is_the_formula(h, w, photo):
             assert y.dtype == np.float32 and np.abs(y - expected).max() < 1e-4
     for impl in 'ref', 'torch':
         y = sharpen(canvas.nchw(u8), impl)
-        assert (
-            y.shape == (1, 3, h, w)
-            and y.dtype == torch.float32
-            and np.abs(canvas.hwc(y) - expected).max() < 1e-4
-        )
+        assert y.shape == (1, 3, h, w)
+        assert y.dtype == torch.float32
+        assert np.abs(canvas.hwc(y) - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize('level', [0, 37, 255])
@@ -82,9 +80,8 @@ def test_quantize(opencv, photo):
     x = (u8 / 255 + rng.uniform(-0.45, 0.45, u8.shape) / 255).astype(np.float32)
     on = quantize.Params(np.array([True]), np.array([False]))
     y = canvas.unit(quantize.run_torch(canvas.of(canvas.nchw(x)), on, opencv).pix)
-    assert (np.rint(canvas.hwc(y) * 255) == u8).all() and np.abs(
-        canvas.hwc(y) - u8 / 255
-    ).max() < 1e-7
+    assert (np.rint(canvas.hwc(y) * 255) == u8).all()
+    assert np.abs(canvas.hwc(y) - u8 / 255).max() < 1e-7
     assert (
         np.abs(
             quantize.run_ref(x.astype(np.float64), quantize.Params(True, False)) - u8 / 255

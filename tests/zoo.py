@@ -1,4 +1,7 @@
-"""Sound, odd and broken image files by name, and what `files.sound` must say of each: part of its reason, or None."""
+"""Sound, odd and broken image files by name.
+
+Each comes with what `files.sound` must report: a part of its reason, or None.
+"""
 
 import struct
 import zlib
@@ -31,7 +34,7 @@ def chunk(name, body=b''):
 
 
 def rows(pixels, kind=0):
-    """[h, ...] uint8 -> filtered rows, as if filtered with `kind` (whatever picture that decodes to)."""
+    """[h, ...] uint8 -> rows, as if filtered with `kind` (whatever picture that decodes to)."""
     return b''.join(bytes([kind]) + row.tobytes() for row in pixels)
 
 
@@ -64,7 +67,10 @@ def app1(body):
 
 
 def zoo(size):
-    """{name: (bytes, part of the reason or None)}; sound ones decode to size x size. size >= 16, a multiple of 8."""
+    """{name: (bytes, part of the reason or None)}; sound ones decode to size x size.
+
+    size: at least 16, a multiple of 8
+    """
     return {**_pngs(size), **_jpegs(size), **_strangers()}
 
 

@@ -1,10 +1,15 @@
-"""Runs of train.py side by side, for tables: the same command goes on where it was stopped, and differences come with how sure they are."""
+"""Runs of train.py compared in tables: a command that was stopped goes on, and differences come
+with their certainty.
+"""
 
+import argparse
 import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,41 +23,35 @@ from tools.finished_run import FinishedRun
 from tools.finished_run import curves as curves_of
 from training import run
 
-# 97.5 % of Student's t for 1, 2, ... degrees of freedom; beyond the last it changes by less than 0.007 per degree.
-T = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-    2.086,
-)
+ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 3  # of a claim, at least
-MADE = {'net', 'arch'}  # options that a run keeps otherwise than it was given them
+MADE = {'net', 'arch'}  # options that a run stores otherwise than it was given them
+
+# 97.5 % of Student's t for 1, 2, ... degrees of freedom; beyond the last it changes by less than
+# 0.007 per degree.
+# fmt: off
+T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+     2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
+# fmt: on
+
+Runs = Mapping[str, Path]  # {seed: run directory}
+Variants = Mapping[str, Sequence[str]]  # {name: flags of train.py}
 
 
-def flags(p, out, seeds='0', recipe=None):
-    """Add what every comparison is told: data, length, seeds, where to write."""
+# ------------------------------------------------------------------------------------------------
+# Running train.py.
+
+
+def add_flags(
+    p: argparse.ArgumentParser, out: str, seeds: str = '0', recipe: str | None = None
+) -> None:
+    """Add what every comparison is given: data, length, seeds, where to write."""
     p.add_argument('--data', help='HQ faces, as of train.py')
     p.add_argument('--val', help='validation set, as of train.py')
     p.add_argument(
         '--recipe', default=recipe, help=f'default: {recipe or "the preset of the runs"}'
     )
-    p.add_argument('--seeds', default=seeds, help='default: %(default)s')
+    p.add_argument('--seeds', default=seeds, help='comma-separated (default: %(default)s)')
     p.add_argument(
         '--minutes', type=float, help='of every run (default: 20, unless --nimg is given)'
     )
@@ -61,144 +60,141 @@ def flags(p, out, seeds='0', recipe=None):
     p.add_argument('more', nargs='*', help='further flags for train.py, after --')
 
 
-def train(name, variant, seed, args):
-    """Run or finish one of them in OUT/NAME-SEED -> that directory. variant: its flags for train.py"""
+def all_of(
+    variants: Variants,
+    args: argparse.Namespace,
+    report: Callable[[dict[str, dict[str, Path]]], None],
+) -> None:
+    """Run them for every seed, all of one seed first; report what is finished after each run."""
+    if not (args.data and args.val):
+        raise RunError('--data and --val are needed: all variants train and are judged on the same')
+    for seed in args.seeds.split(','):
+        for name, flags in variants.items():
+            train(name, flags, seed, args)
+            report(finished(variants, args))
+
+
+def train(name: str, flags: Sequence[str], seed: str, args: argparse.Namespace) -> Path:
+    """Run or finish one of them in OUT/NAME-SEED -> that directory. flags: of the variant"""
     out = args.out / f'{name}-{seed}'
     length = ['--nimg', str(args.nimg)] if args.nimg else ['--minutes', str(args.minutes or 20)]
-    argv = [
-        *variant,
-        '--seed',
-        str(seed),
-        '--data',
-        args.data,
-        '--val',
-        args.val,
-        *(['--recipe', args.recipe] if args.recipe else []),
-        *length,
-        '--out',
-        str(out),
-        *args.more,
-    ]
+    recipe = ['--recipe', args.recipe] if args.recipe else []
+    data = ['--data', args.data, '--val', args.val]
+    argv = [*flags, '--seed', seed, *data, *recipe, *length, '--out', str(out), *args.more]
     if (out / 'result.json').exists():
-        _check(out, argv)
+        check_same(out, argv)
         return out
     print(f'{name}, seed {seed}: {" ".join(argv)}', flush=True)
     code = call(argv)
-    if (
-        code or not (out / 'result.json').exists()
-    ):  # stopped by a signal it exits with 0, unfinished
+    # A run that a signal stopped exits with 0, unfinished.
+    if code or not (out / 'result.json').exists():
         raise RunError(
             f'{name}, seed {seed} did not finish (exit {code}): the same command goes on from here'
         )
     return out
 
 
-def call(argv):
-    """Run train.py with these flags -> exit status. A Ctrl-C reaches it, too, and it saves; that is waited for."""
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).resolve().parents[1] / 'train.py'), *argv]
-    )
+def call(argv: Sequence[str]) -> int:
+    """Run train.py with these flags -> exit status."""
+    process = subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *argv])
+    # A Ctrl-C reaches the run as well, and it saves; that is waited for.
     while True:
         with contextlib.suppress(KeyboardInterrupt):
             return process.wait()
 
 
-def _check(out, argv):
-    """Raise RunError if the finished run in `out` was made with other flags: what stands in one table is to be comparable."""
-    given, old = json.loads(json.dumps(train_flags.given(argv))), run.read_config(out)
+def check_same(out: Path, argv: Sequence[str]) -> None:
+    """Raise RunError if the finished run in `out` was made with other flags than these."""
+    given = json.loads(json.dumps(train_flags.given(argv)))
+    stored = run.read_config(out)
+    compared = stored.keys() - run.FREE - MADE
     differs = [
-        f'{k}: was {old[k]!r}, now {v!r}'
+        f'{k}: was {stored[k]!r}, now {v!r}'
         for k, v in given.items()
-        if v is not None and k in old.keys() - run.FREE - MADE and old[k] != v
+        if v is not None and k in compared and stored[k] != v
     ]
     if differs:
         raise RunError(
-            f'{out} was made with other options ({"; ".join(differs)}): give the same ones, or another --out'
+            f'{out} was made with other options ({"; ".join(differs)}): give the same ones, or '
+            'another --out'
         )
 
 
-def all_of(variants, args, tell):
-    """Run them for every seed, all of one seed first; after each run tell({name: {seed: directory}}) of those that are finished.
-
-    variants: {name: flags}
-    """
-    if not (args.data and args.val):
-        raise RunError('--data and --val are needed: all variants train and are judged on the same')
-    for seed in args.seeds.split(','):
-        for name, variant in variants.items():
-            train(name, variant, seed, args)
-            tell(finished(variants, args))
-
-
-def finished(names, args):
+def finished(names: Iterable[str], args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     """{name: {seed: directory}} of the runs that have a result."""
-    found = {
-        name: {
-            s: args.out / f'{name}-{s}'
-            for s in args.seeds.split(',')
-            if (args.out / f'{name}-{s}' / 'result.json').exists()
-        }
-        for name in names
-    }
-    return {name: runs for name, runs in found.items() if runs}
+    runs: dict[str, dict[str, Path]] = {}
+    for name in names:
+        for seed in args.seeds.split(','):
+            out = args.out / f'{name}-{seed}'
+            if (out / 'result.json').exists():
+                runs.setdefault(name, {})[seed] = out
+    return runs
 
 
-def result(folder):
+# ------------------------------------------------------------------------------------------------
+# Figures.
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """result.json of a run."""
     return json.loads((folder / 'result.json').read_text())
 
 
-def row(runs):
-    """One line of a table: means over the seeds. runs: {seed: directory}"""
-    each, found = (
-        [FinishedRun(out) for out in runs.values()],
-        [result(out) for out in runs.values()],
-    )
-    if not all('odd_half' in f for f in found):
+def row(runs: Runs) -> dict[str, Any]:
+    """One line of a table: means over the seeds."""
+    finished_runs = [FinishedRun(out) for out in runs.values()]
+    results = [result(out) for out in runs.values()]
+    if not all('odd_half' in r for r in results):
         raise RunError('--val of a single image has no even and odd half: give two or more')
-    r, odd, images = (
-        each[0],
-        np.array([f['odd_half'] for f in found]),
-        np.array([x.rows[-1]['nimg'] for x in each]),
-    )
-    line = dict(
-        odd=float(odd.mean()),
-        spread=float(np.ptp(odd) / 2),
-        even=float(np.mean([f['even_half'] for f in found])),
-        gain=float(np.mean([f['psnr'] - f[r.baseline] for f in found])),
-        seeds=len(runs),
-        parameters=models.count(r.net),
-        gmac=gmac(lambda: tasks.network(r.config).eval()),
-        images=float(images.mean()),
-        rate=float(np.mean(images / [x.seconds for x in each])),
-    )
-    if 'pass0' in found[0]:
-        line |= dict(
-            pass0=float(np.mean([f['pass0'] for f in found])),
-            pass1=float(np.mean([f['psnr'] for f in found])),
-            second_gain=float(np.mean([f['gain'] for f in found])),
-        )
+
+    first = finished_runs[0]
+    odd = np.array([r['odd_half'] for r in results])
+    images = np.array([r.images for r in finished_runs])
+    seconds = np.array([r.seconds for r in finished_runs])
+    line = {
+        'odd': float(odd.mean()),
+        'spread': float(np.ptp(odd) / 2),
+        'even': float(np.mean([r['even_half'] for r in results])),
+        'gain': float(np.mean([r['psnr'] - r[first.baseline] for r in results])),
+        'seeds': len(runs),
+        'parameters': models.count(first.net),
+        'gmac': gmac(lambda: tasks.network(first.config).eval()),
+        'images': float(images.mean()),
+        'rate': float(np.mean(images / seconds)),
+    }
+    if 'pass0' in results[0]:
+        line['pass0'] = float(np.mean([r['pass0'] for r in results]))
+        line['pass1'] = float(np.mean([r['psnr'] for r in results]))
+        line['second_gain'] = float(np.mean([r['gain'] for r in results]))
     return line
 
 
-def paired(one, other, key='odd_half'):
-    """Difference of two variants, seed by seed, which both saw the same samples -> {'mean', 'half', 'n', 'differences'}; half: half of the 95 % interval of the mean
-    (Student's t), None of a single seed. one, other: {seed: directory}, or {seed: [directories]} that are averaged first"""
+def paired(
+    ours: Mapping[str, Path | list[Path]],
+    reference: Mapping[str, Path | list[Path]],
+    key: str = 'odd_half',
+) -> dict[str, Any]:
+    """Difference of two variants, seed by seed: both have seen the same samples.
 
-    def value(runs):
-        return np.mean([result(r)[key] for r in (runs if isinstance(runs, list) else [runs])])
+    ours, reference: {seed: directory}, or {seed: [directories]} that are averaged first
+    Returns 'mean', 'half' (half of the 95 % interval of the mean by Student's t, None of a single
+    seed), 'n' and 'differences'.
+    """
 
-    seeds = [s for s in one if s in other]
-    d = np.array([value(one[s]) - value(other[s]) for s in seeds])
-    half = T[min(len(d) - 2, len(T) - 1)] * d.std(ddof=1) / len(d) ** 0.5 if len(d) > 1 else None
-    return dict(
-        mean=float(d.mean()) if len(d) else None,
-        half=None if half is None else float(half),
-        n=len(d),
-        differences=d.tolist(),
-    )
+    def value(runs: Path | list[Path]) -> float:
+        folders = runs if isinstance(runs, list) else [runs]
+        return float(np.mean([result(folder)[key] for folder in folders]))
+
+    seeds = [seed for seed in ours if seed in reference]
+    d = np.array([value(ours[seed]) - value(reference[seed]) for seed in seeds])
+    half = None
+    if len(d) > 1:
+        half = float(T[min(len(d) - 2, len(T) - 1)] * d.std(ddof=1) / len(d) ** 0.5)
+    mean = float(d.mean()) if len(d) else None
+    return {'mean': mean, 'half': half, 'n': len(d), 'differences': d.tolist()}
 
 
-def verdict(difference):
+def verdict(difference: Mapping[str, Any]) -> str:
     """What a difference allows to be said; nothing where its interval holds 0."""
     if difference['n'] < SEEDS:
         return f'{difference["n"]} seeds are too few to say'
@@ -207,12 +203,16 @@ def verdict(difference):
     return 'better' if difference['mean'] > 0 else 'worse'
 
 
-def write(folder, name, rows, text):
-    """table.md and table.json of a comparison, or files of another name."""
+# ------------------------------------------------------------------------------------------------
+# Files.
+
+
+def write(folder: Path, name: str, rows: Any, text: str) -> None:
+    """NAME.md and NAME.json of a comparison."""
     run.write(folder / f'{name}.md', (timing.header() + '\n\n' + text).encode())
     run.write_json(folder / f'{name}.json', rows)
 
 
-def curves(folder, runs):
+def curves(folder: Path, runs: Iterable[Path]) -> None:
     """curves.png of one run of each variant."""
     curves_of([FinishedRun(out) for out in runs]).save(folder / 'curves.png')

@@ -1,28 +1,37 @@
-"""Experiments with FRSNet and MFPSNet, each over several seeds, with paired differences and how sure they are.
+"""Experiments with FRSNet and MFPSNet over several seeds, with paired differences and their
+certainty.
 
-    python tools/experiments.py search --found runs/search_sr --data train.txt --val held.txt --minutes 10        a found architecture against random ones of equal cost
-    python tools/experiments.py optimizers --data train.txt --val held.txt --minutes 20                           Adam against SGD and Muon
-    python tools/experiments.py priors --prior runs/parser --data train.txt --val held.txt --minutes 30           every prior left out in turn
+python tools/experiments.py search --found runs/search_sr --data train.txt --val held.txt
+python tools/experiments.py optimizers --data train.txt --val held.txt --minutes 20
+python tools/experiments.py priors --prior runs/parser --data train.txt --val held.txt --minutes 30
 
-All runs of a seed see the same samples in the same order, for the same time or number of images. Flags after -- go to train.py (-- --size 128 --batch 4). The same
-command again goes on where it was stopped; a finished run is not repeated. Writes table.md, table.json and curves.png in OUT; runs are judged on the odd half of the
-validation images, whose even half chose their weights. Nothing is claimed of a difference whose 95 % interval (Student's t over the seeds) holds 0.
+search compares a found architecture with random ones of equal cost, optimizers Adam with SGD and
+Muon, priors every prior left out in turn. All runs of a seed see the same samples in the same
+order, for the same time or number of images. Flags after -- go to train.py (-- --size 128 --batch
+4). The same command again goes on where it was stopped; a finished run is not repeated. Writes
+table.md, table.json and curves.png in OUT; runs are judged on the odd half of the validation
+images, whose even half chose their weights. Nothing is claimed of a difference whose 95 % interval
+(Student's t over the seeds) holds 0.
 
-priors trains anew for every prior left out, its maps being zeros, so that all networks have the same size and begin with the same weights. Its first pass never sees a
-prior: it has to be as good in every run, within 0.3 dB, or the run, not the prior, is what failed. The published ablation of MFPSNet is such a case: without heatmaps or
-parsing maps its first pass falls from 23.2 to 14 dB, which no prior can have caused.
+priors trains anew for every prior left out, its maps being zeros, so that all networks have the
+same size and begin with the same weights. Its first pass never sees a prior: it has to be as good
+in every run, within 0.3 dB, or the run, not the prior, is what failed. The published ablation of
+MFPSNet is such a case: without heatmaps or parsing maps its first pass falls from 23.2 to 14 dB,
+which no prior can have caused.
 """
 
 import argparse
 import functools
 import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import models
-from errors import RunError
+from errors import RunError, reported
 from models import decode
 from models.__main__ import gmac
 from models.searched import Searched
@@ -41,25 +50,42 @@ OPTIMIZERS = {
     'muon': ['--optimizer', 'muon', '--lr', '2e-3'],
 }
 
+Architecture = dict[str, Any]  # 'path' and 'cell'
+Rows = dict[str, Any]  # {variant: line of the table}
+Done = Mapping[str, dict[str, Path]]  # {variant: {seed: run directory}} of what is finished
 
-def parse(argv=None):
+
+class Told(NamedTuple):
+    """What finished runs say."""
+
+    rows: Rows
+    text: str
+    valid: bool = True  # False: the runs say nothing of what they were made for
+
+
+class Experiment(NamedTuple):
+    """Variants to train, and how to tell of them."""
+
+    variants: dict[str, list[str]]  # {name: flags of train.py}
+    tell: Callable[[Done], Told]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags of experiments.py."""
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     kinds = p.add_subparsers(
         dest='experiment', required=True, metavar='search | optimizers | priors'
     )
-    for name, run_it in EXPERIMENTS.items():
+    for name, make in EXPERIMENTS.items():
         k = kinds.add_parser(
-            name, description=run_it.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+            name, description=make.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        compare.flags(k, f'runs/{name}', seeds='0,1,2')
-        k.add_argument(
-            '--preset',
-            help='what is trained (default: '
-            + ('mfpsnet)' if name == 'priors' else 'frsnet; mfpsnet if --prior is given)'),
-        )
-        k.add_argument('--prior', nargs='+', help='what mfpsnet is guided by, as of train.py')
+        compare.add_flags(k, f'runs/{name}', seeds='0,1,2')
+        preset = 'mfpsnet' if name == 'priors' else 'frsnet; mfpsnet if --prior is given'
+        k.add_argument('--preset', help=f'what is trained (default: {preset})')
+        k.add_argument('--prior', nargs='+', help='what guides mfpsnet, as of train.py')
         if name == 'search':
             k.add_argument('--found', required=True, help='finished search, or its arch.json')
             k.add_argument(
@@ -68,208 +94,212 @@ def parse(argv=None):
                 default=3,
                 help='random architectures to compare with (default: %(default)s)',
             )
-    return p.parse_args(argv)
+    return p
 
 
-def base(args):
+def base(args: argparse.Namespace) -> list[str]:
     """Flags of train.py that all runs have."""
-    preset = args.preset or ('mfpsnet' if args.prior or args.experiment == 'priors' else 'frsnet')
+    guided = args.prior or args.experiment == 'priors'
+    preset = args.preset or ('mfpsnet' if guided else 'frsnet')
     return ['--preset', preset, *(['--prior', *args.prior] if args.prior else [])]
 
 
-# ---- random architectures ----
+# ------------------------------------------------------------------------------------------------
+# Random architectures.
 
 
-def draw(rng, layers, start):
-    """-> an architecture drawn evenly: every way to a neighbouring level alike, two edges for each node, any operation on each. rng: numpy Generator"""
-    path = []
+def draw(rng: np.random.Generator, layers: int, start: int) -> Architecture:
+    """An architecture drawn evenly: every way to a neighbouring level alike, two edges for each
+    node, any operation on each."""
+    path: list[int] = []
     for _ in range(layers):
         here = path[-1] if path else start
-        path.append(
-            int(
-                rng.choice(
-                    [level for level in (here - 1, here, here + 1) if 0 <= level < decode.LEVELS]
-                )
-            )
-        )
-    cell = []
+        levels = [level for level in (here - 1, here, here + 1) if 0 <= level < decode.LEVELS]
+        path.append(int(rng.choice(levels)))
+    cell: list[list[int]] = []
     for node in range(decode.NODES):
         edges = [edge for edge, (end, _) in enumerate(decode.EDGES) if end == node]
-        cell += [
-            [int(edge), int(rng.integers(len(decode.OPERATIONS)))]
-            for edge in sorted(rng.choice(edges, 2, replace=False))
-        ]
+        for edge in sorted(rng.choice(edges, 2, replace=False)):
+            cell.append([int(edge), int(rng.integers(len(decode.OPERATIONS)))])
     return {'path': path, 'cell': cell}
 
 
-def cost(architecture, start):
-    """-> GMAC of the module at 128 x 128 pixels, with 8 channels there"""
+def cost(architecture: Architecture, start: int) -> float:
+    """GMAC of the module at 128 x 128 pixels, with 8 channels there."""
     return _cost(json.dumps(architecture), start)
 
 
 @functools.cache
-def _cost(architecture, start):
-    return gmac(
-        lambda: Searched(json.loads(architecture), 8, start).eval(), 8 << start, 128 >> start
-    )
+def _cost(architecture: str, start: int) -> float:
+    def make() -> Searched:
+        return Searched(json.loads(architecture), 8, start).eval()
+
+    return gmac(make, 8 << start, 128 >> start)
 
 
-def alike(architecture, start, count, seed=0):
-    """-> [`count` random architectures, all different, whose cost is that of the given one within TOLERANCE]. RunError where so few are found."""
-    rng, goal, found = np.random.default_rng(seed), cost(architecture, start), []
+def alike(architecture: Architecture, start: int, count: int, seed: int = 0) -> list[Architecture]:
+    """Random architectures, all different, whose cost is that of the given one within TOLERANCE.
+    Raises RunError where fewer than `count` turn up."""
+    rng, goal = np.random.default_rng(seed), cost(architecture, start)
+    drawn: list[Architecture] = []
     for _ in range(TRIES * count):
-        if len(found) == count:
-            break
-        one = draw(rng, len(architecture['path']), start)
-        if (
-            one != architecture
-            and one not in found
-            and abs(cost(one, start) / goal - 1) <= TOLERANCE
-        ):
-            found.append(one)
-    if len(found) < count:
+        if len(drawn) == count:
+            return drawn
+        candidate = draw(rng, len(architecture['path']), start)
+        new = candidate != architecture and candidate not in drawn
+        if new and abs(cost(candidate, start) / goal - 1) <= TOLERANCE:
+            drawn.append(candidate)
+    if len(drawn) < count:
         raise RunError(
-            f'--random {count}: only {len(found)} other architectures were found that cost what the found one does, {goal:.2f} GMAC, within {TOLERANCE:.0%}'
+            f'--random {count}: only {len(drawn)} other architectures cost what the found one '
+            'does, '
+            f'{goal:.2f} GMAC, within {TOLERANCE:.0%}'
         )
-    return found
+    return drawn
 
 
-# ---- experiments: args -> ({name: flags}, function of the finished runs -> (rows, text, whether all is as it must be)) ----
+# ------------------------------------------------------------------------------------------------
+# The experiments.
 
 
-def search(args):
-    """A found architecture against random ones of equal cost: as many layers, GMAC within 5 %, all trained alike."""
-    ((part, found),) = _only(args.found).items()
+def search(args: argparse.Namespace) -> Experiment:
+    """A found architecture against random ones of equal cost: as many layers, GMAC within 5 %, all
+    trained alike."""
+    ((part, architecture),) = _only(args.found).items()
     if (part == 'sr') == bool(args.prior):
-        raise RunError(
-            f'--found {args.found} is for {part}: '
-            + (
-                'an FRSNet, which has no --prior'
-                if part == 'sr'
-                else 'an MFPSNet, which needs --prior'
-            )
+        network = (
+            'an FRSNet, which has no --prior' if part == 'sr' else 'an MFPSNet, which needs --prior'
         )
-    variants = {'found': found}
-    for i, one in enumerate(
-        _kept(args.out / 'random.json', lambda: alike(found, 3 if part == 'sr' else 0, args.random))
-    ):
-        variants[f'random-{i}'] = one
-    flags = {}
-    for name, one in variants.items():
+        raise RunError(f'--found {args.found} is for {part}: {network}')
+
+    # Each variant is a file of its own, as --arch takes it.
+    start = 3 if part == 'sr' else 0
+    random = _stored(args.out / 'random.json', lambda: alike(architecture, start, args.random))
+    named = {'found': architecture} | {f'random-{i}': a for i, a in enumerate(random)}
+    variants = {}
+    for name, this in named.items():
         file = args.out / f'{name}.json'
-        run.write_json(file, {part: one})
-        flags[name] = [*base(args), '--arch', str(file)]
-
-    def tell(done):
-        rows, others = (
-            _rows(done, 'found'),
-            [runs for name, runs in done.items() if name != 'found'],
-        )
-        text = _table(rows, 'found')
-        if others and 'found' in done:
-            shared = {
-                seed: [runs[seed] for runs in others if seed in runs] for seed in done['found']
-            }
-            difference = compare.paired(
-                done['found'],
-                {seed: runs for seed, runs in shared.items() if len(runs) == len(others)},
-            )
-            rows |= {'found against random': difference | dict(said=_said(rows, difference))}
-            text += f'\nFound against the mean of the random ones, seed by seed: {_interval(difference)}: {rows["found against random"]["said"]}.\n'
-        return rows, text, True
-
-    return flags, tell
+        run.write_json(file, {part: this})
+        variants[name] = [*base(args), '--arch', str(file)]
+    return Experiment(variants, _tell_search)
 
 
-def _said(rows, difference):
-    """What the search may be credited with: a difference that is sure, and larger than those between random architectures."""
-    said, random = (
-        compare.verdict(difference),
-        [r['odd'] for name, r in rows.items() if name.startswith('random')],
+def _tell_search(done: Done) -> Told:
+    rows = _rows(done, 'found')
+    text = _table(rows, 'found')
+    others = [runs for name, runs in done.items() if name != 'found']
+    if not others or 'found' not in done:
+        return Told(rows, text)
+
+    # Against the mean of the random ones, over the seeds that all of them have.
+    found = done['found']
+    shared = {seed: [runs[seed] for runs in others if seed in runs] for seed in found}
+    complete = {seed: runs for seed, runs in shared.items() if len(runs) == len(others)}
+    difference = compare.paired(found, complete)
+    said = _credit(rows, difference)
+    rows['found against random'] = difference | {'said': said}
+    text += (
+        '\nFound against the mean of the random ones, seed by seed: '
+        f'{_interval(difference)}: {said}.\n'
     )
+    return Told(rows, text)
+
+
+def _credit(rows: Rows, difference: dict[str, Any]) -> str:
+    """What the search may be credited with: a difference that is sure, and larger than those
+    between random architectures."""
+    said = compare.verdict(difference)
+    if said not in ('better', 'worse'):
+        return said
+    random = [x['odd'] for name, x in rows.items() if name.startswith('random')]
     spread = float(np.ptp(random) / 2)
-    if said in ('better', 'worse') and abs(difference['mean']) <= spread:
+    if abs(difference['mean']) <= spread:
         return f'no claim, since random architectures differ by +-{spread:.3f} among themselves'
     return (
         f'the search is {said} than chance (random architectures: +-{spread:.3f} among themselves)'
-        if said in ('better', 'worse')
-        else said
     )
 
 
-def optimizers(args):
-    """Adam against Muon and SGD with momentum, SGD at a rate of its own and, as published, at that of Adam."""
-    flags = {name: [*base(args), *more] for name, more in OPTIMIZERS.items()}
+def optimizers(args: argparse.Namespace) -> Experiment:
+    """Adam against Muon and SGD with momentum, SGD at a rate of its own and, as published, at that
+    of Adam."""
 
-    def tell(done):
+    def tell(done: Done) -> Told:
         rows = _rows(done, 'adam')
-        return rows, _table(rows, 'adam'), True
+        return Told(rows, _table(rows, 'adam'))
 
-    return flags, tell
+    return Experiment({name: [*base(args), *more] for name, more in OPTIMIZERS.items()}, tell)
 
 
-def priors(args):
+def priors(args: argparse.Namespace) -> Experiment:
     """Every prior left out in turn, against all of them."""
     if not args.prior:
         raise RunError('--prior is needed: the priors to leave out in turn')
     names = list(guides.named(args.prior))
-    flags = {'all': base(args)} | {
-        f'without-{name}': [*base(args), '--drop-priors', name] for name in names
-    }
+    variants = {'all': base(args)}
+    for name in names:
+        variants[f'without-{name}'] = [*base(args), '--drop-priors', name]
     if len(names) > 1:
-        flags['none'] = [*base(args), '--drop-priors', *names]
+        variants['none'] = [*base(args), '--drop-priors', *names]
+    return Experiment(variants, _tell_priors)
 
-    def tell(done):
-        rows, good = _rows(done, 'all'), True
-        lines = [
-            '',
-            '| variant | first pass | against all | second pass | second - first |',
-            '|---|---|---|---|---|',
-        ]
-        for name, runs in done.items():
-            r = rows[name]
-            r['parity'] = compare.paired(runs, done['all'], 'pass0')
-            r['parity_holds'] = abs(r['parity']['mean'] or 0) <= PARITY
-            good &= r['parity_holds']
-            lines.append(
-                f'| {name} | {r["pass0"]:.3f} | {_interval(r["parity"])}{"" if r["parity_holds"] else ": FAILED"} | {r["pass1"]:.3f} | {r["second_gain"]:+.3f} |'
-            )
-        lines += [
-            '',
-            f'The first pass never sees a prior: a difference of more than {PARITY} dB there is a failure of training or wiring, not an effect of the prior. '
-            'So is that of the published ablation (23.2 dB with all priors or without the dictionary, 14.0 and 14.7 without heatmaps and without parsing maps, already in the first pass).',
-        ]
-        return rows, _table(rows, 'all') + '\n'.join(lines) + '\n', good
 
-    return flags, tell
+def _tell_priors(done: Done) -> Told:
+    rows, valid = _rows(done, 'all'), True
+    lines = [
+        '',
+        '| variant | first pass | against all | second pass | second - first |',
+        '|---|---|---|---|---|',
+    ]
+    for name, runs in done.items():
+        # What never saw a prior has to be equal, or the comparison says nothing.
+        line = rows[name]
+        line['parity'] = compare.paired(runs, done['all'], 'pass0')
+        line['parity_holds'] = abs(line['parity']['mean'] or 0) <= PARITY
+        valid &= line['parity_holds']
+        failed = '' if line['parity_holds'] else ': FAILED'
+        lines.append(
+            f'| {name} | {line["pass0"]:.3f} | {_interval(line["parity"])}{failed} '
+            f'| {line["pass1"]:.3f} | {line["second_gain"]:+.3f} |'
+        )
+    lines += [
+        '',
+        f'The first pass never sees a prior: a difference of more than {PARITY} dB there is a '
+        'failure '
+        'of training or wiring, not an effect of the prior. So is that of the published ablation '
+        '(23.2 dB with all priors or without the dictionary, 14.0 and 14.7 without heatmaps and '
+        'without parsing maps, already in the first pass).',
+    ]
+    return Told(rows, _table(rows, 'all') + '\n'.join(lines) + '\n', valid)
 
 
 EXPERIMENTS = {'search': search, 'optimizers': optimizers, 'priors': priors}
 
 
-def _only(path):
+def _only(path: str) -> dict[str, Architecture]:
     """{part: architecture} of one search."""
     known, published = architectures([path]), models.PAPER
     file = Path(path, 'arch.json') if Path(path).is_dir() else Path(path)
     names = json.loads(file.read_text()) if file.exists() else published
     if len(names) != 1:
         raise RunError(
-            f'--found {path} holds {", ".join(names)}: the architecture of one part is wanted'
+            f'--found {path} holds {", ".join(names)}: the architecture of one part is needed'
         )
     return {name: known[name] for name in names}
 
 
-def _kept(file, make):
-    """What `make` found the first time: a comparison that is taken up again compares the same."""
+def _stored(file: Path, make: Callable[[], Any]) -> Any:
+    """What `make` made the first time: a comparison that is taken up again compares the same."""
     if not file.exists():
         run.write_json(file, make())
     return json.loads(file.read_text())
 
 
-# ---- tables ----
+# ------------------------------------------------------------------------------------------------
+# Tables.
 
 
-def _rows(done, reference):
+def _rows(done: Done, reference: str) -> Rows:
     """{name: line} with 'difference' to the reference, where both have runs."""
     rows = {name: compare.row(runs) for name, runs in done.items()}
     for name, runs in done.items():
@@ -278,52 +308,70 @@ def _rows(done, reference):
     return rows
 
 
-def _interval(d):
-    return (
-        'not known yet'
-        if d['mean'] is None
-        else f'{d["mean"]:+.3f}'
-        + ('' if d['half'] is None else f' +- {d["half"]:.3f}')
-        + f' dB, n = {d["n"]}'
-    )
+def _interval(difference: Mapping[str, Any]) -> str:
+    """A mean, how sure it is, and over how many seeds."""
+    if difference['mean'] is None:
+        return 'not known yet'
+    half = '' if difference['half'] is None else f' +- {difference["half"]:.3f}'
+    return f'{difference["mean"]:+.3f}{half} dB, n = {difference["n"]}'
 
 
-def _table(rows, reference):
-    lines = [
-        f'| variant | PSNR, odd half | +- | against {reference}, 95 % interval | said | over input | parameters | GMAC | images | images/s |',
-        '|---|---|---|---|---|---|---|---|---|---|',
+def _table(rows: Rows, reference: str) -> str:
+    """Lines of Markdown."""
+    heads = [
+        'variant',
+        'PSNR, odd half',
+        '+-',
+        f'against {reference}, 95 % interval',
+        'said',
+        'over input',
+        'parameters',
+        'GMAC',
+        'images',
+        'images/s',
     ]
+    lines = ['| ' + ' | '.join(heads) + ' |', '|' + '---|' * len(heads)]
     for name, x in rows.items():
         d = x.get('difference')
-        lines.append(
-            f'| {name} | {x["odd"]:.3f} | {x["spread"]:.3f} | {_interval(d) if d else ""} | {compare.verdict(d) if d else ""} | {x["gain"]:+.3f} | {x["parameters"]:,} '
-            f'| {x["gmac"]:.2f} | {x["images"]:,.0f} | {x["rate"]:.1f} |'
-        )
+        cells = [
+            name,
+            f'{x["odd"]:.3f}',
+            f'{x["spread"]:.3f}',
+            _interval(d) if d else '',
+            compare.verdict(d) if d else '',
+            f'{x["gain"]:+.3f}',
+            f'{x["parameters"]:,}',
+            f'{x["gmac"]:.2f}',
+            f'{x["images"]:,.0f}',
+            f'{x["rate"]:.1f}',
+        ]
+        lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines) + '\n'
 
 
-def main(argv=None):
-    args = parse(argv)
-    try:
-        variants, tell = EXPERIMENTS[args.experiment](args)
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run an experiment, or what is left of it -> exit status; 1 if its runs say nothing."""
+    args = parser().parse_args(argv)
+    experiment = EXPERIMENTS[args.experiment](args)
 
-        def write(done):  # a table after every run
-            rows, text, _ = tell(done)
-            compare.write(args.out, 'table', rows, text)
+    def write(done: Done) -> None:
+        told = experiment.tell(done)
+        compare.write(args.out, 'table', told.rows, told.text)
 
-        compare.all_of(variants, args, write)
-        _, text, good = tell(compare.finished(variants, args))
-    except RunError as e:
-        print(f'experiments.py: {e}', file=sys.stderr)
-        return 2
-    compare.curves(args.out, [args.out / f'{name}-{args.seeds.split(",")[0]}' for name in variants])
-    print(text)
-    if not good:
+    # A table after every run, so that a day's experiment can be looked at in the meantime.
+    compare.all_of(experiment.variants, args, write)
+    told = experiment.tell(compare.finished(experiment.variants, args))
+    seed = args.seeds.split(',')[0]
+    compare.curves(args.out, [args.out / f'{name}-{seed}' for name in experiment.variants])
+    print(told.text)
+    if not told.valid:
         print(
-            f'experiments.py: the first passes differ by more than {PARITY} dB, see {args.out / "table.md"}: these runs say nothing of priors',
+            f'experiments.py: the first passes differ by more than {PARITY} dB, see '
+            f'{args.out / "table.md"}: these runs say nothing of priors',
             file=sys.stderr,
         )
-    return 0 if good else 1
+    return 0 if told.valid else 1
 
 
 if __name__ == '__main__':

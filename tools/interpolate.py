@@ -1,100 +1,146 @@
-"""Between two runs of one network: weights (1 - alpha) A + alpha B (network interpolation, ESRGAN, Wang et al., 2018, sec. 3.4).
+"""Between two runs of one network: weights (1 - alpha) A + alpha B (ESRGAN, Wang et al., 2018,
+3.4).
 
-    python tools/interpolate.py runs/psnr runs/gan --out between/                    scores.csv, curve.png and strip.png over alpha 0, 0.25, 0.5, 0.75, 1
-    python tools/interpolate.py runs/psnr runs/gan --out between/ --alpha 0.3        also weights.safetensors: infer.py --weights between/weights.safetensors
+python tools/interpolate.py runs/psnr runs/gan --out between/                 a table over alpha
+python tools/interpolate.py runs/psnr runs/gan --out between/ --alpha 0.3     and its weights
 
-Scored on the first validation set of A, or on --val. The weights between are of use where B was trained on from A: otherwise their units do not correspond.
+The first writes scores.csv, curve.png and strip.png over alpha 0, 0.25, 0.5, 0.75, 1; a single
+alpha also leaves weights.safetensors for infer.py --weights. Scored on the first validation set of
+A, or on --val. The weights between are of use where B was trained on from A: otherwise their units
+do not correspond.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor, nn
 
 import infer
 import models
-import tasks
 from config.flags import numbers
-from config.schema import replace_options
-from errors import CheckpointError, DataError, RunError
-from tasks import restoration as restore
+from config.schema import Config, replace_options
+from errors import RunError, reported
+from tasks import restoration
 from tasks.players import autocast
+from tasks.restoration import RestoreScores
+from tasks.task import Task
 from training import checkpoint, pictures, run
 
 SHOWN = 4  # pictures in the strip
+ALPHAS = (0, 0.25, 0.5, 0.75, 1)
+
+Weights = Mapping[str, Tensor]
+Row = tuple[float, float, float]  # alpha, mean PSNR, mean SSIM
 
 
-def between(a, b, alpha):
-    """{name: tensor} of weights (1 - alpha) a + alpha b in float32; exactly a at 0 and b at 1."""
+class Ends(NamedTuple):
+    """Two sets of weights of one network."""
+
+    net: nn.Module
+    a: Weights
+    b: Weights
+    task: Task
+    config: Config  # of the run of A
+
+
+def between(a: Weights, b: Weights, alpha: float) -> dict[str, Tensor]:
+    """{name: tensor} of (1 - alpha) a + alpha b in float32; exactly a at 0 and b at 1."""
     return {k: torch.lerp(a[k].float(), b[k].float(), alpha) for k in a}
 
 
-def load(args):
-    """(network, weights of A, weights of B, options of A). Raises RunError where A is no run of a restorer, CheckpointError where B belongs to another network."""
-    net, task, config, _ = infer.load(
-        argparse.Namespace(run=args.a, weights=None, device=args.device)
-    )
-    if task.name != 'restore':
-        raise RunError(f'{args.a} is no run of a restorer, which is what PSNR and SSIM score')
-    a = {k: v.clone() for k, v in net.state_dict().items()}
-    checkpoint.load_weights(net, args.b)
-    return net, a, {k: v.clone() for k, v in net.state_dict().items()}, config
+def load(a: str, b: str, device: str) -> Ends:
+    """Both ends. Raises RunError where A is no run of a restorer, CheckpointError where B belongs
+    to another network.
+    """
+    loaded = infer.load(argparse.Namespace(run=a, weights=None, device=device))
+    if loaded.config is None or loaded.task.name != 'restore':
+        raise RunError(f'{a} is no run of a restorer, which is what PSNR and SSIM score')
+    weights = copied(loaded.net)
+    checkpoint.load_weights(loaded.net, b)
+    return Ends(loaded.net, weights, copied(loaded.net), loaded.task, loaded.config)
 
 
-def score(net, a, b, config, args):
-    """{alpha: restore.Scores} on one validation set; the network keeps the weights of the last."""
-    if args.val:
-        config = replace_options(config, val=(args.val,))
-    _, sets = tasks.of(config).load(config, lambda _: None, lambda _: None)
+def copied(net: nn.Module) -> dict[str, Tensor]:
+    """The weights of a network, apart from it."""
+    return {k: v.clone() for k, v in net.state_dict().items()}
+
+
+def score(
+    ends: Ends, alphas: Sequence[float], device: str, val: str | None = None
+) -> dict[float, RestoreScores]:
+    """{alpha: scores} on one validation set; the network keeps the weights of the last alpha."""
+    config = replace_options(ends.config, val=(val,)) if val else ends.config
+    _, sets = ends.task.load(config, lambda _: None, lambda _: None)
     data = next(iter(sets.values()))
-    found = {}
-    for alpha in sorted(set(args.alpha)):
-        net.load_state_dict(between(a, b, alpha))
-        models.refresh_spectral_norm(net)
-        found[alpha] = restore.validate(
-            net,
+    scores = {}
+    for alpha in sorted(set(alphas)):
+        ends.net.load_state_dict(between(ends.a, ends.b, alpha))
+        # Averaged weights have singular vectors of their own.
+        models.refresh_spectral_norm(ends.net)
+        scores[alpha] = restoration.validate(
+            ends.net,
             data,
-            args.device,
-            autocast=autocast(config.run.precision, args.device),
+            device,
+            autocast=autocast(config.run.precision, device),
             show=SHOWN,
-            threads=os.cpu_count(),
+            threads=os.cpu_count() or 1,
         )
-    return found
+    return scores
 
 
-def table(found):
-    """[(alpha, mean PSNR, mean SSIM)]"""
-    return [(alpha, float(s.psnr.mean()), float(s.ssim.mean())) for alpha, s in found.items()]
+# ------------------------------------------------------------------------------------------------
+# What is written.
 
 
-def curve(path, rows):
+def table(scores: Mapping[float, RestoreScores]) -> list[Row]:
+    """A row for each alpha."""
+    return [(alpha, float(s.psnr.mean()), float(s.ssim.mean())) for alpha, s in scores.items()]
+
+
+def csv(rows: Sequence[Row]) -> bytes:
+    """The table as a file."""
+    lines = [f'{alpha:g},{psnr:.4f},{ssim:.4f}\n' for alpha, psnr, ssim in rows]
+    return ('alpha,psnr,ssim\n' + ''.join(lines)).encode()
+
+
+def curve(path: Path, rows: Sequence[Row]) -> None:
     """Write a PNG of PSNR and SSIM over alpha."""
     figure = Figure(figsize=(7, 5), dpi=110, layout='constrained')
-    alphas, *values = zip(*rows)
-    for axes, y, name in zip(figure.subplots(2, 1, sharex=True), values, ('PSNR, dB', 'SSIM')):
-        axes.plot(alphas, y, marker='o', markersize=4)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    alphas, psnr, ssim = zip(*rows, strict=True)
+    for axes, values, name in ((upper, psnr, 'PSNR, dB'), (lower, ssim, 'SSIM')):
+        axes.plot(alphas, values, marker='o', markersize=4)
         axes.set_ylabel(name)
         axes.grid(alpha=0.25)
         axes.spines[['top', 'right']].set_visible(False)
-    axes.set_xlabel('alpha: share of B in the weights')
+    lower.set_xlabel('alpha: share of B in the weights')
     pictures.save(path, figure)
 
 
-def strip(path, found):
+def strip(path: Path, scores: Mapping[float, RestoreScores]) -> None:
     """Write a PNG with a line per picture: input, one restoration per alpha, truth."""
-    scores = list(found.values())
-    rows = [
-        (lq, *(s.shown[i][2] for s in scores), gt)
-        for i, (lq, _, _, gt) in enumerate(scores[0].shown)
-    ]
-    dB = [(None, *(s.psnr[i] for s in scores), None) for i in range(len(rows))]
-    pictures.strip(path, rows, dB, ('input', *(f'alpha {alpha:g}' for alpha in found), 'truth'))
+    columns = list(scores.values())
+    rows: list[Any] = []
+    figures: list[Any] = []
+    for i, (lq, _, _, gt) in enumerate(columns[0].shown):
+        rows.append((lq, *(s.shown[i][2] for s in columns), gt))
+        figures.append((None, *(s.psnr[i] for s in columns), None))
+    names = ('input', *(f'alpha {alpha:g}' for alpha in scores), 'truth')
+    pictures.strip(path, rows, figures, names)
 
 
-def main(argv=None):
+# ------------------------------------------------------------------------------------------------
+# The command.
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags of interpolate.py."""
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -103,7 +149,7 @@ def main(argv=None):
     p.add_argument(
         '--alpha',
         type=numbers,
-        default=[0, 0.25, 0.5, 0.75, 1],
+        default=list(ALPHAS),
         help='shares of B, 0 to 1 (default: 0,0.25,0.5,0.75,1)',
     )
     p.add_argument('--out', type=Path, required=True, help='folder to write to')
@@ -115,38 +161,39 @@ def main(argv=None):
         default='cuda' if torch.cuda.is_available() else 'cpu',
         help='default: %(default)s',
     )
-    args = p.parse_args(argv)
-    try:
-        if not all(0 <= alpha <= 1 for alpha in args.alpha):
-            raise RunError(
-                f'--alpha {",".join(f"{alpha:g}" for alpha in args.alpha)}: shares of B from 0 to 1 are wanted'
-            )
-        if (args.out / 'config.json').exists():
-            raise RunError(
-                f'--out {args.out} is a run directory, whose own weights would be lost: name another folder'
-            )
-        net, a, b, config = load(args)
-        found = score(net, a, b, config, args)
-        rows = table(found)
-        run.write(
-            args.out / 'scores.csv',
-            (
-                'alpha,psnr,ssim\n'
-                + ''.join(f'{alpha:g},{p:.4f},{s:.4f}\n' for alpha, p, s in rows)
-            ).encode(),
+    return p
+
+
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+    """Score and write what the command line asks for -> exit status."""
+    args = parser().parse_args(argv)
+    if not all(0 <= alpha <= 1 for alpha in args.alpha):
+        given = ','.join(f'{alpha:g}' for alpha in args.alpha)
+        raise RunError(f'--alpha {given}: shares of B from 0 to 1 are needed')
+    if (args.out / 'config.json').exists():
+        raise RunError(
+            f'--out {args.out} is a run directory, whose own weights would be lost: name another '
+            'folder'
         )
-        curve(args.out / 'curve.png', rows)
-        strip(args.out / 'strip.png', found)
-        if len(rows) == 1:
-            checkpoint.save_weights(args.out / checkpoint.FINISHED, net.state_dict())
-    except (RunError, DataError, CheckpointError) as e:
-        print(f'interpolate.py: {e}', file=sys.stderr)
-        return 2
-    first = next(iter(found.values()))
+    ends = load(args.a, args.b, args.device)
+    scores = score(ends, args.alpha, args.device, args.val)
+
+    # Everything, and the weights where there is one alpha that they can be of.
+    rows = table(scores)
+    run.write(args.out / 'scores.csv', csv(rows))
+    curve(args.out / 'curve.png', rows)
+    strip(args.out / 'strip.png', scores)
+    if len(rows) == 1:
+        checkpoint.save_weights(args.out / checkpoint.FINISHED, ends.net.state_dict())
+
+    first = next(iter(scores.values()))
     print(
-        f'alpha    PSNR, dB    SSIM      over {len(first.psnr)} pairs; {first.baseline_name} has {first.baseline.mean():.4f} dB'
+        f'alpha    PSNR, dB    SSIM      over {len(first.psnr)} pairs; '
+        f'{first.baseline_name} has {first.baseline.mean():.4f} dB'
     )
-    print('\n'.join(f'{alpha:<5g}    {p:8.4f}    {s:.4f}' for alpha, p, s in rows))
+    for alpha, psnr, ssim in rows:
+        print(f'{alpha:<5g}    {psnr:8.4f}    {ssim:.4f}')
     print(f'{args.out}: {", ".join(sorted(path.name for path in args.out.iterdir()))}')
     return 0
 

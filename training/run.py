@@ -28,6 +28,9 @@ FREE = {
     'verify',
 }
 
+# Options that earlier versions wrote under another name.
+RENAMED = {'weights': 'restart_weights'}
+
 
 # -------------------------------------------------------------------------------------------------
 # config.json.
@@ -74,11 +77,12 @@ def read_config(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(run_dir) / 'config.json'
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
+        stored = json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:
         raise RunError(
             f'{path} is damaged ({error}): restore it, or start afresh with another --out'
         ) from error
+    return {RENAMED.get(option, option): value for option, value in stored.items()}
 
 
 def newest(folder: str | os.PathLike[str] = 'runs') -> Path:

@@ -1,0 +1,32 @@
+"""Kernel launches, observed while something runs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from degrade import kernels
+
+
+@contextmanager
+def intercepted(handle: Callable[[str, Callable[[], None]], object]) -> Iterator[None]:
+    """In place of every launch meanwhile call handle(name of the kernel, launch).
+
+    The handler has to call launch() itself.
+    """
+    original = kernels.launch
+
+    def launch(
+        file: str | Path,
+        name: str,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        *args: kernels.Argument,
+    ) -> None:
+        handle(name, partial(original, file, name, grid, block, *args))
+
+    kernels.launch = launch
+    try:
+        yield
+    finally:
+        kernels.launch = original
