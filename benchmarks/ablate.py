@@ -1,67 +1,65 @@
 """Networks and ways to train them against each other, at equal time or at equal images.
 
-    python benchmarks/ablate.py --data train.txt --val pairs/ --recipe ai6126_2022 --minutes 20 --variants srresnet16,unet,flagship --seeds 0,1 --out runs/ablate
-    python benchmarks/ablate.py --list
+python benchmarks/ablate.py --data train.txt --val pairs/ --minutes 20 --variants unet,flagship
+python benchmarks/ablate.py --data train.txt --val pairs/ --nimg 20000 --seeds 0,1 --out runs/ablate
+python benchmarks/ablate.py --list
 
-Every variant and seed is a run of train.py in OUT/VARIANT-SEED; all see the same samples in the same order. The same command again goes on where it was stopped, and a finished run
-is not repeated. The choice is made on the even images of the validation set, the report on the odd ones. Writes OUT/table.md, OUT/table.json and OUT/curves.png.
+Every variant and seed is a run of train.py in OUT/VARIANT-SEED; all of them see the same samples in
+the same order. The same command again goes on where it was stopped, and a finished run is not
+repeated. Weights are chosen on the even images of the validation set and reported on the odd ones.
+Writes OUT/table.md, OUT/table.json and OUT/curves.png. Flags after -- go to train.py.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from errors import RunError
-from tools import compare
+from errors import reported
+from tools import arguments, compare
 from training import run
 
-SHORT = [
-    '--batch',
-    '4',
-    '--ema',
-    '800',
-    '--ticks',
-    '10',
-]  # what suits runs of minutes rather than days, for all alike
-UNET = ['--preset', 'unet', *SHORT]
+# What suits runs of minutes rather than days, for all alike.
+SHORT = ('--batch', '4', '--ema', '800', '--ticks', '10')
 
-
-def unet(*flags, **net):
-    return [*UNET, *flags, *(['--net', json.dumps(net)] if net else [])]
-
-
-ADAMW = '--optimizer', 'adamw', '--lr', '1e-3'
+ADAMW = ('--optimizer', 'adamw', '--lr', '1e-3')
 MUON = (
-    '--optimizer',
-    'muon',
-    '--lr',
-    '2e-3',
-    '--schedule',
-    'cosine',
-    '--loss',
-    'l1',
-    '--weight-decay',
-    '0',
+    *('--optimizer', 'muon', '--lr', '2e-3', '--schedule', 'cosine'),
+    *('--loss', 'l1', '--weight-decay', '0'),
 )
+
+
+def of(preset: str, *flags: str) -> list[str]:
+    """Flags of a variant of a preset."""
+    return ['--preset', preset, *SHORT, *flags]
+
+
+def unet(*flags: str, **net: Any) -> list[str]:
+    """Flags of a variant of the preset unet. net: arguments of the network"""
+    return of('unet', *flags, *(['--net', json.dumps(net)] if net else []))
+
+
 VARIANTS = {
-    # networks, as their presets have them
-    'srresnet16': ['--preset', 'srresnet16', *SHORT],
-    'srresnet16-fast': ['--preset', 'srresnet16', *SHORT, '--lr', '1e-3'],
-    'rcan': ['--preset', 'rcan', *SHORT],
-    'swinir78': ['--preset', 'swinir78', *SHORT],
-    'face_unaf': ['--preset', 'face_unaf', *SHORT, '--last-share', '0'],
-    'rrdb_small': ['--preset', 'rrdb_small', *SHORT],
-    # trained as unet-muon is, which is fairer to them where time is short
-    'srresnet16-muon': ['--preset', 'srresnet16', *SHORT, *MUON],
-    'rcan-muon': ['--preset', 'rcan', *SHORT, *MUON],
-    'swinir78-muon': ['--preset', 'swinir78', *SHORT, *MUON],
-    'face_unaf-muon': ['--preset', 'face_unaf', *SHORT, *MUON, '--last-share', '0'],
-    'rrdb_small-muon': ['--preset', 'rrdb_small', *SHORT, *MUON],
-    # small networks of this kind
+    # Networks, as their presets have them.
+    'srresnet16': of('srresnet16'),
+    'srresnet16-fast': of('srresnet16', '--lr', '1e-3'),
+    'rcan': of('rcan'),
+    'swinir78': of('swinir78'),
+    'face_unaf': of('face_unaf', '--last-share', '0'),
+    'rrdb_small': of('rrdb_small'),
+    # Trained as unet-muon is, which is fairer to them where time is short.
+    'srresnet16-muon': of('srresnet16', *MUON),
+    'rcan-muon': of('rcan', *MUON),
+    'swinir78-muon': of('swinir78', *MUON),
+    'face_unaf-muon': of('face_unaf', *MUON, '--last-share', '0'),
+    'rrdb_small-muon': of('rrdb_small', *MUON),
+    # Small networks.
     'unet': unet(*ADAMW),
     'unet-muon': unet(),
-    'flagship': ['--preset', 'flagship', *SHORT],
-    # shapes of the U-Net
+    'flagship': of('flagship'),
+    # Shapes of the U-Net.
     'unet-attention': unet(*ADAMW, attention=2),
     'unet-two-steps': unet(*ADAMW, steps=2),
     'unet-deep': unet(*ADAMW, blocks=((1, 3, 2), 3, (2, 3, 1))),
@@ -69,10 +67,10 @@ VARIANTS = {
     'unet-thin': unet(*ADAMW, width=(24, 64, 96, 144), blocks=((1, 2, 2), 2, (2, 2, 1))),
     'unet-early': unet(*ADAMW, blocks=((2, 4, 2), 2, (2, 3, 1))),
     'unet-late': unet(*ADAMW, blocks=((1, 3, 2), 2, (2, 4, 2))),
-    # where in the face
+    # Where in the face.
     'unet-no-position': unet(*ADAMW, position=0),
     'unet-symmetric': unet(*ADAMW, symmetric=True),
-    # ways to train
+    # Ways to train.
     'unet-muon-slow': unet('--lr', '1e-3'),
     'unet-charbonnier': unet(*ADAMW, '--loss', 'charbonnier'),
     'unet-psnr-last': unet(
@@ -86,59 +84,84 @@ VARIANTS = {
 }
 
 
-def parse(argv=None):
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parser() -> argparse.ArgumentParser:
+    """Flags of ablate.py."""
+    p = arguments.described(__doc__)
     compare.add_flags(p, 'runs/ablate', recipe='ai6126_2022')
     p.add_argument(
         '--variants',
+        type=arguments.names,
         default='srresnet16,unet,flagship',
         help='names, or beginnings of names with a star (default: %(default)s)',
     )
     p.add_argument('--list', action='store_true', help='print the variants and exit')
-    return p.parse_args(argv)
+    return p
 
 
-def chosen(names):
-    """Variants that the names mean; RunError for one that means none."""
-    found = []
-    for name in names.split(','):
-        hits = [v for v in VARIANTS if v == name or name.endswith('*') and v.startswith(name[:-1])]
-        found += hits or [run.choose(name, VARIANTS, 'variant')]
-    return list(dict.fromkeys(found))
+def chosen(names: Sequence[str]) -> list[str]:
+    """The variants that these names mean, in order. Raises RunError for one that means none."""
+    variants = []
+    for name in names:
+        matching = [variant for variant in VARIANTS if _means(name, variant)]
+        variants += matching or [run.choose(name, VARIANTS, 'variant')]
+    return list(dict.fromkeys(variants))
 
 
-def table(rows):
-    """Markdown, best on the even half first."""
-    lines = [
-        '| variant | PSNR, odd half | +- | even half | over bicubic | seeds | parameters | GMAC | images | images/s |',
-        '|---|---|---|---|---|---|---|---|---|---|',
-    ]
-    for name, x in sorted(rows.items(), key=lambda item: -item[1]['even']):
-        lines.append(
-            f'| {name} | {x["odd"]:.3f} | {x["spread"]:.3f} | {x["even"]:.3f} | {x["gain"]:+.3f} | {x["seeds"]} | {x["parameters"]:,} | {x["gmac"]:.2f} | {x["images"]:,.0f} | {x["rate"]:.1f} |'
+def _means(name: str, variant: str) -> bool:
+    """Whether a name, or the beginning of one with a star, is that of the variant."""
+    return variant.startswith(name[:-1]) if name.endswith('*') else variant == name
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Lines of Markdown, the best on the even half first."""
+    heads = (
+        'variant',
+        'PSNR, odd half',
+        '+-',
+        'even half',
+        'over bicubic',
+        'seeds',
+        'parameters',
+        'GMAC',
+        'images',
+        'images/s',
+    )
+    lines = ['| ' + ' | '.join(heads) + ' |', '|' + '---|' * len(heads)]
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]['even']):
+        cells = (
+            name,
+            f'{row["odd"]:.3f}',
+            f'{row["spread"]:.3f}',
+            f'{row["even"]:.3f}',
+            f'{row["gain"]:+.3f}',
+            f'{row["seeds"]}',
+            f'{row["parameters"]:,}',
+            f'{row["gmac"]:.2f}',
+            f'{row["images"]:,.0f}',
+            f'{row["rate"]:.1f}',
         )
+        lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines) + '\n'
 
 
-def main(argv=None):
-    args = parse(argv)
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train the variants, or what is left of them, and print their table -> exit status."""
+    args = parser().parse_args(argv)
     if args.list:
         print('\n'.join(f'{name:18} {" ".join(flags)}' for name, flags in VARIANTS.items()))
         return 0
-    try:
-        variants, rows = {name: VARIANTS[name] for name in chosen(args.variants)}, {}
+    variants = {name: VARIANTS[name] for name in chosen(args.variants)}
+    rows: dict[str, dict[str, Any]] = {}
 
-        def tell(done):  # a table after every run
-            rows.update((name, compare.row(runs)) for name, runs in done.items())
-            compare.write(args.out, 'table', rows, table(rows))
+    # A table after every run, so that a comparison of hours can be looked at in the meantime.
+    def report(done: Mapping[str, Mapping[str, Path]]) -> None:
+        rows.update((name, compare.row(runs)) for name, runs in done.items())
+        compare.write(args.out, 'table', rows, table(rows))
 
-        compare.all_of(variants, args, tell)
-    except RunError as e:
-        print(f'ablate.py: {e}', file=sys.stderr)
-        return 2
-    compare.curves(args.out, [args.out / f'{name}-{args.seeds.split(",")[0]}' for name in variants])
+    compare.all_of(variants, args, report)
+    seed = args.seeds.split(',')[0]
+    compare.curves(args.out, [args.out / f'{name}-{seed}' for name in variants])
     print(table(rows))
     return 0
 

@@ -31,7 +31,7 @@ LOOKAHEAD = 64
 _IN_STEP: dict[str, Any] = dict(prefetch_queue_depth=1, exec_pipelined=False, exec_async=False)
 
 
-@dataclass
+@dataclass(eq=False)  # a step is equal to itself alone
 class _Planned:
     """A step on its way through DALI."""
 

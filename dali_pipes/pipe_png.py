@@ -190,7 +190,7 @@ class _Started(NamedTuple):
     ready: torch.cuda.Event | None  # all this has been decoded
 
 
-@dataclass
+@dataclass(eq=False)  # a group is equal to itself alone
 class _Group:
     """Images that are decoded together for the steps that need them."""
 

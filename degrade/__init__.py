@@ -73,6 +73,7 @@ def sample(recipe: Recipe, draw: Draw, size: tuple[int, int]) -> ChainParams:
     size: (height, width) of the ground truth
     Returns a tuple of NamedTuples of [B] arrays, one per stage.
     """
+    # Sizes are drawn on the CPU and per sample: a resize changes what later stages see.
     gt = np.tile(np.array(size, np.int64), (len(draw.samples), 1))
     sizes = Sizes(now=gt, gt=gt, lq=gt // recipe.scale)
     params = []
@@ -87,6 +88,7 @@ def _active(draw: Draw, stage: Stage) -> np.ndarray:
     """[B] bool: where the stage acts."""
     here = np.ones(len(draw.samples), bool)
     if stage.place:
+        # In a drawn order the stage acts only where its part stands.
         order = draw.order(stage.place.order, stage.place.parts)
         here = order[:, stage.place.position] == stage.place.part
     if isinstance(stage.on, tuple):

@@ -1,4 +1,5 @@
-// Blur by one kernel per sample, see blur.py. `make` computes the kernels; `blur21` and `blur41` (named by the largest number of taps) correlate.
+// Blur by one kernel per sample, see blur.py. `make` computes the kernels; `blur21` and `blur41`
+// (named by the largest number of taps) correlate.
 
 enum { ISO, ANISO, GEN_ISO, GEN_ANISO, PLATEAU_ISO, PLATEAU_ANISO, SINC, DELTA, MOTION };
 const int MOST = 41;             // taps
@@ -11,14 +12,16 @@ __device__ double value(const Blur& p, int x, int y)
     if (p.kind == SINC)
     {
         double d = sqrt((double)(x * x + y * y));
-        return d > 0 ? p.omega * j1(p.omega * d) / (2 * 3.141592653589793 * d) : p.omega * p.omega / (4 * 3.141592653589793);
+        return d > 0 ? p.omega * j1(p.omega * d) / (2 * 3.141592653589793 * d)
+                     : p.omega * p.omega / (4 * 3.141592653589793);
     }
     double c = cos(p.theta), s = sin(p.theta);
     double u = x * c + y * s, v = y * c - x * s;
     if (p.kind == MOTION)
     {
         double along = fmin(fmax((u + p.sigma_x) / (2 * p.sigma_x), 0.0), 1.0);
-        return (p.beta + (1 - 2 * p.beta) * along) * fmin(fmax(p.sigma_x + 1 - fabs(u), 0.0), 1.0) * fmax(1 - fabs(v), 0.0);
+        return (p.beta + (1 - 2 * p.beta) * along) * fmin(fmax(p.sigma_x + 1 - fabs(u), 0.0), 1.0)
+            * fmax(1 - fabs(v), 0.0);
     }
     u /= p.sigma_x;
     v /= p.sigma_y;
@@ -28,8 +31,8 @@ __device__ double value(const Blur& p, int x, int y)
     return 1 / (1 + pow(q, p.beta));
 }
 
-// kernels [B, stride]: taps x taps values, row by row; of an isotropic Gaussian, which is the outer product of its margins, `taps` values of the margin.
-// One block of 256 threads per sample.
+// kernels [B, stride]: taps x taps values, row by row; of an isotropic Gaussian, which is the outer
+// product of its margins, `taps` values of the margin. One block of 256 threads per sample.
 extern "C" __global__ void make(const Blur* params, float* kernels, int stride)
 {
     __shared__ double values[MOST * MOST], sums[256];
@@ -53,15 +56,21 @@ extern "C" __global__ void make(const Blur* params, float* kernels, int stride)
         kernels[(size_t)blockIdx.x * stride + i] = (float)(values[i] / sums[0]);
 }
 
-// One channel of 32 x 32 pixels by (32, 4) threads; a thread makes 8 pixels below each other. R: largest radius.
-template <int R> __device__ void correlate(const void* x, bool bytes, float* y, int H, int W, const Blur* params, const float* kernels, int stride)
+// One channel of 32 x 32 pixels by (32, 4) threads; a thread makes 8 pixels below each other. R:
+// largest radius.
+template <int R> __device__ void correlate(
+    const void* x, bool bytes, float* y, int H, int W, const Blur* params, const float* kernels,
+    int stride)
 {
-    const int SIDE = 32 + 2 * R, PITCH = SIDE + 1;                           // an odd pitch keeps lanes in different banks
+    // An odd pitch keeps lanes in different banks.
+    const int SIDE = 32 + 2 * R, PITCH = SIDE + 1;
     __shared__ float tile[SIDE * PITCH], taps[(2 * R + 1) * (2 * R + 8)], rows[SIDE * 33];
-    const int b = blockIdx.z / 3, channel = blockIdx.z % 3, x0 = 32 * blockIdx.x, y0 = 32 * blockIdx.y;
+    const int b = blockIdx.z / 3, channel = blockIdx.z % 3;
+    const int x0 = 32 * blockIdx.x, y0 = 32 * blockIdx.y;
     const Blur p = params[b];
     if (x0 >= p.w || y0 >= p.h) return;
-    const int t = 32 * threadIdx.y + threadIdx.x, n = p.taps, r = n / 2, side = 32 + n - 1, px = x0 + threadIdx.x, py = y0 + 8 * threadIdx.y;
+    const int t = 32 * threadIdx.y + threadIdx.x, n = p.taps, r = n / 2, side = 32 + n - 1;
+    const int px = x0 + threadIdx.x, py = y0 + 8 * threadIdx.y;
     const size_t image = (size_t)b * H * W * 3 + channel;
     float acc[8] = {0, 0, 0, 0, 0, 0, 0, 0};
 
@@ -73,7 +82,8 @@ template <int R> __device__ void correlate(const void* x, bool bytes, float* y, 
     }
     else
     {
-        // The tile with its border, and the taps: of a kernel column by column, each followed by 7 zeros.
+        // The tile with its border, and the taps: of a kernel column by column, each followed by 7
+        // zeros.
         for (int i = t; i < side * side; i += 128)
         {
             int sy = reflect(y0 + i / side - r, p.h), sx = reflect(x0 + i % side - r, p.w);
@@ -112,12 +122,16 @@ template <int R> __device__ void correlate(const void* x, bool bytes, float* y, 
             y[image + ((size_t)(py + i) * W + px) * 3] = acc[i];
 }
 
-extern "C" __global__ void __launch_bounds__(128) blur21(const void* x, bool bytes, float* y, int H, int W, const Blur* params, const float* kernels, int stride)
+extern "C" __global__ void __launch_bounds__(128) blur21(
+    const void* x, bool bytes, float* y, int H, int W, const Blur* params, const float* kernels,
+    int stride)
 {
     correlate<10>(x, bytes, y, H, W, params, kernels, stride);
 }
 
-extern "C" __global__ void __launch_bounds__(128) blur41(const void* x, bool bytes, float* y, int H, int W, const Blur* params, const float* kernels, int stride)
+extern "C" __global__ void __launch_bounds__(128) blur41(
+    const void* x, bool bytes, float* y, int H, int W, const Blur* params, const float* kernels,
+    int stride)
 {
     correlate<20>(x, bytes, y, H, W, params, kernels, stride);
 }

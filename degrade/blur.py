@@ -219,6 +219,7 @@ def kernels(p: Params, device: torch.device | str = 'cpu') -> torch.Tensor:
 
     Smaller kernels are centred in zeros.
     """
+    # Values on a frame for the largest kernel, kind by kind; p[2:] are sigma_x to omega.
     K = int(p.taps.max())
     k = np.empty((len(p.kind), K, K))
     for kind in set(p.kind.tolist()):
@@ -227,6 +228,7 @@ def kernels(p: Params, device: torch.device | str = 'cpu') -> torch.Tensor:
     if (p.taps < K).any():
         distance = np.maximum(*np.abs(_offsets(K)))
         k *= distance <= (p.taps // 2)[:, None, None]
+    # Normalised after the cut: the rim outside a kernel's taps does not count.
     k /= k.sum((1, 2), keepdims=True)
     return torch.from_numpy(k.astype(np.float32)).to(device)
 
@@ -294,6 +296,7 @@ def _offsets(K: int) -> tuple[np.ndarray, np.ndarray]:
 @cache
 def _radii(K: int) -> tuple[np.ndarray, np.ndarray]:
     """Distinct distances to the centre of a K x K grid, and each point's index [K, K] into them."""
+    # Integers, so that equal distances are equal to the bit.
     off = np.arange(K) - K // 2
     squared, where = np.unique(off[:, None] ** 2 + off**2, return_inverse=True)
     return np.sqrt(squared), where.reshape(K, K)
@@ -481,6 +484,7 @@ def correlate(plane: np.ndarray, kernel: np.ndarray, m: int, n: int) -> np.ndarr
     (h, w), (H, W) = plane.shape, kernel.shape[:2]
     top, left = m // 2, n // 2
     y = cv2.copyMakeBorder(plane, top, H - h - top, left, W - w - left, cv2.BORDER_REFLECT_101)
+    # Transform, multiply, transform back, in place; the kernel carries the scale.
     cv2.dft(y, y)
     if kernel.ndim == 3:
         cv2.multiply(y, kernel[..., 0], y)

@@ -1,4 +1,5 @@
-// Shared by all kernels: pixels, borders, random bits. A canvas is [B, H, W, 3] in memory; of sample b only the first h rows and w columns are an image.
+// Shared by all kernels: pixels, borders, random bits. A canvas is [B, H, W, 3] in memory; of
+// sample b only the first h rows and w columns are an image.
 typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -20,17 +21,21 @@ __device__ __forceinline__ int reflect(int i, int n)
     return i < n ? i : period - i;
 }
 
-__device__ __forceinline__ int clamp(int i, int low, int high) { return i < low ? low : i > high ? high : i; }
+__device__ __forceinline__ int clamp(int i, int low, int high)
+{
+    return i < low ? low : i > high ? high : i;
+}
 __device__ __forceinline__ float unit(float v) { return fminf(fmaxf(v, 0.0f), 1.0f); }
 
-// 8-bit level of a float in [0, 1], half to even. Products and sums are kept apart here as torch and NumPy have them: an FMA would settle other ties.
+// 8-bit level of a float in [0, 1], half to even. Products and sums are kept apart here as torch
+// and NumPy have them: an FMA would settle other ties.
 __device__ __forceinline__ int level8(float v, float nudge)
 {
     return clamp((int)rintf(__fadd_rn(__fmul_rn(v, 255.0f), nudge)), 0, 255);
 }
 
-// acc[r] += sum_u w[u] s[(u + r) step] for r = 0..7: eight neighbouring outputs of one filter, which share their inputs and taps in registers.
-// w has n taps and then 7 zeros.
+// acc[r] += sum_u w[u] s[(u + r) step] for r = 0..7: eight neighbouring outputs of one filter,
+// which share their inputs and taps in registers. w has n taps and then 7 zeros.
 __device__ __forceinline__ void slide(float* acc, const float* w, const float* s, int n, int step)
 {
     float tap[8] = {0, 0, 0, 0, 0, 0, 0, 0};
@@ -49,7 +54,8 @@ __device__ __forceinline__ void slide(float* acc, const float* w, const float* s
     }
 }
 
-// Block `block` (from 0) of NumPy's Philox4x64-10 stream with this key and counter (., number, plane, 0): NumPy counts before it draws.
+// Block `block` (from 0) of NumPy's Philox4x64-10 stream with this key and counter (., number,
+// plane, 0): NumPy counts before it draws.
 __device__ __forceinline__ void philox(u64* out, u64 block, u64 number, u64 plane, u64 k0, u64 k1)
 {
     u64 c0 = block + 1, c1 = number, c2 = plane, c3 = 0;

@@ -61,6 +61,7 @@ def run_ref(x: np.ndarray, p: Params) -> np.ndarray:
 
 def apply_ref(x: np.ndarray, quality: np.ndarray) -> np.ndarray:
     """Compress [h, w, 3] float64 in [0, 1] at one quality."""
+    # Black padding, full luma, chroma at half the size.
     h, w, _ = x.shape
     padded = np.pad(x, ((0, -h % 16), (0, -w % 16), (0, 0))) * 255
     Y, Cb, Cr = np.moveaxis(padded @ TO_YCC.T + [0, 128, 128], 2, 0)

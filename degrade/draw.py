@@ -145,6 +145,7 @@ class Draw:
         """
         if self.prefix + name not in self.tied:
             return self.samples
+        # A tied name is drawn for the batch; with a pool, for one of the last few batches.
         group = self.samples // self.batch
         if self.pool:
             u = self.at('pool').uniform('pick')

@@ -1,12 +1,17 @@
-// libjpeg's round trip in integers, see jpeg.py: `planes` compresses Y, Cb and Cr, `colour` enlarges the chroma and goes back to RGB.
+// libjpeg's round trip in integers, see jpeg.py: `planes` compresses Y, Cb and Cr, `colour`
+// enlarges the chroma and goes back to RGB.
 
 struct Jpeg { int quality, h, w; };              // quality 0: skipped
 
 __device__ const u8 STANDARD[2][64] = {          // luma, chroma; row = vertical frequency
-    {16, 11, 10, 16, 24, 40, 51, 61,      12, 12, 14, 19, 26, 58, 60, 55,      14, 13, 16, 24, 40, 57, 69, 56,      14, 17, 22, 29, 51, 87, 80, 62,
-     18, 22, 37, 56, 68, 109, 103, 77,    24, 35, 55, 64, 81, 104, 113, 92,    49, 64, 78, 87, 103, 121, 120, 101,  72, 92, 95, 98, 112, 100, 103, 99},
-    {17, 18, 24, 47, 99, 99, 99, 99,      18, 21, 26, 66, 99, 99, 99, 99,      24, 26, 56, 99, 99, 99, 99, 99,      47, 66, 99, 99, 99, 99, 99, 99,
-     99, 99, 99, 99, 99, 99, 99, 99,      99, 99, 99, 99, 99, 99, 99, 99,      99, 99, 99, 99, 99, 99, 99, 99,      99, 99, 99, 99, 99, 99, 99, 99}};
+    {16, 11, 10, 16,  24,  40,  51,  61,    12, 12, 14, 19,  26,  58,  60,  55,
+     14, 13, 16, 24,  40,  57,  69,  56,    14, 17, 22, 29,  51,  87,  80,  62,
+     18, 22, 37, 56,  68, 109, 103,  77,    24, 35, 55, 64,  81, 104, 113,  92,
+     49, 64, 78, 87, 103, 121, 120, 101,    72, 92, 95, 98, 112, 100, 103,  99},
+    {17, 18, 24, 47,  99,  99,  99,  99,    18, 21, 26, 66,  99,  99,  99,  99,
+     24, 26, 56, 99,  99,  99,  99,  99,    47, 66, 99, 99,  99,  99,  99,  99,
+     99, 99, 99, 99,  99,  99,  99,  99,    99, 99, 99, 99,  99,  99,  99,  99,
+     99, 99, 99, 99,  99,  99,  99,  99,    99, 99, 99, 99,  99,  99,  99,  99}};
 
 // Step k of the table of this quality.
 __device__ __forceinline__ int step(int quality, int chroma, int k)
@@ -17,7 +22,8 @@ __device__ __forceinline__ int step(int quality, int chroma, int k)
 
 __device__ __forceinline__ int descale(int v, int n) { return (v + (1 << (n - 1))) >> n; }
 
-// out = M in, or M^T in: libjpeg's DCT as a matrix with 13 fractional bits. The loops unroll, so every entry is a constant.
+// out = M in, or M^T in: libjpeg's DCT as a matrix with 13 fractional bits. The loops unroll, so
+// every entry is a constant.
 __device__ __forceinline__ void dct(int* out, const int* in, bool back)
 {
     const int M[8][8] = {
@@ -63,9 +69,12 @@ __device__ __forceinline__ Ycc convert(const void* x, bool bytes, size_t at)
     return c;
 }
 
-// Four MCUs of 16 x 16 pixels side by side: 24 blocks of 8 x 8 (four of Y, one of Cb, one of Cr each), a row or a column of a block per thread, 192 threads.
-// luma [B, 16 mh, 16 mw] and chroma [B, 2, 8 mh, 8 mw] bytes, with mh x mw the MCUs of the canvas.
-extern "C" __global__ void __launch_bounds__(192) planes(const void* x, bool bytes, u8* luma, u8* chroma, int H, int W, int mh, int mw, const Jpeg* params)
+// Four MCUs of 16 x 16 pixels side by side: 24 blocks of 8 x 8 (four of Y, one of Cb, one of Cr
+// each), a row or a column of a block per thread, 192 threads. luma [B, 16 mh, 16 mw] and chroma
+// [B, 2, 8 mh, 8 mw] bytes, with mh x mw the MCUs of the canvas.
+extern "C" __global__ void __launch_bounds__(192) planes(
+    const void* x, bool bytes, u8* luma, u8* chroma, int H, int W, int mh, int mw,
+    const Jpeg* params)
 {
     __shared__ int blocks[24][8][9];             // [8][9]: a column does not lie in one bank
     const int b = blockIdx.z, t = threadIdx.x, k = t / 8, line = t % 8, part = k % 6;
@@ -73,15 +82,17 @@ extern "C" __global__ void __launch_bounds__(192) planes(const void* x, bool byt
     const int mcu = 4 * blockIdx.x + k / 6, left = 16 * mcu, top = 16 * blockIdx.y;
     if (!p.quality || 64 * (int)blockIdx.x >= p.w || top >= p.h) return;
 
-    // A row of the block, less 128. Y repeats the last row and column. Chroma repeats the last column, then takes means of 2 x 2, rounded up and down
-    // alternately, and repeats the last row of those.
+    // A row of the block, less 128. Y repeats the last row and column. Chroma repeats the last
+    // column, then takes means of 2 x 2, rounded up and down alternately, and repeats the last row
+    // of those.
     int in[8], out[8];
     const size_t image = (size_t)b * H * W;
     for (int i = 0; i < 8; i++)
     {
         if (part < 4)
         {
-            int sy = min(top + part / 2 * 8 + line, p.h - 1), sx = min(left + part % 2 * 8 + i, p.w - 1);
+            int sy = min(top + part / 2 * 8 + line, p.h - 1);
+            int sx = min(left + part % 2 * 8 + i, p.w - 1);
             in[i] = convert(x, bytes, (image + (size_t)sy * W + sx) * 3).y - 128;
         }
         else
@@ -104,7 +115,8 @@ extern "C" __global__ void __launch_bounds__(192) planes(const void* x, bool byt
     dct(out, in, false);                         // columns; 8 times the DCT
     for (int i = 0; i < 8; i++)
     {
-        int D = descale(out[i], 15), T = step(p.quality, part >= 4, 8 * i + line), level = (abs(D) + 4 * T) / (8 * T);
+        int D = descale(out[i], 15);
+        int T = step(p.quality, part >= 4, 8 * i + line), level = (abs(D) + 4 * T) / (8 * T);
         in[i] = (D < 0 ? -level : level) * T;
     }
     dct(out, in, true);                          // back: columns first
@@ -114,13 +126,15 @@ extern "C" __global__ void __launch_bounds__(192) planes(const void* x, bool byt
     dct(out, in, true);                          // rows
 
     if (mcu >= mw) return;
-    u8* plane = part < 4 ? luma + ((size_t)b * 16 * mh + top + part / 2 * 8 + line) * 16 * mw + left + part % 2 * 8
-                         : chroma + (((size_t)2 * b + part - 4) * 8 * mh + top / 2 + line) * 8 * mw + left / 2;
+    u8* plane = part < 4
+        ? luma + ((size_t)b * 16 * mh + top + part / 2 * 8 + line) * 16 * mw + left + part % 2 * 8
+        : chroma + (((size_t)2 * b + part - 4) * 8 * mh + top / 2 + line) * 8 * mw + left / 2;
     for (int i = 0; i < 8; i++)
         plane[i] = clamp(descale(out[i], 18) + 128, 0, 255);
 }
 
-// Chroma of one plane at pixel (py, px): the triangle filter 3:1 towards the nearer sample, first down, then across; copies where the plane is at most two wide.
+// Chroma of one plane at pixel (py, px): the triangle filter 3:1 towards the nearer sample, first
+// down, then across; copies where the plane is at most two wide.
 __device__ __forceinline__ int upsample(const u8* plane, int pitch, int py, int px, int h, int w)
 {
     const int last_y = (h + 1) / 2 - 1, last_x = (w + 1) / 2 - 1, ny = py / 2, nx = px / 2;
@@ -132,7 +146,9 @@ __device__ __forceinline__ int upsample(const u8* plane, int pitch, int py, int 
 }
 
 // One pixel a thread, (32, 8) threads. y: bytes where every sample is compressed, floats otherwise.
-extern "C" __global__ void __launch_bounds__(256) colour(const void* x, bool bytes, const u8* luma, const u8* chroma, void* y, bool to_bytes, int H, int W, int mh, int mw, const Jpeg* params)
+extern "C" __global__ void __launch_bounds__(256) colour(
+    const void* x, bool bytes, const u8* luma, const u8* chroma, void* y, bool to_bytes, int H,
+    int W, int mh, int mw, const Jpeg* params)
 {
     const int b = blockIdx.z, px = 32 * blockIdx.x + threadIdx.x, py = 8 * blockIdx.y + threadIdx.y;
     const Jpeg p = params[b];
@@ -146,8 +162,11 @@ extern "C" __global__ void __launch_bounds__(256) colour(const void* x, bool byt
     }
     const size_t plane = (size_t)64 * mh * mw;
     const int Y = luma[((size_t)b * 16 * mh + py) * 16 * mw + px];
-    const int cb = upsample(chroma + 2 * b * plane, 8 * mw, py, px, p.h, p.w) - 128, cr = upsample(chroma + (2 * b + 1) * plane, 8 * mw, py, px, p.h, p.w) - 128;
-    const int rgb[3] = {Y + ((91881 * cr + 32768) >> 16), Y + ((-22554 * cb - 46802 * cr + 32768) >> 16), Y + ((116130 * cb + 32768) >> 16)};
+    const int cb = upsample(chroma + 2 * b * plane, 8 * mw, py, px, p.h, p.w) - 128;
+    const int cr = upsample(chroma + (2 * b + 1) * plane, 8 * mw, py, px, p.h, p.w) - 128;
+    const int rgb[3] = {Y + ((91881 * cr + 32768) >> 16),
+                        Y + ((-22554 * cb - 46802 * cr + 32768) >> 16),
+                        Y + ((116130 * cb + 32768) >> 16)};
     for (int c = 0; c < 3; c++)
     {
         int v = clamp(rgb[c], 0, 255);

@@ -219,6 +219,7 @@ def _downsample(C: torch.Tensor) -> torch.Tensor:
 
 def _planes(P: torch.Tensor, T: torch.Tensor) -> torch.Tensor:
     """DCT, quantisation by T [B, 8, 8] and inverse DCT of planes [B, C, 8m, 8n] int32."""
+    # The descaling shifts are those of jfdctint.c and jidctint.c: rows, then columns, and back.
     b, c, h, w = P.shape
     M = torch.from_numpy(DCT).to(P.device, torch.int32)
     X = P.view(b, c, h // 8, 8, w // 8, 8).transpose(3, 4) - 128  # [B, C, m, n, 8, 8]

@@ -159,12 +159,12 @@ def _check_versions(driver: int, nvrtc: tuple[int, int], extra: str) -> None:
     if driver < 1000 * nvrtc[0]:
         raise KernelError(
             f'the driver is for CUDA {driver // 1000}.{driver % 1000 // 10}, '
-            f'but CuPy compiles for CUDA {nvrtc[0]}: '
+            f'CuPy compiles for CUDA {nvrtc[0]}: '
             'pip install -e .[cuda12] in a fresh environment, or update the driver'
         )
     if torch.version.cuda and int(torch.version.cuda.split('.')[0]) != nvrtc[0]:
         raise KernelError(
-            f'torch is built for CUDA {torch.version.cuda}, but CuPy for CUDA '
+            f'torch is built for CUDA {torch.version.cuda}, CuPy for CUDA '
             f'{nvrtc[0]}.{nvrtc[1]}: a process must not mix them; '
             f'pip install -e .[{extra}] in a fresh environment'
         )

@@ -2,24 +2,33 @@
 
 struct Median { int side, h, w; };               // side 1: skipped
 const int MOST = 15;                             // side of the largest window
-const u32 ONES = 1 | 1 << 10 | 1 << 20;          // 1 in each of three fields of 10 bits: red, green, blue
+// 1 in each of three fields of 10 bits: red, green, blue.
+const u32 ONES = 1 | 1 << 10 | 1 << 20;
 
-// A pixel a thread, (32, 8) threads. The median is found bit by bit from the top: a level is at most the median if at least half of the window reaches it. Three channels
-// are compared at once: 256 + value - level does not borrow from the next field, and has its bit 8 where the value reaches the level.
-extern "C" __global__ void __launch_bounds__(256) median(const void* x, bool bytes, void* y, bool every, int H, int W, const Median* params)
+// A pixel a thread, (32, 8) threads. The median is found bit by bit from the top: a level is at
+// most the median if at least half of the window reaches it. Three channels are compared at once:
+// 256 + value - level does not borrow from the next field, and has its bit 8 where the value
+// reaches the level.
+extern "C" __global__ void __launch_bounds__(256) median(
+    const void* x, bool bytes, void* y, bool every, int H, int W, const Median* params)
 {
     __shared__ u32 tile[(8 + MOST - 1) * (32 + MOST - 1)];
-    const int b = blockIdx.z, x0 = 32 * blockIdx.x, y0 = 8 * blockIdx.y, px = x0 + threadIdx.x, py = y0 + threadIdx.y;
+    const int b = blockIdx.z, x0 = 32 * blockIdx.x, y0 = 8 * blockIdx.y;
+    const int px = x0 + threadIdx.x, py = y0 + threadIdx.y;
     const Median p = params[b];
     if (x0 >= p.w || y0 >= p.h) return;
     const int n = p.side, r = n / 2, across = 32 + n - 1, down = 8 + n - 1;
     const size_t image = (size_t)b * H * W;
     for (int i = 32 * threadIdx.y + threadIdx.x; i < across * down; i += 256)
     {
-        const size_t at = (image + (size_t)clamp(y0 + i / across - r, 0, p.h - 1) * W + clamp(x0 + i % across - r, 0, p.w - 1)) * 3;
+        const size_t row = image + (size_t)clamp(y0 + i / across - r, 0, p.h - 1) * W;
+        const size_t at = (row + clamp(x0 + i % across - r, 0, p.w - 1)) * 3;
         u32 fields = 256 * ONES;
         for (int c = 0; c < 3; c++)
-            fields |= (u32)(bytes ? ((const u8*)x)[at + c] : level8(((const float*)x)[at + c], 0)) << 10 * c;
+        {
+            u32 v = bytes ? ((const u8*)x)[at + c] : level8(((const float*)x)[at + c], 0);
+            fields |= v << 10 * c;
+        }
         tile[i] = fields;
     }
     __syncthreads();

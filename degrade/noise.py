@@ -187,6 +187,7 @@ def _poisson_masses(rate: np.ndarray, first: np.ndarray) -> np.ndarray:
     k = first + np.arange(256)
     mode = np.minimum(np.floor(rate).astype(np.int64) - first, 255)
     p = np.zeros((256, 256))
+    # Relative to the mass at the mode, which avoids underflow at large rates.
     level = np.arange(256)
     p[level, mode[:, 0]] = 1.0
 
@@ -477,5 +478,6 @@ def _distinct(level: np.ndarray) -> int:
 
 
 def _occupied(level: np.ndarray) -> int:
+    # One column, as calcHist counts the first channel alone.
     histogram = cv2.calcHist([level.reshape(-1, 1)], [0], None, [256], [0, 256])
     return int((histogram > 0).sum())

@@ -3,7 +3,8 @@
 struct Quantize { int on, up, h, w; };
 
 // One pixel a thread, (32, 8) threads.
-extern "C" __global__ void __launch_bounds__(256) quantize(const float* x, float* y, int H, int W, const Quantize* params, float nudge)
+extern "C" __global__ void __launch_bounds__(256) quantize(
+    const float* x, float* y, int H, int W, const Quantize* params, float nudge)
 {
     const int b = blockIdx.z, px = 32 * blockIdx.x + threadIdx.x, py = 8 * blockIdx.y + threadIdx.y;
     const Quantize p = params[b];

@@ -1,8 +1,10 @@
-// Resize by explicit parameters, see resize.py: `weights` makes the banded weights of both axes of every sample, `resize` applies them.
+// Resize by explicit parameters, see resize.py: `weights` makes the banded weights of both axes of
+// every sample, `resize` applies them.
 
 enum { AREA, BILINEAR, BICUBIC, AREA_CV, BICUBIC_AA, NEAREST };
 
-struct Resize { double step_y, step_x; int mode, taps_y, taps_x, H, W, h, w; };       // h x w -> H x W
+// h x w -> H x W.
+struct Resize { double step_y, step_x; int mode, taps_y, taps_x, H, W, h, w; };
 
 __device__ double cubic(double t, double a)
 {
@@ -21,7 +23,8 @@ __device__ int start(int mode, int i, int n, int m, double step, double x)
     return (int)floor(x - 2 * fmax(step, 1.0));
 }
 
-// Weight of source pixel j in output i, not normalised. Sums and products that a floor or a comparison depends on are rounded as NumPy's are.
+// Weight of source pixel j in output i, not normalised. Sums and products that a floor or a
+// comparison depends on are rounded as NumPy's are.
 __device__ double weight(int mode, bool grows, int i, int j, int n, int m, double step, double x)
 {
     if (mode == AREA) return j < ((long long)(i + 1) * n + m - 1) / m;
@@ -33,7 +36,8 @@ __device__ double weight(int mode, bool grows, int i, int j, int n, int m, doubl
     if (mode == BICUBIC) return cubic(x - j, -0.75);
     if (mode == AREA_CV && !grows)
     {
-        double low = fmax((double)j, __dmul_rn(i, step)), high = fmin(j + 1.0, __dmul_rn(i + 1, step));
+        double low = fmax((double)j, __dmul_rn(i, step));
+        double high = fmin(j + 1.0, __dmul_rn(i + 1, step));
         return j < n ? fmax(high - low, 0.0) : 0;
     }
     if (mode == AREA_CV)
@@ -47,8 +51,10 @@ __device__ double weight(int mode, bool grows, int i, int j, int n, int m, doubl
     return j >= 0 && j < n ? cubic((x - j) / fmax(step, 1.0), -0.5) : 0;
 }
 
-// first [B, 2, length], bands [B, 2, most, length]: of the rows (axis 0) and columns (axis 1) of every sample. Grid (length / 128, 2, B) of 128 threads.
-extern "C" __global__ void weights(const Resize* params, int* first, float* bands, int length, int most)
+// first [B, 2, length], bands [B, 2, most, length]: of the rows (axis 0) and columns (axis 1) of
+// every sample. Grid (length / 128, 2, B) of 128 threads.
+extern "C" __global__ void weights(
+    const Resize* params, int* first, float* bands, int length, int most)
 {
     const Resize p = params[blockIdx.z];
     const int i = 128 * blockIdx.x + threadIdx.x, axis = blockIdx.y;
@@ -63,12 +69,16 @@ extern "C" __global__ void weights(const Resize* params, int* first, float* band
         sum += weight(p.mode, grows, i, j0 + j, n, m, step, x);
     first[line * length + i] = j0;
     for (int j = 0; j < taps; j++)
-        bands[(line * most + j) * length + i] = (float)(weight(p.mode, grows, i, j0 + j, n, m, step, x) / sum);
+    {
+        double w = weight(p.mode, grows, i, j0 + j, n, m, step, x);
+        bands[(line * most + j) * length + i] = (float)(w / sum);
+    }
 }
 
 // y [B, outH, outW, 3] of x [B, inH, inW, 3]: one pixel a thread, (32, 8) threads.
-extern "C" __global__ void __launch_bounds__(256) resize(const void* x, bool bytes, float* y, int inH, int inW, int outH, int outW, const Resize* params, const int* first, const float* bands,
-                                                         int length, int most)
+extern "C" __global__ void __launch_bounds__(256) resize(
+    const void* x, bool bytes, float* y, int inH, int inW, int outH, int outW,
+    const Resize* params, const int* first, const float* bands, int length, int most)
 {
     const int b = blockIdx.z, px = 32 * blockIdx.x + threadIdx.x, py = 8 * blockIdx.y + threadIdx.y;
     const Resize p = params[b];

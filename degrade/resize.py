@@ -328,6 +328,7 @@ def _most_taps(p: Params, size: np.ndarray) -> np.ndarray:
         (mode == AREA_CV, np.ceil(p.step) + 1),
         (mode == NEAREST, 1),
     ]
+    # The bounds follow `taps`, in which the first condition that holds counts.
     antialiased = np.ceil(4 * np.maximum(p.step, 1)) + 2
     conditions, numbers = zip(*counts, strict=True)
     return np.select(conditions, numbers, antialiased).astype(np.int64)
@@ -381,6 +382,7 @@ def _library_resize(
     x: np.ndarray, mode: int, size: tuple[int, int], step: tuple[float, float]
 ) -> np.ndarray | None:
     """OpenCV's linear or cubic resize, or None where it cannot do this size and step."""
+    # Where the step is the ratio of the sizes, both map coordinates alike.
     (h, w, _), (H, W) = x.shape, size
     how = cv2.INTER_LINEAR if mode == BILINEAR else cv2.INTER_CUBIC
     by_size = abs(step[0] * H - h) < 1e-9 * h and abs(step[1] * W - w) < 1e-9 * w

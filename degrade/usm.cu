@@ -1,10 +1,14 @@
-// USM sharpening, see usm.py: the Gaussian of 51 taps is separable, so two passes blur and two soften the mask.
+// USM sharpening, see usm.py: the Gaussian of 51 taps is separable, so two passes blur and two
+// soften the mask.
 
 struct Usm { int on, h, w; };
 const int TAPS = 51, R = 25;
 
-// Across: of x, or of the mask |x - blurred| > 10/255 where `blurred` is given. 64 x 16 pixels of one channel by 128 threads, 8 pixels in a row each.
-extern "C" __global__ void __launch_bounds__(128) across(const void* x, bool bytes, const float* blurred, float* y, int H, int W, const Usm* params, const float* row)
+// Across: of x, or of the mask |x - blurred| > 10/255 where `blurred` is given. 64 x 16 pixels of
+// one channel by 128 threads, 8 pixels in a row each.
+extern "C" __global__ void __launch_bounds__(128) across(
+    const void* x, bool bytes, const float* blurred, float* y, int H, int W, const Usm* params,
+    const float* row)
 {
     const int SIDE = 64 + 2 * R, PITCH = SIDE + 1;
     __shared__ float tile[16 * PITCH], taps[TAPS + 7];
@@ -17,7 +21,8 @@ extern "C" __global__ void __launch_bounds__(128) across(const void* x, bool byt
         int sy = min(y0 + i / SIDE, p.h - 1), sx = reflect(x0 + i % SIDE - R, p.w);
         size_t at = image + ((size_t)sy * W + sx) * 3;
         float v = pixel(x, bytes, at);
-        tile[i / SIDE * PITCH + i % SIDE] = !blurred ? v : fabsf(v - blurred[at]) * 255 > 10 ? 1.0f : 0.0f;
+        const bool edge = blurred && fabsf(v - blurred[at]) * 255 > 10;
+        tile[i / SIDE * PITCH + i % SIDE] = !blurred ? v : edge ? 1.0f : 0.0f;
     }
     if (t < TAPS + 7) taps[t] = t < TAPS ? row[t] : 0.0f;
     __syncthreads();
@@ -30,12 +35,16 @@ extern "C" __global__ void __launch_bounds__(128) across(const void* x, bool byt
             y[image + ((size_t)py * W + px + i) * 3] = acc[i];
 }
 
-// Down. Without `x` y is the blurred picture; else `rows` is the mask, and y the sharpened x. 32 x 64 pixels of one channel by (32, 8) threads.
-extern "C" __global__ void __launch_bounds__(256) down(const float* rows, const void* x, bool bytes, const float* blurred, float* y, int H, int W, const Usm* params, const float* row)
+// Down. Without `x` y is the blurred picture; else `rows` is the mask, and y the sharpened x. 32 x
+// 64 pixels of one channel by (32, 8) threads.
+extern "C" __global__ void __launch_bounds__(256) down(
+    const float* rows, const void* x, bool bytes, const float* blurred, float* y, int H, int W,
+    const Usm* params, const float* row)
 {
     const int SIDE = 64 + 2 * R;
     __shared__ float tile[SIDE * 33], taps[TAPS + 7];
-    const int b = blockIdx.z / 3, x0 = 32 * blockIdx.x, y0 = 64 * blockIdx.y, t = 32 * threadIdx.y + threadIdx.x;
+    const int b = blockIdx.z / 3, x0 = 32 * blockIdx.x, y0 = 64 * blockIdx.y;
+    const int t = 32 * threadIdx.y + threadIdx.x;
     const Usm p = params[b];
     if ((!p.on && !x) || x0 >= p.w || y0 >= p.h) return;
     const size_t image = (size_t)b * H * W * 3 + blockIdx.z % 3;
@@ -44,7 +53,10 @@ extern "C" __global__ void __launch_bounds__(256) down(const float* rows, const 
     if (p.on)
     {
         for (int i = t; i < SIDE * 32; i += 256)
-            tile[i / 32 * 33 + i % 32] = rows[image + ((size_t)reflect(y0 + i / 32 - R, p.h) * W + min(x0 + i % 32, p.w - 1)) * 3];
+        {
+            const size_t line = (size_t)reflect(y0 + i / 32 - R, p.h) * W;
+            tile[i / 32 * 33 + i % 32] = rows[image + (line + min(x0 + i % 32, p.w - 1)) * 3];
+        }
         if (t < TAPS + 7) taps[t] = t < TAPS ? row[t] : 0.0f;
         __syncthreads();
         slide(acc, taps, tile + 8 * threadIdx.y * 33 + threadIdx.x, TAPS, 33);

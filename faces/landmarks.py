@@ -1,140 +1,119 @@
-"""Landmarks of a face: 28 that follow from its mask of 19 ids, or 68 in iBUG's order from a JSON file.
+"""Landmarks of a face: 28 computed from its mask of class ids, or 68 in iBUG's order from a file.
 
-Positions are (x, y) pixels, centres of pixels at integers. Left and right ends of a part are those of the picture; r_ and l_ are the person's own sides, as in the
-names of the classes.
+Positions are (x, y) in pixels, with pixel centres at integers. Left and right ends of a part are
+those in the picture; r_ and l_ are the person's own sides, as in the names of the classes.
 """
 
 import json
 import os
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from errors import DataError
-from sources.files import read_bytes, shown
-from sources.manifest import some
+from sources.aliases import FilePath
+from sources.files import read_bytes, shown, some
+from sources.manifest import Image
 
 from .masks import CLASSES
 
+Array = TypeVar('Array', np.ndarray, Tensor)
+
+# ---- the points ----
+
+# fmt: off
 POINTS = (
     *(f'{side}_eye_{end}' for side in 'rl' for end in ('left', 'right', 'top', 'bottom')),
     *(f'{side}_brow_{end}' for side in 'rl' for end in ('left', 'right')),
-    'nose_left',
-    'nose_right',
-    'nose_bottom',
-    'nose_centre',
-    'mouth_left',
-    'mouth_right',
-    'lip_top',
-    'lip_bottom',
-    'mouth_centre',
+    'nose_left', 'nose_right', 'nose_bottom', 'nose_centre',
+    'mouth_left', 'mouth_right', 'lip_top', 'lip_bottom', 'mouth_centre',
     'chin',
-    *(
-        f'oval_{end}_{height}'
-        for height in ('top', 'middle', 'bottom')
-        for end in ('left', 'right')
-    ),
+    'oval_left_top', 'oval_right_top',
+    'oval_left_middle', 'oval_right_middle',
+    'oval_left_bottom', 'oval_right_bottom',
 )
 
-# The classes that a part is made of. Glasses hide a face without ending it; the mouth begins and ends with the lips.
+# The classes of each part. Glasses cover a face without ending it; the mouth begins and ends with
+# the lips.
 _PARTS = {
-    'r_eye': ['r_eye'],
-    'l_eye': ['l_eye'],
+    'r_eye':  ['r_eye'],
+    'l_eye':  ['l_eye'],
     'r_brow': ['r_brow'],
     'l_brow': ['l_brow'],
-    'nose': ['nose'],
-    'mouth': ['mouth', 'u_lip', 'l_lip'],
-    'u_lip': ['u_lip'],
-    'l_lip': ['l_lip'],
-    'face': [
-        'skin',
-        'nose',
-        'eye_g',
-        'l_eye',
-        'r_eye',
-        'l_brow',
-        'r_brow',
-        'mouth',
-        'u_lip',
-        'l_lip',
-    ],
+    'nose':   ['nose'],
+    'mouth':  ['mouth', 'u_lip', 'l_lip'],
+    'u_lip':  ['u_lip'],
+    'l_lip':  ['l_lip'],
+    'face':   ['skin', 'nose', 'eye_g', 'l_eye', 'r_eye', 'l_brow', 'r_brow',
+               'mouth', 'u_lip', 'l_lip'],
 }
-_MEMBERS = np.array(
-    [[name in classes for name in CLASSES] for classes in _PARTS.values()]
-)  # [P, 19] bool
+# fmt: on
+_NUMBERS = {part: i for i, part in enumerate(_PARTS)}
+# [P, 19] bool: whether a class belongs to a part.
+_MEMBERS = np.array([[name in classes for name in CLASSES] for classes in _PARTS.values()])
+
+
+# Points whose names do not tell the part and the end.
+_RENAMED = {
+    'lip_top': ('u_lip', 'top'),
+    'lip_bottom': ('l_lip', 'bottom'),
+    'chin': ('face', 'bottom'),
+}
+
+
+def _part_and_end(point: str) -> tuple[str, str]:
+    """('r_eye', 'left') of r_eye_left."""
+    if point in _RENAMED:
+        return _RENAMED[point]
+    part, end = point.rsplit('_', 1)
+    return part, end
+
 
 # (part, end) of every point but those of the oval.
-_ENDS = {'lip_top': ('u_lip', 'top'), 'lip_bottom': ('l_lip', 'bottom'), 'chin': ('face', 'bottom')}
-_ENDS = [
-    _ENDS.get(name) or tuple(name.rsplit('_', 1)) for name in POINTS if not name.startswith('oval')
-]
+_ENDS = [_part_and_end(name) for name in POINTS if not name.startswith('oval')]
 
-_OTHER = {'r': 'l', 'l': 'r', 'left': 'right', 'right': 'left'}
-MIRROR = np.array(
-    [POINTS.index('_'.join(_OTHER.get(word, word) for word in name.split('_'))) for name in POINTS]
-)  # [28] see `mirrored`
+# ---- mirror images ----
+
+_OPPOSITE = {'r': 'l', 'l': 'r', 'left': 'right', 'right': 'left'}
+
+
+def _opposite(point: str) -> str:
+    """Name in the mirror image: sides and ends change places."""
+    return '_'.join(_OPPOSITE.get(word, word) for word in point.split('_'))
+
+
+MIRROR = np.array([POINTS.index(_opposite(name)) for name in POINTS])  # [28], see `mirror`
 IBUG = 68
-IBUG_MIRROR = np.array(
-    [
-        *range(16, -1, -1),
-        *range(26, 16, -1),
-        27,
-        28,
-        29,
-        30,
-        35,
-        34,
-        33,
-        32,
-        31,
-        45,
-        44,
-        43,
-        42,
-        47,
-        46,
-        39,
-        38,
-        37,
-        36,
-        41,
-        40,
-        54,
-        53,
-        52,
-        51,
-        50,
-        49,
-        48,
-        59,
-        58,
-        57,
-        56,
-        55,
-        64,
-        63,
-        62,
-        61,
-        60,
-        67,
-        66,
-        65,
-    ]
-)
+# fmt: off
+IBUG_MIRROR = np.array([
+    *range(16, -1, -1),                                # jaw
+    *range(26, 16, -1),                                # brows
+    27, 28, 29, 30, 35, 34, 33, 32, 31,                # nose
+    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,    # eyes
+    54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55,    # outer lips
+    64, 63, 62, 61, 60, 67, 66, 65,                    # inner lips
+])
+# fmt: on
 
 
-def mirrored(points, width):
-    """[..., K, 2] of a picture -> those of its mirror image, each again at its place in the order; K is 28 or 68, an array or a tensor."""
-    moved, stack = (
-        points[..., mirror(points.shape[-2]), :],
-        torch.stack if torch.is_tensor(points) else np.stack,
-    )
-    return stack([width - 1 - moved[..., 0], moved[..., 1]], -1)
+def mirrored(points: Array, width: int) -> Array:
+    """Points [..., K, 2] of the mirror image of a picture, each at its own place in the order.
+
+    K is 28 or 68. Raises ValueError for any other.
+    """
+    swapped = points[..., mirror(points.shape[-2]), :]
+    x, y = width - 1 - swapped[..., 0], swapped[..., 1]
+    return torch.stack([x, y], -1) if isinstance(points, Tensor) else np.stack([x, y], -1)
 
 
-def mirror(count):
-    """-> [count] int64: which point of a picture each point of its mirror image is. ValueError unless count is 28 or 68."""
+def mirror(count: int) -> np.ndarray:
+    """[count] int64: which point of a picture each point of its mirror image is.
+
+    Raises ValueError unless count is 28 or 68.
+    """
     if count not in (len(POINTS), IBUG):
         raise ValueError(
             f'{count} landmarks: {len(POINTS)} of a mask or {IBUG} of iBUG have a mirror image'
@@ -142,52 +121,84 @@ def mirror(count):
     return MIRROR if count == len(POINTS) else IBUG_MIRROR
 
 
-def moved(points, matrix, flip, width):
-    """Points [B, K, 2] of pictures -> of the same pictures moved as augment.Params says: matrix [B, 2, 3] from a pixel back to the source, then mirrored where flip [B]."""
-    out = np.linalg.solve(matrix[:, None, :, :2], (points - matrix[:, None, :, 2])[..., None])[
-        ..., 0
-    ]
+def moved(points: np.ndarray, matrix: np.ndarray, flip: np.ndarray, width: int) -> np.ndarray:
+    """Points [B, K, 2] after their pictures were augmented.
+
+    matrix, flip: of augment.Params, [B, 2, 3] from a pixel back to the source and [B] bool
+    """
+    offset = (points - matrix[:, None, :, 2])[..., None]
+    out = np.linalg.solve(matrix[:, None, :, :2], offset)[..., 0]
     return np.where(flip[:, None, None], mirrored(out, width), out)
 
 
-def from_mask_ref(mask, least=0.0):
-    """One mask [H, W] uint8 -> ([28, 2] float64, [28] bool): where the points of POINTS are, and whether they are there at all; absent ones are at (0, 0).
+# ---- 28 points of a mask ----
 
-    An end of a part is the mean of its pixels in its first or last column or row, a centre the mean of all. The chin is the face's last row; the ends of the oval are
-    the first and the last pixel of the face in three rows: the nose's first and last, and halfway from there to the chin.
-    least: columns and rows count with this share of the pixels of the part's fullest one, so that specks of a predicted mask are no ends
+
+def from_mask_ref(mask: np.ndarray, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Reference of `from_mask` for one mask [H, W]: [28, 2] float64 and [28] bool.
+
+    An end of a part is the mean of its pixels in its first or last column or row, a centre the mean
+    of all its pixels. The chin is the face's last row; the ends of the oval are the first and the
+    last pixel of the face in three rows: the nose's first and last, and halfway from there to the
+    chin.
     """
-    found = {}
-    for part, members in zip(_PARTS, _MEMBERS):
+    ends: dict[tuple[str, str], np.ndarray | None] = {}
+    for part, members in zip(_PARTS, _MEMBERS, strict=True):
         pixels = [(x, y) for y, row in enumerate(mask) for x, i in enumerate(row) if members[i]]
-        for axis, first, last in (0, 'left', 'right'), (1, 'top', 'bottom'):
-            places = [p[axis] for p in pixels]
-            full = max((places.count(v) for v in places), default=0)
-            good = [v for v in places if places.count(v) >= least * full]
-            for end, at in (first, min(good, default=None)), (last, max(good, default=None)):
-                found[part, end] = (
-                    np.mean([p for p in pixels if p[axis] == at], 0) if pixels else None
-                )
-        found[part, 'centre'] = np.mean(pixels, 0) if pixels else None
-    points = [found[name] for name in _ENDS]
-    top, bottom, chin = (
-        None if found[name] is None else int(found[name][1])
-        for name in (('nose', 'top'), ('nose', 'bottom'), ('face', 'bottom'))
+        for end, place in _ends_ref(pixels, least).items():
+            ends[part, end] = place
+
+    points = [ends[name] for name in _ENDS] + _oval_ref(
+        mask, ends['nose', 'top'], ends['nose', 'bottom'], ends['face', 'bottom']
     )
-    for y in (None,) * 3 if top is None else (top, bottom, (bottom + chin) // 2):
-        row = [] if y is None else [x for x, i in enumerate(mask[y]) if _MEMBERS[-1][i]]
-        points += [(row[0], y), (row[-1], y)] if row else [None, None]
-    return np.array([(0, 0) if p is None else p for p in points], np.float64), np.array(
-        [p is not None for p in points]
-    )
+    places = [(0, 0) if p is None else p for p in points]
+    return np.array(places, np.float64), np.array([p is not None for p in points])
 
 
-def from_mask(mask, least=0.0):
-    """Masks [B, H, W] of integer ids -> ([B, 28, 2] float32, [B, 28] bool) on their device; as `from_mask_ref` has it."""
+def _ends_ref(pixels: list[tuple[int, int]], least: float) -> dict[str, np.ndarray | None]:
+    """{end or 'centre': (x, y)} of a part; None where it has no pixels."""
+    ends: dict[str, np.ndarray | None] = {
+        'centre': np.mean(pixels, 0) if pixels else None,
+    }
+    for axis, first, last in (0, 'left', 'right'), (1, 'top', 'bottom'):
+        places = [p[axis] for p in pixels]
+        # Columns or rows that count have enough pixels compared with the fullest one.
+        full = max((places.count(v) for v in places), default=0)
+        good = [v for v in places if places.count(v) >= least * full]
+        for end, at in (first, min(good, default=None)), (last, max(good, default=None)):
+            ends[end] = np.mean([p for p in pixels if p[axis] == at], 0) if pixels else None
+    return ends
+
+
+def _oval_ref(
+    mask: np.ndarray,
+    nose_top: np.ndarray | None,
+    nose_bottom: np.ndarray | None,
+    chin: np.ndarray | None,
+) -> list[np.ndarray | None]:
+    """The six points of the oval."""
+    if nose_top is None or nose_bottom is None or chin is None:
+        return [None] * 6
+    top, bottom = int(nose_top[1]), int(nose_bottom[1])
+    points: list[np.ndarray | None] = []
+    for y in top, bottom, (bottom + int(chin[1])) // 2:
+        row = [x for x, i in enumerate(mask[y]) if _MEMBERS[_NUMBERS['face']][i]]
+        points += [np.array((row[0], y)), np.array((row[-1], y))] if row else [None, None]
+    return points
+
+
+def from_mask(mask: Tensor, least: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The points of POINTS in masks [B, H, W] of integer ids, as `from_mask_ref` defines them.
+
+    least: columns and rows count that have at least this share of the pixels of the part's fullest
+           one, so that specks of a predicted mask do not become ends
+    Returns [B, 28, 2] float32 and [B, 28] bool, whether a point exists; absent ones are at (0, 0).
+    """
     member = torch.from_numpy(_MEMBERS).to(mask.device)[:, mask.long()]  # [P, B, H, W] bool
-    h, w = mask.shape[1:]
     columns, rows = member.sum(2), member.sum(3)  # [P, B, W] and [P, B, H] pixels
     (left, right), (top, bottom) = ends(columns, least), ends(rows, least)  # [P, B]
+
+    # x and y of every end of every part.
     at = {
         'left': (left, _mean(_column(member, left))),
         'right': (right, _mean(_column(member, right))),
@@ -195,130 +206,160 @@ def from_mask(mask, least=0.0):
         'bottom': (_mean(_row(member, bottom)), bottom),
         'centre': (_mean(columns), _mean(rows)),
     }
-    numbers = {part: i for i, part in enumerate(_PARTS)}
     points = [
-        torch.stack([axis[numbers[part]].double() for axis in at[end]], 1) for part, end in _ENDS
+        torch.stack([axis[_NUMBERS[part]].double() for axis in at[end]], 1) for part, end in _ENDS
     ]
-    there = columns.any(2)  # [P, B]
-    visible = [there[numbers[part]] for part, _ in _ENDS]
+    present = columns.any(2)  # [P, B]
+    visible = [present[_NUMBERS[part]] for part, _ in _ENDS]
 
-    nose, face = numbers['nose'], numbers['face']
+    # The oval: ends of the face in three rows.
+    nose, face = _NUMBERS['nose'], _NUMBERS['face']
     for y in top[nose], bottom[nose], (bottom[nose] + bottom[face]) // 2:
         row = _row(member[face : face + 1], y[None])  # [1, B, W]
         points += [torch.stack([x[0], y], 1).double() for x in ends(row.long(), 0.0)]
-        visible += 2 * [there[nose] & row[0].any(1)]
-    visible = torch.stack(visible, 1)
-    return torch.where(visible[..., None], torch.stack(points, 1), 0.0).float(), visible
+        visible += 2 * [present[nose] & row[0].any(1)]
+
+    exists = torch.stack(visible, 1)
+    return torch.where(exists[..., None], torch.stack(points, 1), 0.0).float(), exists
 
 
-def ends(counts, least):
-    """[P, B, n] pixels of columns or rows -> the first and the last that counts, [P, B] int64 each"""
+def ends(counts: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    """First and last column or row that counts, [P, B] int64 each.
+
+    counts: [P, B, n] pixels of every column or row; least: as in `from_mask`
+    """
     good = (counts > 0) & (counts >= least * counts.amax(2, keepdim=True).double())
     return good.int().argmax(2), counts.shape[2] - 1 - good.flip(2).int().argmax(2)
 
 
-def _column(member, x):
+def _column(member: Tensor, x: Tensor) -> Tensor:
+    """Columns x [P, B] of [P, B, H, W] -> [P, B, H]."""
     return member.gather(3, x[:, :, None, None].expand(*member.shape[:3], 1))[..., 0]
 
 
-def _row(member, y):
-    return member.gather(2, y[:, :, None, None].expand(*member.shape[:2], 1, member.shape[3]))[
-        :, :, 0
-    ]
+def _row(member: Tensor, y: Tensor) -> Tensor:
+    """Rows y [P, B] of [P, B, H, W] -> [P, B, W]."""
+    shape = *member.shape[:2], 1, member.shape[3]
+    return member.gather(2, y[:, :, None, None].expand(*shape))[:, :, 0]
 
 
-def _mean(counts):
-    """[P, B, n] how often each position is there -> [P, B] float64 mean position, 0 of none"""
-    counts = counts.double()  # sums of 512 x 512 positions are beyond float32
-    return (counts * torch.arange(counts.shape[2], device=counts.device)).sum(2) / counts.sum(
-        2
-    ).clamp_min(1)
+def _mean(counts: Tensor) -> Tensor:
+    """Mean position [P, B] float64 from how often each one occurs, [P, B, n]; 0 of none."""
+    # Sums of 512 x 512 positions exceed the precision of float32.
+    counts = counts.double()
+    positions = torch.arange(counts.shape[2], device=counts.device)
+    return (counts * positions).sum(2) / counts.sum(2).clamp_min(1)
 
 
 # ---- 68 points from a file ----
 
 
 class Landmarks(NamedTuple):
+    """The landmarks of one picture."""
+
     points: np.ndarray  # [68, 2] float32 (x, y) pixels
-    size: tuple  # (width, height) of the picture that they were found in; None: of the picture that has their name
+    # (width, height) of the picture that they refer to; None: the picture that has their name.
+    size: tuple[int, int] | None
 
 
-def read(path):
-    """JSON file -> {name of a picture without folder and suffix: Landmarks}: FFHQ's ffhq-dataset-v2.json, or {name: [[x, y], ... 68 of them]}.
+def read(path: FilePath) -> dict[str, Landmarks]:
+    """Read a JSON file: {name of a picture without folder and suffix: Landmarks}.
 
-    Raises DataError naming the file and the entry: unreadable, of another form, not 68 finite pairs, or two entries of one name.
+    It is FFHQ's ffhq-dataset-v2.json, or {name: [[x, y], ... 68 of them]}. Raises DataError that
+    names the file and the entry: it is unreadable or has another form, an entry is not 68 finite
+    pairs, or two entries have one name.
     """
+    landmarks: dict[str, Landmarks] = {}
+    for key, entry in _content(path).items():
+        name, values, size = _entry(key, entry)
+        try:
+            points = np.array(values, np.float32)
+        except (TypeError, ValueError):
+            points = np.empty(0, np.float32)
+        if points.shape != (IBUG, 2) or not np.isfinite(points).all():
+            raise DataError(f'{shown(path)}: {key} has not {IBUG} pairs of numbers [x, y]')
+
+        stem = _stem(name)
+        if stem in landmarks:
+            raise DataError(f'{shown(path)}: two entries for pictures named {stem}')
+        landmarks[stem] = Landmarks(points, size)
+    return landmarks
+
+
+def _content(path: FilePath) -> dict[str, object]:
+    """The object in a JSON file. Raises DataError."""
     try:
         content = json.loads(read_bytes(path))
     except (OSError, ValueError) as e:
-        raise DataError(
-            f'{shown(path)} cannot be read as JSON ({getattr(e, "strerror", None) or e})'
-        ) from None
+        reason = getattr(e, 'strerror', None) or e
+        raise DataError(f'{shown(path)} cannot be read as JSON ({reason})') from None
     if not isinstance(content, dict) or not content:
         raise DataError(
-            f'{shown(path)}: landmarks were expected, {{name: [[x, y], ... {IBUG} of them]}} or ffhq-dataset-v2.json'
+            f'{shown(path)}: landmarks were expected, '
+            f'{{name: [[x, y], ... {IBUG} of them]}} or ffhq-dataset-v2.json'
         )
-    found = {}
-    for key, entry in content.items():
-        name, points, size = _entry(key, entry)
-        stem = os.path.splitext(os.path.basename(name))[0]
-        try:
-            points = np.array(points, np.float32)
-        except (TypeError, ValueError):
-            points = np.empty(0)
-        if points.shape != (IBUG, 2) or not np.isfinite(points).all():
-            raise DataError(f'{shown(path)}: {key} has not {IBUG} pairs of numbers [x, y]')
-        if stem in found:
-            raise DataError(f'{shown(path)}: two entries for pictures named {stem}')
-        found[stem] = Landmarks(points, size)
-    return found
+    return content
 
 
-def _entry(key, entry):
+def _entry(key: str, entry: object) -> tuple[str, object, tuple[int, int] | None]:
     """(name of the picture, points, size) of an entry of FFHQ's file, or of a plain one."""
     image = entry.get('image') if isinstance(entry, dict) else None
     if not isinstance(image, dict):
         return key, entry, None
-    size = image.get('pixel_size')
-    good = (
-        isinstance(size, list)
-        and len(size) == 2
-        and all(isinstance(v, int) and v > 0 for v in size)
-    )
-    return (
-        str(image.get('file_path', key)),
-        image.get('face_landmarks') if good else None,
-        tuple(size) if good else None,
-    )
+    name, size = str(image.get('file_path', key)), image.get('pixel_size')
+
+    # Points without a valid size could not be scaled to the training size.
+    if not isinstance(size, list) or len(size) != 2:
+        return name, None, None
+    if not all(isinstance(v, int) and v > 0 for v in size):
+        return name, None, None
+    return name, image.get('face_landmarks'), (size[0], size[1])
 
 
-def of(found, images, size):
-    """What `read` found -> [N, 68, 2] float32 of the manifest.Image of a run, in pixels of the training size `size`.
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
 
-    Raises DataError: pictures that have none, or of another shape than the one they were found in.
+
+def of(landmarks: Mapping[str, Landmarks], images: Sequence[Image], size: int) -> np.ndarray:
+    """[N, 68, 2] float32 of the images of a run, in pixels of the training size.
+
+    landmarks: from `read`
+    Raises DataError: images without landmarks, or of another shape than the one these refer to.
     """
-    stems = [os.path.splitext(os.path.basename(image.path))[0] for image in images]
-    missing = [shown(image.path) for image, stem in zip(images, stems) if stem not in found]
+    stems = [_stem(image.path) for image in images]
+    missing = [
+        shown(image.path)
+        for image, stem in zip(images, stems, strict=True)
+        if stem not in landmarks
+    ]
     if missing:
         raise DataError(
-            f'{len(missing):,} of {len(images):,} images have no landmarks: {some(missing, 3)}; add them to the file, or leave the images out'
+            f'{len(missing):,} of {len(images):,} images have no landmarks: {some(missing, 3)}; '
+            'add them to the file, or leave the images out'
         )
+
     points = np.empty((len(images), IBUG, 2), np.float32)
-    for i, (image, stem) in enumerate(zip(images, stems)):
-        one = found[stem]
-        width, height = one.size or (image.width, image.height)
+    for i, (image, stem) in enumerate(zip(images, stems, strict=True)):
+        own = landmarks[stem]
+        width, height = own.size or (image.width, image.height)
+        # Equal ratios of sides, compared without division.
         if width * image.height != height * image.width:
             raise DataError(
-                f'{shown(image.path)} is {image.width}x{image.height}, its landmarks were found in {width}x{height}: another shape'
+                f'{shown(image.path)} is {image.width}x{image.height}, its landmarks were found in '
+                f'{width}x{height}: another shape'
             )
-        points[i] = fitted(one.points, width, height, size)
+        points[i] = fitted(own.points, width, height, size)
     return points
 
 
-def fitted(points, width, height, size):
-    """[..., 2] of a picture width x height -> of the square that files.fit makes of it."""
-    now = np.array([width, height])
-    short = now.min()
-    large = np.maximum(size, np.round(now * size / short)).astype(int) if short != size else now
-    corner = (large - size) // 2
-    return ((points + 0.5) * (large / now) - 0.5 - corner).astype(np.float32)
+def fitted(points: np.ndarray, width: int, height: int, size: int) -> np.ndarray:
+    """Points [..., 2] of a picture width x height in the square that files.fit makes of it."""
+    before = np.array([width, height])
+    short = before.min()
+    # As files.fit: nothing is resized if the shorter side already is the training size.
+    if short == size:
+        after = before
+    else:
+        after = np.maximum(size, np.round(before * size / short)).astype(int)
+    corner = (after - size) // 2
+    return ((points + 0.5) * (after / before) - 0.5 - corner).astype(np.float32)

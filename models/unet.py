@@ -136,7 +136,7 @@ class UNet(nn.Module):
 
         # Without the cast a bfloat16 stream would become float32 here.
         if self.position is not None:
-            y = y + self._resized_position(self.position, y.shape[-2:]).to(y.dtype)
+            y = y + _whole_position(self.position, y.shape[-2:]).to(y.dtype)
         y = self.middle(y)
 
         # Up again. Skips are added, not concatenated: that takes no wider convolutions.
@@ -147,12 +147,6 @@ class UNet(nn.Module):
         y = F.pixel_shuffle(self.tail(y), 4 // self.steps)[..., : 4 * h, : 4 * w]
         # The image itself stays float32.
         return y.float() + F.interpolate(x.float(), scale_factor=4, mode='bilinear')
-
-    def _resized_position(self, position: Tensor, size: torch.Size) -> Tensor:
-        """The whole embedding, [1, C, *size]."""
-        symmetric = position.shape[3] < position.shape[2]
-        whole = torch.cat([position, position.flip(3)], 3) if symmetric else position
-        return whole if whole.shape[-2:] == size else F.interpolate(whole, size, mode='bilinear')
 
 
 # ---- what other restorers need, too ----
@@ -187,6 +181,13 @@ def _check(width: Sequence[int], blocks: Blocks, steps: int, attention: int) -> 
             f'UNet: a bottleneck of {width[-1]} channels cannot be divided among {HEADS} heads of '
             'attention'
         )
+
+
+def _whole_position(position: Tensor, size: torch.Size) -> Tensor:
+    """Embedding of both halves, resized if necessary, [1, C, *size]."""
+    symmetric = position.shape[3] < position.shape[2]
+    whole = torch.cat([position, position.flip(3)], 3) if symmetric else position
+    return whole if whole.shape[-2:] == size else F.interpolate(whole, size, mode='bilinear')
 
 
 def _bottleneck(width: int, blocks: int, attention: int) -> nn.Sequential:

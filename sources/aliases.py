@@ -8,5 +8,6 @@ Say = Callable[[str], object]
 # Called as progress(done, total) after each of `total` files.
 Progress = Callable[[int, int], object]
 
+# Contents of a file, whoever owns the memory: slices of a memoryview copy nothing.
 Buffer = bytes | bytearray | memoryview
 FilePath = str | os.PathLike[str]

@@ -133,9 +133,11 @@ def sound(data: Buffer) -> None:
     kind, header = _walk(data)
     if kind == 'jph':
         return
+    # The decoder alone would miss an over-long stream.
     if kind == 'png':
         _inflate(data, header)
 
+    # A decoder may read a damaged header differently from `check`.
     height, width, _ = decode(data).shape
     expected = _decoded_size(header)
     if (width, height) != expected:
@@ -157,6 +159,7 @@ def decode(data: Buffer) -> np.ndarray:
             return jph.decode(data)
 
     try:
+        # OpenCV applies the orientation, expands palettes and drops alpha by itself.
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as e:
         raise BadFile(f'decoder refuses it ({e.err})') from None
@@ -173,6 +176,7 @@ def fit(rgb: np.ndarray, size: int) -> np.ndarray:
     """
     h, w = rgb.shape[:2]
     big_enough(w, h, size)
+    # Rounding must not make the longer side shorter than the crop.
     if min(h, w) > size:
         h, w = (max(size, round(side * size / min(h, w))) for side in (h, w))
         rgb = cv2.resize(rgb, (w, h), interpolation=cv2.INTER_AREA)
@@ -307,6 +311,7 @@ def _ihdr(body: memoryview) -> _Header:
             f'corrupt header: bit depth {depth}, colour type {colour}, '
             f'methods {compression} {filtering} {interlace}'
         )
+    # Bounded before a decoder allocates memory for so many pixels.
     _plausible(width, height)
     if depth == 16:
         raise BadFile('16-bit PNG: convert it to 8 bits per channel')
@@ -365,7 +370,8 @@ def _walk_jpeg(data: memoryview) -> _Header:
         code = data[at + 1]
         if code == _EOI:
             break
-        if code == 0x01 or 0xD0 <= code <= 0xD7:  # TEM, RSTn: no body
+        # TEM and the restarts RSTn stand alone, without a body.
+        if code == 0x01 or 0xD0 <= code <= 0xD7:
             at += 2
             continue
 
@@ -427,6 +433,7 @@ def _sof(body: memoryview) -> tuple[int, int, str]:
     if len(body) < 6 or len(body) != 6 + 3 * body[5]:
         raise BadFile('corrupt header: frame segment of a wrong length')
     precision, height, width, components = struct.unpack_from('>BHHB', body)
+    # What decoders disagree on or reject is named with a remedy.
     if precision != 8:
         raise BadFile(f'{precision}-bit JPEG: convert it to 8 bits per channel')
     if components == 4:

@@ -51,6 +51,7 @@ def check(data: Buffer) -> tuple[int, int]:
     if zlib.crc32(data[_HEADER:]) != int.from_bytes(data[len(_START) : _HEADER], 'big'):
         raise BadFile('CRC of the codestream is wrong')
 
+    # The image header box is the first inside jp2h: two headers of 8 bytes precede its fields.
     height, width = struct.unpack_from('>II', data, _HEADER + 16)
     return width, height
 

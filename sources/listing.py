@@ -41,18 +41,21 @@ def files(source: str, cache_dir: FilePath | None, say: Say) -> list[File]:
 
     cache_dir: where indices of shards are cached. Raises DataError.
     """
+    # A shard is expanded only here, whichever way it was named.
     named = _named(source)
     indices = _Indices(cache_dir, say)
     found: list[File] = []
     for name, path in named:
         shard, member = shards.parted(path)
         if shard and not member:
-            for inner, place in indices.of(path).items():
-                found.append(File(f'{name}/{inner}', f'{path}/{inner}', (path, *place)))
-            continue
-        # A member that the shard lacks has no part, and fails when it is read as a file.
-        place_or_none = indices.of(shard).get(member) if shard else None
-        found.append(File(name, path, (shard, *place_or_none) if place_or_none else None))
+            for image, place in indices.of(path).items():
+                found.append(File(f'{name}/{image}', f'{path}/{image}', (path, *place)))
+        elif shard and member in indices.of(shard):
+            found.append(File(name, path, (shard, *indices.of(shard)[member])))
+        else:
+            # A plain file; or a member that the shard lacks, which fails when it is read.
+            found.append(File(name, path, None))
+    # Shards may hold nothing but other files.
     if not found:
         raise DataError(f'{some([shown(path) for _, path in named], 3)}: no .png or .jpg in there')
     return sorted(found, key=lambda file: (natural(file.name), file.name, file.path))
@@ -84,6 +87,7 @@ def _named(source: str) -> list[tuple[str, str]]:
         found, remedy = _walk_folder(source), 'put .png, .jpg or plain .tar files there'
     elif os.path.exists(source):
         found, remedy = _read_list(source), 'write one image path per line'
+    # What is not on the disk may still be an address, a pattern, or a member of a shard.
     elif '://' in source:
         raise DataError(
             f'{shown(source)}: an address can only be streamed, as --data of train.py; '
@@ -131,6 +135,7 @@ def _walk_folder(root: str) -> list[tuple[str, str]]:
                 path = os.path.join(folder, name)
                 found.append((os.path.relpath(path, root), path))
 
+    # os.walk skips such folders silently, and the data set would be smaller than it seems.
     if refused:
         raise DataError(
             f'{shown(refused[0].filename)}: cannot be listed ({refused[0].strerror}); '
@@ -165,6 +170,7 @@ def _list_bytes(path: str) -> bytes | None:
     signatures = PNG, JPEG, jph.SIGNATURE[:8]
     try:
         with open(path, 'rb') as f:
+            # An image is recognised by its first bytes, so that it is not read completely.
             head = f.read(8)
             if head.startswith(signatures) or path.lower().endswith(SUFFIXES):
                 return None

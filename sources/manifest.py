@@ -75,6 +75,8 @@ class BadImage(NamedTuple):
     reason: str
 
 
+# Pairs are tuples, but a NamedTuple takes no second base; hence they derive from a tuple of their
+# fields and from this class.
 class PictureProxy:
     """Base of pairs: a Picture that has the attributes of the image `picture`."""
 
@@ -160,6 +162,7 @@ class Manifest(Generic[P]):
 
     def without(self, paths: Iterable[FilePath]) -> 'Manifest[P]':
         """The manifest less some files, by whatever links or relative names they are given."""
+        # Members of shards have no real path of their own, but that of their shard is resolved.
         drop = {os.path.realpath(p) for p in paths}
         return Manifest([i for i in self.images if os.path.realpath(i.path) not in drop], self.bad)
 
@@ -222,6 +225,7 @@ def scan(
     fresh = _inspect_all(todo, files, verify, progress)
     store.update(fresh, files)
 
+    # The size is applied last: verdicts in the cache hold for any training size.
     images: list[Image] = []
     bad: list[BadImage] = []
     for real, file in files.items():
@@ -290,6 +294,7 @@ def _inspect_all(
     todo: Sequence[str], files: Mapping[str, _File], verify: bool, progress: Progress | None
 ) -> dict[str, _Entry | str]:
     """{real path: verdict, or why it could not be read}."""
+    # Verdicts arrive in the order of the files, whichever thread is first.
     fresh: dict[str, _Entry | str] = {}
     # CRC, inflate and decoding release the GIL, so threads are enough.
     pool = ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
@@ -307,6 +312,7 @@ def _inspect_all(
 
 def _inspect(real: str, file: _File, verify: bool) -> _Entry | str:
     assert isinstance(file.stat, os.stat_result), real
+    # The status from before the read: a file that is written meanwhile is read again next time.
     identity = file.stat.st_size, file.stat.st_mtime_ns
     try:
         data = read_bytes(*(file.part or (real, 0, None)))
@@ -384,6 +390,7 @@ class _Store:
 
     def update(self, fresh: Mapping[str, _Entry | str], present: Mapping[str, _File]) -> None:
         """Add new verdicts, forget files that are gone, write if anything changed."""
+        # A verdict without the file would never be used again.
         old = {p: e for p, e in self.entries.items() if p in present and p not in fresh}
         entries = old | {p: e for p, e in fresh.items() if isinstance(e, _Entry)}
         if entries != self.entries:
@@ -435,6 +442,7 @@ def scan_pairs(
     files are named and left out. The rest is as in `scan`.
     """
     folder = os.fspath(folder)
+    # The sides may have any size; they are compared with each other below.
     read = functools.partial(
         scan,
         size=1,
@@ -446,6 +454,7 @@ def scan_pairs(
     )
     lq, gt = (_side(folder, names, read) for names in SIDES)
 
+    # All faults are gathered first, so that one message names them together.
     faults = [*_without_partner(lq, gt, 'GT'), *_without_partner(gt, lq, 'LQ')]
     pairs: list[Pair] = []
     wrong: dict[str, list[str]] = {}
@@ -472,6 +481,7 @@ def _side(
         wanted = ' or '.join(n.upper() for n in names)
         present = ', '.join(folders) or 'none'
         raise DataError(f'{shown(folder)}: needs one sub-folder {wanted}, has {present}')
+    # Names are compared below the two sub-folders, so further sub-folders are part of them.
     root = os.path.join(folder, folders[0])
     return by_stem(read(root).images, root)
 
@@ -561,6 +571,7 @@ def scan_stacked(
         say=say,
     ).images
 
+    # A picture with any other ratio of sides is not a pair, whatever is in it.
     pairs: list[Stacked] = []
     wrong: dict[str, list[str]] = {}
     for image in images:

@@ -96,6 +96,7 @@ class Reader(Generic[P]):
         self._bad: dict[int, str] = {}  # and why
         self._reported: set[int] = set()
 
+        # One notice at the start: resizing costs quality and time, and is seldom intended.
         larger = sum((i.width, i.height) != (size, self.tall * size) for i in self.images)
         self.uniform = not larger  # all of exactly the training size
         self.jph = self.uniform and all(i.kind == 'jph' for i in self.images)
@@ -160,6 +161,7 @@ class Reader(Generic[P]):
 
         A replacement is reported once. Raises DataError when no file is left.
         """
+        # The next good one in manifest order, so that every pipe and rank takes the same.
         for step in range(len(self)):
             used = (index + step) % len(self)
             data = self._judge(used, sound)
@@ -214,6 +216,7 @@ class Reader(Generic[P]):
         return None
 
     def _report(self, skipped: Sequence[int], used: int) -> None:
+        # Two threads may meet the same bad file at once.
         with self._lock:
             new = [i for i in skipped if i not in self._reported]
             self._reported.update(new)
@@ -264,6 +267,7 @@ class PairedReader(Reader[P], abc.ABC):
 
     def _judge(self, index: int, decodes: bool = True) -> bytes | None:
         """Bytes of the picture if its companion is good too."""
+        # The companion is judged together with its picture, once.
         new = index not in self._good
         data = super()._judge(index, decodes)
         if new and data is not None:

@@ -40,6 +40,7 @@ def save(path: FilePath, version: int, content: Mapping[str, object], say: Say =
         with open(temporary, 'w') as f:
             json.dump({'version': version, **content}, f)
             f.flush()
+            # Renamed only after the data are on disk: a power cut leaves the old file or the new.
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError as e:

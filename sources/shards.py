@@ -44,6 +44,7 @@ def index(
     mtime. Raises OSError; BadFile for a broken archive, and for one with two images of one name,
     since a name must identify an image.
     """
+    # One cache file for all names of a shard.
     real = os.path.realpath(path)
     stat = os.stat(path)
     key = hashlib.blake2b(os.fsencode(real), digest_size=8).hexdigest()
@@ -57,6 +58,7 @@ def index(
     if unchanged and _plausible(cached.get('images'), stat.st_size):
         return {name: (offset, length) for name, offset, length in cached['images']}
 
+    # WebDataset allows names to repeat; a manifest needs unique paths.
     with open(path, 'rb') as file:
         images = list(walk(file))
     places: dict[str, tuple[int, int]] = {}
@@ -139,6 +141,7 @@ def _open_tar(recorded: '_Recorder', sequential: bool) -> tarfile.TarFile:
 
 def _image_name(member: tarfile.TarInfo) -> str:
     """Normalised name of a member, './a.png' being a.png; '' of what is not an image."""
+    # Absolute names and names with .. stay inside the tree.
     name = posixpath.normpath('/' + member.name.lstrip('/'))[1:]
     hidden = any(part.startswith('.') for part in name.split('/'))
     plain = member.isreg() and not member.issparse()
@@ -155,12 +158,14 @@ def _fault(recorded: '_Recorder', tar: tarfile.TarFile | None, count: int, last:
     """Describe what is wrong where reading stopped; `tar.offset` is where a header was due."""
     if tar is None:
         return _not_a_tar(recorded)
+    # The last member claims more bytes than the file has.
     if recorded.end < tar.offset:
         return (
             f'truncated at byte {recorded.end:,} within {shown(last)}, its member {count:,}: '
             'copy or write it again'
         )
 
+    # Everything so far is whole; only the end of the archive is missing or overwritten.
     read = f'{count:,} members read' + (f', the last is {shown(last)}' if last else '')
     if len(recorded.block(tar.offset)) < BLOCK:
         return (
@@ -204,6 +209,7 @@ class _Recorder:
 
     def read(self, size: int) -> bytes:
         data = self._file.read(size)
+        # Its beginning tells what a file is that is no tar.
         if self._position < 64:
             self.head = (self.head[: self._position] + data)[:64]
         if data:
@@ -244,6 +250,7 @@ def parted(path: str) -> tuple[str, str]:
     """
     if path.lower().endswith(SUFFIXES):
         return path, ''
+    # A folder may be called x.tar too: only a file is a shard.
     for match in re.finditer(r'\.tar/', path, re.IGNORECASE):
         end = match.end() - 1
         if os.path.isfile(path[:end]):

@@ -69,6 +69,7 @@ def find(source: str) -> Shards:
     urls: list[str] = []
     for url in shards.braces(source):
         try:
+            # Only stars need an answer from the store; braces are expanded here.
             fs, path = fsspec.core.url_to_fs(url)
             urls += [fs.unstrip_protocol(p) for p in fs.glob(path)] if '*' in url else [url]
         except ImportError as e:
@@ -146,6 +147,7 @@ class Stream:
         world: int = 1,
         say: Say = print,
     ) -> None:
+        # A process without a shard would wait for images for ever.
         if len(source) < world:
             raise DataError(
                 f'{len(source)} shards for {world} processes: each reads shards of its own; '
@@ -248,6 +250,7 @@ class Stream:
             except BadFile as e:
                 return e
 
+        # Bad items leave gaps, which are filled until the batch is complete.
         taken: list[tuple[Made, int]] = []
         while len(taken) < count:
             missing = count - len(taken) - len(items)
@@ -307,6 +310,7 @@ class Stream:
 
     def _items(self, worker: int, workers: int) -> Iterator[Item]:
         """Items of this process in their order, epoch after epoch. Raises DataError."""
+        # A key per run, rank and worker: their draws are independent, and a run can be repeated.
         name = draw.stream(f'shuffle/{self._start}/{self._rank}/{worker}')
         words = np.random.Philox(key=np.array([self._seed, name], np.uint64))
 
@@ -315,6 +319,7 @@ class Stream:
 
         epochs = (self._epoch(epoch, worker, workers) for epoch in itertools.count())
         for item in shuffled(epochs, SHUFFLE, drawn):
+            # Shards of pairs hold LQ too, which would be degraded a second time.
             if item.name.split('/')[-2].lower() in SIDES[0]:
                 raise DataError(
                     f'{item.name} is an LQ, and of a stream only HQ faces are trained on: copy and '
@@ -325,6 +330,7 @@ class Stream:
     def _epoch(self, epoch: int, worker: int, workers: int) -> Iterator[Item]:
         """Items of this process in an epoch, shard by shard."""
         count = 0
+        # All ranks and workers derive the same order and take disjoint parts of it.
         order = permutation(self._start + epoch, len(self._urls), self._seed)
         for i in order[self._rank :: self._world][worker::workers]:
             url = self._urls[i]
@@ -382,6 +388,7 @@ class _ReadAhead:
             self._put(e)
 
     def _put(self, item: Item | BaseException) -> None:
+        # Woken up now and then, in order to notice that nobody takes items any more.
         while not self._closing.is_set():
             try:
                 return self._queue.put(item, timeout=0.1)
@@ -397,6 +404,7 @@ def shuffled(epochs: Iterator[Iterator[T]], size: int, drawn: Callable[[int], in
     For each item that is drawn another is read, from the next epoch where this one has no more:
     the memory stays the same, and reading never pauses.
     """
+    # The buffer is filled once; from then on, one item is read for each that is drawn.
     reading = next(epochs)
     buffer = list(itertools.islice(reading, size))
     while True:

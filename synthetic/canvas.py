@@ -53,6 +53,7 @@ def cloud(
     """Sum of octaves of noise, of about unit deviation; each has `gain` times the last one's."""
     out: np.ndarray = np.zeros(shape, np.float32)
     amplitude, total = 1.0, 0.0
+    # Finer and weaker, up to one cell per pixel.
     for k in range(octaves):
         n = min(cells * 2**k, min(shape))
         out = out + amplitude * noise(rng, shape, n)
@@ -117,10 +118,12 @@ def curve(points: ArrayLike, n: int = 10, closed: bool = False) -> np.ndarray:
     if closed:
         p = np.concatenate([p[..., -1:, :], p, p[..., :2, :]], axis=-2)
     else:
+        # Open ends get a point beyond them, the mirror image of the last but one.
         before = 2 * p[..., :1, :] - p[..., 1:2, :]
         after = 2 * p[..., -1:, :] - p[..., -2:-1, :]
         p = np.concatenate([before, p, after], axis=-2)
 
+    # Each stretch from b to c is a cubic that also depends on the points before and after.
     t = (np.arange(n, dtype=np.float32) / n)[:, None]
     a, b, c, d = (p[..., i : p.shape[-2] - 3 + i, None, :] for i in range(4))
     linear, square, cube = c - a, 2 * a - 5 * b + 4 * c - d, 3 * b - a - 3 * c + d
@@ -250,6 +253,7 @@ class Sheet:
 
         small = cv2.resize(big, (self.size, self.size), interpolation=cv2.INTER_AREA)
         small = small.astype(np.float32)
+        # Dividing by alpha takes the black ground out of the colours.
         alpha = small[..., 3] / 255
         return lin(small[..., :3] / np.maximum(alpha, 1 / 255)[..., None]), alpha
 

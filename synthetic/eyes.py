@@ -31,6 +31,7 @@ RADIUS = np.float32(0.0262)  # of the iris, in face units
 def eyes(sheet: Sheet, p: Person) -> None:
     """Paint both eyes; gaze and iris are shared."""
     rng = stream(p.seed, 'eyes')
+    # Dark irises are the more frequent the darker the skin is; the gaze follows the head's yaw.
     dark = rng.random() < 0.35 + 1.2 * p.tone
     number = int(rng.choice([0, 1, 7]) if dark else rng.integers(0, 7))
     iris = np.array(IRIS[number]) * rng.uniform(0.85, 1.15)
@@ -50,6 +51,7 @@ def _lid(sheet: Sheet, p: Person, side: int, made_up: float) -> None:
     u = np.linspace(-1, 1, 17)
     fold = float(rng.uniform(0.006, 0.015))
     line = up - np.stack([0 * u, 0.003 + fold * np.maximum(0, 1 - u * u) ** 0.7], -1)
+    # Shadows on skin leave some red: the fold, its soft rim, and what lies below the eye.
     red = np.array([0.85, 1, 1], np.float32)
     sheet.shade(1 - (0.62 * sheet.stroke(line[1:], 0.0025, soft=1.4))[..., None] * red)
     sheet.shade(1 - (0.25 * sheet.stroke(line[2:] - (0, 0.003), 0.006, soft=3.5))[..., None] * red)
@@ -98,6 +100,7 @@ def _ball(
 
 def _sclera(p: Person, rng: np.random.Generator, side: int, x: np.ndarray) -> np.ndarray:
     """Grey-pink ball, darker to the corners, with veins and a red inner corner."""
+    # A ball: darker towards the corners.
     edge = np.abs(x) / p.eye_a
     rgb = lin(204, 192, 186) * ((0.84 - 0.58 * edge**2) * (1 - 0.25 * p.tone))[..., None]
     rgb *= 1 + 0.03 * noise(rng, x.shape, 9)[..., None] * np.array([0.3, 1, 1], np.float32)
@@ -116,6 +119,7 @@ def _iris(
     r: np.ndarray,
 ) -> np.ndarray:
     """Iris in polar coordinates: fibres along the angle, a warm ring, a dark rim."""
+    # Two scales of fibres, 96 and 40 around the circle.
     angle = (np.arctan2(iy, ix) / (2 * np.pi) + 0.5).astype(np.float32)
     fibre, fine = _fibres(rng, angle, 96), _fibres(rng, angle, 40)
     bright = 0.85 + 0.20 * fibre + 0.12 * fine * r + 0.55 * step(r, 0.95, 0.45)
@@ -139,6 +143,7 @@ def _fibres(rng: np.random.Generator, angle: np.ndarray, n: int) -> np.ndarray:
 
 def _add_reflections(p: Person, rgb: np.ndarray, ix: np.ndarray, iy: np.ndarray) -> None:
     """A window's reflection on the lamp's side, and the wet edge below."""
+    # A square of light with soft edges, above the pupil.
     across = np.abs((ix - 0.009 * np.sign(p.light[0])) / 0.0042)
     spot = np.maximum(across, np.abs((iy + 0.0085) / 0.0052))
     rgb += (0.95 - rgb) * (0.92 * step(spot, 1.3, 0.7))[..., None]
@@ -169,6 +174,7 @@ def _row(
     rng: np.random.Generator, lid: np.ndarray, side: int, sign: int, long: float, n: int
 ) -> np.ndarray:
     """Guide points [n, 3, 2] of lashes on one lid; sign -1 up, 1 down."""
+    # Longer towards the outer corner, where they also spread more.
     u = np.sort(rng.uniform(-0.75 if sign < 0 else -0.2, 1.0, n))
     x = np.interp(u, np.linspace(-1, 1, 17), lid[:, 0])
     y = np.interp(u, np.linspace(-1, 1, 17), lid[:, 1])
@@ -192,6 +198,7 @@ def brows(sheet: Sheet, p: Person) -> None:
         rgb = np.minimum(np.array(p.hair_rgb) * 0.62 + 6, 120)
     thick = rng.uniform(0.75, 1.1)
     for side in (-1, 1):
+        # The brow is an area around its middle line, widest near its inner end.
         middle = curve(brow_line(p, side), 8)
         u = np.linspace(0, 1, len(middle))
         half = wide * np.interp(u, [0, 0.12, 0.45, 0.8, 1], [0.35, 0.95, 0.88, 0.55, 0.08])
@@ -214,6 +221,7 @@ def _brow_hairs(
     u = np.linspace(0, 1, len(middle))
     x, y, h = (np.interp(at, u, v) for v in (middle[:, 0], middle[:, 1], half))
     root = np.stack([x, y + off * h], -1)
+    # Angles from the horizontal; the outer ends lie down.
     lean = mix(1.25, 0.10, np.clip(at * 1.6, 0, 1)) + rng.normal(0, 0.18, n) + 0.35 * off
     lean = np.where(at > 0.6, lean - 0.55 * (at - 0.6) / 0.4, lean)
     long = rng.uniform(0.012, 0.022, n) * (1 - 0.45 * at)
@@ -232,6 +240,7 @@ def glasses(sheet: Sheet, p: Person) -> None:
     Dark lenses hide the eyes and take their class.
     """
     rng = stream(p.seed, 'glasses')
+    # Form, material and colour.
     kind, size = ('round', 'square', 'cat', 'pilot')[int(rng.integers(4))], rng.uniform(0.86, 1.02)
     thin = kind == 'pilot' or rng.random() < 0.35
     wide = rng.uniform(0.004, 0.006) if thin else rng.uniform(0.010, 0.016)
@@ -264,6 +273,7 @@ def _lens(side: int, kind: str, size: float) -> np.ndarray:
         'cat': (2.6, 0.094, 0.064, 0.0),
         'pilot': (2.5, 0.096, 0.084, 0.012),
     }[kind]
+    # |x|^power + |y|^power = 1: 2 is round, larger is squarer.
     x = np.sign(np.cos(a)) * np.abs(np.cos(a)) ** (2 / power)
     y = np.sign(np.sin(a)) * np.abs(np.sin(a)) ** (2 / power)
     x, y = x * w * size, y * h * size

@@ -126,6 +126,7 @@ def _down(p: Person) -> Layer:
     """Fine short hairs along the hairline, so that it does not end like a wig."""
     rng = stream(p.seed, 'down')
     n = 420
+    # From the hairline towards the crown.
     u = rng.uniform(0.06, 0.94, n)
     line, rim = at(hairline(p), u), at(crown(p, 0.0), u)
     root = line + rng.normal(0, 0.006, (n, 2)) + (0, 0.006)
@@ -368,6 +369,7 @@ def _wisps(rng: np.random.Generator) -> np.ndarray:
     """[n, m, 2] loose hairs at the temples."""
     n = 46
     side = rng.choice([-1, 1], n)
+    # Roots in front of the ears, tips below them.
     x, y = side * rng.uniform(0.235, 0.265, n), rng.uniform(0.30, 0.42, n)
     root = np.stack([x, y], -1)
     drop = rng.uniform(0.05, 0.2, n)
@@ -381,6 +383,7 @@ def _bun(sheet: Sheet, p: Person, rng: np.random.Generator) -> Layer:
     c = np.array([rng.normal(0, 0.02), 0.0 + rng.uniform(-0.01, 0.02)])
     r = rng.uniform(0.085, 0.12)
     n = 500
+    # Arcs: where each begins, how far it goes around, and at which radius.
     first, span = rng.uniform(0, 6.3, n), rng.uniform(0.8, 2.4, n)
     t = np.linspace(0, 1, 12)[None, :]
     radius = (r * np.sqrt(rng.uniform(0.05, 1, n)))[:, None] * (1 + 0.08 * np.sin(3 * t))
@@ -422,6 +425,7 @@ def _coils(rng: np.random.Generator, root: np.ndarray) -> np.ndarray:
     radius = rng.uniform(0.004, 0.011, n)[:, None]
     first, sense = rng.uniform(0, 6.3, n)[:, None], rng.choice([-1, 1], n)[:, None]
     turn = first + sense * 2 * np.pi * rng.uniform(0.7, 1.6, n)[:, None] * t
+    # Gravity pulls all of them down a little.
     drift = rng.normal(0, 0.014, (n, 1, 2)) * t[..., None] + np.array([0, 0.006]) * t[..., None]
     spiral = radius[..., None] * np.stack([np.cos(turn), np.sin(turn)], -1)
     return root[:, None, :] + drift + spiral

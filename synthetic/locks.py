@@ -21,6 +21,7 @@ def hairline(p: Person, n: int = 41) -> np.ndarray:
     """
     a = np.linspace(-1, 1, n)
     back = 0.05 * p.man * p.age  # it recedes with age
+    # (share of the head's half width, height below the middle of the hairline).
     knots = np.array(
         [
             (0, 0),
@@ -138,8 +139,10 @@ def wave(
     """
     n, m, _ = points.shape
     t = np.linspace(0, 1, m)[None, :]
+    # Locks differ in phase and frequency, their hairs hardly.
     phase = rng.uniform(0, 2 * np.pi, n_locks)[lock][:, None] + rng.normal(0, 0.35, (n, 1))
     often = (turns * rng.uniform(0.8, 1.25, n_locks))[lock][:, None]
+    # The direction across the strand at each of its points.
     along = np.gradient(points, axis=1)
     along /= np.linalg.norm(along, axis=-1, keepdims=True) + 1e-6
     across = np.stack([-along[..., 1], along[..., 0]], -1)
@@ -154,6 +157,7 @@ def shorten(points: np.ndarray, long: np.ndarray) -> np.ndarray:
     """Shorten strands [n, m, 2] to the share `long` [n] of their length, with as many points."""
     m = points.shape[1]
     place = np.linspace(0, 1, m)[None, :] * long[:, None] * (m - 1)
+    # Linear interpolation between the points k and k + 1.
     k = np.minimum(place.astype(int), m - 2)
     i = np.arange(len(points))[:, None]
     return mix(points[i, k], points[i, k + 1], (place - k)[..., None])

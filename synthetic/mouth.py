@@ -32,6 +32,7 @@ def lip_colour(
         share = np.float32(rng.uniform(0.4, 0.85))
         colour = mix(colour, stick * (1 - 0.35 * p.tone), share)
 
+    # Creases run down the lips: many cells across, few down.
     crease = noise(rng, upper.shape, (40, 190)) + 0.6 * noise(rng, upper.shape, (60, 330))
     both = np.clip(upper + lower, 0, 1)
     strength = 0.95 if made_up else 0.72
@@ -61,6 +62,7 @@ def _open_mouth(sheet: Sheet, p: Person, inner_top: np.ndarray, inner_low: np.nd
     x, y = sheet.x, sheet.y
     top = np.interp(x, inner_top[:, 0], inner_top[:, 1]).astype(np.float32)
     low = np.interp(x, inner_low[:, 0], inner_low[:, 1]).astype(np.float32)
+    # Throat, with the tongue in the middle of its lower edge.
     rgb = lin(70, 26, 26) * np.ones((*x.shape, 1), np.float32)
     rgb += (lin(150, 70, 70) - rgb) * (bell(x, 0, 0.04) * step(low - y, 0.02, 0.0))[..., None]
 
@@ -95,6 +97,7 @@ def _upper_teeth(
     ends = top + long + 0.0012, top + long - 0.0012
     tooth = step(y, *ends) * step(x, edges[-1] + 0.004, edges[-1])
 
+    # Each tooth is round, and all are darker towards the corners and below the lip.
     bulge = 1 - 0.25 * np.abs(np.cos(np.interp(x, edges, np.arange(7)) * np.pi)) ** 6
     sides = 1 - 0.80 * step(x, 0.035, p.mouth_w)
     deep = (0.45 + 0.55 * step(y, top - 0.002, top + 0.011)) * sides

@@ -53,6 +53,7 @@ def dye(rng: np.random.Generator, low: float = 20, high: float = 200) -> np.ndar
 
     low, high: brightness of its brightest channel, sRGB 0..255
     """
+    # The hue comes from the table, the brightness is drawn.
     base = np.array(DYES[int(rng.integers(len(DYES)))], np.float64)
     rgb = base / base.max() * rng.uniform(low, high) * (1 + rng.normal(0, 0.05, 3))
     return lin(np.clip(rgb, 5, 242))
@@ -79,6 +80,7 @@ def _ramp(rng: np.random.Generator, s: int) -> np.ndarray:
 
 def _studio(rng: np.random.Generator, s: int) -> np.ndarray:
     """Paper or canvas behind the sitter."""
+    # Two dyes along a slope with clouds, on a fine weave.
     t = np.clip(_ramp(rng, s) + 0.12 * cloud(rng, (s, s), 3, 5), 0, 1)[..., None]
     out = mix(dye(rng, 30, 220), dye(rng, 20, 200), t)
     weave = blur(rng.standard_normal((s, s), dtype=np.float32), 0.8 * s / 512)
@@ -90,6 +92,7 @@ def _lamps(rng: np.random.Generator, s: int) -> np.ndarray:
     dark, less = dye(rng, 8, 70), dye(rng, 10, 90)
     out = mix(dark, less, step(cloud(rng, (s, s), 3, 3), -1.2, 1.2)[..., None])
     for _ in range(int(rng.integers(14, 46))):
+        # A lamp: place and radius in pixels.
         c, r = rng.uniform(0, s, 2), rng.uniform(0.012, 0.065) * s
         disc = np.zeros((s, s), np.uint8)
         cv2.circle(disc, (int(c[0] * 16), int(c[1] * 16)), int(r * 16), 255, -1, cv2.LINE_AA, 4)
@@ -131,12 +134,14 @@ def _bars(rng: np.random.Generator, s: int) -> np.ndarray:
     out = np.ones((s, s, 3), np.float32) * dye(rng, 30, 150)
     for _ in range(int(rng.integers(8, 34))):
         x, y = rng.uniform(-0.1, 1, 2)
+        # Upright bars are the more frequent: windows, books, curtains.
         if rng.random() < 0.7:
             w, h = rng.uniform(0.01, 0.12), rng.uniform(0.3, 1.2)
         else:
             w, h = rng.uniform(0.2, 0.9), rng.uniform(0.01, 0.06)
         bar = (_pixels(y, h, s), _pixels(x, w, s))
         out[bar] = mix(out[bar], dye(rng, 15, 225), np.float32(rng.uniform(0.5, 1)))
+    # The camera is never quite level, and the background never in focus.
     turn = cv2.getRotationMatrix2D((s / 2, s / 2), rng.normal(0, 4), 1.1)
     out = cv2.warpAffine(out, turn, (s, s), borderMode=cv2.BORDER_REFLECT)
     out = blur(out, rng.uniform(2.5, 11) * s / 512)
@@ -162,8 +167,10 @@ def _bricks(rng: np.random.Generator, s: int, out: np.ndarray) -> np.ndarray:
     """Rows of bricks of slightly different tones, with mortar between."""
     y, x = np.mgrid[0:s, 0:s].astype(np.float32) / s
     rows = rng.uniform(9, 16)
+    # Every second row is shifted by half a brick.
     row = np.floor(y * rows)
     u = x * rows * 0.42 + 0.5 * (row % 2)
+    # A hash of row and column picks the brick's tone.
     cell = (row * 31 + np.floor(u) * 17).astype(int)
     tone = rng.normal(1, 0.16, 4096).astype(np.float32)[cell % 4096]
     flat = step(np.abs(y * rows - row - 0.5), 0.42, 0.47)
@@ -215,6 +222,7 @@ def _shoulders(p: Person, kind: str, deep: float) -> np.ndarray:
     """Right half [m, 2] of the outline of the clothes, from the neckline to the sleeve."""
     wide, neck = 0.03 * p.man, _neck_width(p)
     side = 0.885 if kind == 'polo' else float(mix(0.935, deep, 0.3))
+    # From the middle of the neckline along the collar to the shoulder and down.
     knots = [
         (0, deep),
         (0.06, deep - 0.008 if kind != 'vee' else deep - 0.05),
@@ -268,6 +276,7 @@ def _fabric(sheet: Sheet, rng: np.random.Generator, colour: np.ndarray) -> np.nd
     elif kind:
         out = mix(out, other, _print(rng, kind, u, v)[..., None])
 
+    # Folds are dark where the cloud crosses zero.
     folds = cloud(rng, (s, s), 5, 3)
     slope = blur(np.abs(folds), 2 * s / 512)
     return out * (1 + 0.09 * fine)[..., None] * np.clip(0.62 + 0.5 * slope, 0.35, 1.3)[..., None]
@@ -289,6 +298,7 @@ def _print(rng: np.random.Generator, kind: int, u: np.ndarray, v: np.ndarray) ->
         a, b = (step(np.sin(2 * np.pi * w * f), -0.1, 0.1) for w in (u, v))
         return 0.5 * (a + b)
     f = rng.uniform(9, 18)
+    # Dots are staggered from row to row.
     row = np.floor(v * f)
     distance = np.hypot((u * f + 0.5 * (row % 2)) % 1 - 0.5, v * f - row - 0.5)
     return step(distance, 0.32, 0.20)
@@ -317,6 +327,7 @@ def necklace(sheet: Sheet, p: Person) -> None:
 def _pearls(sheet: Sheet, line: np.ndarray, on: np.ndarray, rng: np.random.Generator) -> None:
     """A row of beads, each with its own highlight."""
     r = rng.uniform(0.0075, 0.011)
+    # Beads touch: their distance along the line is their diameter.
     at = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
     for d in np.arange(0, at[-1], 2 * r):
         c = np.array([np.interp(d, at, line[:, 0]), np.interp(d, at, line[:, 1])])
@@ -344,6 +355,7 @@ def _bead(
 ) -> None:
     """A small shaded ball of radius r around c, where `on` [s, s] lets it be seen."""
     box = sheet.window(c[0], c[1], r * 1.5, r * 1.5)
+    # In radii from the centre.
     x, y = (sheet.x[box] - c[0]) / r, (sheet.y[box] - c[1]) / r
     d = np.sqrt(x * x + y * y)
     edge = 1.0 / (r * sheet.size)
@@ -364,6 +376,7 @@ def earrings(sheet: Sheet, p: Person) -> None:
     metal = one_of(rng, EARRINGS)
     everywhere = np.ones(sheet.ids.shape, np.float32)
     for side in (-1, 1):
+        # The lobe hangs beside the jaw.
         c = np.array([side * (float(half_width(p, 0.58)) + 0.018), 0.592])
         if kind == 0:
             _bead(sheet, c, rng.uniform(0.009, 0.012), metal, everywhere, labels.EARRING)

@@ -197,6 +197,7 @@ def _hair_colour(rng: np.random.Generator, tone: float, age: float) -> tuple[flo
         weights = np.array(OFTEN)
         weights[LIGHTER] *= np.clip(1 - tone * 1.9, 0.02, 1)
         index = _index(rng, weights)
+    # Vary brightness and hue a little.
     rgb = np.array(HAIR[index]) * rng.uniform(0.85, 1.15) * (1 + rng.normal(0, 0.018, 3))
     r, g, b = np.clip(rgb, 8, 235).tolist()
     return r, g, b
@@ -280,6 +281,7 @@ def eye_centre(p: Person, side: int) -> np.ndarray:
 
 def eye_lids(p: Person, side: int, n: int = 17) -> tuple[np.ndarray, np.ndarray]:
     """Upper and lower lid, each [n, 2] from the inner to the outer corner."""
+    # The upper lid is highest towards the nose, the lower one lowest towards the temple.
     u = np.linspace(-1, 1, n)
     upper = -p.eye_up * np.maximum(0, 1 - np.abs(u + 0.14 * (1 - u * u)) ** 2.0) ** 0.95
     lower = p.eye_low * np.maximum(0, 1 - np.abs(u - 0.20 * (1 - u * u)) ** 2.0) ** 1.0
@@ -321,6 +323,7 @@ def lips(p: Person) -> list[np.ndarray]:
 
 def landmarks(p: Person) -> np.ndarray:
     """[68, 2] float32 in face units, iBUG order."""
+    # Jaw, brows, nose, eyes, and then the outer and the inner lips.
     parts = [
         _jaw_points(p),
         brow_line(p, -1)[::-1],

@@ -232,11 +232,11 @@ def test_accuracy(kind, real, fake, share):
     real, fake = (
         torch.tensor(x, dtype=torch.float32).view(-1, 1).requires_grad_() for x in (real, fake)
     )
-    found = accuracy(real, fake, kind)
+    share_right = accuracy(real, fake, kind)
     assert (
-        found.item() == pytest.approx(share)
-        and not found.requires_grad
-        and found.dtype == torch.float32
+        share_right.item() == pytest.approx(share)
+        and not share_right.requires_grad
+        and share_right.dtype == torch.float32
     )
 
 

@@ -1,5 +1,7 @@
 """The benchmarks run, and refuse to time what is wrong."""
 
+import argparse
+import importlib
 import json
 import os
 import shutil
@@ -7,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -22,244 +25,159 @@ from benchmarks import (
     degrade_throughput,
     gpu_suite,
     pipe_throughput,
-    timing,
     train_step,
 )
 from degrade import noise
-from errors import RunError
-from tools import compare, cuda_shim
+from errors import FacesError, RunError
+from tools import compare, cuda_shim, timing
 from training import run
 
 
 @pytest.fixture
-def small(monkeypatch, tmp_path, tmp_path_factory):
+def drawn(monkeypatch, tmp_path_factory):
+    """Synthetic faces are drawn once for all tests of this file."""
     monkeypatch.setenv('FACES_CACHE', str(tmp_path_factory.getbasetemp() / 'bench'))
-    monkeypatch.setattr(
-        sys,
-        'argv',
-        [
-            'degrade_throughput.py',
-            '--plans',
-            '8',
-            '--size',
-            '128',
-            '--rounds',
-            '1',
-            '--batches',
-            '3',
-            '--json',
-            str(tmp_path / 'out.json'),
-        ],
-    )
-    return tmp_path / 'out.json'
 
 
-def test_degrade_throughput_runs(small, capsys, monkeypatch):
-    monkeypatch.setattr(
-        degrade_throughput,
-        'CASES',
-        [c for c in degrade_throughput.CASES if c[1] in ('ai6126_2024', 'hifacegan', 'bicubic')],
-    )
-    degrade_throughput.main()
-    results = {
-        k: r for k, r in json.loads(small.read_text())['results'].items() if k.endswith('CPU')
-    }
-    assert len(results) == len(degrade_throughput.CASES)
+DEGRADE = ['--plans', '8', '--size', '128', '--rounds', '1', '--batches', '3']
+PIPES = ['--size', '64', '--rounds', '1', '--recipe', 'bicubic']
+
+
+def test_degrade_throughput_runs(drawn, capsys, monkeypatch, tmp_path):
+    chosen = ('ai6126_2024', 'hifacegan', 'bicubic')
+    cases = [case for case in degrade_throughput.CASES if case[1] in chosen]
+    monkeypatch.setattr(degrade_throughput, 'CASES', cases)
+    out = tmp_path / 'out.json'
+    assert degrade_throughput.main([*DEGRADE, '--json', str(out)]) == 0
+
+    results = json.loads(out.read_text())['results']
+    results = {title: result for title, result in results.items() if title.endswith('CPU')}
+    assert len(results) == len(cases)
     names = {'torch', 'torch, batch 3', 'tensor', 'ref', 'opencv chain'}
-    assert all(
-        names - set(r['images_per_second'])
-        <= ({'opencv chain'} if title.split(',')[0] in degrade_throughput.NO_BASELINE else set())
-        for title, r in results.items()
-    )
-    assert (
-        all(v > 0 for r in results.values() for v in r['images_per_second'].values())
-        and small.with_suffix('.png').stat().st_size > 5000
-    )
+    for title, result in results.items():
+        rates = result['images_per_second']
+        alone = title.split(',')[0] in degrade_throughput.NO_BASELINE
+        assert names - set(rates) <= ({'opencv chain'} if alone else set())
+        assert all(rate > 0 for rate in rates.values())
+    assert out.with_suffix('.png').stat().st_size > 5000
     assert 'ratio to the OpenCV chain' in capsys.readouterr().out
 
 
-def test_wrong_output_is_not_timed(small, monkeypatch):
+def test_wrong_output_is_not_timed(drawn, monkeypatch, capsys):
     monkeypatch.setattr(noise, 'apply_opencv', lambda x, p: x)
-    with pytest.raises(SystemExit, match='not timed'):
-        degrade_throughput.main()
+    assert degrade_throughput.main(DEGRADE) == 2
+    assert 'not timed' in capsys.readouterr().err
+
+
+def test_an_unknown_recipe_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        pipe_throughput.main(['--recipe', 'bicubik'])
+    assert "did you mean 'bicubic'" in capsys.readouterr().err
 
 
 def test_rounds_take_turns():
     calls = []
-    seconds = timing.rounds(
-        {'a': lambda: calls.append('a'), 'b': lambda: calls.append('b')}, 2, progress=lambda _: None
-    )
+    contenders = {name: lambda name=name: calls.append(name) for name in 'ab'}
+    seconds = timing.rounds(contenders, 2, progress=lambda _: None)
     assert calls == list('ababab') and all(len(s) == 2 for s in seconds.values())
     assert timing.median([3, 1, 2]) == 2 and timing.spread([1, 2, 3]) == 50
 
 
-def test_pipe_throughput_runs(small, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(
-        sys,
-        'argv',
-        [
-            'pipe_throughput.py',
-            '--size',
-            '64',
-            '--rounds',
-            '1',
-            '--recipe',
-            'bicubic',
-            '--folder',
-            str(tmp_path),
-            '--json',
-            str(tmp_path / 'pipes.json'),
-        ],
-    )
-    pipe_throughput.main()
-    rows = json.loads((tmp_path / 'pipes.json').read_text())['images_per_second']
-    assert {r['cache'] for r in rows} >= {'off', 'host', 'file'} and all(
-        r['load warm'] > 0 and r['batch cold'] > 0 for r in rows
-    )
+def test_pipe_throughput_runs(drawn, tmp_path):
+    out = tmp_path / 'pipes.json'
+    more = ['--folder', str(tmp_path), '--json', str(out)]
+    assert pipe_throughput.main([*PIPES, *more]) == 0
+    rows = json.loads(out.read_text())['images_per_second']
+    assert {row['cache'] for row in rows} >= {'off', 'host', 'file'}
+    assert all(row['load warm'] > 0 and row['batch cold'] > 0 for row in rows)
 
 
-def test_pipes_that_differ_are_not_timed(small, monkeypatch, tmp_path):
+def test_pipes_that_differ_are_not_timed(drawn, monkeypatch, capsys):
     pytest.importorskip('nvidia.dali')
-    monkeypatch.setattr(
-        sys, 'argv', ['pipe_throughput.py', '--size', '64', '--rounds', '1', '--recipe', 'bicubic']
-    )
     monkeypatch.setattr('dali_pipes.pipe_torch.flipped', lambda x, flip: x + 1)
-    with pytest.raises(SystemExit, match='yield different batches: not timed'):
-        pipe_throughput.main()
+    assert pipe_throughput.main(PIPES) == 2
+    assert 'yield different batches: not timed' in capsys.readouterr().err
 
 
-def test_decode_throughput_runs(small, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(
-        sys,
-        'argv',
-        [
-            'decode_throughput.py',
-            '--size',
-            '64',
-            '--rounds',
-            '1',
-            '--count',
-            '8',
-            '--threads',
-            '1',
-            '--json',
-            str(tmp_path / 'decode.json'),
-        ],
-    )
-    decode_throughput.main()
-    rates = json.loads((tmp_path / 'decode.json').read_text())['images_per_second']
+def test_decode_throughput_runs(drawn, monkeypatch, capsys, tmp_path):
+    out = tmp_path / 'decode.json'
+    argv = ['--size', '64', '--rounds', '1', '--count', '8', '--threads', '1', '--json', str(out)]
+    assert decode_throughput.main(argv) == 0
+    rates = json.loads(out.read_text())['images_per_second']
     assert {'OpenCV', 'cache, host'} <= set(rates) and all(v > 0 for v in rates.values())
-    monkeypatch.setattr(
-        decode_throughput.pipe_dali,
-        'decoder',
-        lambda data, threads: lambda: [decode_throughput.files.decode(d) ^ 1 for d in data],
-    )
+
+    def wrong(data, threads):
+        return lambda: [decode_throughput.files.decode(d) ^ 1 for d in data]
+
+    monkeypatch.setattr(decode_throughput.pipe_dali, 'decoder', wrong)
     if timing.installed('nvidia.dali'):
-        with pytest.raises(SystemExit, match='DALI decodes other pixels than OpenCV: not timed'):
-            decode_throughput.main()
+        assert decode_throughput.main(argv) == 2
+        assert 'DALI decodes other pixels than OpenCV: not timed' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(
     not shutil.which('g++'), reason='g++ is not installed: it builds the kernels for the CPU'
 )
-def test_decode_throughput_of_the_kernels(small, monkeypatch, capsys, tmp_path):
+def test_decode_throughput_of_the_kernels(drawn, capsys):
     """What a GPU would be asked, on a CPU."""
     images = pipe_throughput.load(None, 64)[:3]
-    args = type('Args', (), dict(size=64, streams=[2, 4], rounds=1, threads=1, preset='unet'))
     data, device = decode_throughput.read(images, 64), torch.device('cpu')
-    expected = [decode_throughput.files.decode(d) for d in data]
-    with cuda_shim.Shim() as shim, decode_throughput.ThreadPoolExecutor(1) as pool:
-        figures = decode_throughput.measure(data, expected, device, args, pool, gpu=True)
-        expected[0] = expected[0] ^ 1
-        with pytest.raises(SystemExit, match='the GPU decodes other pixels'):
-            decode_throughput.on_gpu(data, expected, device, [2], pool)
-    assert (
-        set(figures['stages_ms']) == {'packing', 'copy', 'inflate', 'unfilter', 'colour'}
-        and len(shim.launched) == 3
-    )
-    assert {'GPU, 2 at once', 'GPU, 4 at once'} <= set(figures['images_per_second']) and all(
-        v > 0 for v in figures['beside'].values()
-    )
+    pixels = [decode_throughput.files.decode(d) for d in data]
+    with cuda_shim.Shim() as shim, ThreadPoolExecutor(1) as pool:
+        pictures = decode_throughput.Pictures(data, pixels, device, 1, pool)
+        figures = decode_throughput.measure(pictures, [2, 4], 1, 'unet', gpu=True)
+        pixels[0] = pixels[0] ^ 1
+        with pytest.raises(FacesError, match='the GPU decodes other pixels'):
+            decode_throughput.on_gpu(pictures, [2])
+    stages = {'packing', 'copy', 'inflate', 'unfilter', 'colour'}
+    assert set(figures['stages_ms']) == stages and len(shim.launched) == 3
+    assert {'GPU, 2 at once', 'GPU, 4 at once'} <= set(figures['images_per_second'])
+    assert figures['beside'].keys() == {'alone', 'trained', 'decoded'}
+    assert all(v > 0 for v in figures['beside'].values())
     assert 'nvCOMP' in capsys.readouterr().out
 
 
-def test_train_step_runs(small, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        sys,
-        'argv',
-        [
-            'train_step.py',
-            '--size',
-            '64',
-            '--rounds',
-            '1',
-            '--steps',
-            '2',
-            '--recipe',
-            'bicubic',
-            '--json',
-            str(tmp_path / 'step.json'),
-        ],
-    )
-    train_step.main()
-    (row,) = json.loads((tmp_path / 'step.json').read_text())['rows']
+def test_train_step_runs(drawn, tmp_path):
+    out = tmp_path / 'step.json'
+    assert train_step.main([*PIPES, '--steps', '2', '--json', str(out)]) == 0
+    (row,) = json.loads(out.read_text())['rows']
     assert row['preset'] == 'unet' and row['stall'] > 0.5 and 0 <= row['waiting'] < 1
 
 
 def test_ablate_compares_and_goes_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('FACES_CACHE', str(tmp_path / 'cache'))
+    hq, out = tmp_path / 'hq', tmp_path / 'out'
+    hq.mkdir()
     for i in range(8):
-        (tmp_path / 'hq').mkdir(exist_ok=True)
-        cv2.imwrite(str(tmp_path / 'hq' / f'{i}.png'), synthetic.face(i, 64).image[..., ::-1])
-    argv = [
-        '--data',
-        str(tmp_path / 'hq'),
-        '--val',
-        '4',
-        '--recipe',
-        'gfpgan',
-        '--nimg',
-        '16',
-        '--out',
-        str(tmp_path / 'out'),
-        '--variants',
-        'unet-symm*',
-        '--seeds',
-        '0,1',
-        '--',
-        '--size',
-        '64',
-        '--pipe',
-        'torch',
-        '--ticks',
-        '2',
-    ]
-    assert ablate.main(argv) == 0
-    rows = json.loads((tmp_path / 'out/table.json').read_text())
-    assert rows.keys() == {'unet-symmetric'} and all(
-        r['seeds'] == 2 and r['images'] == 16 for r in rows.values()
-    )
-    halves = [
-        json.loads((tmp_path / f'out/unet-symmetric-{seed}/result.json').read_text())
+        cv2.imwrite(str(hq / f'{i}.png'), synthetic.face(i, 64).image[..., ::-1])
+    data = ['--data', str(hq), '--val', '4', '--recipe', 'gfpgan']
+    which = ['--out', str(out), '--variants', 'unet-symm*', '--seeds', '0,1']
+    more = ['--', '--size', '64', '--pipe', 'torch', '--ticks', '2']
+
+    assert ablate.main([*data, '--nimg', '16', *which, *more]) == 0
+    rows = json.loads((out / 'table.json').read_text())
+    assert rows.keys() == {'unet-symmetric'}
+    row = rows['unet-symmetric']
+    assert row['seeds'] == 2 and row['images'] == 16
+    odd = [
+        json.loads((out / f'unet-symmetric-{seed}/result.json').read_text())['odd_half']
         for seed in (0, 1)
     ]
-    assert rows['unet-symmetric']['odd'] == pytest.approx(
-        sum(h['odd_half'] for h in halves) / 2
-    ) and rows['unet-symmetric']['spread'] == pytest.approx(
-        abs(halves[0]['odd_half'] - halves[1]['odd_half']) / 2
-    )
-    before = (tmp_path / 'out/unet-symmetric-1/log.jsonl').stat().st_mtime_ns
+    assert row['odd'] == pytest.approx(sum(odd) / 2)
+    assert row['spread'] == pytest.approx(abs(odd[0] - odd[1]) / 2)
+
+    # The same command again trains nothing.
+    before = (out / 'unet-symmetric-1/log.jsonl').stat().st_mtime_ns
     capsys.readouterr()
-    assert ablate.main(argv) == 0 and '| unet-symmetric |' in capsys.readouterr().out
-    assert (tmp_path / 'out/unet-symmetric-1/log.jsonl').stat().st_mtime_ns == before and (
-        tmp_path / 'out/curves.png'
-    ).exists()
-    argv[argv.index('16')] = '24'  # of a finished run no row of another length is made
-    assert (
-        ablate.main(argv) == 2
-        and 'unet-symmetric-0 was made with other options (nimg: was 16, now 24)'
-        in capsys.readouterr().err
-    )
+    assert ablate.main([*data, '--nimg', '16', *which, *more]) == 0
+    assert '| unet-symmetric |' in capsys.readouterr().out
+    assert (out / 'unet-symmetric-1/log.jsonl').stat().st_mtime_ns == before
+    assert (out / 'curves.png').exists()
+
+    # A finished run is no row of a table of another length.
+    assert ablate.main([*data, '--nimg', '24', *which, *more]) == 2
+    said = 'unet-symmetric-0 was made with other options (nimg: was 16, now 24)'
+    assert said in capsys.readouterr().err
 
 
 def test_one_image_has_no_halves(tmp_path):
@@ -284,7 +202,11 @@ def test_ctrl_c_waits_for_the_run_to_save(tmp_path, monkeypatch):
         'pathlib.Path(sys.argv[1], "began").touch()\n'
         'time.sleep(60)\n'
     )
-    code = f'from benchmarks import compare; compare.__file__ = {str(tmp_path / "benchmarks/compare.py")!r}; raise SystemExit(10 + compare.call([{str(tmp_path)!r}]))'
+    code = (
+        'import pathlib; from tools import compare; '
+        f'compare.ROOT = pathlib.Path({str(tmp_path)!r}); '
+        f'raise SystemExit(10 + compare.call([{str(tmp_path)!r}]))'
+    )
     process = subprocess.Popen(
         [sys.executable, '-c', code], cwd=gpu_suite.ROOT, start_new_session=True
     )
@@ -311,52 +233,71 @@ def test_gpu_suite_without_a_gpu():
     assert done.returncode == 3 and 'there is no CUDA GPU' in done.stderr
 
 
+def suite_results(degraded, trained, stall, used, decoded):
+    """What the parts leave, as far as it is judged."""
+    rates = {'cuda, batch 64': degraded, 'torch, batched parity recipe': 2000}
+    decoders = {'OpenCV': 1e5, 'GPU, 64 at once': 1, 'GPU, 256 at once': decoded}
+    step = {'preset': 'srresnet16', 'resident': trained, 'stall': stall}
+    figures = {
+        'degrade': {'results': {'ai6126_2024, GPU': {'images_per_second': rates}}},
+        'decode': {'images_per_second': decoders},
+        'step': {'rows': [step]},
+        'small': {'rows': [{'card_gb': used}]},
+    }
+    return {name: {'figures': these} for name, these in figures.items()}
+
+
 def test_gpu_suite_judges():
     """The verdicts on made-up figures, just reached and just missed."""
-
-    def results(best, resident, stall, peak, decoded):
-        return {
-            'decode': {
-                'figures': {
-                    'images_per_second': {
-                        'OpenCV': 1e5,
-                        'GPU, 64 at once': 1,
-                        'GPU, 256 at once': decoded,
-                    }
-                }
-            },
-            'degrade': {
-                'figures': {
-                    'results': {
-                        'ai6126_2024, GPU': {
-                            'images_per_second': {
-                                'cuda, batch 64': best,
-                                'torch, batched parity recipe': 2000,
-                            }
-                        }
-                    }
-                }
-            },
-            'step': {
-                'figures': {
-                    'rows': [{'preset': 'srresnet16', 'resident': resident, 'stall': stall}]
-                }
-            },
-            'small': {'figures': {'rows': [{'card_gb': peak}]}},
-        }
-
-    assert [v[-1] for v in gpu_suite.verdicts(results(20_000, 600, 1.04, 6, 10_000))] == [True] * 6
-    assert [v[-1] for v in gpu_suite.verdicts(results(19_999, 599, 1.05, 6.1, 9_999))] == [
-        False
-    ] * 6
-    assert gpu_suite.verdicts({}) == []
+    reached = gpu_suite.verdicts(suite_results(20_000, 600, 1.04, 6, 10_000))
+    missed = gpu_suite.verdicts(suite_results(19_999, 599, 1.05, 6.1, 9_999))
+    assert [v.reached for v in reached] == [True] * 6
+    assert [v.reached for v in missed] == [False] * 6
+    assert gpu_suite.verdicts({}) == [] and gpu_suite.verdicts({'tests': {'figures': None}}) == []
 
 
 def test_gpu_suite_names_what_exists():
-    commands = gpu_suite.parts(type('Args', (), {'data': None, 'work': Path('x')}))
-    assert all(
-        (gpu_suite.ROOT / word).exists()
-        for c in commands.values()
-        for word in c
-        if word.endswith('.py')
-    )
+    commands = gpu_suite.parts(None, Path('x'))
+    words = [word for command in commands.values() for word in command]
+    scripts = [word for word in words if word.endswith('.py')]
+    assert len(scripts) > 8 and all((gpu_suite.ROOT / script).exists() for script in scripts)
+
+
+def test_gpu_suite_runs_what_the_scripts_take():
+    parsers = {
+        f'benchmarks/{module.__name__.split(".")[-1]}.py': module.parser
+        for module in (degrade_throughput, decode_throughput, pipe_throughput, train_step)
+    }
+    commands = gpu_suite.parts('faces', Path('x'))
+    taken = [parsers[c[0]]().parse_args(c[1:]) for c in commands.values() if c[0] in parsers]
+    assert len(taken) == 5 and all(args.data == 'faces' and args.json for args in taken)
+
+
+def test_gpu_suite_writes_the_result_of_a_part_that_passed(tmp_path, capsys):
+    code = 'import sys; open(sys.argv[1], "w").write("[1]"); print("said"); sys.exit(%d)'
+    assert gpu_suite.run('good', ['-c', code % 0, gpu_suite.FIGURES], tmp_path) == 0
+    assert gpu_suite.run('bad', ['-c', code % 1, gpu_suite.FIGURES], tmp_path) == 1
+    result = json.loads((tmp_path / 'good.json').read_text())
+    assert result['tail'] == ['said'] and result['figures'] == [1]
+    assert 'said' in capsys.readouterr().out and not (tmp_path / 'bad.json').exists()
+
+
+SCRIPTS = sorted(
+    p for room in ('tools', 'benchmarks') for p in (gpu_suite.ROOT / room).glob('*.py')
+)
+SCRIPTS = [p for p in SCRIPTS if '__main__' in p.read_text()]
+
+
+@pytest.mark.parametrize('path', SCRIPTS, ids=lambda p: p.stem)
+def test_every_flag_has_a_help_text(path):
+    """With neither a GPU nor DALI: --help is what tells of them."""
+    module = importlib.import_module(f'{path.parent.name}.{path.stem}')
+    parsers = [module.parser()]
+    while parsers:
+        p = parsers.pop()
+        assert f'python {path.parent.name}/{path.name}' in module.__doc__
+        for action in p._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+            else:
+                assert action.help, f'{path.name} does not explain {action.option_strings}'

@@ -233,14 +233,9 @@ def ragged(photo, sizes):
 
 def test_ragged_canvas_sample_by_sample(photo):
     sizes = [(63, 17), (20, 31), (63, 17), (40, 40), (20, 31)]
-    c, p = (
-        ragged(photo, sizes),
-        blur.Params(
-            *map(
-                np.concatenate, zip(*(params(k, 1) for k in (0, 3, 5, 6, blur.DELTA)), strict=True)
-            )
-        ),
-    )
+    c = ragged(photo, sizes)
+    each = [params(kind, 1) for kind in (0, 3, 5, 6, blur.DELTA)]
+    p = blur.Params(*map(np.concatenate, zip(*each, strict=True)))
     p.taps[4] = 1
     out = blur.run_torch(c, p)
     assert (out.size == c.size).all() and not out.pix.isnan().any()

@@ -156,7 +156,8 @@ def test_sanitizers_can_find(old, new, finding):
         f'import sys; sys.path[:0] = {folders!r}\n'
         'import kernel_cases\nfrom tools import cuda_shim\n'
         'case = next(c for c in kernel_cases.cases() if c.name == "usm floats")\n'
-        f'with cuda_shim.Shim(sanitize=True, edit=lambda file, text: text.replace(*{(old, new)!r})):\n'
+        f'edit = lambda file, text: text.replace(*{(old, new)!r})\n'
+        'with cuda_shim.Shim(sanitize=True, edit=edit):\n'
         '    kernel_cases.run_kernels(case)\n'
     )
     done = _sanitized('-c', code)
@@ -293,11 +294,11 @@ def test_cuda_on_a_cpu_tensor_is_an_error():
         ('no CuPy', r'needs CuPy .*pip install -e .\[cuda1[23]\]'),
         (
             'old driver',
-            r'driver is for CUDA 12.9, but CuPy compiles for CUDA 13: pip install -e .\[cuda12\]',
+            r'driver is for CUDA 12.9, CuPy compiles for CUDA 13: pip install -e .\[cuda12\]',
         ),
         (
             'other torch',
-            'torch is built for CUDA 12.8, but CuPy for CUDA 13.0: a process must not mix them',
+            'torch is built for CUDA 12.8, CuPy for CUDA 13.0: a process must not mix them',
         ),
     ],
 )

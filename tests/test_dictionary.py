@@ -139,7 +139,7 @@ def test_kmeans_ends_where_nothing_is_nearer():
 
 def test_too_few_different_points():
     with pytest.raises(
-        ValueError, match='3 clusters are asked for, 2 of the 8 points are different'
+        ValueError, match='3 clusters are requested, but only 2 of the 8 points are different'
     ):
         dictionary.kmeans(torch.eye(2).repeat(4, 1), 3)
 

@@ -29,9 +29,11 @@ def pictures(name, n=2):
     return torch.rand(n, 3, *SIZE[name], generator=torch.Generator().manual_seed(1))
 
 
-def flat(found):
+def flat(outputs):
     """All that a discriminator gives, in one list."""
-    return [found] if isinstance(found, torch.Tensor) else [x for scale in found for x in scale]
+    return (
+        [outputs] if isinstance(outputs, torch.Tensor) else [x for scale in outputs for x in scale]
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,18 +109,18 @@ def test_unet_sn_judges_every_pixel(size):
 
 def test_unet_sn_skips():
     """Maps of the way up are added to those of the same size on the way down, then enlarged."""
-    net, inputs, found = make('unet_sn').eval(), [], []
+    net, inputs, outputs = make('unet_sn').eval(), [], []
 
     def look(module, args, out):
         inputs.append(args[0])
-        found.append(F.leaky_relu(out, 0.2))
+        outputs.append(F.leaky_relu(out, 0.2))
 
     for conv in net.children():
         conv.register_forward_hook(look)
     net(torch.rand(1, 3, 16, 24))
     for n, skip, scale in ((4, 2, 2), (5, 1, 2), (6, 0, 1)):
         expected = F.interpolate(
-            found[n] + found[skip], scale_factor=scale, mode='bilinear', align_corners=False
+            outputs[n] + outputs[skip], scale_factor=scale, mode='bilinear', align_corners=False
         )
         assert torch.allclose(inputs[n + 1], expected, atol=1e-6)
 

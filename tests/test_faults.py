@@ -73,7 +73,7 @@ def flags(data, out, **more):
             batch=2,
             nimg=48,
             ticks=6,
-            threads=2,
+            threads=1,
             pipe='torch',
         )
         | more

@@ -63,7 +63,7 @@ def test_parameters():
 @torch.no_grad()
 def test_layer_by_layer(plain, path):
     x, _ = pictures()
-    found = vgg19(path, LAYERS)(x)
+    maps = vgg19(path, LAYERS)(x)
     y, convs = (
         (x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
         / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
@@ -72,9 +72,9 @@ def test_layer_by_layer(plain, path):
     for part in plain:
         y = part(y)
         if isinstance(part, nn.Conv2d):
-            assert torch.allclose(found[convs], y, atol=1e-4) and (y < 0).any()
+            assert torch.allclose(maps[convs], y, atol=1e-4) and (y < 0).any()
             convs += 1
-    assert convs == len(found) == 16
+    assert convs == len(maps) == 16
 
 
 @pytest.mark.parametrize(

@@ -229,13 +229,13 @@ def test_the_second_pass_written_out():
         first, second = net(x, maps)
         shallow = net.base.conv_first(F.pixel_unshuffle(first, 8))
         deep = net.base.rdb_first(shallow)
-        found = [net.base.sr(deep)]
+        features = [net.base.sr(deep)]
         for name in ('heat', 'dict', 'parse'):
             entered = net.enter[name](
                 maps[name] if name == 'dict' else torch.cat([first, maps[name]], 1)
             )
-            found.append(net.narrow(net.features[name](entered)))
-        mixed = net.fuse2(net.fuse1(net.fusion(torch.cat(found, 1))))
+            features.append(net.narrow(net.features[name](entered)))
+        mixed = net.fuse2(net.fuse1(net.fusion(torch.cat(features, 1))))
         assert torch.allclose(second, net.base.write(mixed, shallow, deep), atol=1e-6)
 
 

@@ -190,8 +190,8 @@ def test_parse_prior_written_out(factor):
 def test_the_loss_is_that_of_both_passes():
     criterion = RestorationCriterion(presets.config('unet', pixel_weight=2.0))
     target, one, two = (torch.full((1, 3, 8, 8), v) for v in (0.0, 0.25, 0.5))
-    found = criterion.net([one, two], Batch(None, target, None, target), None, 0, 0.0)
-    assert {k: v.item() for k, v in found.items()} == {'pixel_pass0': 0.5, 'pixel_pass1': 1.0}
+    losses = criterion.net([one, two], Batch(None, target, None, target), None, 0, 0.0)
+    assert {k: v.item() for k, v in losses.items()} == {'pixel_pass0': 0.5, 'pixel_pass1': 1.0}
     assert criterion.net(two, Batch(None, target, None, target), None, 0, 0.0)['pixel'] == 1.0
 
 
@@ -239,10 +239,10 @@ def test_a_run_holds_its_parser(home, tmp_path, capsys):
     net = models.like(weights)
     checkpoint.load_weights(net, out)
     assert isinstance(net, Guided) and net.guides['parse'].parser.stride == 2 and net.net.scale == 1
-    x, mine = torch.rand(1, 3, 24, 16), tasks.network(schema.from_flat(config))
-    checkpoint.load_weights(mine, out)
+    x, own = torch.rand(1, 3, 24, 16), tasks.network(schema.from_flat(config))
+    checkpoint.load_weights(own, out)
     with torch.no_grad():
-        assert torch.equal(net.eval()(x), mine.eval()(x))
+        assert torch.equal(net.eval()(x), own.eval()(x))
     capsys.readouterr()
     assert infer.main(['--run', str(out), '--device', 'cpu']) == 0
     assert f'PSNR: {result["psnr"]:.4f} dB' in capsys.readouterr().out
@@ -271,8 +271,8 @@ def test_searches_beside_a_parser(preset, part, arguments, home, tmp_path):
         at = argv.index('--arch')
         del argv[at : at + 2]
     net = tasks.network(tasks.configure(argv))
-    found = net(torch.rand(2, 3, 16, 16))
-    sum(y.square().mean() for y in (found if isinstance(found, list) else [found])).backward()
+    output = net(torch.rand(2, 3, 16, 16))
+    sum(y.square().mean() for y in (output if isinstance(output, list) else [output])).backward()
     assert all((p.grad is not None) == p.requires_grad for p in net.parameters()) and not any(
         p.requires_grad for p in net.guides.parameters()
     )

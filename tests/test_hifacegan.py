@@ -59,14 +59,14 @@ def test_count_of_pac():
 
 @pytest.mark.parametrize('size, suppression', [(512, 'lip'), (256, 'lip'), (256, 'pac')])
 def test_shapes(size, suppression):
-    found = {}
+    shapes = {}
     with FakeTensorMode(), torch.no_grad():  # nothing is computed
         net = HiFaceGAN(suppression=suppression)
         net.encoder.register_forward_hook(
-            lambda module, args, out: found.update(guides=[tuple(x.shape) for x in out])
+            lambda module, args, out: shapes.update(guides=[tuple(x.shape) for x in out])
         )
         y = net(torch.empty(2, 3, size, size))
-    assert found['guides'] == [
+    assert shapes['guides'] == [
         (2, c, size // n, size // n)
         for c, n in ((1024, 32), (1024, 16), (512, 8), (256, 4), (128, 2), (64, 1))
     ]
@@ -104,7 +104,7 @@ def test_wrong_arguments():
         HiFaceGAN(2, 'gabor')
     with pytest.raises(ValueError, match='phase is 4'):
         HiFaceGAN(2, phase=4)
-    with pytest.raises(ValueError, match='with residual only the whole network'):
+    with pytest.raises(ValueError, match='with residual it must be 3'):
         HiFaceGAN(2, phase=2, residual=True)
 
 

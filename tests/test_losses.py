@@ -54,7 +54,7 @@ def test_mse_is_torch():
 
 
 def test_psnr_is_the_score():
-    """On 8-bit pictures of unlike quality: minus a tenth of the mean dB, not the mean error's dB."""
+    """On 8-bit pictures of unlike quality: -1/10 of the mean dB, not of the mean error's dB."""
     g = torch.Generator().manual_seed(0)
     target = torch.randint(0, 256, (3, 3, 17, 9), generator=g, dtype=torch.uint8)
     noise = torch.randint(-3, 4, target.shape, generator=g) * torch.tensor([1, 5, 20]).view(

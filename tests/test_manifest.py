@@ -44,9 +44,12 @@ def own_cache(tmp_path_factory, monkeypatch):
 def reads(monkeypatch):
     """Paths that a scan reads from now on."""
     paths, read = [], manifest.read_bytes
-    monkeypatch.setattr(
-        manifest, 'read_bytes', lambda p: (paths.append(os.path.basename(p)), read(p))[1]
-    )
+
+    def recorded(path, *part):
+        paths.append(os.path.basename(path))
+        return read(path, *part)
+
+    monkeypatch.setattr(manifest, 'read_bytes', recorded)
     return paths
 
 
@@ -264,10 +267,10 @@ def test_unwritable_cache_is_one_warning(tmp_path):
 def test_failing_reads_are_bad_but_not_remembered(tmp_path, monkeypatch):
     folder, read = write(tmp_path, {'a.png': face(), 'b.png': face()}), manifest.read_bytes
 
-    def refuse(path):
+    def refuse(path, *part):
         if path.endswith('b.png'):
             raise PermissionError(13, 'Permission denied')
-        return read(path)
+        return read(path, *part)
 
     monkeypatch.setattr(manifest, 'read_bytes', refuse)
     assert [b.reason for b in scan(folder, size=64, say=str).bad] == [

@@ -12,7 +12,7 @@ CLASSES = 19
 
 
 def masks(seed=0, present=CLASSES, count=6):
-    """Predicted and true ids: lists of [H, W] uint8 of different sizes, about half of them right."""
+    """Predicted and true ids: lists of [H, W] uint8 of different sizes, about half right."""
     g = np.random.default_rng(seed)
     truth = [g.integers(0, present, (13 + i, 17)).astype(np.uint8) for i in range(count)]
     guess = [

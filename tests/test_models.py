@@ -260,13 +260,13 @@ def test_dense_block_sees_all_before():
     """Against the sum over sources of separate convolutions, without any concatenation."""
     torch.manual_seed(0)
     block, x = rrdbnet.RDB(6, 4).double(), torch.randn(1, 6, 5, 7, dtype=torch.float64)
-    found = [x]
+    maps = [x]
     for conv in (block.conv1, block.conv2, block.conv3, block.conv4, block.conv5):
-        parts = conv.weight.split([y.shape[1] for y in found], 1)
+        parts = conv.weight.split([y.shape[1] for y in maps], 1)
         y = sum(
-            F.conv2d(y, part, padding=1) for y, part in zip(found, parts, strict=True)
+            F.conv2d(y, part, padding=1) for y, part in zip(maps, parts, strict=True)
         ) + conv.bias.view(-1, 1, 1)
-        found.append(torch.where(y > 0, y, 0.2 * y))
+        maps.append(torch.where(y > 0, y, 0.2 * y))
     assert torch.allclose(block(x), x + 0.2 * y)
 
 

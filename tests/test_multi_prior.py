@@ -130,20 +130,23 @@ def guided(attend, dropped=(), gate=True):
 
 def test_what_is_trained_on():
     net, x, target = guided(True), torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
-    found = net(x)
+    attended = net(x)
     assert (
-        isinstance(found, Attended)
-        and [r.shape for r in found.regions.values()] == [(2, 1, 16, 16)] * 2
-        and found.weights.shape == (2, 2)
+        isinstance(attended, Attended)
+        and [r.shape for r in attended.regions.values()] == [(2, 1, 16, 16)] * 2
+        and attended.weights.shape == (2, 2)
     )
-    assert all(r.min() >= 0 and r.max() <= 1 for r in found.regions.values())
+    assert all(r.min() >= 0 and r.max() <= 1 for r in attended.regions.values())
     criterion = RestorationCriterion(presets.config('unet', multi_prior_weight=0.1))
-    losses = criterion.net(found, Batch(x, target, None, target), None, 0, 0.0)
+    losses = criterion.net(attended, Batch(x, target, None, target), None, 0, 0.0)
     assert losses.keys() == {'pixel_pass0', 'pixel_pass1', 'multi_prior', 'entropy'}
     assert losses['multi_prior'].item() == pytest.approx(
-        0.1 * priors.multi_prior(found.passes[1], target, found.regions, found.weights).item()
+        0.1
+        * priors.multi_prior(attended.passes[1], target, attended.regions, attended.weights).item()
     )
-    assert losses['entropy'].item() == pytest.approx(-1e-3 * priors.entropy(found.weights).item())
+    assert losses['entropy'].item() == pytest.approx(
+        -1e-3 * priors.entropy(attended.weights).item()
+    )
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in net.net.parameters()) and not any(
         p.requires_grad for p in net.guides.parameters()
@@ -154,15 +157,15 @@ def test_what_is_trained_on():
 def test_a_dropped_prior_looks_nowhere():
     """And what the gate gives to it is not counted: nothing would cost it."""
     net, x = guided(True, ('heat',)), torch.rand(2, 3, 16, 16)
-    found = net(x)
+    attended = net(x)
     assert (
-        list(found.regions) == ['parse']
-        and torch.allclose(found.weights, torch.ones(2, 1))
+        list(attended.regions) == ['parse']
+        and torch.allclose(attended.weights, torch.ones(2, 1))
         and not net.maps(x)['heat'].any()
     )
     assert guided(True, ('heat',), gate=False)(x).weights is None
-    one, (other, _) = net.maps(x), net.maps_and_regions(x)
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    plain, (same, _) = net.maps(x), net.maps_and_regions(x)
+    assert all(torch.equal(plain[name], same[name]) for name in plain)
 
 
 def test_the_region_of_parsing_maps():

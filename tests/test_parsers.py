@@ -192,11 +192,11 @@ def outsider():
 
     Its compiled half may not fit the torch at hand.
     """
-    found = importlib.util.find_spec('torchvision') or pytest.skip('needs torchvision')
+    package = importlib.util.find_spec('torchvision') or pytest.skip('needs torchvision')
     for name in ('torchvision', 'torchvision.models'):
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [
-            os.path.join(found.submodule_search_locations[0], *name.split('.')[1:])
+            os.path.join(package.submodule_search_locations[0], *name.split('.')[1:])
         ]
     torch.manual_seed(1)
     yield importlib.import_module('torchvision.models.resnet').resnet18(weights=None).eval()

@@ -327,7 +327,7 @@ def test_the_default_recipe_ties_nothing():
     assert all(
         (f == g).all()
         for a, b in zip(params, again, strict=True)
-        for f, g in zip(a, b, strict=False)
+        for f, g in zip(a, b, strict=True)
     )
 
 
@@ -337,11 +337,12 @@ def test_without_usm(photo):
     assert [s.name for s in plain.stages] == [s.name for s in recipe.stages[1:]]
     assert recipe.stages[0].op is usm
     other = degrade.sample(plain, Draw(7, np.arange(3)), (64, 64))
+    # No draw moved.
     assert all(
         (f == g).all()
         for a, b in zip(params[1:], other, strict=True)
-        for f, g in zip(a, b, strict=False)
-    )  # no draw moved
+        for f, g in zip(a, b, strict=True)
+    )
     x = images(photo, 3, 64, 64)
     expected = degrade.degrade(degrade.sharpen(x), plain, other)
     assert ((degrade.degrade(x, recipe, params) - expected).abs() < 1e-6).float().mean() > 0.99
@@ -352,7 +353,7 @@ def test_take():
     assert all(
         (f == g[3]).all()
         for a, b in zip(take(params, 3), params, strict=True)
-        for f, g in zip(a, b, strict=False)
+        for f, g in zip(a, b, strict=True)
     )
     assert all(len(f) == 2 for p in take(params, slice(1, 3)) for f in p)
 

@@ -78,8 +78,8 @@ def test_by_scale(mode, scale, h, w, photo):
         .numpy()
     )
     size = other.shape[:2]
-    # Along an axis that keeps its size torch's CPU copies, except for bicubic (its CUDA kernel copies
-    # where both axes do).
+    # Along an axis that keeps its size torch's CPU copies, except for bicubic (its CUDA kernel
+    # copies where both axes do).
     step = [
         1.0 if n == m and mode != resize.BICUBIC else 1 / scale
         for n, m in zip((h, w), size, strict=True)

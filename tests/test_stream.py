@@ -156,9 +156,9 @@ def test_resume_draws_the_order_anew_and_nothing_else(found):
         and colours(rest) != colours(whole[4:])
         and same(rest, streamed('torch', found, 4, start=12))
     )
-    plan = plan.Plan(None, degrade.recipe('ai6126_2024'), batch=3, size=SIZE)
+    streaming = plan.Plan(None, degrade.recipe('ai6126_2024'), batch=3, size=SIZE)
     disk = plan.Plan(COUNT, degrade.recipe('ai6126_2024'), batch=3, size=SIZE)
-    a, b = plan(np.arange(12, 15)), disk(np.arange(12, 15))
+    a, b = streaming(np.arange(12, 15)), disk(np.arange(12, 15))
     assert (
         (a.flip == b.flip).all()
         and all((x == y).all() for p, q in zip(a.params, b.params) for x, y in zip(p, q))

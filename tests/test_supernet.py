@@ -85,7 +85,7 @@ def test_autoprior_count():
 
 
 def test_autosr_count():
-    """Published without three ways and three memories of cells at half the size, and their edges."""
+    """Published without three ways and three memories of cells at half the size, and edges."""
     net = AutoSR(spare=True)
     gaps = [net.layers[layer]['1'] for layer in (3, 4, 5)]
     missing = sum(
@@ -129,17 +129,17 @@ def share(supernet, net, path, cell):
     """Give a decoded network the weights of its way through a supernet."""
     net.stem.load_state_dict(supernet.stem.state_dict())
     net.head.final.load_state_dict(supernet.head.final.state_dict())
-    for mine, theirs in zip(net.head.halve, supernet.head.halve, strict=False):
-        mine.load_state_dict(theirs.state_dict())
+    for decoded, mixed in zip(net.head.halve, supernet.head.halve, strict=False):
+        decoded.load_state_dict(mixed.state_dict())
     for layer, (source, level) in enumerate(zip([net.start, *path], path, strict=False)):
-        mine, theirs = net.layers[layer], supernet.layers[layer][str(level)]
-        mine.enter.load_state_dict(theirs.enter[str(source)].state_dict())
-        if theirs.remember and isinstance(mine.remember, ConvNorm):
-            mine.remember.load_state_dict(theirs.remember.state_dict())
+        decoded, mixed = net.layers[layer], supernet.layers[layer][str(level)]
+        decoded.enter.load_state_dict(mixed.enter[str(source)].state_dict())
+        if mixed.remember and isinstance(decoded.remember, ConvNorm):
+            decoded.remember.load_state_dict(mixed.remember.state_dict())
         for edge, operation in cell:
-            if operation and str(edge) in theirs.edges:
-                mine.edges[str(edge)].load_state_dict(
-                    theirs.edges[str(edge)][operation].state_dict()
+            if operation and str(edge) in mixed.edges:
+                decoded.edges[str(edge)].load_state_dict(
+                    mixed.edges[str(edge)][operation].state_dict()
                 )
 
 
@@ -159,9 +159,9 @@ def difference(supernet, path, cell, silent=()):
         beta[step] = 1
     x = picture(supernet.start)
     with torch.no_grad():
-        found, wanted = supernet.mix(x, alpha, beta), net(x)
+        mixed, wanted = supernet.mix(x, alpha, beta), net(x)
     assert wanted.std() > 0.01
-    return ((found - wanted).abs().max() / wanted.abs().max()).item()
+    return ((mixed - wanted).abs().max() / wanted.abs().max()).item()
 
 
 def quiet_head(supernet):

@@ -73,7 +73,7 @@ def flags(folder, out, **more):
             batch=2,
             nimg=48,
             ticks=3,
-            threads=2,
+            threads=1,
             pipe='torch',
         )
         | more

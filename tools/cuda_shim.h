@@ -1,4 +1,5 @@
-// What a .cu file needs to run on a CPU: CUDA's words as plain C++, and threads of a block as fibers, so that __syncthreads() works. For tests on small canvases.
+// What a .cu file needs to run on a CPU: CUDA's words as plain C++, and threads of a block as
+// fibers, so that __syncthreads() works. For tests on small canvases.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -22,15 +23,27 @@ struct dim3 { int x, y, z; };
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 static inline int min(int a, int b) { return std::min(a, b); }
-static inline unsigned long long min(unsigned long long a, unsigned long long b) { return std::min(a, b); }
+static inline unsigned long long min(unsigned long long a, unsigned long long b)
+{
+    return std::min(a, b);
+}
 static inline int max(int a, int b) { return std::max(a, b); }
 static inline int __popc(unsigned int v) { return __builtin_popcount(v); }
-static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned __int128)a * b >> 64; }
-static inline float __fadd_rn(float a, float b) { return a + b; }        // compiled without contraction
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
+{
+    return (unsigned __int128)a * b >> 64;
+}
+// Compiled without contraction.
+static inline float __fadd_rn(float a, float b) { return a + b; }
 static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline double __dadd_rn(double a, double b) { return a + b; }
 static inline double __dmul_rn(double a, double b) { return a * b; }
-static inline unsigned int atomicOr(unsigned int* at, unsigned int v) { unsigned int old = *at; *at |= v; return old; }
+static inline unsigned int atomicOr(unsigned int* at, unsigned int v)
+{
+    unsigned int old = *at;
+    *at |= v;
+    return old;
+}
 
 static const size_t STACK = 128 << 10;
 struct Fiber { ucontext_t context; void* fake; bool done; std::vector<char> stack; };
@@ -61,7 +74,8 @@ static void __syncwarp()
     leave(false);
 }
 
-// `v` of the lane `by` below, one's own where there is none. What a lane hands in stays until all have taken it: the next exchange uses the other places.
+// `v` of the lane `by` below, one's own where there is none. What a lane hands in stays until all
+// have taken it: the next exchange uses the other places.
 static unsigned int __shfl_up_sync(unsigned int, unsigned int v, int by)
 {
     static unsigned int places[2][32];
@@ -79,7 +93,8 @@ static void thread()
     leave(true);
 }
 
-// All threads of a block run to their next barrier in turn, forwards or backwards, until all have ended.
+// All threads of a block run to their next barrier in turn, forwards or backwards, until all have
+// ended.
 static void run_block(bool backwards)
 {
     const size_t n = (size_t)blockDim.x * blockDim.y * blockDim.z;
@@ -104,7 +119,9 @@ static void run_block(bool backwards)
             current = backwards ? n - 1 - k : k;
             Fiber& f = fibers[current];
             if (f.done) continue;
-            threadIdx = {(int)current % blockDim.x, (int)current / blockDim.x % blockDim.y, (int)current / (blockDim.x * blockDim.y)};
+            const int i = (int)current;
+            const int row = i / blockDim.x;
+            threadIdx = {i % blockDim.x, row % blockDim.y, row / blockDim.y};
             __sanitizer_start_switch_fiber(&scheduler_fake, f.stack.data(), STACK);
             swapcontext(&scheduler, &f.context);
             __sanitizer_finish_switch_fiber(scheduler_fake, nullptr, nullptr);
@@ -113,7 +130,8 @@ static void run_block(bool backwards)
     }
 }
 
-static void run(const int* grid, const int* block, void (*kernel)(void**), void** args, bool backwards)
+static void run(
+    const int* grid, const int* block, void (*kernel)(void**), void** args, bool backwards)
 {
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};

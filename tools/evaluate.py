@@ -1,26 +1,32 @@
-"""One table of everything that can be said about restored images: a folder of them, or several side by side, against the ground truth.
+"""One table of everything that can be said about restored images against the ground truth.
 
-    python tools/evaluate.py restored/ --gt GT/                                    PSNR, SSIM, MS-SSIM, sharpness
-    python tools/evaluate.py a/ ours=b/ input=LQ/ --gt GT/ --out results/table     several; results/table.md and results/table.json, the latter with every image
-    python tools/evaluate.py restored/ --gt GT/ --parser runs/parser               also what a parser sees: mIoU and distance of landmarks to what it sees in the truth
-    python tools/evaluate.py restored/ --gt GT/ --lpips alexnet.pth                also LPIPS (pip install -e .[lpips])
+python tools/evaluate.py restored/ --gt GT/                                  PSNR, SSIM, MS-SSIM
+python tools/evaluate.py a/ ours=b/ input=LQ/ --gt GT/ --out results/table   several side by side
+python tools/evaluate.py restored/ --gt GT/ --parser runs/parser             and what a parser sees
+python tools/evaluate.py restored/ --gt GT/ --lpips alexnet.pth              and LPIPS
 
-Images are matched by name without suffix; all folders must hold all of them. Sharpness is the gradient energy as a share of the truth's: 1 is right, blur has less.
+--out writes results/table.md and results/table.json, the latter with every image. A parser adds the
+mIoU between its masks of the restored and of the true faces, and the distance of landmarks that
+follow from them. LPIPS needs pip install -e .[lpips]. Images are matched by name without suffix;
+all folders must hold all of them. Sharpness is the gradient energy as a share of that of the
+ground truth: 1 is right, blur has less.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from rich.progress import track
+from torch import Tensor
 
 import infer
-from errors import BadFile, CheckpointError, DataError, MetricError, RunError
+from errors import BadFile, DataError, RunError, reported
 from faces import landmarks, masks
 from metrics import perceptual
 from metrics.miou import Confusion
@@ -36,10 +42,17 @@ from tasks.batches import ahead, grouped
 from tasks.players import autocast
 from training import run
 
-SPECKS = 0.05  # rows and columns of a part with less than this share of its fullest one are no ends of it: a predicted mask has specks
+# A predicted mask has specks: rows and columns of a part with less than this share of its fullest
+# one are no ends of it.
+SPECKS = 0.05
+READ_BY = 4  # threads that read and decode
+
+Images = dict[str, manifest.Image]  # {name without suffix: image}
 
 
 class Column(NamedTuple):
+    """One of the table."""
+
     title: str  # what it is, its unit, and which way is better
     digits: int
 
@@ -55,146 +68,223 @@ COLUMNS = {
 }
 
 
-def find(args):
-    """{name of a folder: {stem: Image}}, the truth under None. Raises DataError where they do not hold the same names."""
-    named = [
-        (path, path) if os.path.exists(path) or '=' not in path else path.split('=', 1)
-        for path in args.restored
-    ]
-    twice = next((name for name, _ in named if [n for n, _ in named].count(name) > 1), None)
-    if twice:
-        raise RunError(f'{twice} is named twice: give NAME=FOLDER')
-    found = {name: _stems(path) for name, path in named} | {None: _stems(args.gt)}
-    truth = found[None]
-    for name, path in named:
-        for stems, others, where, remedy in (
-            (truth, found[name], path, f'restore these, too, or take them out of {args.gt}'),
-            (found[name], truth, f'--gt {args.gt}', f'add their truth, or take them out of {path}'),
-        ):
-            missing = [stem for stem in stems if stem not in others]
-            if missing:
-                raise DataError(
-                    f'{where} lacks {len(missing):,} of {len(stems):,} images ({some(missing, 3)}): {remedy}'
-                )
-    return found
+# ------------------------------------------------------------------------------------------------
+# Folders of images.
 
 
-def _stems(path):
-    found = {}
+def find(restored: Sequence[str], gt: str) -> tuple[dict[str, Images], Images]:
+    """({name of a folder: its images}, ground truth). Raises DataError where their names differ,
+    RunError where two folders share a name."""
+    paths: dict[str, str] = {}
+    for text in restored:
+        # A path may hold an equals sign: what exists under the whole text is a path.
+        is_path = os.path.exists(text) or '=' not in text
+        name, path = (text, text) if is_path else text.split('=', 1)
+        if name in paths:
+            raise RunError(f'{name} is named twice: give NAME=FOLDER')
+        paths[name] = path
+    folders = {name: _images(path) for name, path in paths.items()}
+    truths = _images(gt)
+    for name, path in paths.items():
+        _need_all(truths, folders[name], path, f'restore these too, or take them out of {gt}')
+        remedy = f'add their ground truth, or take them out of {path}'
+        _need_all(folders[name], truths, f'--gt {gt}', remedy)
+    return folders, truths
+
+
+def _need_all(wanted: Images, present: Images, where: str, remedy: str) -> None:
+    missing = [name for name in wanted if name not in present]
+    if missing:
+        raise DataError(
+            f'{where} lacks {len(missing):,} of {len(wanted):,} images ({some(missing, 3)}): '
+            f'{remedy}'
+        )
+
+
+def _images(path: str) -> Images:
+    images: Images = {}
     for image in manifest.scan(path, size=1, strict=True, say=lambda _: None).images:
-        stem = Path(image.path).stem
-        if stem in found:
-            raise DataError(f'{found[stem].path} and {image.path} have one name: keep one of them')
-        found[stem] = image
-    return found
+        name = Path(image.path).stem
+        if name in images:
+            raise DataError(f'{images[name].path} and {image.path} have one name: keep one of them')
+        images[name] = image
+    return images
 
 
-def read(image):
-    """[3, H, W] uint8"""
+def read(image: manifest.Image) -> Tensor:
+    """[3, H, W] uint8. Raises DataError."""
     try:
         return torch.from_numpy(decode(read_bytes(*image.where))).permute(2, 0, 1)
-    except (OSError, BadFile) as e:
-        raise DataError(f'{image.path}: {e}') from e
+    except (OSError, BadFile) as error:
+        raise DataError(f'{image.path}: {error}') from error
+
+
+# ------------------------------------------------------------------------------------------------
+# Scores.
 
 
 class Parser:
-    """What the parser of a run sees: callable (images [B, 3, H, W] uint8 on the device) -> ids [B, H, W] uint8"""
+    """What the parser of a run sees: images [B, 3, H, W] uint8 -> ids [B, H, W] uint8."""
 
-    def __init__(self, path, device):
+    def __init__(self, path: str, device: str) -> None:
         if not Path(path, 'config.json').is_file():
             raise RunError(f'--parser {path} is no run directory: it has no config.json')
-        self.net, task, config, _ = infer.load(
-            argparse.Namespace(run=path, weights=None, device=device)
-        )
-        if task.name != 'parse':
+        loaded = infer.load(argparse.Namespace(run=path, weights=None, device=device))
+        assert loaded.config is not None
+        if loaded.task.name != 'parse':
             raise RunError(
-                f'--parser {path} is a run of {config.preset}, which restores: give one of a parser'
+                f'--parser {path} is a run of {loaded.config.preset}, which restores: give one of '
+                'a '
+                'parser'
             )
-        self.autocast = autocast(config.run.precision, device)
+        self.net = loaded.net
+        self.autocast = autocast(loaded.config.run.precision, device)
 
-    def __call__(self, images):
+    def __call__(self, images: Tensor) -> Tensor:
+        """Both on the parser's device."""
         with self.autocast():
             return parsing.parse(self.net, images)
 
 
-def distance(ours, truth):
-    """ids [B, H, W] of two parsings -> [B] float64: mean distance of the landmarks that both have, in percent of the width; NaN without any."""
-    (a, seen), (b, there) = (landmarks.from_mask(ids, SPECKS) for ids in (ours, truth))
-    both = seen & there
-    off = (
-        (a - b)
-        .double()
-        .norm(dim=2)
-        .where(both, torch.zeros((), dtype=torch.float64, device=ours.device))
-    )
+class Judges(NamedTuple):
+    """What scores beside the figures that are always there."""
+
+    parser: Parser | None
+    lpips: Callable[[Tensor, Tensor], Tensor] | None
+
+
+class Evaluation(NamedTuple):
+    """Of one folder."""
+
+    each: dict[str, list[float]]  # {column: one number per image}
+    means: dict[str, float]  # without images that have no such number (NaN)
+
+
+def distance(ours: Tensor, truth: Tensor) -> Tensor:
+    """ids [B, H, W] of two parsings -> [B] float64: mean distance of the landmarks that both have,
+    in percent of the width; NaN without any."""
+    a, visible = landmarks.from_mask(ours, SPECKS)
+    b, wanted = landmarks.from_mask(truth, SPECKS)
+    both = visible & wanted
+    zero = torch.zeros((), dtype=torch.float64, device=ours.device)
+    off = (a - b).double().norm(dim=2).where(both, zero)
     return 100 / ours.shape[2] * off.sum(1) / both.sum(1)
 
 
 @torch.no_grad()
-def evaluate(ours, truths, args, parser, lpips, title):
-    """{stem: Image} of a folder and of the truth -> ({column: [one number per image]}, {column: mean}); a mean leaves out images that have no such number (NaN)."""
-    stems, rows, confusion = list(truths), [], Confusion(len(masks.CLASSES), args.device)
+def evaluate(
+    ours: Images, truths: Images, judges: Judges, *, batch: int, device: str, title: str
+) -> Evaluation:
+    """Score a folder. Raises DataError for images that differ in size."""
+    confusion = Confusion(len(masks.CLASSES), device)
+    rows: list[dict[str, float]] = []
+    for a, b in _pairs(ours, truths, batch, title):
+        a, b = a.to(device), b.to(device)
+        row = {'psnr': psnr(a, b), 'ssim': ssim(a, b), 'sharpness': sharpness(a, b)}
+        if min(a.shape[2:]) >= LEAST:
+            row['ms_ssim'] = ms_ssim(a, b)
+        if judges.lpips:
+            row['lpips'] = judges.lpips(a, b)
+        if judges.parser:
+            predicted, wanted = judges.parser(a), judges.parser(b)
+            confusion.update(predicted, wanted)
+            row['landmarks'] = distance(predicted, wanted)
+        rows += [{k: v[i].item() for k, v in row.items()} for i in range(len(a))]
 
-    def pair(i):
-        a, b = read(ours[stems[i]]), read(truths[stems[i]])
-        if a.shape != b.shape:
-            raise DataError(
-                f'{ours[stems[i]].path} is {a.shape[2]}x{a.shape[1]}, its truth {b.shape[2]}x{b.shape[1]}: images of one size can be compared'
-            )
-        return stems[i], a, b
-
-    with ThreadPoolExecutor(4) as pool:
-        items = ahead(pool, pair, len(stems), 2 * args.batch)
-        for group in grouped(
-            track(items, title, total=len(stems), disable=not sys.stderr.isatty()), args.batch
-        ):
-            a, b = (torch.stack(side).to(args.device) for side in list(zip(*group))[1:])
-            row = {'psnr': psnr(a, b), 'ssim': ssim(a, b), 'sharpness': sharpness(a, b)}
-            if min(a.shape[2:]) >= LEAST:
-                row['ms_ssim'] = ms_ssim(a, b)
-            if lpips:
-                row['lpips'] = lpips(a, b)
-            if parser:
-                seen, there = parser(a), parser(b)
-                confusion.update(seen, there)
-                row['landmarks'] = distance(seen, there)
-            rows += [{k: v[i].item() for k, v in row.items()} for i in range(len(a))]
+    # A column stands where every image has it.
     columns = [k for k in COLUMNS if all(k in row for row in rows)]
     each = {k: [row[k] for row in rows] for k in columns}
-    means = {
-        k: float('nan') if np.isnan(v).all() else float(np.nanmean(v)) for k, v in each.items()
-    }
-    return each, means | ({'miou': confusion.compute().miou} if parser else {})
+    means = {k: _mean(v) for k, v in each.items()}
+    if judges.parser:
+        means['miou'] = confusion.compute().miou
+    return Evaluation(each, means)
 
 
-def table(means):
-    """{folder: {column: mean}} -> markdown"""
+def _pairs(ours: Images, truths: Images, batch: int, title: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of restored images and their ground truth, of one size each."""
+    names = list(truths)
+
+    def pair(i: int) -> tuple[str, Tensor, Tensor]:
+        a, b = read(ours[names[i]]), read(truths[names[i]])
+        if a.shape != b.shape:
+            raise DataError(
+                f'{ours[names[i]].path} is {a.shape[2]}x{a.shape[1]}, its ground truth '
+                f'{b.shape[2]}x{b.shape[1]}: only images of one size can be compared'
+            )
+        return names[i], a, b
+
+    quiet = not sys.stderr.isatty()
+    with ThreadPoolExecutor(READ_BY) as pool:
+        items = ahead(pool, pair, len(names), 2 * batch)
+        for group in grouped(track(items, title, total=len(names), disable=quiet), batch):
+            _, a, b = zip(*group, strict=True)
+            yield torch.stack(a), torch.stack(b)
+
+
+def _mean(values: list[float]) -> float:
+    return float('nan') if np.isnan(values).all() else float(np.nanmean(values))
+
+
+# ------------------------------------------------------------------------------------------------
+# The table.
+
+
+def table(means: Mapping[str, Mapping[str, float]]) -> str:
+    """{folder: {column: mean}} -> Markdown"""
     columns = [k for k in COLUMNS if all(k in row for row in means.values())]
-    cell = lambda v, digits: '-' if np.isnan(v) else f'{v:.{digits}f}'
-    rows = [
-        ['', *(COLUMNS[k].title for k in columns)],
-        *(
-            [name, *(cell(row[k], COLUMNS[k].digits) for k in columns)]
-            for name, row in means.items()
-        ),
-    ]
-    wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        '| '
-        + ' | '.join(v.rjust(w) if i else v.ljust(w) for i, (v, w) in enumerate(zip(row, wide)))
-        + ' |'
-        for row in rows
-    ]
-    return '\n'.join(
-        [
-            lines[0],
-            '|' + '|'.join('-' * (w + 1) + (':' if i else '-') for i, w in enumerate(wide)) + '|',
-            *lines[1:],
-        ]
-    )
+    rows = [['', *(COLUMNS[k].title for k in columns)]]
+    for name, row in means.items():
+        rows.append([name, *(_cell(row[k], COLUMNS[k].digits) for k in columns)])
+
+    # Names to the left, numbers to the right, also for those who read it as text.
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True)]
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    rules = ['-' * (w + 1) + (':' if i else '-') for i, w in enumerate(widths)]
+    return '\n'.join([lines[0], '|' + '|'.join(rules) + '|', *lines[1:]])
 
 
-def main(argv=None):
+def _cell(value: float, digits: int) -> str:
+    return '-' if np.isnan(value) else f'{value:.{digits}f}'
+
+
+def write(
+    args: argparse.Namespace, names: list[str], text: str, done: Mapping[str, Evaluation]
+) -> None:
+    """OUT.md and OUT.json."""
+    note = f'{len(names):,} images; truth: {args.gt}'
+    if args.parser:
+        note += f'; parser: {args.parser}'
+    run.write(args.out.with_name(args.out.name + '.md'), f'{text}\n\n{note}\n'.encode())
+    content = {
+        'images': names,
+        'gt': args.gt,
+        'parser': args.parser,
+        'mean': {name: plain(e.means) for name, e in done.items()},
+        'each': {name: plain(e.each) for name, e in done.items()},
+    }
+    run.write_json(args.out.with_name(args.out.name + '.json'), content)
+
+
+def plain(values: Any) -> Any:
+    """The same with None for what JSON has no number for: the PSNR of equal pictures, landmarks of
+    no face."""
+    if isinstance(values, dict):
+        return {k: plain(v) for k, v in values.items()}
+    if isinstance(values, list):
+        return [plain(v) for v in values]
+    return values if np.isfinite(values) else None
+
+
+# ------------------------------------------------------------------------------------------------
+# The command.
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags of evaluate.py."""
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -204,16 +294,11 @@ def main(argv=None):
     p.add_argument('--gt', required=True, help='folder of the ground truth, with the same names')
     p.add_argument(
         '--lpips',
-        help="weights of torchvision's AlexNet or VGG16, a file: LPIPS, too (pip install -e .[lpips])",
+        help="weights of torchvision's AlexNet or VGG16: LPIPS too (pip install -e .[lpips])",
     )
+    p.add_argument('--parser', help='run of a parser: also mIoU and landmarks of its masks')
     p.add_argument(
-        '--parser',
-        help='run of a parser: mIoU between its masks of the restored and of the true faces, and the distance of landmarks that follow from them',
-    )
-    p.add_argument(
-        '--out',
-        type=Path,
-        help='writes OUT.md and OUT.json, the latter with every image (default: the table is printed only)',
+        '--out', type=Path, help='write OUT.md and OUT.json (default: only print the table)'
     )
     p.add_argument(
         '--batch', type=int, default=8, help='images of one size at a time (default: %(default)s)'
@@ -223,42 +308,36 @@ def main(argv=None):
         default='cuda' if torch.cuda.is_available() else 'cpu',
         help='default: %(default)s',
     )
-    args = p.parse_args(argv)
-    try:
-        if args.device.startswith('cuda') and not torch.cuda.is_available():
-            raise RunError(
-                f'--device {args.device}: there is no CUDA GPU that torch can use; give --device cpu'
-            )
-        if args.batch < 1:
-            raise RunError(f'--batch {args.batch}: must be positive')
-        found = find(args)
-        truths = found.pop(None)
-        parser = Parser(args.parser, args.device) if args.parser else None
-        lpips = perceptual.lpips(args.lpips, args.device) if args.lpips else None
-        each, means = {}, {}
-        for name, images in found.items():
-            each[name], means[name] = evaluate(
-                images, truths, args, parser, lpips, f'evaluating {name}'
-            )
-        text = table(means)
-        if args.out:
-            note = f'{len(truths):,} images; truth: {args.gt}' + (
-                f'; parser: {args.parser}' if parser else ''
-            )
-            run.write(args.out.with_name(args.out.name + '.md'), f'{text}\n\n{note}\n'.encode())
-            run.write_json(
-                args.out.with_name(args.out.name + '.json'),
-                {
-                    'images': list(truths),
-                    'gt': args.gt,
-                    'parser': args.parser,
-                    'mean': _plain(means),
-                    'each': _plain(each),
-                },
-            )
-    except (RunError, DataError, CheckpointError, MetricError) as e:
-        print(f'evaluate.py: {e}', file=sys.stderr)
-        return 2
+    return p
+
+
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table -> exit status."""
+    args = parser().parse_args(argv)
+    if args.device.startswith('cuda') and not torch.cuda.is_available():
+        raise RunError(
+            f'--device {args.device}: there is no CUDA GPU that torch can use; give --device cpu'
+        )
+    if args.batch < 1:
+        raise RunError(f'--batch {args.batch}: must be positive')
+
+    folders, truths = find(args.restored, args.gt)
+    judges = Judges(
+        Parser(args.parser, args.device) if args.parser else None,
+        perceptual.lpips(args.lpips, args.device) if args.lpips else None,
+    )
+    done = {}
+    for name, images in folders.items():
+        title = f'evaluating {name}'
+        done[name] = evaluate(
+            images, truths, judges, batch=args.batch, device=args.device, title=title
+        )
+    means = {name: e.means for name, e in done.items()}
+    text = table(means)
+    if args.out:
+        write(args, list(truths), text, done)
+
     print(text)
     print(f'\nover {len(truths):,} images')
     if not all('ms_ssim' in row for row in means.values()):
@@ -266,19 +345,6 @@ def main(argv=None):
     if args.out:
         print(f'{args.out}.md and {args.out}.json written')
     return 0
-
-
-def _plain(values):
-    """The same with None for what JSON has no number for: the PSNR of equal pictures, landmarks of no face."""
-    if isinstance(values, dict):
-        return {k: _plain(v) for k, v in values.items()}
-    return (
-        [_plain(v) for v in values]
-        if isinstance(values, list)
-        else values
-        if np.isfinite(values)
-        else None
-    )
 
 
 if __name__ == '__main__':

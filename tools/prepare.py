@@ -150,7 +150,7 @@ def htj2k(args):
         raise DataError(f'{args.data} holds two images that would be {twice}: rename one')
 
     def one(i):
-        """What becomes of image i: (bytes before, bytes after), 0 of both where it was there, or Bad."""
+        """What becomes of image i: (bytes before, bytes after), 0 of both where it was there, or BadImage."""
         image, target = found.images[i], targets[i]
         try:
             if _made(target, image):

@@ -1,4 +1,4 @@
-"""Masks painted from the annotations of CelebAMask-HQ, or masks whose left and right are exchanged named.
+"""Convert the annotations of CelebAMask-HQ to masks, or name masks whose left and right are swapped.
 
 python -m faces.masks ANNOTATIONS OUT
 python -m faces.masks --check MASKS
@@ -6,17 +6,19 @@ python -m faces.masks --check MASKS
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from errors import BadFile, DataError
+from errors import BadFile, reported
 from sources.files import read_bytes, shown
 from sources.manifest import scan
 
 from . import annotations, decode, sides
 
 
-def check(folder):
-    """Print each mask that is unusable or turned, and which of its pairs say so."""
-    masks, turned = scan(folder, size=1).images, 0
+def check(folder: str) -> None:
+    """Print each mask that is unusable or swapped, and the pairs that show it. Raises DataError."""
+    masks = scan(folder, size=1).images
+    swapped = 0
     for mask in masks:
         try:
             ids = decode(read_bytes(*mask.where))
@@ -24,16 +26,21 @@ def check(folder):
             print(f'{shown(mask.path)}: {e}')
             continue
         wrong = sides.contradicting(ids)
-        turned += sides.exchanged(ids)
+        swapped += sides.exchanged(ids)
         if wrong:
-            print(
-                f'{shown(mask.path)}: {", ".join(wrong)}'
-                + ('' if sides.exchanged(ids) else ' (outvoted)')
-            )
-    print(f'{turned:,} of {len(masks):,} masks have left and right exchanged')
+            outvoted = '' if sides.exchanged(ids) else ' (outvoted)'
+            print(f'{shown(mask.path)}: {", ".join(wrong)}{outvoted}')
+    print(f'{swapped:,} of {len(masks):,} masks have left and right swapped')
 
 
-def main():
+def _progress(done: int, total: int) -> None:
+    """Show how many faces are done, in one line."""
+    print(f'\r{done:,}/{total:,}', end='\n' if done == total else '', flush=True)
+
+
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; argv: arguments (default: those of this process)."""
     parser = argparse.ArgumentParser(
         prog='python -m faces.masks',
         description=__doc__,
@@ -42,23 +49,16 @@ def main():
     parser.add_argument('folder', help='annotations, or with --check masks')
     parser.add_argument('out', nargs='?', help='folder for the masks')
     parser.add_argument('--check', action='store_true')
-    a = parser.parse_args()
-    if a.check == bool(a.out):
+    args = parser.parse_args(argv)
+    if args.check == bool(args.out):
         parser.error('give either ANNOTATIONS OUT or --check MASKS')
-    try:
-        if a.check:
-            check(a.folder)
-        else:
-            annotations.build(
-                a.folder,
-                a.out,
-                progress=lambda done, total: print(
-                    f'\r{done:,}/{total:,}', end='\n' if done == total else '', flush=True
-                ),
-            )
-    except DataError as e:
-        sys.exit(f'{e}')
+
+    if args.check:
+        check(args.folder)
+    else:
+        annotations.build(args.folder, args.out, progress=_progress)
+    return 0
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

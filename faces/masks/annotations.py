@@ -1,22 +1,32 @@
-"""The annotations of CelebAMask-HQ as published (one PNG per face and part, 00012_l_eye.png, in folders 0 to 14) -> id masks 12.png."""
+"""Annotations of CelebAMask-HQ as published -> id masks such as 12.png.
+
+The data set has one PNG per face and part, 00012_l_eye.png, in folders 0 to 14.
+"""
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from errors import BadFile, DataError
-from sources.files import check, decode, read_bytes, shown
-from sources.manifest import BadImage, some
+from sources.aliases import FilePath, Progress, Say
+from sources.files import check, decode, read_bytes, shown, some
+from sources.manifest import BadImage
 
 from . import CLASSES, lacks, png
 
 _NAME = re.compile(r'(\d+)_(\w+)\.png')
 
+Parts = list[tuple[str, str]]  # of a face: name of the part, path
 
-def paint(parts):
-    """{name of a class: [H, W] bool} -> [H, W] uint8 ids; where parts overlap the later class counts: lips over skin, hair over both."""
+
+def paint(parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Combine {name of a class: [H, W] bool} into one mask [H, W] uint8 of ids.
+
+    Where parts overlap the later class counts: lips cover skin, hair covers both.
+    """
     mask = np.zeros(next(iter(parts.values())).shape, np.uint8)
     for i, name in enumerate(CLASSES[1:], 1):
         if name in parts:
@@ -24,17 +34,28 @@ def paint(parts):
     return mask
 
 
-def build(folder, out, *, strict=False, progress=None, say=print):
-    """Paint all faces of the folder (searched with what is below it) into `out` -> list of BadImage, the faces that cannot be.
+def build(
+    folder: FilePath,
+    out: FilePath,
+    *,
+    strict: bool = False,
+    progress: Progress | None = None,
+    say: Say = print,
+) -> list[BadImage]:
+    """Write a mask for every face in a folder and below it; return the faces that have none.
 
-    A mask that is there already is kept, so a killed run goes on. strict: raise DataError for any bad face; progress(done, total) is called per face.
-    A face is bad with a part that cannot be read or is not one of the 18, of another size than the others or there twice, and without skin or nose.
-    Raises DataError where there are no annotations or no usable ones.
+    strict:   raise DataError for any bad face
+    progress: called for every face
+    A mask that already exists is left alone, so a run that was killed can be continued. A face is
+    bad if a part cannot be read or is not one of the 18, has another size than the others or occurs
+    twice, and if skin or nose is missing. Raises DataError where there are no annotations, or no
+    usable ones, and where the masks cannot be written.
     """
-    faces, bad = _find(folder), []
+    faces = _find(folder)
     if not faces:
         raise DataError(
-            f'{shown(folder)}: no annotations such as 00000_skin.png there; give the folder CelebAMask-HQ-mask-anno'
+            f'{shown(folder)}: no annotations such as 00000_skin.png there; '
+            'give the folder CelebAMask-HQ-mask-anno'
         )
     try:
         os.makedirs(out, exist_ok=True)
@@ -42,79 +63,98 @@ def build(folder, out, *, strict=False, progress=None, say=print):
         raise DataError(
             f'{shown(out)} cannot be made: {e.strerror}; name another folder for the masks'
         ) from e
+
+    # Decoding and compressing release the GIL, so threads are enough.
+    bad: list[BadImage] = []
     todo = [number for number in sorted(faces) if not os.path.exists(_path(out, number))]
     with ThreadPoolExecutor() as pool:
-        for done, fault in enumerate(
-            pool.map(lambda number: _make(faces[number], _path(out, number)), todo), 1
-        ):
-            bad += [BadImage(os.path.join(folder, f'{todo[done - 1]:05d}'), fault)] if fault else []
+        faults = pool.map(lambda number: _write(faces[number], _path(out, number)), todo)
+        for done, (number, fault) in enumerate(zip(todo, faults, strict=True), 1):
+            if fault:
+                bad.append(BadImage(os.path.join(folder, f'{number:05d}'), fault))
             if progress:
                 progress(done, len(todo))
-    named = [f'{shown(b.path)} ({b.reason})' for b in bad]
-    if bad and (strict or len(bad) == len(faces)):
-        raise DataError(
-            f'{len(bad):,} of {len(faces):,} faces have bad annotations; repair or remove them:\n  '
-            + some(named, 20, '\n  ')
-        )
-    if bad:
-        say(f'{len(bad):,} of {len(faces):,} faces skipped: {some(named, 3)}')
+    _report(bad, len(faces), strict, say)
     return bad
 
 
-def _find(folder):
-    """{number of a face: [(part, path)]}"""
-    faces = {}
+def _report(bad: Sequence[BadImage], total: int, strict: bool, say: Say) -> None:
+    """Say how many faces are bad, and which. Raises DataError if `strict`, or if all are."""
+    if not bad:
+        return
+    named = [f'{shown(b.path)} ({b.reason})' for b in bad]
+    if strict or len(bad) == total:
+        raise DataError(
+            f'{len(bad):,} of {total:,} faces have bad annotations; repair or remove them:\n  '
+            + some(named, 20, '\n  ')
+        )
+    say(f'{len(bad):,} of {total:,} faces skipped: {some(named, 3)}')
+
+
+def _find(folder: FilePath) -> dict[int, Parts]:
+    """{number of a face: its parts}."""
+    faces: dict[int, Parts] = {}
     for root, _, names in os.walk(folder):
         for name in names:
-            if m := _NAME.fullmatch(name):
-                faces.setdefault(int(m[1]), []).append((m[2], os.path.join(root, name)))
+            if match := _NAME.fullmatch(name):
+                faces.setdefault(int(match[1]), []).append((match[2], os.path.join(root, name)))
     return faces
 
 
-def _path(out, number):
-    return os.path.join(out, f'{number}.png')  # as the pictures are called
+def _path(out: FilePath, number: int) -> str:
+    """Path of a mask: named as its picture is, without leading zeros."""
+    return os.path.join(out, f'{number}.png')
 
 
-def _make(found, path):
-    """Write one mask; -> '' or why not."""
+def _write(parts: Parts, path: str) -> str:
+    """Write one mask; return '', or why it cannot be made. Raises DataError."""
     try:
-        mask = paint(_parts(sorted(found)))
+        mask = paint(_decoded(sorted(parts)))
     except (OSError, BadFile) as e:
         return str(e)
     if missing := lacks(mask):
         return f'missing parts: no {" and no ".join(missing)}'
-    part = f'{path}.part'
+
+    # Renamed when it is complete, so that no kill leaves half a mask.
+    temporary = f'{path}.part'
     try:
-        with open(part, 'wb') as f:
+        with open(temporary, 'wb') as f:
             f.write(png(mask))
-        os.replace(part, path)  # a kill leaves no half mask
+        os.replace(temporary, path)
     except OSError as e:
         raise DataError(
-            f'{shown(path)} cannot be written: {e.strerror}; the masks before it are whole, and the same command goes on'
+            f'{shown(path)} cannot be written: {e.strerror}; the masks before it are complete, '
+            'and the same command continues'
         ) from e
     return ''
 
 
-def _parts(found):
-    parts, shape = {}, None
-    for name, path in found:
+def _decoded(parts: Parts) -> dict[str, np.ndarray]:
+    """{part: [H, W] bool}. Raises OSError; BadFile naming the file."""
+    decoded: dict[str, np.ndarray] = {}
+    for name, path in parts:
         if name not in CLASSES[1:]:
             raise BadFile(f'{shown(path)}: {name} is not a part ({", ".join(CLASSES[1:])})')
-        if name in parts:
+        if name in decoded:
             raise BadFile(f'{shown(path)}: a second {name}')
-        try:
-            data = read_bytes(path)
-            check(data)
-            parts[name] = decode(data).any(2)
-        except BadFile as e:
-            raise BadFile(f'{shown(path)}: {e}') from None
-        shape = shape or parts[name].shape
-        if parts[name].shape != shape:
-            raise BadFile(
-                f'{shown(path)} is {_size(parts[name].shape)}, other parts of it {_size(shape)}'
-            )
-    return parts
+        decoded[name] = _part(path)
+
+        # Compared with the first part: all must have one size.
+        size, expected = _size(decoded[name]), _size(next(iter(decoded.values())))
+        if size != expected:
+            raise BadFile(f'{shown(path)} is {size}, other parts of it {expected}')
+    return decoded
 
 
-def _size(shape):
-    return f'{shape[1]}x{shape[0]}'
+def _part(path: str) -> np.ndarray:
+    """[H, W] bool, where a published annotation is not black."""
+    try:
+        data = read_bytes(path)
+        check(data)
+        return decode(data).any(2)
+    except BadFile as e:
+        raise BadFile(f'{shown(path)}: {e}') from None
+
+
+def _size(part: np.ndarray) -> str:
+    return f'{part.shape[1]}x{part.shape[0]}'
