@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -111,3 +111,141 @@ def scan_pairs(
             f'({some(swapped, 3)}): ' + ('put right' if repair else 'left as they are')
         )
     return Manifest(pairs, bad)
+
+
+def _folders(folder: FilePath, side: _Side) -> list[str]:
+    """Names of the sub-folders that may be this side."""
+    return [
+        name
+        for name in listed(folder)
+        if re.search(side.pattern, name.lower()) and os.path.isdir(os.path.join(folder, name))
+    ]
+
+
+class _Files(NamedTuple):
+    """Files of one side, by path below its sub-folder without suffix."""
+
+    good: dict[str, Image]
+    bad: set[str]
+
+
+def _files(folder: str, side: _Side, read: Callable[[str], Manifest[Image]]) -> _Files:
+    """Scan one of the two sub-folders. Raises DataError."""
+    names = _folders(folder, side)
+    if len(names) != 1:
+        remedy = '; python -m faces.masks makes masks of annotations' if side is _MASKS else ''
+        raise DataError(
+            f'{shown(folder)}: needs one sub-folder of {side.title}, '
+            f'has {", ".join(names) or "none"}{remedy}'
+        )
+    root = os.path.join(folder, names[0])
+    manifest = read(root)
+    return _Files(by_stem(manifest.images, root), {stem(b.path, root) for b in manifest.bad})
+
+
+# ---- matching ----
+
+
+def _matched(
+    images: _Files, masks: _Files, verdicts: Mapping[str, '_Verdict'], repair: bool
+) -> tuple[list[Pair], list[BadImage], list[str]]:
+    """(pairs, bad ones, paths of swapped masks for a message)."""
+    pairs: list[Pair] = []
+    bad: list[BadImage] = []
+    swapped: list[str] = []
+    for name in [*images.good, *(m for m in masks.good if m not in images.good)]:
+        # A file that the scan found bad was reported by it.
+        if name in images.bad or name in masks.bad:
+            continue
+        image, mask = images.good.get(name), masks.good.get(name)
+        if mask is None:
+            assert image is not None, name
+            bad.append(BadImage(image.path, 'no mask of that name'))
+            continue
+        verdict = verdicts[mask.path]
+        reason = verdict.reason or _mismatch(image, mask)
+        if reason or image is None:
+            bad.append(BadImage(mask.path, reason))
+            continue
+        if verdict.swapped:
+            swapped.append(shown(mask.path))
+        pairs.append(Pair(image, mask, repair and verdict.swapped))
+    return pairs, bad, swapped
+
+
+def _mismatch(image: Image | None, mask: Image) -> str:
+    """Why a mask does not belong to its picture, or ''."""
+    if image is None:
+        return 'no picture of that name'
+    times = image.width // mask.width
+    if not times or (image.width, image.height) != (times * mask.width, times * mask.height):
+        return f'{mask.width}x{mask.height}, but its picture {image.width}x{image.height}'
+    return ''
+
+
+# ---- verdicts on masks, cached for the next start ----
+
+
+class _Verdict(NamedTuple):
+    length: int  # bytes
+    mtime: int  # ns
+    reason: str  # why the mask cannot be used, or ''
+    swapped: bool  # left and right are
+
+
+def _verdicts(
+    folder: str,
+    masks: Sequence[Image],
+    cache_dir: FilePath | None,
+    progress: Progress | None,
+    say: Say,
+) -> dict[str, _Verdict]:
+    """{path: verdict}, cached by real path, length and mtime."""
+    key = hashlib.blake2b(os.fsencode(os.path.realpath(folder)), digest_size=8).hexdigest()
+    store = os.path.join(os.path.expanduser(cache_dir or cache_folder()), f'masks-{key}.json')
+    old = scan_cache.load(store, VERSION).get('masks')
+    old = old if isinstance(old, dict) else {}
+
+    new: dict[str, _Verdict] = {}
+    verdicts: dict[str, _Verdict] = {}
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        judged = pool.map(lambda mask: _judge(mask, old), masks)
+        for done, (mask, verdict) in enumerate(zip(masks, judged, strict=True), 1):
+            verdicts[mask.path] = verdict
+            # A failing read may succeed next time.
+            if not verdict.reason.startswith(_UNREAD):
+                new[os.path.realpath(mask.path)] = verdict
+            if progress:
+                progress(done, len(masks))
+
+    # JSON has no tuples.
+    if {path: list(verdict) for path, verdict in new.items()} != old:
+        scan_cache.save(store, VERSION, {'masks': new}, say)
+    return verdicts
+
+
+def _judge(mask: Image, cached: Mapping[str, Any]) -> _Verdict:
+    """Verdict on a mask, from the cache if it is the same file as then."""
+    try:
+        status = os.stat(mask.where[0])
+    except OSError as e:
+        return _Verdict(0, 0, f'{_UNREAD}{e.strerror}', False)
+    identity = status.st_size, status.st_mtime_ns
+    entry = cached.get(os.path.realpath(mask.path))
+    if _plausible(entry) and tuple(entry[:2]) == identity:
+        return _Verdict(*entry)
+
+    try:
+        ids = decode(read_bytes(*mask.where))
+    except OSError as e:
+        return _Verdict(0, 0, f'{_UNREAD}{e.strerror}', False)
+    except BadFile as e:
+        return _Verdict(*identity, str(e), False)
+    missing = lacks(ids)
+    reason = f'no {" and no ".join(missing)} in it' if missing else ''
+    return _Verdict(*identity, reason, sides.exchanged(ids))
+
+
+def _plausible(entry: Any) -> bool:
+    """Whether cached JSON is a verdict."""
+    return isinstance(entry, list) and list(map(type, entry)) == [int, int, str, bool]
