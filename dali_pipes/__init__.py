@@ -9,7 +9,7 @@
 import difflib
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -153,7 +153,7 @@ def make_parse(
     # of their picture, which therefore has to be good.
     if points is None:
         plan = ParsePlan(len(pairs), **shared)
-        return _pipe(name, pairs, plan, MaskReader(pairs, size, say), setup)
+        return _pipe(name, pairs, plan, MaskReader(cast(Any, pairs), size, say), setup)
     return _pipe(name, pairs, PointPlan(points, **shared), StrictReader(pairs, size, say), setup)
 
 

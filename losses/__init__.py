@@ -1,18 +1,22 @@
 """Losses: f(output, target) -> scalar float32, smaller is better.
 
-Weights belong to the task that adds losses up. Adding a loss takes its function, in a file here,
-and a row of the table that offers it.
+Weights belong to the task that adds losses up. A pixel loss takes its function, in a file here, and
+one import line.
 """
 
-from . import adversarial, features, heatmap, pixel
+# ruff: noqa: F401 - what is imported is a table.
 
-# Of restorers, by the names of --loss and --last-loss.
+import types
+
+from . import adversarial, features, heatmap
+
+# Of restorers, by the names of --loss and --last-loss: every function that is imported here.
+# isort: off
+from .pixel import l1, charbonnier, smooth_l1, mse, psnr
+# isort: on
+
 RESTORE = {
-    'l1': pixel.l1,
-    'charbonnier': pixel.charbonnier,
-    'smooth_l1': pixel.smooth_l1,
-    'mse': pixel.mse,
-    'psnr': pixel.psnr,
+    name: value for name, value in list(globals().items()) if isinstance(value, types.FunctionType)
 }
 # Of parsers: weights of cross entropy, Lovász-softmax and Dice; None: online hard example mining.
 PARSE: dict[str, tuple[float, float, float] | None] = {

@@ -140,7 +140,7 @@ def _paired(config: Config, bar: Bar, say: Say) -> manifest.Manifest:
                 f'{flag} is for faces that are degraded while training; --data {source} holds '
                 f'pairs: give {remedy}'
             )
-    how = dict(
+    how: dict[str, Any] = dict(
         size=config.data.size,
         strict=config.data.strict,
         verify=config.data.verify,

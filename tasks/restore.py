@@ -178,7 +178,7 @@ class Restore:
         return [f'{count} images restored to {folder}', *_mean_scores(scores)]
 
 
-def _check_scale(config: Config, scale: int) -> None:
+def _check_scale(config: Config, scale: float) -> None:
     """Raise RunError where a network enlarges by another factor than the recipe shrinks."""
     if scale == config.scale:
         return
@@ -214,6 +214,7 @@ class RestorationCriterion:
     ) -> None:
         self.loss = config.loss
         self.gan = config.gan
+        self._kind = config.gan.gan or 'vanilla'  # asked for with a discriminator only
         self.multi_prior_weight = config.priors.multi_prior_weight
         self.extract = extract
         self.weights = weights
@@ -280,14 +281,14 @@ class RestorationCriterion:
         """What the generator learns from its discriminator."""
         # Relativistic losses and feature matching need the real images too; these need no gradient,
         # and have none.
-        real = None
-        if self.gan.gan == 'ragan' or self.gan.matching_weight:
+        real: Any = None
+        if self._kind == 'ragan' or self.gan.matching_weight:
             assert batch.plain is not None
             real, fake = self._judged(discriminator, batch.plain, output, batch.input)
         else:
             fake = discriminator(self._with_input(batch.input, output))
 
-        terms = {'gan': self.gan.gan_weight * adversarial.g_loss(self.gan.gan, fake, real)}
+        terms = {'gan': self.gan.gan_weight * adversarial.g_loss(self._kind, fake, real)}
         if self.gan.matching_weight:
             terms['matching'] = self.gan.matching_weight * features.matching(real, fake)
         return terms
@@ -297,10 +298,10 @@ class RestorationCriterion:
         assert batch.plain is not None  # only batches of masks have none
         images = batch.plain.requires_grad_(bool(self.gan.r1))
         real, fake = self._judged(forward, images, _passes(output)[-1].detach(), batch.input)
-        terms = {'d': adversarial.d_loss(self.gan.gan, real, fake)}
+        terms = {'d': adversarial.d_loss(self._kind, real, fake)}
         if self.gan.r1:
             terms['r1'] = self.gan.r1 * adversarial.r1(images, real)
-        return terms, adversarial.accuracy(real, fake, self.gan.gan)
+        return terms, adversarial.accuracy(real, fake, self._kind)
 
     def _judged(self, forward: Any, real: Tensor, fake: Tensor, lq: Tensor) -> tuple[Any, Any]:
         """What a discriminator says of real pictures and of fake ones made of lq."""

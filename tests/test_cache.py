@@ -70,8 +70,13 @@ def same(a, b):
 @pytest.fixture
 def opened(monkeypatch):
     """Paths that are read from now on."""
-    paths, read = [], reader.read_bytes
-    monkeypatch.setattr(reader, 'read_bytes', lambda path: paths.append(path) or read(path))
+    paths, read_bytes = [], reader.read_bytes
+
+    def read(path, *part):
+        paths.append(path)
+        return read_bytes(path, *part)
+
+    monkeypatch.setattr(reader, 'read_bytes', read)
     return paths
 
 

@@ -170,7 +170,8 @@ def test_r1_reaches_the_discriminator_only(players):
         name: [torch.equal(a, b) for a, b in zip(grads[0.0][name], grads[10.0][name], strict=True)]
         for name in players
     }
-    assert all(same['net']) and not any(same['discriminator'])
+    # The penalty of a gradient says nothing about the last bias, which is not in it.
+    assert all(same['net']) and sum(same['discriminator']) <= 1
 
 
 def test_parts_of_a_step_add_up(players):

@@ -303,7 +303,7 @@ def test_no_lq_is_taken_for_a_face(home, tmp_path):
         batches('torch', stream.find(f'file://{tmp_path}/0.tar'), 1)
     with pytest.raises(DataError, match='pairs are read from a disk'):
         load(home, 'stacked:s3://bucket/0.tar')
-    with pytest.raises(DataError, match='pairs above each other are of one size'):
+    with pytest.raises(DataError, match='stacked pairs are of one size'):
         load(home, f'stacked:{home}/stacked', recipe='gfpgan')
     assert len(load(home, home / '1/GT')[0]) == 5  # the faces alone
 
@@ -338,7 +338,7 @@ def test_a_run(home, tmp_path, capsys):
     assert '5 stored pairs, 2 validation pairs (val)' in capsys.readouterr().out
     assert json.loads((out / 'config.json').read_text())['images'].startswith('5 stored pairs, ')
     assert prepare.main(['replay', str(out), '0']) == 2
-    assert 'was trained on the stored pairs of' in capsys.readouterr().err
+    assert 'was trained on the pairs of' in capsys.readouterr().err
 
 
 RENOVATION = ['--preset', 'renovation_demo', '--net', '{"width": 1}', '--crop', '32']

@@ -239,9 +239,9 @@ def table(means: Mapping[str, Mapping[str, float]]) -> str:
     # Names to the left, numbers to the right, also for those who read it as text.
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        cells += [v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True)]
+    for line in rows:
+        cells = [line[0].ljust(widths[0])]
+        cells += [v.rjust(w) for v, w in zip(line[1:], widths[1:], strict=True)]
         lines.append('| ' + ' | '.join(cells) + ' |')
     rules = ['-' * (w + 1) + (':' if i else '-') for i, w in enumerate(widths)]
     return '\n'.join([lines[0], '|' + '|'.join(rules) + '|', *lines[1:]])

@@ -84,7 +84,7 @@ def convert(net: nn.Module, size: Size | None = None, half: bool = False) -> byt
             torch.onnx.export(
                 Half(net).eval() if half else net,
                 (torch.rand(2, 3, *(size or EXAMPLE)),),
-                file,
+                file,  # type: ignore[arg-type]  # a file, as documented for dynamo=False
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=['input'],

@@ -129,8 +129,7 @@ def judged(r: FinishedRun, device: str = 'cpu') -> tuple[Scores, list[Shown]]:
 
 @torch.no_grad()
 def restored(r: FinishedRun, folder: str) -> list[Shown]:
-    """Real pictures without ground truth: input, bicubic, ours; input, ours where the size stays.
-    """
+    """Real pictures without ground truth: input, bicubic, ours; input, ours where the size stays."""
     device = next(r.net.parameters()).device
     rows = []
     for path in infer.image_files(folder, '--real')[:REAL]:
@@ -267,7 +266,7 @@ def _training(page: Page, r: FinishedRun) -> None:
     processes = r.machine.get('processes', 1)
     parts = ', '.join(r.result.get('made_of', ['the last average']))
     machine = [f'{v}' if k == 'device' else f'{k} {v}' for k, v in r.machine.items()]
-    rows = [
+    rows: prose.Table = [
         (
             'optimizer',
             f'{options.optimizer}, learning rate {options.lr:g}, {options.schedule} schedule, '

@@ -280,8 +280,8 @@ def _weights_of(path: Path) -> Weights:
     return content
 
 
-def _difference(theirs, mine, wrong):
-    """-> str: how the weights of the file differ from the network's, the telling difference first."""
+def _difference(theirs: Weights, mine: Weights, wrong: list[str]) -> str:
+    """How the weights of the file differ from those of the network, the telling difference first."""
     network = recognise(theirs.keys() - mine.keys())
     if network:
         return f'the file looks like a {network}'

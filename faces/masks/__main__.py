@@ -1,4 +1,4 @@
-"""Convert the annotations of CelebAMask-HQ to masks, or name masks whose left and right are swapped.
+"""Convert annotations of CelebAMask-HQ to masks, or name masks with left and right swapped.
 
 python -m faces.masks ANNOTATIONS OUT
 python -m faces.masks --check MASKS

@@ -151,7 +151,7 @@ def _part(path: str) -> np.ndarray:
     try:
         data = read_bytes(path)
         check(data)
-        return decode(data).any(2)
+        return np.logical_or.reduce(decode(data), 2)
     except BadFile as e:
         raise BadFile(f'{shown(path)}: {e}') from None
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from errors import BadFile, DataError
 from sources import scan_cache
@@ -246,6 +246,6 @@ def _judge(mask: Image, cached: Mapping[str, Any]) -> _Verdict:
     return _Verdict(*identity, reason, sides.exchanged(ids))
 
 
-def _plausible(entry: Any) -> bool:
+def _plausible(entry: object) -> TypeGuard[list[Any]]:
     """Whether cached JSON is a verdict."""
     return isinstance(entry, list) and list(map(type, entry)) == [int, int, str, bool]

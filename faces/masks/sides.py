@@ -1,9 +1,9 @@
 """Masks whose left and right ids are swapped.
 
-About 1 in 15 masks of CelebAMask-HQ is, always in eyes, brows and ears at once. The person's left is
-on the right of the picture, so the centroid of a left eye, brow or ear must lie to the right of its
-counterpart's. A mask has up to three such pairs, and their majority decides; a face of which no pair
-is visible is taken as it is.
+About 1 in 15 masks of CelebAMask-HQ is affected, always in eyes, brows and ears at once. The
+person's left is on the right of the picture, so the centroid of a left eye, brow or ear must lie to
+the right of its counterpart's. A mask has up to three such pairs, and their majority decides; a
+face of which no pair is visible is taken as it is.
 """
 
 import numpy as np
