@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike
 from errors import KernelError
 
 FOLDER = Path(__file__).parent
-FILES = ('blur.cu', 'median.cu', 'resize.cu', 'noise.cu', 'jpeg.cu', 'usm.cu', 'quantize.cu')
+FILES = tuple(sorted(path.name for path in FOLDER.glob('*.cu')))
 ARCHITECTURES = ('75', '80', '86', '89', '90', '100', '120')  # Turing to Blackwell
 OLDEST = (7, 5)  # compute capability of Turing, 2018
 OPTIONS = ('--std=c++17',)

@@ -1,4 +1,7 @@
-"""Faces and masks moved and tinted: the batched form against the reference, the reference against OpenCV and PIL, left and right kept apart."""
+"""Augmented faces and masks: the batch against the reference, the reference against other libraries.
+
+Left and right stay apart whatever is drawn.
+"""
 
 import colorsys
 import math
@@ -8,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance
-from synthetic.augment import Params, colour, matrix
 
 import synthetic
 from degrade.draw import Draw
 from faces import augment, masks
+from faces.augment import Params, colour, matrix
 from faces.masks import sides
 
 UPRIGHT = np.array([[[1.0, 0, 0], [0, 1, 0]]])
@@ -56,14 +59,14 @@ def geometry(matrix, flip=False):
 def test_parameters_belong_to_the_sample():
     whole = augment.sample(Draw(5, np.arange(40)), (64, 48))
     part = augment.sample(Draw(5, np.array([7, 3])), (64, 48))
-    for a, b in zip(whole, part):
+    for a, b in zip(whole, part, strict=True):
         assert (a[[7, 3]] == b).all()
     other = augment.sample(Draw(6, np.arange(40)), (64, 48))
     assert (whole.matrix != other.matrix).any((1, 2)).all()
 
 
 def test_ranges():
-    """Angles, enlargements and colours within their ranges, half of them off, windows inside of the enlarged picture."""
+    """Angles, zooms and colours are in their ranges, half are off, crops inside the picture."""
     p = augment.sample(Draw(0, np.arange(4000)), (64, 48))
     turned, grown = (
         np.degrees(np.arctan2(p.matrix[:, 1, 0], p.matrix[:, 0, 0])),
@@ -103,7 +106,10 @@ def test_ranges():
 @pytest.mark.parametrize('size', [(32, 32), (63, 17), (17, 5), (1, 1)])
 @pytest.mark.parametrize('options', [{}, STRONG], ids=['usual', 'strong'])
 def test_torch_is_the_reference(size, options):
-    """Masks to the bit; pictures: largest error 6.3e-6 measured over these sizes and ten seeds (4e-5 at 512), by positions in float32; twice that is allowed."""
+    """Masks are equal to the bit, pictures up to the float32 of the positions.
+
+    The largest error over these sizes and ten seeds was 6.3e-6 (4e-5 at 512); twice that is allowed.
+    """
     for seed in range(3):
         images, ids = random(*size, batch=6, seed=seed)
         p = augment.sample(Draw(seed, np.arange(6)), size, **options)
@@ -128,7 +134,10 @@ def test_a_sample_does_not_see_its_batch():
 
 @pytest.mark.parametrize('degrees', [20.0, -75.0])
 def test_geometry_is_opencvs(degrees):
-    """Turned by cv2's matrix about the centre, border included; OpenCV computes in float32. Of the nearest pixel it chooses another where two are as near."""
+    """A rotation by cv2's matrix about the centre, border included.
+
+    OpenCV computes in float32, and chooses another nearest pixel where two are equally near.
+    """
     images, ids = random(48, 40, 1)
     forward = cv2.getRotationMatrix2D((19.5, 23.5), degrees, 1)
     image, mask = augment.run_ref(
@@ -149,7 +158,10 @@ def test_geometry_is_opencvs(degrees):
 
 
 def test_enlarging_is_opencvs():
-    """Enlarged by 2 and the middle cut out, as by cv2.resize, whose weights are exact there; outer pixels, where it repeats the border, aside."""
+    """A zoom of 2 equals cv2.resize, whose weights are exact for it.
+
+    The outermost pixels, where cv2 repeats the border, are left out.
+    """
     image = random(32, 40, 1)[0][0]
     expected = cv2.resize(
         image.astype(np.float64), None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR
@@ -221,7 +233,7 @@ def test_double_flip_is_identity():
 
 
 def test_mirrored_is_the_mirror_image():
-    """The flip comes last: with it, picture and mask are the mirror images of those without, to the bit."""
+    """The flip comes last: it gives the mirror images of picture and mask, to the bit."""
     images, ids = random(48, 40)
     p = augment.sample(Draw(2, np.arange(4)), (48, 40), **STRONG)
     plain, mirror = (
@@ -233,7 +245,10 @@ def test_mirrored_is_the_mirror_image():
 
 
 def test_the_swap_is_done_exactly_once(drawn, monkeypatch):
-    """Faces' left eyes, brows and ears stay on their side after any augmentation; were the swap left out or done twice, all flipped ones would tell."""
+    """Left eyes, brows and ears stay on their side after any augmentation.
+
+    If ids were not swapped, or swapped twice, every flipped mask would show it.
+    """
     images, ids = np.stack([f.image for f in drawn]), np.stack([f.mask for f in drawn])
     p = augment.sample(Draw(4, np.arange(8)), (64, 64))
     assert 0 < p.flip.sum() < 8

@@ -1,12 +1,15 @@
-"""Component dictionaries: boxes, crops and pasting, k-means against a plain one, transfer in closed form, matching against a search."""
+"""Component dictionaries: boxes, crops and pasting, k-means, transfer and matching.
+
+Each is compared with a plain loop, a closed form or a brute-force search.
+"""
 
 import numpy as np
 import pytest
 import torch
-from synthetic.components import COMPONENTS
 
 import synthetic
 from faces import components, dictionary
+from faces.components import COMPONENTS
 from faces.masks import CLASSES
 
 
@@ -60,7 +63,10 @@ def test_boxes_of_masks():
 
 
 def test_both_kinds_of_boxes_agree_on_a_drawn_face():
-    """Centres 0.5 to 3 pixels of 128 apart, sides up to a seventh: the points of an eye are not its outline."""
+    """Centres differ by 0.5 to 3 pixels of 128, sides by up to a seventh.
+
+    The points of an eye are not exactly its outline.
+    """
     f = synthetic.face(1, 128)
     (a, _), (b, there) = (
         components.boxes_of_points(torch.from_numpy(f.landmarks)[None], 128),
@@ -85,7 +91,7 @@ def test_roi_align_is_the_plain_one(samples):
     boxes = torch.tensor([[2.3, 1.7, 9.9, 11.2], [-3.0, 4.0, 20.5, 27.5]])
     crops = components.roi_align(features, boxes, 5, samples)
     expected = torch.stack(
-        [components.roi_align_ref(f, b, 5, samples) for f, b in zip(features, boxes)]
+        [components.roi_align_ref(f, b, 5, samples) for f, b in zip(features, boxes, strict=True)]
     )
     assert crops.shape == (2, 3, 5, 5) and (crops - expected).abs().max() < 1e-4
 
@@ -171,7 +177,7 @@ def test_matching_is_the_brute_force_search(channels, side, count):
     entries = dictionary.standardised(noise(count, channels, side, side, seed=2))
     features = 5 + 3 * noise(6, channels, side, side, seed=5)
     best, found = dictionary.match(features, entries)
-    for f, number, one in zip(features, best, found):
+    for f, number, one in zip(features, best, found, strict=True):
         expected, moved = dictionary.match_ref(f, entries)
         assert number == expected and (one - moved).abs().max() < 1e-3
     if count > 1:

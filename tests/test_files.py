@@ -1,4 +1,4 @@
-"""One image file: broken ones named each with its reason, accepted ones decoded alike by OpenCV and DALI, sizes made to fit."""
+"""One image file: broken ones are named with a reason, accepted ones decode alike in OpenCV and DALI."""
 
 import cv2
 import numpy as np
@@ -112,7 +112,7 @@ def _dali(datas):
 
 
 def _assert_dali_agrees(names, datas):
-    for name, data, theirs in zip(names, datas, _dali(datas)):
+    for name, data, theirs in zip(names, datas, _dali(datas), strict=True):
         ours = files.decode(data)
         assert ours.shape == theirs.shape and (ours == theirs).all(), name
 
@@ -145,7 +145,7 @@ def test_dali_decodes_whatever_else_is_accepted():
                 continue
             accepted.append((name, bytes(data)))
     assert len(accepted) > 50  # else it tests nothing
-    _assert_dali_agrees(*zip(*accepted))
+    _assert_dali_agrees(*zip(*accepted, strict=True))
 
 
 def test_fit():

@@ -42,7 +42,7 @@ def test_equals_the_plain_loops(size):
     points[0, 0] = torch.tensor([-3.0, 40.0])  # outside
     maps = heatmaps.gaussians(points, visible, size, 1.1)
     expected = torch.stack(
-        [heatmaps.gaussians_ref(p, v, size, 1.1) for p, v in zip(points, visible)]
+        [heatmaps.gaussians_ref(p, v, size, 1.1) for p, v in zip(points, visible, strict=True)]
     )
     assert (
         maps.dtype == torch.float32
@@ -98,7 +98,7 @@ def test_it_learns_where_points_are():
     def batch():
         corner = torch.randint(0, 12, (8, 2), generator=g)
         x = torch.zeros(8, 3, 64, 64)
-        for one, (i, j) in zip(x, corner.tolist()):
+        for one, (i, j) in zip(x, corner.tolist(), strict=True):
             one[:, 4 * i : 4 * i + 16, 4 * j : 4 * j + 16] = 1
         return x, (corner.flip(1) + 1.5)[:, None]
 

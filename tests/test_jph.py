@@ -1,4 +1,4 @@
-"""Lossless HTJ2K files: the pixels that were put in, for every reader of them, and nothing of a damaged one."""
+"""Lossless HTJ2K files: every reader gets the encoded pixels, and none decodes a damaged file."""
 
 import errno
 import os
@@ -78,7 +78,9 @@ def test_nothing_is_made_of_a_damaged_file(face):
     for n in range(1500):
         hurt = bytearray(data)
         if n % 3:
-            for place, bit in zip(rng.integers(0, len(data), 1 + n % 4), rng.integers(0, 8, 4)):
+            for place, bit in zip(
+                rng.integers(0, len(data), 1 + n % 4), rng.integers(0, 8, 4), strict=False
+            ):
                 hurt[place] ^= 1 << bit
         else:
             del hurt[rng.integers(len(data)) :]
@@ -115,7 +117,7 @@ def test_prepare_rewrites_a_folder(folder, tmp_path, capsys):
     for old in manifest.scan(str(tmp_path / 'hq'), size=SIZE, say=lambda _: None).images:
         new = (folder / old.path.removeprefix(f'{tmp_path}/hq/')).with_suffix('.jph')
         assert np.array_equal(
-            files.decode(new.read_bytes()), files.decode(open(old.path, 'rb').read())
+            files.decode(new.read_bytes()), files.decode(files.read_bytes(old.path))
         )
     # Once more: a damaged and a missing one are made again, the others stay.
     whole, times = (
@@ -220,7 +222,9 @@ def test_pipes_read_them_as_the_png(openjph, folder, tmp_path, monkeypatch):
         where: manifest.scan(str(tmp_path / where), size=SIZE, say=lambda _: None).images
         for where in ('hq', 'jph')
     }
-    mixed = [b if i % 2 else a for i, (a, b) in enumerate(zip(images['hq'], images['jph']))]
+    mixed = [
+        b if i % 2 else a for i, (a, b) in enumerate(zip(images['hq'], images['jph'], strict=True))
+    ]
     assert {i.kind for i in images['jph']} == {'jph'} and len({i.kind for i in mixed}) > 1
 
     def batches(name, which, said=None):
@@ -239,7 +243,8 @@ def test_pipes_read_them_as_the_png(openjph, folder, tmp_path, monkeypatch):
     for name in ('dali', 'torch') if openjph else ('dali',):
         for which in images['jph'], mixed:
             assert all(
-                np.array_equal(a.target, b.target) for a, b in zip(expected, batches(name, which))
+                np.array_equal(a.target, b.target)
+                for a, b in zip(expected, batches(name, which), strict=True)
             )
     hurt = bytearray((folder / '1/3.jph').read_bytes())
     hurt[-40] ^= 4
@@ -247,7 +252,8 @@ def test_pipes_read_them_as_the_png(openjph, folder, tmp_path, monkeypatch):
     said = []
     assert len(batches('dali', images['jph'], said)) == 4
     assert [line for line in said if 'replaced' in line] == [
-        f'{folder}/1/3.jph cannot be decoded (CRC of the codestream is wrong): replaced by {folder}/1/5.jph'
+        f'{folder}/1/3.jph cannot be decoded (CRC of the codestream is wrong): '
+        f'replaced by {folder}/1/5.jph'
     ]
 
 
@@ -321,7 +327,8 @@ def test_auto_takes_the_faster(rates, chosen, folder, monkeypatch):
             )
 
     assert who('auto', images) == chosen and said == [
-        f'decode: {"gpu" if chosen == "mixed" else "cpu"}; {rates[0]} images per second on the GPU, {rates[1]} on 2 threads'
+        f'decode: {"gpu" if chosen == "mixed" else "cpu"}; '
+        f'{rates[0]} images per second on the GPU, {rates[1]} on 2 threads'
     ]
     assert (
         who('cpu', images) == 'cpu'
@@ -350,6 +357,6 @@ def test_a_gpu_decodes_the_same(folder):
         ) as pipe:
             found.append([next(pipe).target.cpu() for _ in range(5)])
     assert (
-        all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*found))
+        all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*found, strict=True))
         and sum('decode:' in line for line in said) == 1
     )

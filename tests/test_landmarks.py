@@ -1,4 +1,4 @@
-"""Landmarks of masks and of files: against a plain search, against the drawn faces' own 68 points, and mirrored."""
+"""Landmarks of masks and of files: against a plain search and the points of drawn faces; mirrored."""
 
 import json
 
@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from synthetic.landmarks import IBUG_MIRROR, MIRROR, POINTS
 
 import synthetic
 from degrade.draw import Draw
 from errors import DataError
 from faces import augment, landmarks, masks
+from faces.landmarks import IBUG_MIRROR, MIRROR, POINTS
 from sources import files
 from sources.manifest import Image
 from synthetic import shape
@@ -45,7 +45,7 @@ def test_the_fast_way_is_the_plain_one(crowd, least):
             and points.dtype == torch.float32
             and visible.shape == (len(mask), 28)
         )
-        for one, p, v in zip(mask, points.numpy(), visible.numpy()):
+        for one, p, v in zip(mask, points.numpy(), visible.numpy(), strict=True):
             expected, there = landmarks.from_mask_ref(one, least)
             assert (v == there).all() and np.abs(p - expected).max() < 1e-4 and not p[~v].any()
     assert not visible.any()  # in a mask of hair
@@ -67,7 +67,7 @@ def test_every_point_of_a_face_drawn_by_hand():
         mask[top:bottom, left:right] = masks.CLASSES.index(name)
     mask[17, 4:8] = 0  # the chin is narrower than the face
     (points,), (visible,) = landmarks.from_mask(torch.from_numpy(mask)[None])
-    found = dict(zip(POINTS, points.tolist()))
+    found = dict(zip(POINTS, points.tolist(), strict=True))
     assert visible.all() and list(found)[:4] == [
         'r_eye_left',
         'r_eye_right',
@@ -113,7 +113,8 @@ def test_every_point_of_a_face_drawn_by_hand():
     )
 
 
-# Where a drawn face's own points are the same thing; the outline of its mask may be hidden, so only parts that are whole are compared.
+# Points of a mask that a drawn face also has among its 68. The outline of a mask may be hidden, so
+# only parts that are complete are compared.
 SAME = dict(
     r_eye_left=36,
     r_eye_right=39,
@@ -134,7 +135,7 @@ def test_points_of_drawn_masks_are_the_drawn_points(crowd):
         k = POINTS.index(name)
         distance = [
             np.linalg.norm(p[k].numpy() - f.landmarks[i])
-            for p, v, f in zip(points, visible, crowd)
+            for p, v, f in zip(points, visible, crowd, strict=True)
             if v[k]
         ]
         assert len(distance) > 1 and np.median(distance) < 2, name
@@ -182,7 +183,7 @@ def test_the_mirror_of_68_points():
 
 
 def test_points_move_with_the_augmented_picture():
-    """A bright spot at each point, turned, enlarged and mirrored as augment has it: the spot is where the point is."""
+    """A bright spot at a point is where the point is, after any augmentation of both."""
     place = np.stack([np.linspace(30, 60, 68), np.linspace(55, 35, 68)], 1)
     for seed in range(6):
         p = augment.sample(Draw(seed, np.arange(1)), (SIZE, SIZE), jitter=0)

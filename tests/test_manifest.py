@@ -1,4 +1,4 @@
-"""The manifest: data sets scanned, bad files named, scans that remember, pairs; the Reader that replaces what turns out bad."""
+"""Data sets are scanned, bad files named, verdicts cached; Reader replaces what turns out bad."""
 
 import json
 import os
@@ -110,7 +110,8 @@ def test_list_glob_and_single_file(tmp_path):
             'a/1.png': face(),
             'a/2.png': face(),
             'a/odd.dat': face(),
-            'list.txt': b'\xef\xbb\xbf# faces\r\n\r\na/2.png\r\n  a/odd.dat  \na/missing.png\na/2.png\n',
+            'list.txt': b'\xef\xbb\xbf# faces\r\n\r\na/2.png\r\n  a/odd.dat  \n'
+            b'a/missing.png\na/2.png\n',
         },
     )
     said = []
@@ -206,7 +207,7 @@ def test_second_scan_reads_only_what_changed(tmp_path, reads):
     changed = scan(folder, size=64, say=str)
     assert sorted(r for r in reads if r.endswith('.png')) == ['2.png', 'new.png']
     assert [i.width for i in changed.images] == [64, 64, 72, 64] and len(changed.bad) == 1
-    assert len(scan(folder, size=72, say=str)) == 1  # the size is not part of what is kept
+    assert len(scan(folder, size=72, say=str)) == 1  # the size is not part of a verdict
 
 
 def test_verified_files_stay_verified(tmp_path, reads):

@@ -1,4 +1,7 @@
-"""Masks: ids and colours, left and right, annotations painted, pictures and masks matched; what is wrong is named."""
+"""Masks: ids and colours, left and right, annotations, pictures matched with masks.
+
+Whatever is wrong is named.
+"""
 
 import io
 import os
@@ -113,7 +116,7 @@ def test_decode_refuses(data, message):
 
 
 def test_fit_is_the_pictures():
-    """A picture that shows its mask's ids in gray is cut out at the same place, except where area-resizing mixes."""
+    """A picture that shows its mask's ids in gray is cropped at the same place."""
     mask = np.kron(np.random.default_rng(0).integers(0, 19, (16, 20)), np.ones((8, 8))).astype(
         np.uint8
     )  # 128 x 160
@@ -129,7 +132,7 @@ def test_fit_is_the_pictures():
 
 def test_mirrored_twice_is_nothing(drawn):
     assert (SWAP[SWAP] == np.arange(256)).all() and sorted(
-        np.flatnonzero(SWAP != np.arange(256))
+        np.flatnonzero(np.arange(256) != SWAP)
     ) == [4, 5, 6, 7, 8, 9]
     for face in drawn:
         assert (mirrored(mirrored(face.mask)) == face.mask).all()
@@ -189,11 +192,11 @@ def test_paint_is_the_list_in_order():
 
 
 def test_annotations_become_the_masks(drawn, tmp_path):
-    for number, face in zip((0, 7, 2000), drawn):
+    for number, face in zip((0, 7, 2000), drawn, strict=False):
         annotate(tmp_path / 'anno', number, face.mask)
     assert not annotations.build(tmp_path / 'anno', tmp_path / 'out')
     assert sorted(os.listdir(tmp_path / 'out')) == ['0.png', '2000.png', '7.png']
-    for number, face in zip((0, 7, 2000), drawn):
+    for number, face in zip((0, 7, 2000), drawn, strict=False):
         assert (decode((tmp_path / 'out' / f'{number}.png').read_bytes()) == face.mask).all()
     stamp = (tmp_path / 'out' / '7.png').stat().st_mtime_ns
     annotate(tmp_path / 'anno', 9, drawn[3].mask)
@@ -224,6 +227,7 @@ def test_bad_annotations_are_named(drawn, tmp_path):
             'eyes is not a part',
             '00005_nose.png: a second nose',
         ),
+        strict=True,
     ):
         assert any(r in b.reason for r in reason.split('|')), b
     assert (
@@ -299,7 +303,7 @@ def test_what_is_no_pair_is_named(drawn, tmp_path):
         '4.png': '64x72, but its picture 64x64',
         '5.png': 'no nose in it',
     }
-    for again in range(2):  # the second time from what was kept
+    for _ in range(2):  # the second time from the cache
         found = pairs.scan_pairs(folder, size=SIZE, say=said.append)
         assert [Path(p.path).stem for p in found.images] == ['9', '10', '11']
         assert {os.path.basename(b.path): True for b in found.bad} == dict.fromkeys(expected, True)
@@ -326,7 +330,7 @@ def test_what_is_no_pair_is_named(drawn, tmp_path):
         pairs.scan_pairs(folder, size=SIZE, strict=True)
 
 
-def test_verdicts_are_kept(drawn, tmp_path, monkeypatch):
+def test_verdicts_are_cached(drawn, tmp_path, monkeypatch):
     folder, read = dataset(tmp_path / 'set', drawn), []
     decoded = pairs.decode
     monkeypatch.setattr(pairs, 'decode', lambda data: (read.append(1), decoded(data))[1])
@@ -337,13 +341,13 @@ def test_verdicts_are_kept(drawn, tmp_path, monkeypatch):
     (folder / 'masks/3.png').write_bytes(png(drawn[4].mask) + b'changed')
     pairs.scan_pairs(folder, size=SIZE)
     assert len(read) == 13
-    (kept,) = Path(os.environ['FACES_CACHE']).glob('masks-*')
-    kept.write_text('{"version": 1, "masks": {"x": 3}}')
+    (cached,) = Path(os.environ['FACES_CACHE']).glob('masks-*')
+    cached.write_text('{"version": 1, "masks": {"x": 3}}')
     assert pairs.scan_pairs(folder, size=SIZE).images == first and len(read) == 25
 
 
 @pytest.mark.parametrize('repair', [True, False])
-def test_exchanged_masks_are_named_and_put_right(repair, drawn, tmp_path):
+def test_swapped_masks_are_named_and_repaired(repair, drawn, tmp_path):
     folder, said = dataset(tmp_path / 'set', drawn), []
     (folder / 'masks/7.png').write_bytes(png(SWAP[drawn[7].mask]))
     found = pairs.scan_pairs(folder, size=SIZE, repair=repair, say=said.append)
@@ -394,12 +398,12 @@ def test_the_command(drawn, tmp_path):
         and 'Traceback' not in refused.stderr
     )
     out = run('--check', tmp_path / 'out').stdout
-    assert '3.png: brow\n' in out and '1 of 1 masks have left and right exchanged' in out
+    assert '3.png: brow\n' in out and '1 of 1 masks have left and right swapped' in out
     assert run(tmp_path / 'out', tmp_path / 'more').returncode and run(tmp_path).returncode == 2
 
 
 def test_real_masks():
-    """None of the pairs of a published mask contradicts another of it, and repairing leaves no contradiction."""
+    """The pairs of a published mask agree with each other; repairing leaves no contradiction."""
     folder = os.environ.get('FACES_DATA') and Path(os.environ['FACES_DATA']) / 'parsing/masks'
     if not folder or not folder.is_dir():
         pytest.skip('needs FACES_DATA, a folder with parsing/masks in it')

@@ -9,9 +9,9 @@ import matplotlib
 import pytest
 from pypdf import PdfReader
 
+import losses
 import synthetic
 import train
-from tasks.restore import LOSSES
 from tools import report
 
 SIZE = 64
@@ -153,7 +153,7 @@ def test_fonts_of_the_right_widths_are_found_in_order(monkeypatch):
 
 
 def test_every_loss_has_words():
-    for loss in LOSSES:
+    for loss in losses.RESTORE:
         assert 'The loss is ' in report._restoring(
             dict(
                 loss=loss,

@@ -1,4 +1,7 @@
-"""Images in tar shards are the images of the same files in a folder: for every pipe, cache and tool; broken shards are refused by name."""
+"""Images in tar shards equal the same files in a folder, for every pipe, cache and tool.
+
+Broken shards are refused by name.
+"""
 
 import io
 import json
@@ -95,7 +98,9 @@ def batches(name, found, steps=5, **options):
 
 def same(a, b):
     return all(
-        torch.equal(x, y) for one, other in zip(a, b, strict=True) for x, y in zip(one, other)
+        torch.equal(x, y)
+        for one, other in zip(a, b, strict=True)
+        for x, y in zip(one, other, strict=True)
     )
 
 
@@ -145,7 +150,7 @@ def test_offsets_are_those_of_tarfile(form, tmp_path):
 
 
 def test_what_gnu_tar_writes(tmp_path):
-    """As `tar` packs a folder: entries of folders, names with ./, and a sparse file, which is no image in one piece."""
+    """Entries of folders, names with ./, and a sparse file, which is not stored in one piece."""
     if not shutil.which('tar'):
         pytest.skip('no tar command here')
     write(tmp_path / 'd', {'1.png': face(), 'sub/2.png': face(seed=1)})
@@ -161,7 +166,7 @@ def test_what_gnu_tar_writes(tmp_path):
     assert found == {'x.tar/1.png': face(), 'x.tar/sub/2.png': face(seed=1)}
 
 
-def test_the_index_is_kept_until_the_tar_changes(tmp_path, monkeypatch):
+def test_the_index_is_cached_until_the_tar_changes(tmp_path, monkeypatch):
     path, walked, walk = (
         pack(tmp_path / 'a.tar', {'0.png': face(), '1.png': face(seed=1)}),
         [],
@@ -175,15 +180,15 @@ def test_the_index_is_kept_until_the_tar_changes(tmp_path, monkeypatch):
     pack(path, {'1.png': face(seed=1), '2.png': face()})  # as long as before
     changed = shards.index(path)
     assert list(changed) == ['1.png', '2.png'] and len(walked) == 2
-    (kept,) = (Path(os.environ['FACES_CACHE'])).glob('shard-*')
-    good = json.loads(kept.read_text())
+    (cached,) = Path(os.environ['FACES_CACHE']).glob('shard-*')
+    good = json.loads(cached.read_text())
     wrong = [
         json.dumps({**good, 'images': [['1.png', *at]]}).encode()
         for at in (('512', 9), (512, 10**9), (0, 9))
     ]
     for damage in b'', b'{"version": 1, "im', b'[]', *wrong:
-        kept.write_bytes(damage)
-        assert shards.index(path) == changed and json.loads(kept.read_text()) == good
+        cached.write_bytes(damage)
+        assert shards.index(path) == changed and json.loads(cached.read_text()) == good
     assert len(list(Path(os.environ['FACES_CACHE']).iterdir())) == 1  # no temporary file is left
 
 
@@ -225,8 +230,8 @@ BROKEN = {
     'not a tar archive: it looks like text': lambda data: b'hello, this is no tar\n' * 99,
     'not a tar archive: cut within its first header': lambda data: data[:300],
     r'truncated at byte 7,000 within 1.png, its member 3': lambda data: data[:7000],
-    r'truncated at byte 10,240, before the zero block .*\(4 members read, the last is 1.json\)': lambda data: (
-        data[:10240]
+    r'truncated at byte 10,240, before the zero block .*4 members read, the last is 1.json': (
+        lambda data: data[:10240]
     ),
     r'truncated at byte 10,500, before the zero block': lambda data: data[:10500],
     r'damaged at byte 5,120, where no tar header is \(2 members read': lambda data: (
@@ -238,7 +243,7 @@ BROKEN = {
 
 
 def layout(tmp_path):
-    """Members at known places: a header of 512 and 3,584 bytes of PNG, 512 and 512 of json, twice."""
+    """Members at known places: twice 512 bytes of header, 3,584 of PNG, 512 and 512 of JSON."""
     data = face(32)
     data = data[:3584].ljust(3584, b'\0')
     path = pack(tmp_path / 'bad.tar', {'0.png': data, '1.png': data})
@@ -323,7 +328,7 @@ def test_scan_split_without_and_fingerprint_are_the_same(both):
     assert [os.path.relpath(p, both[0]) for p in files.paths] == [
         os.path.relpath(p, both[1]) for p in tars.paths
     ]
-    for a, b in zip(files.split(3, seed=1), tars.split(3, seed=1)):
+    for a, b in zip(files.split(3, seed=1), tars.split(3, seed=1), strict=True):
         assert [os.path.basename(p) for p in a.paths] == [os.path.basename(p) for p in b.paths]
     assert sources.fingerprint(files.images) == sources.fingerprint(tars.images)
     os.symlink(both[1], both[1] + '-link')
@@ -347,7 +352,13 @@ def test_same_batches(name, both):
     assert same(whole, batches(name, tars)) and len({b.target.sum().item() for b in whole}) > 3
     assert same(whole[2:], batches(name, tars, 3, start=6))
     ranks = [batches(name, tars, 2, batch=1, rank=r, world=3) for r in range(3)]
-    assert same([batch.Batch(*map(torch.cat, zip(*step))) for step in zip(*ranks)], whole[:2])
+    assert same(
+        [
+            batch.Batch(*map(torch.cat, zip(*step, strict=True)))
+            for step in zip(*ranks, strict=True)
+        ],
+        whole[:2],
+    )
 
 
 @pytest.mark.parametrize('name', ['torch', 'dali'])

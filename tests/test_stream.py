@@ -1,4 +1,7 @@
-"""Shards at addresses: every image once per epoch, whatever the number of processes; what is bad, broken or missing is told and left out."""
+"""Shards at addresses: every image once per epoch, whatever the number of processes.
+
+What is bad, broken or missing is reported and left out.
+"""
 
 import gzip
 import json
@@ -78,45 +81,43 @@ def streamed(name, found, steps=8, **options):
 # Order.
 
 
-def test_shuffled_epochs_are_complete_and_mixed():
-    asked = []
+class Places:
+    """Draws of a shuffle buffer, recorded."""
 
-    def epoch(e, n):
-        for i in range(n):
-            asked.append((e, i))
-            yield e, i
+    def __init__(self):
+        self.drawn, self._rng = [], np.random.default_rng(0)
 
-    for n, size in (100, 10), (10, 100), (1, 1), (7, 7):
-        asked.clear()
-        rng, places = np.random.default_rng(0), []
-        items = stream.shuffled(
-            (epoch(e, n) for e in range(99)),
-            size,
-            lambda k: places.append(k) or int(rng.integers(k)),
-        )
-        out = []
-        for _ in range(4 * n):
-            out.append(next(items))
-            assert len(asked) - len(out) <= max(size, n if size > n else 0) + 1  # held in memory
-        for e in range(4):
-            assert sorted(out[e * n : (e + 1) * n]) == [(e, i) for i in range(n)]
-        assert max(places) == min(size, n)
-    out = [
-        i
-        for _, i in (
-            next(items)
-            for items in [
-                stream.shuffled(
-                    (epoch(e, 1000) for e in range(9)), 100, lambda k: int(rng.integers(k))
-                )
-            ]
-            for _ in range(900)
-        )
-    ]
-    assert (
-        np.corrcoef(out, range(900))[0, 1] < 1
-        and 50 < np.abs(np.array(out) - np.arange(900)).mean() < 200
-    )
+    def __call__(self, count):
+        self.drawn.append(count)
+        return int(self._rng.integers(count))
+
+
+@pytest.mark.parametrize('count, size', [(100, 10), (10, 100), (1, 1), (7, 7)])
+def test_shuffled_epochs_are_complete(count, size):
+    read = []
+
+    def epoch(number):
+        for i in range(count):
+            read.append((number, i))
+            yield number, i
+
+    places = Places()
+    items, out = stream.shuffled((epoch(e) for e in range(99)), size, places), []
+    for _ in range(4 * count):
+        out.append(next(items))
+        # Items in memory: the buffer, and one that was read ahead.
+        assert len(read) - len(out) <= max(size, count if size > count else 0) + 1
+    for e in range(4):
+        assert sorted(out[e * count : (e + 1) * count]) == [(e, i) for i in range(count)]
+    assert max(places.drawn) == min(size, count)
+
+
+def test_shuffled_items_are_mixed():
+    """They move by about the size of the buffer."""
+    items = stream.shuffled((iter(range(1000)) for _ in range(9)), 100, Places())
+    out = [next(items) for _ in range(900)]
+    assert np.corrcoef(out, range(900))[0, 1] < 1
+    assert 50 < np.abs(np.array(out) - np.arange(900)).mean() < 200
 
 
 def test_every_image_once_per_epoch_over_two_ranks(found):
@@ -143,7 +144,7 @@ def test_a_run_can_be_repeated_and_all_pipes_agree(found):
     assert (
         numbers == colours(reference)
         and same(reference, streamed('reference', found))
-        and all(torch.equal(a.target, b.target) for a, b in zip(first, reference))
+        and all(torch.equal(a.target, b.target) for a, b in zip(first, reference, strict=True))
     )
     assert colours(streamed('torch', found, seed=5)) != numbers
 
@@ -161,13 +162,20 @@ def test_resume_draws_the_order_anew_and_nothing_else(found):
     a, b = streaming(np.arange(12, 15)), disk(np.arange(12, 15))
     assert (
         (a.flip == b.flip).all()
-        and all((x == y).all() for p, q in zip(a.params, b.params) for x, y in zip(p, q))
+        and all(
+            (x == y).all()
+            for p, q in zip(a.params, b.params, strict=True)
+            for x, y in zip(p, q, strict=True)
+        )
         and (a.index == -1).all()
     )
 
 
 def test_worker_processes_deal_the_shards_out(parts, tmp_path):
-    """As on a GPU: two spawned processes, each with shards of its own. They cannot see this one's memory, hence files."""
+    """As on a GPU: two spawned processes, each with shards of its own.
+
+    They cannot see this process's memory, hence files.
+    """
     for name, content in parts.items():
         (tmp_path / name).write_bytes(content)
     source = stream.Stream(stream.find(f'file://{tmp_path}/{{0..3}}.tar'), SIZE, say=str)
@@ -190,7 +198,7 @@ def test_worker_processes_deal_the_shards_out(parts, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['torch', 'dali', 'reference'])
-def test_bad_images_are_told_once_and_skipped(name, parts, put, tmp_path):
+def test_bad_images_are_reported_once_and_skipped(name, parts, put, tmp_path):
     put(
         {
             **parts,
@@ -210,7 +218,7 @@ def test_bad_images_are_told_once_and_skipped(name, parts, put, tmp_path):
     )
 
 
-def test_broken_and_missing_shards_are_told_and_the_rest_goes_on(parts, put):
+def test_broken_and_missing_shards_are_reported_and_the_rest_is_read(parts, put):
     put(
         {
             **parts,
