@@ -147,6 +147,7 @@ def run_ref(
             u, v = np.floor((sx + 0.5, sy + 0.5)).astype(int)
             if 0 <= u < w and 0 <= v < h:
                 ids[y, x] = mask[v, u]
+    # The mirror image comes after all other geometry, the colours come last.
     if p.flip[i]:
         out, ids = out[:, ::-1], masks.mirrored(ids)
     return np.clip(out @ p.colour[i, :, :3].T + p.colour[i, :, 3], 0, 1), ids
@@ -218,6 +219,7 @@ def _nearest(mask: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tens
 
 def _tint(image: torch.Tensor, p: Params) -> torch.Tensor:
     """Apply the colour matrices to [B, 3, H, W] float32 in [0, 1]."""
+    # One matrix product for all colours of a picture, whose offset is the fourth column.
     m = upload(p.colour.astype(np.float32), image.device)
     out = torch.baddbmm(m[:, :, 3:], m[:, :, :3], image.flatten(2)).clamp_(0, 1)
     return out.view_as(image).contiguous(memory_format=torch.channels_last)

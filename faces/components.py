@@ -56,6 +56,7 @@ def boxes_of_points(points: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """
     boxes = []
     for c in COMPONENTS.values():
+        # The box has the larger of width and height as its side.
         own = points[:, list(c.points)]
         boxes.append(_square(own.mean(1), own.amax(1) - own.amin(1), size))
     shape = len(points), len(COMPONENTS)
@@ -155,6 +156,7 @@ def pasted(crops: Tensor, boxes: Tensor, size: Sequence[int]) -> tuple[Tensor, T
         / (boxes[:, i + 2] - boxes[:, i])[:, None]
         for i, n in ((1, size[0]), (0, size[1]))
     )
+    # Both edges belong to the box.
     inside = ((u >= 0) & (u <= 1))[:, None, None, :] & ((v >= 0) & (v <= 1))[:, None, :, None]
     return _sampled(crops, _grid(2 * u - 1, 2 * v - 1)) * inside, inside
 

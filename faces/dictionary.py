@@ -163,6 +163,7 @@ class Dictionary(nn.Module):
 
     def __init__(self, entries: Mapping[str, Tensor]) -> None:
         super().__init__()
+        # One C, since all entries are added to the same features.
         complete = list(entries) == list(components.COMPONENTS)
         square = all(e.dim() == 4 and e.shape[2] == e.shape[3] for e in entries.values())
         if not complete or not square or len({e.shape[1] for e in entries.values()}) != 1:

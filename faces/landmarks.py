@@ -126,6 +126,7 @@ def moved(points: np.ndarray, matrix: np.ndarray, flip: np.ndarray, width: int) 
 
     matrix, flip: of augment.Params, [B, 2, 3] from a pixel back to the source and [B] bool
     """
+    # The matrix leads from the augmented picture to the source; points go the other way.
     offset = (points - matrix[:, None, :, 2])[..., None]
     out = np.linalg.solve(matrix[:, None, :, :2], offset)[..., 0]
     return np.where(flip[:, None, None], mirrored(out, width), out)
@@ -293,6 +294,7 @@ def _content(path: FilePath) -> dict[str, object]:
     except (OSError, ValueError) as e:
         reason = getattr(e, 'strerror', None) or e
         raise DataError(f'{shown(path)} cannot be read as JSON ({reason})') from None
+    # Whatever else the file may be: named here, not met as a TypeError later.
     if not isinstance(content, dict) or not content:
         raise DataError(
             f'{shown(path)}: landmarks were expected, '
@@ -338,6 +340,7 @@ def of(landmarks: Mapping[str, Landmarks], images: Sequence[Image], size: int) -
             'add them to the file, or leave the images out'
         )
 
+    # Points are scaled as their picture is, so both must have one ratio of sides.
     points = np.empty((len(images), IBUG, 2), np.float32)
     for i, (image, stem) in enumerate(zip(images, stems, strict=True)):
         own = landmarks[stem]

@@ -59,6 +59,7 @@ def part(path: FilePath, name: str) -> dict[str, Tensor]:
     prefix = f'{name}.'
     try:
         with safetensors.safe_open(path, 'pt') as f:
+            # Other parts are not read.
             names = [key for key in list(f.keys()) if key.startswith(prefix)]
             tensors = {key.removeprefix(prefix): f.get_tensor(key) for key in names}
     except (OSError, safetensors.SafetensorError) as e:

@@ -1,4 +1,4 @@
-"""Augmented faces and masks: the batch against the reference, the reference against other libraries.
+"""Augmented faces and masks: the batch against the reference, that against other libraries.
 
 Left and right stay apart whatever is drawn.
 """
@@ -108,7 +108,7 @@ def test_ranges():
 def test_torch_is_the_reference(size, options):
     """Masks are equal to the bit, pictures up to the float32 of the positions.
 
-    The largest error over these sizes and ten seeds was 6.3e-6 (4e-5 at 512); twice that is allowed.
+    The largest error over these sizes and ten seeds was 6.3e-6 (4e-5 at 512); twice is allowed.
     """
     for seed in range(3):
         images, ids = random(*size, batch=6, seed=seed)

@@ -1,4 +1,4 @@
-"""One image file: broken ones are named with a reason, accepted ones decode alike in OpenCV and DALI."""
+"""One image file: broken ones are named, accepted ones decode alike in OpenCV and DALI."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Landmarks of masks and of files: against a plain search and the points of drawn faces; mirrored."""
+"""Landmarks of masks and files: against a plain search and drawn faces' points; mirrored."""
 
 import json
 

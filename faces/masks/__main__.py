@@ -25,6 +25,7 @@ def check(folder: str) -> None:
         except (OSError, BadFile) as e:
             print(f'{shown(mask.path)}: {e}')
             continue
+        # A pair that contradicts the majority is shown, but the mask is not counted.
         wrong = sides.contradicting(ids)
         swapped += sides.exchanged(ids)
         if wrong:

@@ -27,6 +27,7 @@ def paint(parts: Mapping[str, np.ndarray]) -> np.ndarray:
 
     Where parts overlap the later class counts: lips cover skin, hair covers both.
     """
+    # In the order of the ids, so that a later class is painted over an earlier one.
     mask = np.zeros(next(iter(parts.values())).shape, np.uint8)
     for i, name in enumerate(CLASSES[1:], 1):
         if name in parts:

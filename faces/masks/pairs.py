@@ -100,6 +100,7 @@ def scan_pairs(
         progress=progress,
         say=say,
     )
+    # Each side is scanned as a data set of its own, which names its bad files.
     images, masks = _files(folder, _PICTURES, read), _files(folder, _MASKS, read)
     judged = _verdicts(folder, list(masks.good.values()), cache_dir, progress, say)
 
@@ -177,6 +178,7 @@ def _mismatch(image: Image | None, mask: Image) -> str:
     """Why a mask does not belong to its picture, or ''."""
     if image is None:
         return 'no picture of that name'
+    # One whole factor for both sides.
     times = image.width // mask.width
     if not times or (image.width, image.height) != (times * mask.width, times * mask.height):
         return f'{mask.width}x{mask.height}, but its picture {image.width}x{image.height}'
