@@ -134,7 +134,8 @@ class ParserProse:
     def training(self, config: Config, data: str) -> str:
         """Loss, augmentation and degradation."""
         text = (
-            f'The loss is {PARSING_LOSSES[config.loss.loss]}. Faces and masks are mirrored (left and '
+            f'The loss is {PARSING_LOSSES[config.loss.loss]}. Faces and masks are mirrored (left '
+            'and '
             'right swapped), turned, enlarged and tinted by parameters drawn for each sample.'
         )
         recipe = config.degradation.recipe

@@ -142,7 +142,9 @@ class Task(Protocol):
         world: Any = None,
         show: int = SHOWN,
     ) -> Scores:
-        """Scores of a network on a validation set, the same in every process. show: pictures to keep"""
+        """Scores of a network on a validation set, the same in every process. show: pictures to
+        keep
+        """
         ...
 
     def averages(self, config: Config) -> bool:
