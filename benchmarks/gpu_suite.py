@@ -44,8 +44,8 @@ def parts(data: str | None, work: Path) -> dict[str, list[str]]:
     """The command of each part, without the interpreter. data: HQ faces; work: for a training"""
     faces = ['--data', data] if data else []
     tests = [f'tests/test_{name}.py' for name in ('gpu', 'golden', 'cuda', 'png', 'jph')]
-    degrade = '--recipes ai6126_2024,ai6126_2022 --rounds 3 --batches 64'.split()
-    train = '--preset unet --batch 16 --minutes 2 --ticks 4'.split()
+    degrade = ['--recipes', 'ai6126_2024,ai6126_2022', '--rounds', '3', '--batches', '64']
+    train = ['--preset', 'unet', '--batch', '16', '--minutes', '2', '--ticks', '4']
     small = f'--presets srresnet20 --batch 8 --memory {MEMORY_GB}'.split()
 
     # Every benchmark takes the same two.

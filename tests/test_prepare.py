@@ -18,7 +18,7 @@ from degrade.draw import Draw
 from errors import DataError
 from sources import manifest
 from tasks import data as sources
-from tools import prepare
+from tools import prepare, prepare_samples
 
 SIZE = 64
 
@@ -294,7 +294,8 @@ def test_told_is_in_the_order_of_the_sample():
     )
     for i in range(30):
         names = [
-            line.split(':')[0] for line in prepare.told(recipe, degrade.take(draws, i), (128, 128))
+            line.split(':')[0]
+            for line in prepare_samples.told(recipe, degrade.take(draws, i), (128, 128))
         ]
         parts = [
             ['blur', 'blurred'],
@@ -310,7 +311,7 @@ def test_told_leaves_out_what_is_skipped_and_unused():
     draws = degrade.sample(recipe, Draw(0, np.arange(40)), (128, 128))
     for i in range(40):
         p = degrade.take(draws, i)
-        lines = dict(line.split(': ', 1) for line in prepare.told(recipe, p, (128, 128)))
+        lines = dict(line.split(': ', 1) for line in prepare_samples.told(recipe, p, (128, 128)))
         assert ('jpeg2a' in lines) != ('jpeg2b' in lines)
         assert ('blur2' in lines) == (p[5].taps > 1)
         assert ('theta' in lines['blur1']) == (p[1].kind in (1, 3, 5)) and (

@@ -1,0 +1,107 @@
+"""The verbs of prepare.py that look at a data set, or make another one of it."""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+
+import degrade
+from dali_pipes import validation
+from errors import DataError
+from sources import files, manifest
+from tasks import data as sources
+from tasks import images
+from training import log, run
+
+
+def scan(args: argparse.Namespace, **more: Any) -> manifest.Manifest:
+    """Every usable file of --data, under a progress bar."""
+    progress = log.bar('checking files')
+    return manifest.scan(args.data, size=args.size, progress=progress, **more)
+
+
+def check_unique(source: str, names: Iterable[str], suffix: str) -> None:
+    """Raise DataError where two images would be written to one file."""
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise DataError(
+                f'{source} holds two images named {name}: both would be written to {name}{suffix}'
+            )
+
+
+def index(args: argparse.Namespace) -> None:
+    """Check every file; name the bad ones with their reasons."""
+    scanned = scan(args, verify=args.verify)
+    kinds = Counter(f'{i.kind} {i.colour} {i.width}x{i.height}' for i in scanned.images)
+    for kind, count in kinds.most_common():
+        print(f'{count:8,} {kind}')
+    for bad in scanned.bad:
+        print(f'     bad {files.shown(bad.path)}: {bad.reason}')
+    print(f'{len(scanned):,} images to train on at {args.size} px, {len(scanned.bad):,} bad')
+
+
+def split(args: argparse.Namespace) -> None:
+    """Write train.txt and val.txt, drawn by a seed."""
+    scanned = scan(args)
+    if args.val_size + (args.train_size or 1) > len(scanned):
+        raise DataError(
+            f'{args.data} holds {len(scanned):,} images, fewer than --train-size and --val-size '
+            'ask '
+            'for'
+        )
+    train, val = scanned.split(args.val_size, args.seed)
+    if args.train_size and args.train_size < len(train):
+        _, drawn = train.split(args.train_size, args.seed)
+        train = manifest.Manifest(drawn.images)
+    for name, part in (('train.txt', train), ('val.txt', val)):
+        lines = ''.join(os.path.abspath(image.path) + '\n' for image in part.images)
+        run.write(args.out / name, os.fsencode(lines))  # names of files may be no text
+        print(f'{args.out / name}: {len(part):,} images')
+
+
+def annotate(args: argparse.Namespace) -> None:
+    """Write a line for each image, like 00000.png (512,512,3)."""
+    scanned = scan(args)
+    lines = [f'{os.path.basename(i.path)} ({i.height},{i.width},3)\n' for i in scanned.images]
+    run.write(args.out, os.fsencode(''.join(lines)))
+    print(f'{args.out}: {len(scanned):,} lines')
+
+
+def degrade_all(args: argparse.Namespace) -> None:
+    """Degrade every face, the same way every time: data for --val or --data."""
+    recipe = degrade.recipe(args.recipe)
+    if args.stacked and recipe.scale != 1:
+        raise DataError(
+            f'--stacked puts pictures of one size above each other, --recipe {args.recipe} makes '
+            f'them {recipe.scale} times smaller: give one of {", ".join(degrade.SAME_SIZE)}, or '
+            'leave --stacked out'
+        )
+    faces = scan(args, verify=True).images
+    data = validation.Degraded(faces, recipe, size=args.size, lq_from_usm=not args.plain)
+    check_unique(args.data, (data.name(i) for i in range(len(data))), '.png')
+
+    def write(i: int) -> None:
+        name, lq, gt = data[i]
+        sides = {'LQ': lq, 'GT': gt}
+        if args.stacked:
+            sides = {'.': torch.cat([lq, gt], 1)}
+        for side, image in sides.items():
+            run.write(Path(args.out, side, f'{name}.png'), images.png(image))
+
+    quiet = not sys.stderr.isatty()
+    with ThreadPoolExecutor() as pool:
+        done = pool.map(write, range(len(data)))
+        for _ in track(done, 'degrading', total=len(data), disable=quiet):
+            pass
+    where = f'{sources.STACKED if args.stacked else ""}{args.out}'
+    print(
+        f'{len(data):,} pairs in {args.out}: python train.py --recipe {args.recipe} --val {where}, '
+        f'or, to train on them, --data {where} --size {args.size}'
+    )

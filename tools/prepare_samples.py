@@ -1,0 +1,144 @@
+"""Samples of a recipe, or of a run, with the numbers that were drawn for each."""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import dali_pipes
+import degrade
+import tasks
+from dali_pipes.plan import Plan
+from degrade import blur, noise, resize
+from errors import RunError
+from sources import files, stream
+from sources.reader import Reader
+from tasks import data as sources
+from training import pictures, run
+
+from .prepare_data import scan
+
+# Numbers that have names: operation -> (parameter, its names).
+NAMED: dict[str, tuple[str, Any]] = {
+    'blur': ('kind', blur.KINDS),
+    'resize': ('mode', resize.MODES),
+    'noise': ('kind', noise.KINDS),
+}
+# Parameters that say nothing to a reader.
+UNTOLD = {'on', 'up', 'seed', 'stream', 'number'}
+
+
+def preview(args: argparse.Namespace) -> None:
+    """Write a sheet of degraded faces with the numbers drawn for each."""
+    reader, recipe = Reader(scan(args).images, args.size), degrade.recipe(args.recipe)
+    plan = Plan(len(reader), recipe, batch=1, size=args.size, seed=args.seed)
+    show(plan, reader, range(args.count), args.out)
+
+
+def replay(args: argparse.Namespace) -> None:
+    """Show what samples of a run were."""
+    config = tasks.of_run(args.run)
+    if config.task != 'restore':
+        raise RunError(
+            f'{args.run} is a run of --preset {config.preset}: samples are replayed of restorers '
+            'only'
+        )
+    images, _ = sources.load_faces(config, say=lambda _: None)
+    trained_on, present = run.read_config(args.run).get('images'), sources.fingerprint(images)
+    if trained_on != present:
+        raise RunError(f'{args.run} was trained on {trained_on}; --data now holds {present}')
+    if isinstance(images, stream.Shards):
+        raise RunError(
+            f'{args.run} was trained on a stream: which image a sample was is not known any more'
+        )
+    if dali_pipes.is_paired(images):
+        raise RunError(
+            f'{args.run} was trained on the pairs of {config.data.data}: nothing was degraded'
+        )
+
+    # The plan of the run: what a sample was is a function of its number.
+    assert config.degradation.recipe
+    recipe = degrade.recipe(config.degradation.recipe)
+    plan = Plan(
+        len(images),
+        recipe._replace(pool=config.degradation.pair_pool),
+        batch=config.optimization.batch,
+        size=config.data.size,
+        seed=config.run.seed,
+        lq_from_usm=config.degradation.lq_from_usm,
+        target_usm=config.degradation.target_usm,
+    )
+    show(plan, Reader(images, config.data.size), args.sample, args.out)
+
+
+def show(plan: Plan, reader: Reader, samples: Iterable[int], path: Path) -> None:
+    """Print what each sample is, and write a sheet of them."""
+    rows = []
+    for n in samples:
+        step = plan(np.array([n]))
+        image, used = reader.image(int(step.index[0]))
+        if step.flip[0]:
+            image = np.ascontiguousarray(image[:, ::-1])
+        batch = plan.finish(torch.from_numpy(image).permute(2, 0, 1)[None], step)
+        lines = list(told(plan.recipe, degrade.take(step.params, 0), (plan.size, plan.size)))
+
+        mirrored = ', mirrored' if step.flip[0] else ''
+        name = files.shown(reader.images[used].path)
+        print('\n    '.join([f'sample {n}: {name}{mirrored}', *lines]))
+        lq, target = ((t[0] * 255).round().to(torch.uint8) for t in (batch.input, batch.target))
+        rows.append((f'sample {n}', lq, target, lines))
+    pictures.sheet(path, rows)
+    print(f'{path}: {len(rows)} samples')
+
+
+def told(recipe: degrade.Recipe, params: Any, size: Any) -> Iterator[str]:
+    """One line for every stage that acts on a sample of this height and width: name and numbers."""
+    for stage, p in zip(recipe.stages, params, strict=True):
+        before, size = size, getattr(p, 'size', size)
+        if not _acts(stage.op, p, before):
+            continue
+        field, names = NAMED.get(stage.op.__name__.split('.')[-1], ('', ()))
+        words = []
+        for k, v in p._asdict().items():
+            if k == field:
+                words.append(names[int(v)])
+            elif k not in UNTOLD and _matters(stage.op, p, k):
+                words.append(f'{k} {_number(v)}')
+        yield f'{stage.name}: ' + ', '.join(words)
+
+
+def _acts(op: Any, p: Any, size: Any) -> bool:
+    """Whether a stage with these parameters changes a picture of this size."""
+    values = p._asdict()
+    if not values.get('on', True) or values.get('quality', 1) == 0 or values.get('side', 0) == 1:
+        return False
+    if op is blur:
+        return p.kind != blur.DELTA
+    if op is noise:
+        return p.kind != noise.NONE
+    return not (op is resize and resize.keeps(p, size))
+
+
+def _matters(op: Any, p: Any, field: str) -> bool:
+    """Whether a kind of blur uses a parameter at all."""
+    if op is not blur:
+        return True
+    if p.kind == blur.MOTION:
+        return field not in {'sigma_y', 'omega'}
+    if p.kind == blur.SINC:
+        return field not in {'sigma_x', 'sigma_y', 'theta', 'beta'}
+    unused = {'omega'}
+    if p.kind in (blur.ISO, blur.GEN_ISO, blur.PLATEAU_ISO):
+        unused |= {'sigma_y', 'theta'}
+    if p.kind in (blur.ISO, blur.ANISO):
+        unused.add('beta')
+    return field not in unused
+
+
+def _number(v: Any) -> str:
+    if np.ndim(v):
+        return 'x'.join(_number(x) for x in v)
+    return f'{v:.3g}' if isinstance(v, (float, np.floating)) else str(v)
