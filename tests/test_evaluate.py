@@ -1,4 +1,6 @@
-"""The table of tools/evaluate.py: every number is its metric's, names are matched or refused, and landmarks move as far as masks do."""
+"""The table of tools/evaluate.py: every number is its metric's, names are matched or refused, and
+landmarks move as far as masks do.
+"""
 
 import json
 import re
@@ -22,7 +24,9 @@ SIZE, COUNT = 176, 3
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-    """GT/, a blurred and a copied version of it, small/ pictures, and the run of a parser whose weights are chance."""
+    """GT/, a blurred and a copied version of it, small/ pictures, and the run of a parser whose
+    weights are chance.
+    """
     home = tmp_path_factory.mktemp('evaluate')
     for i in range(COUNT):
         image = synthetic.face(i, SIZE).image[..., ::-1]

@@ -1,4 +1,6 @@
-"""Comparisons of runs: random architectures of equal cost, paired differences, and tables from runs that somebody else made."""
+"""Comparisons of runs: random architectures of equal cost, paired differences, and tables from runs
+that somebody else made.
+"""
 
 import json
 

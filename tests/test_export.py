@@ -1,4 +1,6 @@
-"""ONNX files of every network: the same pictures as torch's at sizes that were not exported, or a refusal that says why."""
+"""ONNX files of every network: the same pictures as torch's at sizes that were not exported, or a
+refusal that says why.
+"""
 
 import json
 import sys
@@ -35,7 +37,9 @@ def restored(data, x):
 @pytest.mark.parametrize('name', SMALL)
 @torch.no_grad()
 def test_every_network(name, half):
-    """At sizes that none of them divides, at one pixel, and at that of the learned position embedding, where the network takes another way."""
+    """At sizes that none of them divides, at one pixel, and at that of the learned position
+    embedding, where the network takes another way.
+    """
     net = make(name).eval()
     data = export.convert(net, half=half)
     for shape in (2, 16, 16), (1, 37, 22), (3, 7, 5), (1, 1, 1), (1, 64, 40):
@@ -60,7 +64,9 @@ def test_one_size(name):
 
 @pytest.mark.parametrize('name', SMALL)
 def test_half_is_half(name):
-    """Nearly all that the file holds is float16; what is not was float32 on purpose, or is the network's geometry."""
+    """Nearly all that the file holds is float16; what is not was float32 on purpose, or is the
+    network's geometry.
+    """
     initial = onnx.load_model_from_string(
         export.convert(make(name).eval(), half=True)
     ).graph.initializer
@@ -170,7 +176,9 @@ def guided():
 
 
 class Maps(nn.Module):
-    """Only what makes the priors, whose mistakes would hardly show in the picture of an untrained network."""
+    """Only what makes the priors, whose mistakes would hardly show in the picture of an untrained
+    network.
+    """
 
     def __init__(self, net):
         super().__init__()

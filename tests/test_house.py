@@ -1,4 +1,6 @@
-"""What `python tests/house.py` prints keeps to its limits, and a guest needs one file and one import."""
+"""What `python tests/house.py` prints keeps to its limits, and a guest needs one file and one
+import.
+"""
 
 import shutil
 import subprocess

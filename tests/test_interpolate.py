@@ -1,4 +1,6 @@
-"""Weights between two runs: exactly the runs at the ends, linear between, scored as the runs are, and restored with as any others."""
+"""Weights between two runs: exactly the runs at the ends, linear between, scored as the runs are,
+and restored with as any others.
+"""
 
 import csv
 import json
@@ -24,7 +26,9 @@ SIZE, COUNT = 64, 5
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-    """Runs a and b of one network, c of a longer and d of another one; validation pairs, and a smaller set."""
+    """Runs a and b of one network, c of a longer and d of another one; validation pairs, and a
+    smaller set.
+    """
     home = tmp_path_factory.mktemp('interpolate')
     for folder, seeds in dict(hq=(0, 1), pairs=range(10, 10 + COUNT), few=(20, 21)).items():
         for seed in seeds:
@@ -112,7 +116,9 @@ def test_between_is_linear_and_exact_at_the_ends():
 
 
 def test_a_linear_part_of_the_network_is_interpolated_in_its_output():
-    """A network that differs in its last convolution only restores to the same share between the two outputs."""
+    """A network that differs in its last convolution only restores to the same share between the
+    two outputs.
+    """
     a, x = make('srresnet'), torch.rand(1, 3, 8, 8)
     b = make('srresnet')
     with torch.no_grad():

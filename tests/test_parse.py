@@ -1,4 +1,6 @@
-"""The parsing task from end to end: its criterion and scores, a run that resumes, masks written by infer.py."""
+"""The parsing task from end to end: its criterion and scores, a run that resumes, masks written by
+infer.py.
+"""
 
 import json
 
@@ -120,7 +122,9 @@ def test_scores_are_those_of_the_whole_set():
 
 
 def test_mirrored_passes_agree_on_a_symmetric_face():
-    """A network that knows the side of a pixel only; the mirror pass must exchange it back, or left and right cancel out."""
+    """A network that knows the side of a pixel only; the mirror pass must exchange it back, or left
+    and right cancel out.
+    """
 
     class Sides(torch.nn.Module):
         def forward(self, x):

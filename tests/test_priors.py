@@ -1,4 +1,6 @@
-"""Facial priors from end to end: landmarks are learned, a dictionary is built, and MFPSNet trains with all three."""
+"""Facial priors from end to end: landmarks are learned, a dictionary is built, and MFPSNet trains
+with all three.
+"""
 
 import json
 
@@ -124,7 +126,9 @@ def test_the_loss_is_in_units_of_the_maps():
 
 
 def test_scores_of_a_network_that_knows():
-    """One that answers with given maps: found to a pixel, but for the points that it is made to miss."""
+    """One that answers with given maps: found to a pixel, but for the points that it is made to
+    miss.
+    """
     mask = torch.from_numpy(synthetic.face(1, 128).mask)
     points, visible = landmarks.from_mask(mask[None])
     maps = heatmaps.gaussians(heatmaps.reduced(points, 4), visible, (32, 32))

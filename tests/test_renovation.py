@@ -1,4 +1,6 @@
-"""Face renovation: a discriminator that sees what was given, its features, two rates; and a small run from training to report, resumed to the bit."""
+"""Face renovation: a discriminator that sees what was given, its features, two rates; and a small
+run from training to report, resumed to the bit.
+"""
 
 import json
 import os
@@ -68,7 +70,9 @@ def play(players, given, **more):
 
 
 def test_losses_by_hand(players):
-    """LSGAN and ten times the features' difference for one, LSGAN for the other, on pictures beside what was given; no pixel loss."""
+    """LSGAN and ten times the features' difference for one, LSGAN for the other, on pictures beside
+    what was given; no pixel loss.
+    """
     found, b = play(players, batch()), batch()
     net, d = (p.net for p in players.values())
     grads = [[p.grad.clone() for p in n.parameters() if p.requires_grad] for n in (net, d)]
@@ -97,7 +101,9 @@ def test_losses_by_hand(players):
 
 @pytest.mark.parametrize('scale, channels', [(1, 6), (4, 6), (1, 3)])
 def test_one_batch_of_real_and_fake(scale, channels, players):
-    """For both players; a real picture first, each beside what was given, enlarged if it is smaller, or alone."""
+    """For both players; a real picture first, each beside what was given, enlarged if it is
+    smaller, or alone.
+    """
     seen, b = [], batch(scale=scale)
     d = models.MultiscalePatchGAN(channels, 4)
     d.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
@@ -133,7 +139,9 @@ def test_the_pixel_loss_is_a_weight(players):
 
 
 def test_perceptual_weights_are_pix2pixhds():
-    """Of a file's VGG19 the published layers and weights; where there is none, of a parser all its levels alike; else there is no such loss."""
+    """Of a file's VGG19 the published layers and weights; where there is none, of a parser all its
+    levels alike; else there is no such loss.
+    """
     assert (
         losses.FEATURES['pix2pixhd'] is features.PIX2PIXHD
         and chosen().loss.features == 'pix2pixhd'
@@ -143,7 +151,9 @@ def test_perceptual_weights_are_pix2pixhds():
 
 
 def test_two_rates_and_betas(monkeypatch):
-    """TTUR: the discriminator learns four times as fast, of the run's rate at any time; both without the first average."""
+    """TTUR: the discriminator learns four times as fast, of the run's rate at any time; both
+    without the first average.
+    """
     c = chosen(net=dict(width=2), precision='fp32')
     players = tasks.of(c).build(c, torch.device('cpu')).by_name
     assert (
@@ -260,7 +270,9 @@ def test_a_run_tells_what_it_is_compared_with(home, pairs):
 
 
 def test_what_a_run_leaves_is_normalised(home):
-    """Averages, and means of averages, know their own singular vectors: weights have a largest singular value of 1. Off by 0.002 at most over three seeds, without settling by 0.61."""
+    """Averages, and means of averages, know their own singular vectors: weights have a largest
+    singular value of 1. Off by 0.002 at most over three seeds, without settling by 0.61.
+    """
     for name in 'gan', 'l1':
         net = models.like(load_file(home / name / 'weights.safetensors')).eval()
         net.load_state_dict(load_file(home / name / 'weights.safetensors'))

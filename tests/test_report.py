@@ -1,4 +1,6 @@
-"""Reports of a small real run: a PDF within its pages and with its font, a page that needs no other file."""
+"""Reports of a small real run: a PDF within its pages and with its font, a page that needs no other
+file.
+"""
 
 import base64
 import re

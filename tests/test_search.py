@@ -1,4 +1,6 @@
-"""A search of an architecture: who learns from what, what is found, exact resume; and what it takes to train with what was found."""
+"""A search of an architecture: who learns from what, what is found, exact resume; and what it takes
+to train with what was found.
+"""
 
 import json
 import math
@@ -149,7 +151,9 @@ def test_the_architecture_is_trained_as_published(tmp_path):
 
 
 def test_halves_feed_whoever_asks():
-    """The architecture's first batch is that of the images seen when it was asked for, whatever came before."""
+    """The architecture's first batch is that of the images seen when it was asked for, whatever
+    came before.
+    """
     made = []
 
     class Fake:

@@ -129,7 +129,7 @@ def judged(r: FinishedRun, device: str = 'cpu') -> tuple[Scores, list[Shown]]:
 
 @torch.no_grad()
 def restored(r: FinishedRun, folder: str) -> list[Shown]:
-    """Real pictures without ground truth: input, bicubic, ours; input, ours where the size stays."""
+    """Real pictures: input, bicubic, ours; input, ours where the size stays."""
     device = next(r.net.parameters()).device
     rows = []
     for path in infer.image_files(folder, '--real')[:REAL]:

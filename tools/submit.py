@@ -385,10 +385,10 @@ WHAT = {
 
 
 def readme(
-    args: argparse.Namespace, config: Mapping[str, Any], names: Sequence[str], said: str
+    args: argparse.Namespace, stored: Mapping[str, Any], names: Sequence[str], said: str
 ) -> str:
-    """Text of Readme.txt. config: as stored; names: of the files in the zip"""
-    flags = ' '.join(_flags(config))
+    """Text of Readme.txt. stored: options of the run, as in config.json; names: of the files in the zip"""
+    flags = ' '.join(_flags(stored))
     weights = f'../checkpoint/{checkpoint.FINISHED}'
     lines = [
         f'Matriculation number: {args.matric}',
@@ -432,16 +432,16 @@ def _libraries() -> list[str]:
     return [name[0] for name in names if name]
 
 
-def _flags(config: Mapping[str, Any]) -> Iterator[str]:
+def _flags(stored: Mapping[str, Any]) -> Iterator[str]:
     """What to give train.py beside --data, --val and --out to make this run again."""
-    features = bool(config.get('vgg') or config.get('parser'))
-    row = presets.row(config['preset'], features=features)
-    default = json.loads(json.dumps(flatten(presets.config(config['preset'], **row))))
-    yield f'--preset {config["preset"]}'
-    for name, stored in config.items():
-        if name in NOT_SHOWN or stored == default.get(name):
+    features = bool(stored.get('vgg') or stored.get('parser'))
+    row = presets.row(stored['preset'], features=features)
+    default = json.loads(json.dumps(flatten(presets.config(stored['preset'], **row))))
+    yield f'--preset {stored["preset"]}'
+    for name, option in stored.items():
+        if name in NOT_SHOWN or option == default.get(name):
             continue
-        value = OFF.get(name, stored)
+        value = OFF.get(name, option)
         if isinstance(value, bool):
             yield flag(name if value else f'no_{name}')
         elif value is not None:
