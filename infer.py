@@ -259,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Apply a network as the command line says -> exit status."""
     args = parser().parse_args(argv)
     loaded = load(args)
+    loaded.task.check_infer(args.lpips)
     if args.lpips and args.input and not args.gt:
         raise RunError(images.needs_truth(args.lpips))
     source = inputs(args, loaded)

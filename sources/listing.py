@@ -44,21 +44,21 @@ def files(source: str, cache_dir: FilePath | None, say: Say) -> list[File]:
     # A shard is expanded only here, whichever way it was named.
     named = _named(source)
     indices = _Indices(cache_dir, say)
-    found: list[File] = []
+    entries: list[File] = []
     for name, path in named:
         shard, member = shards.parted(path)
         if shard and not member:
             for image, place in indices.of(path).items():
-                found.append(File(f'{name}/{image}', f'{path}/{image}', (path, *place)))
+                entries.append(File(f'{name}/{image}', f'{path}/{image}', (path, *place)))
         elif shard and member in indices.of(shard):
-            found.append(File(name, path, (shard, *indices.of(shard)[member])))
+            entries.append(File(name, path, (shard, *indices.of(shard)[member])))
         else:
             # A plain file; or a member that the shard lacks, which fails when it is read.
-            found.append(File(name, path, None))
+            entries.append(File(name, path, None))
     # Shards may hold nothing but other files.
-    if not found:
+    if not entries:
         raise DataError(f'{some([shown(path) for _, path in named], 3)}: no .png or .jpg in there')
-    return sorted(found, key=lambda file: (natural(file.name), file.name, file.path))
+    return sorted(entries, key=lambda file: (natural(file.name), file.name, file.path))
 
 
 class _Indices:
@@ -84,9 +84,9 @@ class _Indices:
 def _named(source: str) -> list[tuple[str, str]]:
     """[(name, path)] of a source, whatever its kind."""
     if os.path.isdir(source):
-        found, remedy = _walk_folder(source), 'put .png, .jpg or plain .tar files there'
+        entries, remedy = _walk_folder(source), 'put .png, .jpg or plain .tar files there'
     elif os.path.exists(source):
-        found, remedy = _read_list(source), 'write one image path per line'
+        entries, remedy = _read_list(source), 'write one image path per line'
     # What is not on the disk may still be an address, a pattern, or a member of a shard.
     elif '://' in source:
         raise DataError(
@@ -94,17 +94,17 @@ def _named(source: str) -> list[tuple[str, str]]:
             'copy its files to a disk for anything else'
         )
     elif glob.has_magic(source) or shards.braces(source) != [source]:
-        found, remedy = _match(source), 'quote the pattern and check its folder'
+        entries, remedy = _match(source), 'quote the pattern and check its folder'
     elif shards.parted(source)[1]:
-        found, remedy = [(os.path.basename(source), source)], ''
+        entries, remedy = [(os.path.basename(source), source)], ''
     else:
         raise DataError(
             f'{shown(source)}: no such file or folder; '
             'give a folder, a text list, a glob pattern, a tar or an image'
         )
-    if not found:
+    if not entries:
         raise DataError(f'{shown(source)}: no image files found; {remedy}')
-    return found
+    return entries
 
 
 def _match(pattern: str) -> list[tuple[str, str]]:
@@ -118,7 +118,7 @@ def _match(pattern: str) -> list[tuple[str, str]]:
 
 def _walk_folder(root: str) -> list[tuple[str, str]]:
     """Images and shards in a folder and below it, hidden ones left out."""
-    found: list[tuple[str, str]] = []
+    entries: list[tuple[str, str]] = []
     visited: set[str] = set()
     refused: list[OSError] = []
     for folder, folders, names in os.walk(root, followlinks=True, onerror=refused.append):
@@ -133,7 +133,7 @@ def _walk_folder(root: str) -> list[tuple[str, str]]:
         for name in names:
             if not name.startswith('.') and name.lower().endswith((*SUFFIXES, '.tar')):
                 path = os.path.join(folder, name)
-                found.append((os.path.relpath(path, root), path))
+                entries.append((os.path.relpath(path, root), path))
 
     # os.walk skips such folders silently, and the data set would be smaller than it seems.
     if refused:
@@ -141,7 +141,7 @@ def _walk_folder(root: str) -> list[tuple[str, str]]:
             f'{shown(refused[0].filename)}: cannot be listed ({refused[0].strerror}); '
             'make it readable or move it'
         )
-    return found
+    return entries
 
 
 def _read_list(path: str) -> list[tuple[str, str]]:

@@ -103,15 +103,18 @@ class Landmarks:
         """There is none in files."""
         raise NotImplementedError
 
-    def infer(
-        self, net: nn.Module, groups: Iterable[Group], folder: Path, how: Applied
-    ) -> list[str]:
+    def check_infer(self, lpips: str | None) -> None:
         """Refused: landmarks are for restorers."""
         raise RunError(
             'the run finds landmarks, for a restorer: tools/prepare.py priors takes it; give the '
-            'run of a restorer or '
-            'of a parser'
+            'run of a restorer or of a parser'
         )
+
+    def infer(
+        self, net: nn.Module, groups: Iterable[Group], folder: Path, how: Applied
+    ) -> list[str]:
+        """Never asked for."""
+        raise NotImplementedError
 
 
 class LandmarkCriterion:

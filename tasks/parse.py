@@ -105,6 +105,11 @@ class Parse:
         """[H, W] uint8 ids."""
         return torch.from_numpy(masks.decode(path.read_bytes()))
 
+    def check_infer(self, lpips: str | None) -> None:
+        """Masks can be written, but LPIPS compares images."""
+        if lpips:
+            raise RunError(images.needs_truth(lpips))
+
     def infer(
         self, net: nn.Module, groups: Iterable[Group], folder: Path, how: Applied
     ) -> list[str]:
@@ -116,8 +121,6 @@ class Parse:
                 f'--output {folder}: a folder is needed, for masks, and {folder.stem}-colour '
                 'beside it'
             )
-        if how.lpips:
-            raise RunError(images.needs_truth(how.lpips))
         confusion = Confusion(len(masks.CLASSES))
         # The pictures for people lie beside the masks for programs.
         colour = folder.with_name(folder.name + '-colour')

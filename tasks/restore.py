@@ -155,6 +155,9 @@ class Restore:
         """[3, H, W] uint8 RGB."""
         return images.read(path)
 
+    def check_infer(self, lpips: str | None) -> None:
+        """Restored images can be written and scored."""
+
     def infer(
         self, net: nn.Module, groups: Iterable[Group], folder: Path, how: Applied
     ) -> list[str]:

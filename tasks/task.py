@@ -159,6 +159,10 @@ class Task(Protocol):
         """Ground truth of an image, from a file. Raises OSError or BadFile."""
         ...
 
+    def check_infer(self, lpips: str | None) -> None:
+        """Raise RunError where infer.py cannot write what comes out, or score it as asked."""
+        ...
+
     def infer(
         self, net: nn.Module, groups: Iterable[Group], folder: Path, how: Applied
     ) -> list[str]:

@@ -43,7 +43,7 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def own_torch():
-    """A run sets torch's threads and algorithms for good; the next test has the usual ones again."""
+    """A run sets torch's threads and algorithms for good; the next test has the usual ones."""
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(False)
 

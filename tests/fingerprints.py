@@ -1,10 +1,11 @@
-"""What a refactoring must not change: the weights of short runs, the options of every preset, the flags.
+"""What a refactoring must not change: weights of short runs, options of every preset, all flags.
 
-    python tests/fingerprints.py --faces DIR --out before.json               draws faces into DIR, trains, writes what came out
-    python tests/fingerprints.py --faces DIR --compare before.json           does it again and tells what differs
-    python tests/fingerprints.py --faces DIR --tree ../old --out old.json    the same of another checkout
+    python tests/fingerprints.py --faces DIR --out before.json              train, and record
+    python tests/fingerprints.py --faces DIR --compare before.json          do it again, and compare
+    python tests/fingerprints.py --faces DIR --tree ../old --out old.json   of another checkout
 
-Hashes hold for one machine and one set of libraries: compare only what was recorded on the same.
+The faces are drawn into DIR. Hashes hold for one machine and one set of libraries: compare only
+what was recorded on the same.
 """
 
 import argparse
@@ -16,7 +17,20 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
-COMMON = '--size 128 --nimg 96 --threads 1 --precision fp32 --ticks 2 --cache host'.split()
+COMMON = [
+    '--size',
+    '128',
+    '--nimg',
+    '96',
+    '--threads',
+    '1',
+    '--precision',
+    'fp32',
+    '--ticks',
+    '2',
+    '--cache',
+    'host',
+]
 PARSED = '--data {faces} --val 4'
 PLAIN = '--data {faces}/images --val 4'
 # Later ones begin with what earlier ones left in the output folder.

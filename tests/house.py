@@ -95,7 +95,7 @@ def functions(tree: ast.AST, path: Path) -> Iterator[tuple[int, str]]:
 
 
 def public(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef, bool]]:
-    """(function, whether it is a method) of module level and public classes, without private names."""
+    """(function, whether it is a method) of module level and public classes."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith('_'):
             yield node, False

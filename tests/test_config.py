@@ -11,7 +11,7 @@ from errors import RunError
 from tasks import options
 
 ROOT = Path(__file__).resolve().parents[1]
-NOWHERE = '--device cpu --pipe torch --threads 1 --out nowhere'.split()
+NOWHERE = ['--device', 'cpu', '--pipe', 'torch', '--threads', '1', '--out', 'nowhere']
 
 
 def configured(*words):
@@ -223,7 +223,7 @@ CASES = [
 
 @pytest.mark.parametrize('place, table, number, words', CASES)
 def test_every_rule_is_broken_by_a_command(place, table, number, words, monkeypatch):
-    """By that rule: no earlier one of the table is broken, and the command ends with its message."""
+    """By that rule: no earlier one is broken, and the command ends with its message."""
     monkeypatch.setattr(flags, 'has_dali', lambda: False)
     argv = [*NOWHERE, *words.split()]
     seen = []

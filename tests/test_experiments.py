@@ -89,7 +89,7 @@ def test_student_is_scipys():
 
 def test_paired_difference_in_closed_form(tmp_path):
     one, two = (
-        {s: made(tmp_path / f'{name}-{s}', result(v)) for s, v in zip('012', values)}
+        {s: made(tmp_path / f'{name}-{s}', result(v)) for s, v in zip('012', values, strict=False)}
         for name, values in (('a', (21.0, 22.0, 23.0)), ('b', (20.5, 21.4, 22.6)))
     )
     d = compare.paired(one, two)
@@ -161,6 +161,7 @@ def test_optimizers(tmp_path):
         zip(
             experiments.OPTIMIZERS,
             ([22.0, 22.5, 23.0], [21.0, 23.0, 22.4], [20.0, 20.6, 21.1], [23.0, 23.6, 23.9]),
+            strict=False,
         )
     ).items():
         for seed, v in enumerate(values):

@@ -197,7 +197,7 @@ def test_priors_are_those_of_torch():
 
 
 def test_priors_need_a_size(tmp_path, capsys):
-    """Also told apart: weights that are enough to make the network again, and weights that are not."""
+    """Also told apart: weights that are enough to rebuild the network, and weights that are not."""
     net = guided()
     save_file(net.state_dict(), tmp_path / 'all.safetensors')
     assert (
@@ -276,7 +276,8 @@ def test_refused():
     assert export.check(Fixed(), export.convert(Fixed(), size=(8, 8)), size=(8, 8))[1] == 4
     with pytest.raises(
         RunError,
-        match=r"Wrong is not written: for 3 pictures of 40x56 the output differs from torch's by 0.01, 0.0001 is allowed$",
+        match=r'Wrong is not written: for 3 pictures of 40x56 the output differs from '
+        r"torch's by 0.01, 0.0001 is allowed$",
     ):
         export.check(Wrong(), export.convert(Wrong()))
     with pytest.raises(RunError, match='Foreign cannot be exported: .*bessel'):

@@ -86,7 +86,10 @@ def weights(out):
 
 
 def same(a, b):
-    return all(x.keys() == y.keys() and all((x[k] == y[k]).all() for k in x) for x, y in zip(a, b))
+    return all(
+        x.keys() == y.keys() and all((x[k] == y[k]).all() for k in x)
+        for x, y in zip(a, b, strict=False)
+    )
 
 
 @pytest.fixture(scope='module')
@@ -198,7 +201,15 @@ processes.train_slowly(sys.argv[4:], float(sys.argv[3]))
 def test_torchrun_restarts_a_run_whose_rank_was_killed(data, tmp_path):
     out, script = tmp_path / 'run', tmp_path / 'slow.py'
     script.write_text(SLOW_TRAIN)
-    command = '-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 2'.split()
+    command = [
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc-per-node',
+        '2',
+        '--max-restarts',
+        '2',
+    ]
     argv = [str(ROOT), str(ROOT / 'tests'), '0.05', *flags(data, out, nimg=80, ticks=10)]
     process = subprocess.Popen(
         [sys.executable, *command, str(script), *argv],

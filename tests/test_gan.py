@@ -8,7 +8,6 @@ import processes
 import pytest
 import torch
 from safetensors.torch import load_file
-from tasks.restore import RestorationCriterion
 from test_train import data, flags  # noqa: F401, the fixture
 
 import models
@@ -19,6 +18,7 @@ from dali_pipes.batch import Batch
 from errors import RunError
 from losses import adversarial, pixel
 from tasks import players as players_module
+from tasks.restore import RestorationCriterion
 from tasks.trial import Alone
 from training import checkpoint
 
@@ -93,15 +93,15 @@ def test_each_player_gets_its_own_gradients(kind, players):
     net.zero_grad()
     y = net(b.input)
     (pixel.l1(y, b.target) + 0.1 * adversarial.g_loss(kind, d(y), d(b.plain))).backward()
-    error = sum((p.grad - g).norm() for p, g in zip(net.parameters(), generator)) / sum(
-        g.norm() for g in generator
-    )
+    error = sum(
+        (p.grad - g).norm() for p, g in zip(net.parameters(), generator, strict=False)
+    ) / sum(g.norm() for g in generator)
     assert error < 1e-6
     d.zero_grad()
     adversarial.d_loss(kind, d(b.plain), d(y.detach())).backward()
-    error = sum((p.grad - g).norm() for p, g in zip(d.parameters(), discriminator)) / sum(
-        g.norm() for g in discriminator
-    )
+    error = sum(
+        (p.grad - g).norm() for p, g in zip(d.parameters(), discriminator, strict=False)
+    ) / sum(g.norm() for g in discriminator)
     assert error < 1e-6
 
 
@@ -183,7 +183,9 @@ def test_parts_of_a_step_add_up(players):
         for _ in range(parts):
             players_module.backward(players, batch(), criterion, step(accumulate=parts))
         found = [p.grad.clone() for p in players['net'].net.parameters()]
-        assert parts == 1 or all(torch.allclose(a, b, atol=1e-7) for a, b in zip(found, whole))
+        assert parts == 1 or all(
+            torch.allclose(a, b, atol=1e-7) for a, b in zip(found, whole, strict=False)
+        )
         whole = found
 
 

@@ -1,4 +1,4 @@
-"""Who imports whom, and what every degradation op offers: read from the source, without running it."""
+"""Who imports whom, and what every degradation op offers: read from the source."""
 
 import ast
 from pathlib import Path

@@ -88,7 +88,7 @@ def test_the_criterion_is_the_sum_it_says(kind, weights):
             segmentation.lovasz_softmax(y, target, every),
             segmentation.dice(y, target),
         )
-        return float(sum(w * t for w, t in zip(weights, terms)))
+        return float(sum(w * t for w, t in zip(weights, terms, strict=False)))
 
     assert sum(criterion.net(y, batch, None, 0, 0.0).values()) == pytest.approx(
         expected(y, target, parse.LOVASZ_EVERY), rel=1e-6
@@ -105,7 +105,7 @@ def test_scores_are_those_of_the_whole_set():
     g = torch.Generator().manual_seed(0)
     ours, truth = (torch.randint(0, 19, (6, 8, 8), generator=g) for _ in range(2))
     counts, whole = [], Confusion(19)
-    for a, b in zip(ours, truth):
+    for a, b in zip(ours, truth, strict=False):
         one = Confusion(19)
         one.update(a, b)
         counts.append(one.counts.numpy())
@@ -342,7 +342,10 @@ def test_a_restorer_trains_on_the_features_of_a_parser(run, data, tmp_path):
     with torch.no_grad():
         expected = (
             0.5
-            * sum((a - b).abs().mean() for a, b in zip(parser.encode(x), parser.encode(x.flip(2))))
+            * sum(
+                (a - b).abs().mean()
+                for a, b in zip(parser.encode(x), parser.encode(x.flip(2)), strict=False)
+            )
             / 3
         )
     assert float(found['perceptual']) == pytest.approx(float(expected), rel=1e-5) and not any(

@@ -113,9 +113,10 @@ def test_the_loss_is_in_units_of_the_maps():
     goal, x = task.LandmarkCriterion('mse'), torch.zeros(1, 3, SIZE, SIZE)
     maps = heatmaps.gaussians(heatmaps.reduced(points, 4), visible, (16, 16))
     for target in mask, given:
-        loss = lambda output: goal.net(output, Batch(x, target, None, None), None, 0, 0.0)[
-            'mse'
-        ].item()
+
+        def loss(output, target=target):
+            return goal.net(output, Batch(x, target, None, None), None, 0, 0.0)['mse'].item()
+
         assert (
             loss(torch.zeros(1, 28, 16, 16)) == pytest.approx(1)
             and loss(maps) == 0
@@ -393,7 +394,7 @@ def test_maps_written_out(home, made, tmp_path):
 
 
 def test_heatmaps_of_a_predicted_mask():
-    """At another size than the parser's: points and gaussians are those of the picture that came."""
+    """At another size than the parser's: points and gaussians are those of the picture."""
     ids = torch.from_numpy(synthetic.face(1, 128).mask)[None]
 
     class Sees(torch.nn.Module):

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from pypdf import PdfReader
 from safetensors.torch import load_file
-from tasks.restore import RestorationCriterion
 from test_gan import Recorder, step
 from test_report import FONT
 from test_train import SIZE, data, flags  # noqa: F401, the fixtures
@@ -29,6 +28,7 @@ from losses import adversarial, features, pixel
 from models.spectral import SpectralConv2d
 from tasks import players as players_module
 from tasks import restore
+from tasks.restore import RestorationCriterion
 from tools import export, report, submit
 from training import checkpoint
 
@@ -82,7 +82,11 @@ def test_losses_by_hand(players):
     real, fake = d(torch.cat([b.input, b.plain], 1)), d(torch.cat([b.input, y], 1))
     mine = torch.stack([F.mse_loss(f[-1], torch.ones_like(f[-1])) for f in fake]).mean()
     alike = (
-        sum(F.l1_loss(f, r.detach()) for fs, rs in zip(fake, real) for f, r in zip(fs[:4], rs[:4]))
+        sum(
+            F.l1_loss(f, r.detach())
+            for fs, rs in zip(fake, real, strict=False)
+            for f, r in zip(fs[:4], rs[:4], strict=False)
+        )
         / 2
     )
     (mine + 10 * alike).backward()

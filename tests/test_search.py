@@ -90,7 +90,7 @@ def batch(seed=0, n=2, side=16):
 
 
 def test_weights_and_architecture_take_turns(tmp_path):
-    """On one half the weights alone move, on the other, later in the run, the architecture alone."""
+    """On one half the weights alone move, on the other, later, the architecture alone."""
     config = configured(tmp_path)
     players = tasks.of(config).build(config, CPU)
     net, asked, turns = players.net, [], []

@@ -89,7 +89,8 @@ def weights(out):
 
 def same(a, b):
     return all(
-        x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) for x, y in zip(a, b)
+        x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+        for x, y in zip(a, b, strict=False)
     )
 
 
@@ -142,7 +143,7 @@ def test_tensorboard_forgets_what_a_resumed_run_makes_again(tmp_path):
     for start, steps in (0, (10, 20, 30)), (20, (25, 35)):
         record = RunRecord(tmp_path, start, restore.Restore.metric, print)
         for nimg in (start, *steps):
-            record.step(nimg, nimg / 100, lambda: {'loss': nimg / 10}, 1e-3)
+            record.step(nimg, nimg / 100, lambda nimg=nimg: {'loss': nimg / 10}, 1e-3)
         record.close()
     expected = [10, 20, 25, 35]
     assert (

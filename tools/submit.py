@@ -387,7 +387,7 @@ WHAT = {
 def readme(
     args: argparse.Namespace, stored: Mapping[str, Any], names: Sequence[str], said: str
 ) -> str:
-    """Text of Readme.txt. stored: options of the run, as in config.json; names: of the files in the zip"""
+    """Text of Readme.txt. stored: config.json of the run; names: of the files in the zip"""
     flags = ' '.join(_flags(stored))
     weights = f'../checkpoint/{checkpoint.FINISHED}'
     lines = [

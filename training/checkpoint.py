@@ -281,7 +281,7 @@ def _weights_of(path: Path) -> Weights:
 
 
 def _difference(theirs: Weights, mine: Weights, wrong: list[str]) -> str:
-    """How the weights of the file differ from those of the network, the telling difference first."""
+    """How the weights of the file differ from those of the network, the main difference first."""
     network = recognise(theirs.keys() - mine.keys())
     if network:
         return f'the file looks like a {network}'
