@@ -71,7 +71,15 @@ def reported(main: Main) -> Main:
         try:
             return main(argv)
         except FacesError as error:
-            print(f'{Path(sys.argv[0]).name}: {error}', file=sys.stderr)
+            print(f'{program()}: {error}', file=sys.stderr)
             return error.exit_code
 
     return run
+
+
+def program() -> str:
+    """Name of what runs, as the user typed it: 'infer.py', or 'python -m faces.masks'."""
+    spec = getattr(sys.modules['__main__'], '__spec__', None)
+    if spec is None:
+        return Path(sys.argv[0]).name
+    return f'python -m {spec.name.removesuffix(".__main__")}'
