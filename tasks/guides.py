@@ -52,7 +52,7 @@ def named(priors: Iterable[str] | None) -> dict[str, str]:
         for name in names:
             run.choose(name, KINDS, 'prior')
             if name in paths:
-                raise RunError(f'--prior {text}: there already is one for {name} ({paths[name]})')
+                raise RunError(f'--prior {text}: there is one for {name} already ({paths[name]})')
             paths[name] = path
     return paths
 

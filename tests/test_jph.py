@@ -173,7 +173,7 @@ def test_prepare_on_a_full_disk(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(os, 'replace', full)
     assert prepare.main(['htj2k', str(tmp_path / 'hq'), '--out', str(new)]) == 2
     assert re.fullmatch(
-        r'prepare.py: .*3.jph cannot be written: No space left on device\n', capsys.readouterr().err
+        r'.*: .*3.jph cannot be written: No space left on device\n', capsys.readouterr().err
     )
     left = [p for p in new.rglob('*') if p.is_file()]
     assert all(files.check(p.read_bytes())[0] == 'jph' and p.name != '3.jph' for p in left)

@@ -445,7 +445,7 @@ def test_mfpsnet_trains_with_all_three(more, home, made, tmp_path):
         (dict(prior='heat=faces'), 'neither a run of --preset landmarks'),
         (dict(prior='dict=parser'), 'no file with a dictionary'),
         (dict(prior='p.safetensors', multi_prior_weight=-1), '--multi-prior-weight -1'),
-        (dict(preset='frsnet', multi_prior_weight=0.1), 'not of frsnet'),
+        (dict(preset='frsnet', multi_prior_weight=0.1), 'not for frsnet'),
         (
             dict(
                 prior='p.safetensors', multi_prior_weight=0.1, drop_priors=['parse', 'heat', 'dict']
