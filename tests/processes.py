@@ -117,10 +117,16 @@ def _run(files: list[Path], target: Callable[..., None], args: tuple[object, ...
 
 
 def train_slowly(argv: list[str], pause: float) -> None:
-    """train.py with a pause before every step, and blank curves."""
+    """train.py with a pause before every step and file of a checkpoint, and blank curves."""
     import train
 
-    next_step = train.next_step
+    next_step, fsync = train.next_step, os.fsync
+
+    def slow_fsync(file):
+        time.sleep(pause)
+        fsync(file)
+
+    os.fsync = slow_fsync
 
     def slow_step(training):
         time.sleep(pause)

@@ -285,7 +285,7 @@ def test_gpu_suite_writes_the_result_of_a_part_that_passed(tmp_path, capsys):
 SCRIPTS = sorted(
     p for room in ('tools', 'benchmarks') for p in (gpu_suite.ROOT / room).glob('*.py')
 )
-SCRIPTS = [p for p in SCRIPTS if '__main__' in p.read_text()]
+SCRIPTS = [p for p in SCRIPTS if "if __name__ == '__main__'" in p.read_text()]
 
 
 @pytest.mark.parametrize('path', SCRIPTS, ids=lambda p: p.stem)

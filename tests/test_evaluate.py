@@ -120,8 +120,8 @@ def test_small_images_have_no_ms_ssim(home, capsys):
 @pytest.mark.parametrize(
     'argv, message',
     [
-        (['fewer'], 'fewer lacks 1 of 3 images .001.: restore these, too'),
-        (['small'], '000.png is 64x64, its truth 176x176'),
+        (['fewer'], 'fewer lacks 1 of 3 images .001.: restore these too'),
+        (['small'], '000.png is 64x64, its ground truth 176x176'),
         (['same', 'same'], 'is named twice: give NAME=FOLDER'),
         (['nowhere'], 'nowhere: no such file or folder'),
         (['same', '--parser', 'GT'], 'GT is no run directory'),
@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_refused(home, argv, message, capsys):
 
 def test_a_truth_more_is_refused(home, capsys):
     assert evaluate.main([str(home / 'same'), '--gt', str(home / 'fewer'), '--device', 'cpu']) == 2
-    assert 'fewer lacks 1 of 3 images (001): add their truth' in capsys.readouterr().err
+    assert 'fewer lacks 1 of 3 images (001): add their ground truth' in capsys.readouterr().err
 
 
 def test_landmarks_are_as_far_apart_as_masks():

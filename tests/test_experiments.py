@@ -201,7 +201,7 @@ def test_priors_left_out(fall, code, tmp_path, capsys):
     [
         ('priors', [], '--prior is needed'),
         ('search', ['--found', 'nowhere'], 'cannot be read'),
-        ('search', ['--found', 'paper'], 'one part is wanted'),
+        ('search', ['--found', 'paper'], 'one part is needed'),
         ('optimizers', [], 'did not finish'),
     ],
 )

@@ -33,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64
 # The smallest network that has everything: strides, skips and an embedding of the place.
 NET = '{"width": [8, 16], "blocks": [[1], 1, [1]], "position": 8}'
-PAUSE = 0.03  # seconds before each of the 24 steps of a run that is killed
+# Seconds before each of the 24 steps of a run that is killed, and each file of its checkpoints.
+PAUSE = 0.08
 PIPES = 'torch', 'dali'
 
 

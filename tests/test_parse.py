@@ -286,7 +286,7 @@ def test_a_stopped_run_goes_on_to_the_bit(run, data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     'more, said',
     [
-        (dict(gan='ragan'), 'trains a parser'),
+        (dict(gan='ragan'), 'trains on masks'),
         (dict(loss='l1'), 'unknown loss'),
         (dict(network='unet'), 'unknown network'),
         (dict(data='nowhere'), 'nowhere'),

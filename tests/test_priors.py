@@ -177,7 +177,7 @@ def test_a_run_of_landmarks(home, made, capsys):
     )
     assert (
         report.main([str(home / 'landmarks'), '--out', str(home / 'x.pdf')]) == 2
-        and 'a PDF tells of' in capsys.readouterr().err
+        and 'a PDF is of' in capsys.readouterr().err
     )
     assert (
         train.main(teach(home, home / 'other', crop=32)) == 2

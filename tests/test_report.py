@@ -3,6 +3,7 @@ file.
 """
 
 import base64
+import json
 import re
 from pathlib import Path
 
@@ -12,11 +13,15 @@ import pytest
 from pypdf import PdfReader
 
 import losses
+import models
 import synthetic
 import train
-from tools import report
+from config import presets
+from tasks import prose
+from tools import report, report_pdf
 
 SIZE = 64
+NET = '{"width": [8, 16], "blocks": [[1], 1, [1]], "position": 8}'
 FONT = Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf'
 
 
@@ -32,34 +37,10 @@ def runs(tmp_path_factory):
         cv2.imwrite(
             str(folder / 'real' / f'{i}.png'), synthetic.face(50 + i, SIZE).image[::4, ::4, ::-1]
         )
-    for name, lr in ('a', 1e-3), ('b', 5e-4):
-        assert (
-            train.main(
-                [
-                    '--data',
-                    str(folder / 'hq'),
-                    '--val',
-                    '4',
-                    '--size',
-                    str(SIZE),
-                    '--preset',
-                    'unet',
-                    '--recipe',
-                    'gfpgan',
-                    '--nimg',
-                    '16',
-                    '--ticks',
-                    '2',
-                    '--pipe',
-                    'torch',
-                    '--lr',
-                    str(lr),
-                    '--out',
-                    str(folder / name),
-                ]
-            )
-            == 0
-        )
+    common = '--val 4 --preset unet --recipe gfpgan --nimg 16 --ticks 2 --threads 1 --pipe torch'
+    for name, lr in ('a', '1e-3'), ('b', '5e-4'):
+        argv = ['--data', str(folder / 'hq'), '--size', str(SIZE), '--net', NET, *common.split()]
+        assert train.main([*argv, '--lr', lr, '--out', str(folder / name)]) == 0
     yield folder
     mp.undo()
 
@@ -85,7 +66,7 @@ def test_pdf(runs, capsys):
     )
     pdf = PdfReader(runs / 'a.pdf')
     content = int(re.search(r'(\d+) pages, cover', capsys.readouterr().out)[1])
-    assert len(pdf.pages) == content + 2 and content <= report.PAGES
+    assert len(pdf.pages) == content + 2 and content <= report_pdf.PAGES
     text = [p.extract_text() for p in pdf.pages]
     assert (
         'Ada' in text[0]
@@ -97,7 +78,7 @@ def test_pdf(runs, capsys):
     assert all(
         word in whole
         for word in (
-            '1,946,448',
+            f'{models.count(models.UNet(**json.loads(NET))):,}',
             'Discriminator',
             'Losses and training',
             'bicubic',
@@ -133,7 +114,7 @@ def test_bad_input(runs, capsys, monkeypatch):
             report.main([*argv, '--out', str(runs / 'x.pdf')]) == 2
             and said in capsys.readouterr().err
         )
-    monkeypatch.setattr(report.font_manager, 'findSystemFonts', list)
+    monkeypatch.setattr(report_pdf.font_manager, 'findSystemFonts', list)
     assert (
         report.main([str(runs / 'a'), '--out', str(runs / 'x.pdf')]) == 2
         and 'fonts-liberation' in capsys.readouterr().err
@@ -143,7 +124,7 @@ def test_bad_input(runs, capsys, monkeypatch):
 
 def test_fonts_of_the_right_widths_are_found_in_order(monkeypatch):
     monkeypatch.setattr(
-        report.font_manager,
+        report_pdf.font_manager,
         'findSystemFonts',
         lambda: [
             '/f/Arimo-Regular.ttf',
@@ -151,18 +132,13 @@ def test_fonts_of_the_right_widths_are_found_in_order(monkeypatch):
             '/f/LiberationSans-Bold.ttf',
         ],
     )
-    assert report.font_file(None) == '/f/LiberationSans-Regular.ttf'
+    assert report_pdf.font_file(None) == '/f/LiberationSans-Regular.ttf'
 
 
 def test_every_loss_has_words():
     for loss in losses.RESTORE:
-        assert 'The loss is ' in report._restoring(
-            dict(
-                loss=loss,
-                last_loss=None,
-                target_usm=False,
-                pixel_weight=1.0,
-                images='',
-                recipe='gfpgan',
-            )
-        )
+        config = presets.config('unet', loss=loss, recipe='gfpgan')
+        assert 'The loss is ' in prose.RestorerProse().training(config, '')
+    for loss in losses.PARSE:
+        config = presets.config('parse_unet', loss=loss)
+        assert 'The loss is ' in prose.ParserProse().training(config, '')

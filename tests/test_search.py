@@ -304,7 +304,7 @@ def test_a_found_architecture_is_trained(found, data, tmp_path):
     [
         ('no JSON', 'is no architecture'),
         ('{"eyes": 1}', 'no part eyes'),
-        ('{"sr": {"path": [0], "cell": [[0, 1]]}}', 'from level 3 on'),
+        ('{"sr": {"path": [0], "cell": [[0, 1]]}}', 'beginning at level 3'),
         ('[]', 'is no architecture'),
     ],
 )

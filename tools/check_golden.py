@@ -14,7 +14,7 @@ import argparse
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -484,9 +484,9 @@ def table(folder: Path, impls: tuple[str, ...] | list[str]) -> list[Row]:
     return rows
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the table and return the exit status."""
-    folder, impls = _arguments()
+    folder, impls = _arguments(argv)
     rows = table(folder, impls)
     print(f'{"file":8} {"impl":7} {"check":34} {"cases":>6} {"max error":>10} {"allowed":>8}')
     for file, impl, name, cases, error, allowed, ok in rows:
@@ -497,28 +497,32 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _arguments() -> tuple[Path, list[str]]:
-    """Folder and implementations, checked."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Flags of check_golden.py."""
+    p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('folder', type=Path, help='folder of the golden vectors')
-    parser.add_argument(
+    p.add_argument('folder', type=Path, help='folder of the golden vectors')
+    p.add_argument(
         '--impl',
         default='ref,torch',
         help=f'comma-separated, of {", ".join(IMPLS)} (default: %(default)s)',
     )
-    args = parser.parse_args()
+    return p
+
+
+def _arguments(argv: Sequence[str] | None) -> tuple[Path, list[str]]:
+    """Folder and implementations, checked."""
+    flags = parser()
+    args = flags.parse_args(argv)
     impls = args.impl.split(',')
     for impl in impls:
         if impl not in IMPLS:
-            parser.error(f'--impl {impl}: there are {", ".join(IMPLS)}')
+            flags.error(f'--impl {impl}: there are {", ".join(IMPLS)}')
     names = [f'{file}.npz' for file in FILES]
     for name in names:
         if not (args.folder / name).is_file():
-            parser.error(
-                f'{args.folder / name} is missing: the folder must hold {", ".join(names)}'
-            )
+            flags.error(f'{args.folder / name} is missing: the folder must hold {", ".join(names)}')
     return args.folder, impls
 
 
