@@ -101,6 +101,7 @@ def read(images: Sequence[manifest.Image], size: int) -> list[bytes]:
 
 def on_cpu(p: Pictures) -> dict[str, Decoder]:
     """Decoders by name, each of which has been checked. Raises FacesError."""
+    # Threads over the files, except DALI, which has threads of its own.
     decoders: dict[str, Decoder] = {BASELINE: lambda: list(p.pool.map(files.decode, p.data))}
     if timing.installed('nvidia.dali'):
         decoders['DALI'] = pipe_dali.decoder(p.data, p.threads)
@@ -114,6 +115,7 @@ def on_cpu(p: Pictures) -> dict[str, Decoder]:
 
 def _of_jph(p: Pictures) -> dict[str, Decoder]:
     """Decoders of the same pictures as JPH."""
+    # Encoded here rather than read, so that the pictures are the same.
     rewritten = list(p.pool.map(jph.encode, p.pixels))
     share = sum(map(len, rewritten)) / sum(map(len, p.data))
     print(f'as JPH the files take {share:.0%} of their size as PNG')
@@ -155,6 +157,7 @@ def cached(p: Pictures) -> dict[str, Decoder]:
 def _cached(p: Pictures, on_gpu: bool) -> Decoder:
     """Fill one cache, and take everything from it."""
     count = len(p.pixels)
+    # Filled in one go; what is timed is how a loader takes batches from it.
     memory = cache.Memory(count, p.side, p.device, on_gpu)
     memory.put(range(count), torch.from_numpy(np.stack(p.pixels)))
 
@@ -171,6 +174,7 @@ def _cached(p: Pictures, on_gpu: bool) -> Decoder:
 
 def on_gpu(p: Pictures, streams: Sequence[int]) -> dict[str, Decoder]:
     """png.cu with so many files at once; each decodes max(streams) files. Raises FacesError."""
+    # All files at once, since each has to be right.
     pixels, status = png.run_cuda(p.packed(p.data), p.device)
     if status.any():
         reason = png.REFUSED[int(status.max())]
@@ -214,6 +218,8 @@ def time_nvcomp(p: Pictures, data: Sequence[bytes], rounds: int) -> float | str:
     """Milliseconds that nvCOMP takes to inflate these files, or why it cannot be compared."""
     if p.device.type != 'cuda':
         return 'it needs a GPU'
+
+    # A file may hold its zlib stream in pieces; nvCOMP wants it whole.
     heads = [png.head(d) for d in data]
     streams = [
         b''.join(d[a:b] for a, b in head.pieces) for d, head in zip(data, heads, strict=True)
@@ -285,6 +291,7 @@ def together(p: Pictures, preset: str, steps: int, count: int) -> Together:
             step(resident)
         p.wait()
 
+    # Without and then with decoding; both are warmed up, and the second alone counts decodings.
     rates = []
     for decoding in (False, True):
         train(WARM_UP, decoding)
@@ -311,6 +318,7 @@ def measure(
     p: Pictures, streams: Sequence[int], rounds: int, preset: str, gpu: bool
 ) -> dict[str, Any]:
     """Check and time everything, print the tables -> figures."""
+    # All in turn, so that a slow moment of the machine hits everyone.
     decoders = on_cpu(p) | cached(p)
     counts = dict.fromkeys(decoders, len(p.data))
     if gpu:

@@ -206,6 +206,7 @@ def stages(recipe: Recipe, x: Tensor, params: ChainParams, rounds: int) -> list[
         f'stages at batch {len(x)}; the card copies {copy_rate / 1e9:,.0f} GB/s\n'
         f'{"":10} {"ms":>8} {"GB/s":>8} {"of copy rate":>13} {"launches":>9}'
     )
+    # Medians without the round that warmed up. What launches nothing moves nothing, either.
     rows = []
     for name, of_stage in executions.items():
         ms = timing.median(e.milliseconds for e in of_stage[1:])
@@ -221,6 +222,7 @@ def stages(recipe: Recipe, x: Tensor, params: ChainParams, rounds: int) -> list[
 
 def bandwidth() -> float:
     """Bytes per second of a large copy on the device, read and written."""
+    # Large enough that no cache helps.
     a = torch.empty(1 << 28, dtype=torch.uint8, device='cuda')
     b = torch.empty_like(a)
     start = torch.cuda.Event(enable_timing=True)

@@ -48,7 +48,7 @@ def parts(data: str | None, work: Path) -> dict[str, list[str]]:
     train = ['--preset', 'unet', '--batch', '16', '--minutes', '2', '--ticks', '4']
     small = f'--presets srresnet20 --batch 8 --memory {MEMORY_GB}'.split()
 
-    # Every benchmark takes the same two.
+    # Every benchmark takes the same two; the small card's step has a limit of its own.
     both = [*faces, '--json', FIGURES]
     step = ['benchmarks/train_step.py', *both]
     return {
@@ -67,6 +67,7 @@ def run(name: str, command: Sequence[str], work: Path) -> int:
 
     If it passed, its result is written: {'seconds', 'code', 'tail', 'figures'}.
     """
+    # The log outlives the part: its last lines go into the summary, the rest explains a failure.
     figures, log = work / f'{name}.figures.json', work / f'{name}.log'
     command = [str(figures) if word == FIGURES else word for word in command]
     print(f'\n==== {name}: {" ".join(command)}', flush=True)
@@ -85,6 +86,7 @@ def run(name: str, command: Sequence[str], work: Path) -> int:
 
 def _logged(command: Sequence[str], log: Path) -> int:
     """Run a command in the project's folder, its output shown and written to a file."""
+    # Line by line, since a part takes minutes.
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -25,7 +25,7 @@ from config import flags, presets
 from errors import reported
 from faces import components
 from tasks.players import Autocast, autocast, channels_last
-from tools import timing
+from tools import arguments, timing
 from training import memory
 
 PARSER = presets.PRESETS['parse_prior']
@@ -37,6 +37,7 @@ LEVEL = 1  # of the parser's feature maps that the dictionary is made of
 
 def described(size: int) -> dict[str, Any]:
     """What a file of tools/prepare.py priors says of its priors, for pictures of this size."""
+    # Priors are computed on enlarged pictures, whatever the size of those that are restored.
     factor = PARSER_SIZE / size
     parser = {'network': PARSER['network'], 'net': PARSER['net'], 'factor': factor}
     finder = {'network': FINDER['network'], 'net': FINDER['net'], 'factor': factor}
@@ -64,7 +65,7 @@ def network(size: int, net: dict[str, Any]) -> nn.Module:
 def step(net: nn.Module, batch: int, size: int, context: Autocast) -> int:
     """Bytes of the distinct feature maps that one step keeps for its backward pass."""
     weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
-    kept: dict[int, int] = {}
+    kept: dict[int, int] = {}  # {address: bytes}
 
     def note(tensor: Tensor) -> Tensor:
         # Views share their storage, and weights are there anyway.
@@ -77,6 +78,7 @@ def step(net: nn.Module, batch: int, size: int, context: Autocast) -> int:
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), context():
         loss = sum(y.square().mean() for y in net(x).passes)
+    # Counted before the backward pass gives them back.
     total = sum(kept.values())
     loss.backward()
     net.zero_grad(set_to_none=True)
@@ -98,9 +100,7 @@ def gigabytes(tensors: Iterable[Tensor]) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """Flags of guided_memory.py."""
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = arguments.described(__doc__)
     p.add_argument('--batch', default='1,2', help='comma-separated, rising (default: %(default)s)')
     p.add_argument(
         '--size', type=int, default=128, help='side of the pictures (default: %(default)s)'
@@ -109,12 +109,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         '--device',
         default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='default: %(default)s',
+        help='where the step runs (default: %(default)s)',
     )
     p.add_argument(
         '--precision',
         choices=('bf16', 'fp16', 'fp32'),
-        help='default: bf16 where the hardware computes it',
+        help='of the step (default: bf16 where the hardware computes it)',
     )
     return p
 

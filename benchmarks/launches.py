@@ -25,6 +25,7 @@ def intercepted(handle: Callable[[str, Callable[[], None]], object]) -> Iterator
     ) -> None:
         handle(name, partial(original, file, name, grid, block, *args))
 
+    # The operations call it through its module, so that replacing it there reaches them all.
     kernels.launch = launch
     try:
         yield

@@ -17,6 +17,9 @@ from torch import Tensor
 ALIGNMENT = 16  # bytes, of every stream and of its place in the output
 
 
+# ---- the interface, as nvcomp/deflate.h declares it ----
+
+
 class _Options(ctypes.Structure):
     """nvcompBatchedDeflateDecompressOpts_t; zeros are its default."""
 
@@ -74,6 +77,7 @@ def inflater(
     memory = _allocate(lib, bodies, sizes, out.data_ptr() + places[:-1], device)
     statuses = torch.empty(len(bodies), dtype=torch.int32, device=device)
 
+    # Everything above is made once, so that a run is the decompression alone.
     def run() -> Inflated:
         _decompress(lib, memory, statuses)
         return Inflated(statuses, out, places)
@@ -84,6 +88,9 @@ def inflater(
 def _places(sizes: Sequence[int]) -> np.ndarray:
     """[B + 1] where aligned pieces of these sizes begin, and the end of the last."""
     return np.cumsum([0, *(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)])
+
+
+# ---- memory, and the calls ----
 
 
 def _allocate(
@@ -104,6 +111,7 @@ def _allocate(
     def table(values: Any) -> Tensor:
         return torch.tensor(np.asarray(values, np.int64), device=device)
 
+    # The library takes arrays of pointers, one entry for each stream.
     needed = _temporary_bytes(lib, sizes)
     return _Memory(
         data,

@@ -31,6 +31,7 @@ def degrade(
     image: np.ndarray, recipe: Recipe, params: ChainParams, rng: np.random.Generator
 ) -> np.ndarray:
     """Degrade one image [h, w, 3] uint8 RGB -> [h', w', 3] float32. params: of this sample"""
+    # Every operation sees the whole image before the next begins: nothing is fused or batched.
     x = image.astype(np.float32) / 255
     for stage, p in zip(recipe.stages, params, strict=True):
         x = RUN[stage.op](x, p, rng)
@@ -50,6 +51,7 @@ def kernel(p: blur.Params) -> np.ndarray:
     taps = int(p.taps)
     off = np.arange(taps) - taps // 2
     x, y = np.meshgrid(off, off)
+    # Rounding to float32 comes last, as in the original functions.
     if p.kind == blur.SINC:
         k = _sinc(p, x, y)
     elif p.kind == blur.MOTION:
@@ -137,6 +139,7 @@ def run_noise(x: np.ndarray, p: noise.Params, rng: np.random.Generator) -> np.nd
 
 def _poisson(x: np.ndarray, p: noise.Params, rng: np.random.Generator) -> np.ndarray:
     """Poisson noise whose rate follows from the number of distinct levels (Real-ESRGAN)."""
+    # Levels are counted after rounding to 8 bits; the rate is the next power of two.
     base = (x @ np.array(noise.LUMA, np.float32))[..., None] if p.gray else x
     level = grey_levels(base)
     distinct = np.count_nonzero(np.bincount(level.ravel(), minlength=256))
@@ -160,6 +163,7 @@ def run_usm(x: np.ndarray, p: usm.Params, rng: np.random.Generator) -> np.ndarra
     """Sharpen where the difference from the blurred image is large, with a soft mask."""
     if not p.on:
         return x
+    # The threshold is in grey levels; the mask is blurred so that no edge of it shows.
     residual = x - cv2.sepFilter2D(x, -1, SHARPEN, SHARPEN, borderType=BORDER)
     mask = (np.abs(residual) * 255 > usm.THRESHOLD).astype(np.float32)
     soft = cv2.sepFilter2D(mask, -1, SHARPEN, SHARPEN, borderType=BORDER)

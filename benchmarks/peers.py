@@ -37,6 +37,7 @@ def basicsr(device: torch.device) -> dict[str, Operation]:
     from basicsr.utils import DiffJPEG, USMSharp
     from basicsr.utils.img_process_util import filter2D
 
+    # Built once, as a trainer would.
     codec = DiffJPEG(differentiable=False).to(device)
     sharp = USMSharp().to(device)
 
@@ -70,6 +71,7 @@ def compare(x: Tensor, pool: Executor | None, rounds: int) -> dict[str, dict[str
     A blur has to be equal to ours; of a JPEG the distance from libjpeg is printed.
     Returns {operation: {library: images per second}}. Raises FacesError for another blur.
     """
+    # A batch as large as a trainer with a discriminator has it.
     x = x[:BATCH]
     libraries = _installed(x.device)
     rates = {}
@@ -106,6 +108,7 @@ def _contenders(
     impl = 'cuda' if x.device.type == 'cuda' else 'torch'
     ours = partial(degrade.degrade, x, recipe, params, impl, pool=pool)
 
+    # The libraries take float32; the conversion is not timed, which favours them.
     unit = x.float() / 255
     contenders: dict[str, Callable[[], Tensor]] = {'ours': ours}
     for library, operations in libraries.items():
@@ -130,6 +133,7 @@ def _distance(name: str, theirs: Tensor, ours: Tensor) -> str:
         error = (theirs - ours).abs().max().item()
         if error > 1e-4:
             raise FacesError(f'blur differs by {error:.1e}: not timed')
+    # Their codecs approximate libjpeg's integers: how far they are from it is printed.
     if name == 'jpeg':
         return f'({-10 * torch.log10((theirs - ours).square().mean()).item():.1f} dB from libjpeg)'
     return ''

@@ -41,6 +41,9 @@ def load(source: str | None, size: int, count: int = FACES) -> list[manifest.Ima
     return manifest.scan(source, size=size).images
 
 
+# ---- pipes, and whether they agree ----
+
+
 def pipe_of(
     name: str, images: Sequence[manifest.Image], args: argparse.Namespace, **options: Any
 ) -> dali_pipes.Pipe:
@@ -72,6 +75,9 @@ def _equal(a: Batch, b: Batch) -> bool:
     return torch.equal(a.target, b.target) and torch.equal(a.input, b.input)
 
 
+# ---- time ----
+
+
 def epoch(step: Callable[[], object], count: int) -> float:
     """Calls per second of `count` calls of step()."""
     start = time.perf_counter()
@@ -86,6 +92,7 @@ def measure(
     name: str, cache: str, images: Sequence[manifest.Image], args: argparse.Namespace
 ) -> dict[str, list[float]]:
     """Images per second of each round: 'load cold', 'load warm', 'batch cold', 'batch warm'."""
+    # One batch of the epoch starts threads and processes and is not timed.
     steps = max(len(images) // args.batch - 1, 1)
     reads_ahead = name == 'torch' and args.device != 'cpu'
     rates: dict[str, list[float]] = {}
@@ -97,6 +104,7 @@ def measure(
                 step = pipe.load if what == 'load' else functools.partial(next, pipe)
                 step()  # starts threads and processes
                 cold = epoch(step, steps)
+                # The rest of the epoch; workers that read ahead have to see the full cache, too.
                 epoch(step, IN_FLIGHT if reads_ahead else 1)
                 warm = epoch(step, steps)
         rates.setdefault(f'{what} cold', []).append(args.batch * cold)
@@ -148,6 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.device.startswith('cuda'):
         torch.cuda.set_device(torch.device(args.device))
     print(timing.header())
+
+    # Checking reads all files once, so that cold means decoding and not the disk.
     images = load(args.data, args.size)
     pipes = ['dali', 'torch'] if timing.installed('nvidia.dali') else ['torch']
     check(pipes, images, args)

@@ -25,11 +25,14 @@ from dali_pipes.batch import Batch
 from errors import reported
 from tasks.players import Step, autocast
 from tasks.trial import Alone
-from tools import timing
+from tools import arguments, timing
 from training.ema import EMA
 from training.world import World
 
 TrainStep = Callable[[Batch], None]
+
+
+# ---- steps, and their time ----
 
 
 def stepper(preset: str, device: torch.device, precision: str) -> TrainStep:
@@ -40,6 +43,7 @@ def stepper(preset: str, device: torch.device, precision: str) -> TrainStep:
     players = task.build(config, device)
     ema = EMA(players.net, config.optimization.ema)
 
+    # A step after the discriminator's start, where a GAN has both players at work.
     def step(batch: Batch) -> None:
         where = Step(
             nimg=config.gan.gan_from,
@@ -65,6 +69,7 @@ class Seconds(NamedTuple):
 
 def run(step: TrainStep, get: Callable[[], Batch], count: int, device: torch.device) -> Seconds:
     """`count` steps with the batches that get() returns."""
+    # The wait is the host's; that of the GPU shows in the total.
     start, waited = time.perf_counter(), 0.0
     for _ in range(count):
         asked = time.perf_counter()
@@ -80,6 +85,7 @@ def measure(
     preset: str, images: Sequence[Any], args: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
     """One row of the table."""
+    # Peaks are those of this preset alone.
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats()
     batch = args.batch or presets.row(preset)['batch']
@@ -108,6 +114,9 @@ def measure(
             resident_steps.append(run(step, lambda: resident, args.steps, device))
             pipe_steps.append(run(step, lambda: next(pipe), args.steps, device))
     return figures(preset, batch, args.steps, resident_steps, pipe_steps) | card_memory(device)
+
+
+# ---- figures ----
 
 
 def figures(
@@ -141,31 +150,15 @@ def card_memory(device: torch.device) -> dict[str, float]:
 
 def parser() -> argparse.ArgumentParser:
     """Flags of train_step.py."""
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = arguments.described(__doc__)
     gpu = torch.cuda.is_available()
     p.add_argument(
         '--presets',
         default='unet,srresnet16,srresnet20' if gpu else 'unet',
         help='comma-separated (default: %(default)s)',
     )
-    p.add_argument('--data', help='HQ faces (default: 64 synthetic ones, drawn once)')
-    p.add_argument(
-        '--recipe', default='ai6126_2024' if gpu else 'ai6126_2022', help='default: %(default)s'
-    )
-    p.add_argument(
-        '--pipe',
-        default='dali' if timing.installed('nvidia.dali') else 'torch',
-        help='default: %(default)s',
-    )
-    p.add_argument('--batch', type=int, help="default: the preset's")
-    p.add_argument(
-        '--size',
-        type=int,
-        default=512,
-        help='side of the HQ images in pixels (default: %(default)s)',
-    )
+    _add_data(p, gpu)
+    _add_machine(p, gpu)
     p.add_argument(
         '--steps',
         type=int,
@@ -175,20 +168,50 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         '--rounds', type=int, default=5, help='medians are reported (default: %(default)s)'
     )
-    p.add_argument('--threads', type=int, default=os.cpu_count(), help='default: all cores')
-    p.add_argument('--device', default='cuda' if gpu else 'cpu', help='default: %(default)s')
+    p.add_argument('--json', type=Path, help='also write the figures to this file')
+    return p
+
+
+def _add_data(p: argparse.ArgumentParser, gpu: bool) -> None:
+    """Add what the pipe is made of."""
+    p.add_argument(
+        '--data', help=f'HQ faces (default: {pipe_throughput.FACES} synthetic ones, drawn once)'
+    )
+    p.add_argument(
+        '--recipe',
+        type=arguments.recipe,
+        default='ai6126_2024' if gpu else 'ai6126_2022',
+        help='degradation of the inputs (default: %(default)s)',
+    )
+    p.add_argument(
+        '--pipe',
+        default='dali' if timing.installed('nvidia.dali') else 'torch',
+        help=f'{", ".join(dali_pipes.PIPES)} (default: %(default)s)',
+    )
+    p.add_argument('--batch', type=int, help="images of a step (default: the preset's)")
+    p.add_argument(
+        '--size', type=int, default=512, help='side of the HQ images, pixels (default: %(default)s)'
+    )
+
+
+def _add_machine(p: argparse.ArgumentParser, gpu: bool) -> None:
+    """Add where and how a step runs."""
+    p.add_argument(
+        '--threads', type=int, default=os.cpu_count(), help='CPU threads (default: all cores)'
+    )
+    p.add_argument(
+        '--device', default='cuda' if gpu else 'cpu', help='what trains (default: %(default)s)'
+    )
     p.add_argument(
         '--precision',
         choices=('bf16', 'fp16', 'fp32'),
-        help='default: bf16 where the hardware computes it',
+        help='of the training (default: bf16 where the hardware computes it)',
     )
     p.add_argument(
         '--memory',
         type=float,
         help='GB of GPU memory to do with, to see whether a smaller card would',
     )
-    p.add_argument('--json', type=Path, help='also write the figures to this file')
-    return p
 
 
 def title(args: argparse.Namespace, device: torch.device) -> str:
@@ -221,6 +244,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.cuda.set_device(device)
     torch.set_num_threads(args.threads)
     args.precision = args.precision or flags.default_precision(args.device)
+
+    # Torch then fails where a smaller card would; DALI and CuPy take theirs in addition.
     if args.memory:
         share = args.memory * 1e9 / torch.cuda.mem_get_info()[1]
         torch.cuda.set_per_process_memory_fraction(share)

@@ -195,6 +195,7 @@ def test_the_truth_is_the_picture_of_that_name_and_has_to_be_sound(home, capsys)
         ],
         ['--preset', 'esrgan_small', '--vgg', 'v.pth'],
         ['--preset', 'esrgan_small'],
+        ['--preset', 'esrgan_small', '--gan-level', '0.7'],
         [
             '--preset',
             'unet',

@@ -23,7 +23,7 @@ import torch
 
 from degrade import Op, blur, canvas, diffjpeg, jpeg, kernels, noise, quantize, resize, usm
 from degrade.canvas import Canvas
-from tools import cuda_shim
+from tools import arguments, cuda_shim
 
 IMPLS = 'ref', 'torch', 'opencv', 'cuda', 'cuda-shim'
 FILES = 'kernels', 'blur', 'usm', 'resize', 'noise', 'jpeg', 'chain'
@@ -499,9 +499,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Flags of check_golden.py."""
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = arguments.described(__doc__)
     p.add_argument('folder', type=Path, help='folder of the golden vectors')
     p.add_argument(
         '--impl',

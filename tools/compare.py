@@ -4,6 +4,7 @@ with their certainty.
 
 import argparse
 import contextlib
+import functools
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import models
 import tasks
 from config import flags as train_flags
+from config.schema import flatten, from_flat
 from errors import RunError
 from models.__main__ import gmac
 from tools import timing
@@ -26,6 +28,8 @@ from training import run
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 3  # of a claim, at least
 MADE = {'net', 'arch'}  # options that a run stores otherwise than it was given them
+# Options that say what the network of a run is.
+NETWORK = ('task', 'network', 'net', 'guides', 'drop_priors', 'multi_prior_weight')
 
 # 97.5 % of Student's t for 1, 2, ... degrees of freedom; beyond the last it changes by less than
 # 0.007 per degree.
@@ -49,14 +53,18 @@ def add_flags(
     p.add_argument('--data', help='HQ faces, as of train.py')
     p.add_argument('--val', help='validation set, as of train.py')
     p.add_argument(
-        '--recipe', default=recipe, help=f'default: {recipe or "the preset of the runs"}'
+        '--recipe',
+        default=recipe,
+        help=f'degradation of the inputs (default: {recipe or "that of the preset"})',
     )
     p.add_argument('--seeds', default=seeds, help='comma-separated (default: %(default)s)')
     p.add_argument(
         '--minutes', type=float, help='of every run (default: 20, unless --nimg is given)'
     )
     p.add_argument('--nimg', type=int, help='images of every run instead')
-    p.add_argument('--out', type=Path, default=Path(out), help='default: %(default)s')
+    p.add_argument(
+        '--out', type=Path, default=Path(out), help='folder of the runs (default: %(default)s)'
+    )
     p.add_argument('more', nargs='*', help='further flags for train.py, after --')
 
 
@@ -148,6 +156,7 @@ def row(runs: Runs) -> dict[str, Any]:
         raise RunError('--val of a single image has no even and odd half: give two or more')
 
     first = finished_runs[0]
+    parameters, gmac_of_net = _cost(first)
     odd = np.array([r['odd_half'] for r in results])
     images = np.array([r.images for r in finished_runs])
     seconds = np.array([r.seconds for r in finished_runs])
@@ -157,8 +166,8 @@ def row(runs: Runs) -> dict[str, Any]:
         'even': float(np.mean([r['even_half'] for r in results])),
         'gain': float(np.mean([r['psnr'] - r[first.baseline] for r in results])),
         'seeds': len(runs),
-        'parameters': models.count(first.net),
-        'gmac': gmac(lambda: tasks.network(first.config).eval()),
+        'parameters': parameters,
+        'gmac': gmac_of_net,
         'images': float(images.mean()),
         'rate': float(np.mean(images / seconds)),
     }
@@ -167,6 +176,20 @@ def row(runs: Runs) -> dict[str, Any]:
         line['pass1'] = float(np.mean([r['psnr'] for r in results]))
         line['second_gain'] = float(np.mean([r['gain'] for r in results]))
     return line
+
+
+def _cost(finished_run: FinishedRun) -> tuple[int, float]:
+    """Return parameters and GMAC of the network of a run."""
+    flat = flatten(finished_run.config)
+    return _cost_of(json.dumps({name: flat[name] for name in NETWORK}))
+
+
+@functools.cache
+def _cost_of(options: str) -> tuple[int, float]:
+    # All seeds share it, and a table is written after every run.
+    config = from_flat(json.loads(options))
+    net = tasks.network(config)
+    return models.count(net), gmac(lambda: tasks.network(config).eval())
 
 
 def paired(

@@ -40,6 +40,7 @@ from sources.manifest import some
 from tasks import parse as parsing
 from tasks.batches import ahead, grouped
 from tasks.players import autocast
+from tools import arguments
 from training import run
 
 # A predicted mask has specks: rows and columns of a part with less than this share of its fullest
@@ -134,8 +135,7 @@ class Parser:
         if loaded.task.name != 'parse':
             raise RunError(
                 f'--parser {path} is a run of {loaded.config.preset}, which restores: give one of '
-                'a '
-                'parser'
+                'a parser'
             )
         self.net = loaded.net
         self.autocast = autocast(loaded.config.run.precision, device)
@@ -285,9 +285,7 @@ def plain(values: Any) -> Any:
 
 def parser() -> argparse.ArgumentParser:
     """Flags of evaluate.py."""
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = arguments.described(__doc__)
     p.add_argument(
         'restored', nargs='+', help='folders of restored images, each FOLDER or NAME=FOLDER'
     )
@@ -306,7 +304,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         '--device',
         default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='default: %(default)s',
+        help='where the metrics are computed (default: %(default)s)',
     )
     return p
 

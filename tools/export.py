@@ -1,9 +1,8 @@
 """A network as ONNX, for programs that have no PyTorch.
 
-python tools/export.py --run runs/mine --out net.onnx                    any number and size of
-pictures
-python tools/export.py --run runs/mine --out net.onnx --size 128x128     one height and width only
-python tools/export.py --weights MSRResNet.pth --out net.onnx --half     computes in float16
+python tools/export.py --run runs/mine --out net.onnx                  pictures of any size
+python tools/export.py --run runs/mine --out net.onnx --size 128x128   of one height and width
+python tools/export.py --weights MSRResNet.pth --out net.onnx --half   computes in float16
 
 The file takes [B, 3, h, w] float32 RGB in [0, 1] and gives the restored pictures, float32 and not
 clamped, also with --half. It is written only after onnxruntime has restored pictures of several
@@ -31,6 +30,7 @@ import infer
 import models
 from errors import RunError, reported
 from tasks.restore import Restore
+from tools import arguments
 from training import run
 
 Size = tuple[int, int]  # height and width
@@ -221,9 +221,7 @@ def need_packages() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Flags of export.py."""
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = arguments.described(__doc__)
     p.add_argument('--run', help='run directory (default: the newest under runs/)')
     p.add_argument(
         '--weights', help='weights instead of a run: .safetensors, or .pth as BasicSR saves them'

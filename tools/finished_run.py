@@ -1,5 +1,6 @@
 """What a run directory holds, read for reports and comparisons."""
 
+import functools
 import io
 import json
 from collections.abc import Sequence
@@ -29,7 +30,11 @@ class FinishedRun:
         self.rows = log.Log(folder).read()
         self.result = self._json('result.json')
         self.machine = self._json('machine.json')
-        self.net = self.task.network(self.config)
+
+    @functools.cached_property
+    def net(self) -> nn.Module:
+        """The network, untrained."""
+        return self.task.network(self.config)
 
     @property
     def discriminator(self) -> nn.Module | None:

@@ -1,5 +1,4 @@
-"""Between two runs of one network: weights (1 - alpha) A + alpha B (ESRGAN, Wang et al., 2018,
-3.4).
+"""Between two runs of one network: weights (1 - alpha) A + alpha B (ESRGAN, sec. 3.4).
 
 python tools/interpolate.py runs/psnr runs/gan --out between/                 a table over alpha
 python tools/interpolate.py runs/psnr runs/gan --out between/ --alpha 0.3     and its weights
@@ -30,6 +29,7 @@ from tasks import restoration
 from tasks.players import autocast
 from tasks.restoration import RestoreScores
 from tasks.task import Task
+from tools import arguments
 from training import checkpoint, pictures, run
 
 SHOWN = 4  # pictures in the strip
@@ -141,9 +141,7 @@ def strip(path: Path, scores: Mapping[float, RestoreScores]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Flags of interpolate.py."""
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = arguments.described(__doc__)
     p.add_argument('a', metavar='RUN_A', help='run directory')
     p.add_argument('b', metavar='RUN_B', help='another one of the same network, or weights')
     p.add_argument(
@@ -159,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         '--device',
         default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='default: %(default)s',
+        help='where the networks run (default: %(default)s)',
     )
     return p
 

@@ -4,14 +4,11 @@ python tools/prepare.py index DATA                                    check ever
 python tools/prepare.py split DATA --train-size 4000 --val-size 400   train.txt and val.txt
 python tools/prepare.py degrade DATA --recipe ai6126_2024 --out val/  val/LQ and val/GT
 python tools/prepare.py degrade DATA --recipe hifacegan --stacked     one picture a pair
-python tools/prepare.py htj2k DATA --out htj2k/                       lossless copies, fast to
-decode
-python tools/prepare.py annotate DATA --out meta_info.txt             lines like 00000.png
-(512,512,3)
+python tools/prepare.py htj2k DATA --out htj2k/                       copies that decode fast
+python tools/prepare.py annotate DATA --out meta_info.txt             names and sizes
 python tools/prepare.py preview DATA --recipe ai6126_2024             a sheet of degraded faces
 python tools/prepare.py priors DATA --parser runs/parser              facial priors for mfpsnet
-python tools/prepare.py replay runs/mine 12345 12346                  what these samples of a run
-were
+python tools/prepare.py replay runs/mine 12345 12346                  samples of a run
 
 Every verb has a --help of its own.
 """
@@ -45,9 +42,11 @@ def parser() -> argparse.ArgumentParser:
         v = verbs.add_parser(name, help=function.__doc__, description=function.__doc__)
         v.set_defaults(function=function)
         if out:
-            v.add_argument('--out', type=Path, default=Path(out), help='default: %(default)s')
+            what = 'file or folder to write (default: %(default)s)'
+            v.add_argument('--out', type=Path, default=Path(out), help=what)
         return v
 
+    # Verbs of a data set come before those of networks and runs.
     _add_index(verb('index', index))
     _add_split(verb('split', split, '.'))
     _add_degrade(verb('degrade', degrade_all, 'pairs'))
@@ -109,6 +108,7 @@ def _add_preview(v: argparse.ArgumentParser) -> None:
 
 
 def _add_priors(v: argparse.ArgumentParser) -> None:
+    # Faces, and the networks that go into the file.
     v.add_argument(
         'data',
         help='HQ training faces: folder, list of files, glob, or a folder of pictures and masks, '
@@ -130,6 +130,17 @@ def _add_priors(v: argparse.ArgumentParser) -> None:
         help='JSON file of 68 landmarks of every face, which then say where eyes, nose and mouth '
         'are: {name: [[x, y], ...]} or ffhq-dataset-v2.json',
     )
+
+    _add_dictionaries(v)
+    v.add_argument(
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='where the parser runs (default: %(default)s)',
+    )
+
+
+def _add_dictionaries(v: argparse.ArgumentParser) -> None:
+    """Add how large the dictionaries are, and what they are made of."""
     v.add_argument(
         '--entries', type=int, default=128, help='entries of each dictionary (default: %(default)s)'
     )
@@ -139,6 +150,8 @@ def _add_priors(v: argparse.ArgumentParser) -> None:
         help='number of the feature map of the parser that they are of, 0 the finest (default: the '
         'one of at most 128 x 128 for a whole face)',
     )
+
+    # Which faces are looked at, and where.
     v.add_argument(
         '--faces', type=int, default=5000, help='faces to look at (default: %(default)s)'
     )
@@ -148,11 +161,6 @@ def _add_priors(v: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         help='of the choice of faces and the clusters (default: %(default)s)',
-    )
-    v.add_argument(
-        '--device',
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='default: %(default)s',
     )
 
 

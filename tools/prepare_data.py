@@ -40,6 +40,7 @@ def index(args: argparse.Namespace) -> None:
     """Check every file; name the bad ones with their reasons."""
     scanned = scan(args, verify=args.verify)
     kinds = Counter(f'{i.kind} {i.colour} {i.width}x{i.height}' for i in scanned.images)
+    # Kinds first, since a bad mixture is seen there; then every bad file.
     for kind, count in kinds.most_common():
         print(f'{count:8,} {kind}')
     for bad in scanned.bad:
@@ -52,10 +53,11 @@ def split(args: argparse.Namespace) -> None:
     scanned = scan(args)
     if args.val_size + (args.train_size or 1) > len(scanned):
         raise DataError(
-            f'{args.data} holds {len(scanned):,} images, fewer than --train-size and --val-size '
-            'ask '
-            'for'
+            f'{args.data} holds {len(scanned):,} images, fewer than --train-size and '
+            '--val-size ask for'
         )
+
+    # What is validated on depends on the seed, never on how many are trained on.
     train, val = scanned.split(args.val_size, args.seed)
     if args.train_size and args.train_size < len(train):
         _, drawn = train.split(args.train_size, args.seed)
@@ -84,6 +86,9 @@ def degrade_all(args: argparse.Namespace) -> None:
             'leave --stacked out'
         )
     faces = scan(args, verify=True).images
+
+    # Each face with the degradation that --val would give it, so that a set written once stays
+    # comparable with one that is degraded on the fly.
     data = validation.Degraded(faces, recipe, size=args.size, lq_from_usm=not args.plain)
     check_unique(args.data, (data.name(i) for i in range(len(data))), '.png')
 

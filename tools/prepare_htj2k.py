@@ -34,8 +34,7 @@ def htj2k(args: argparse.Namespace) -> None:
     if Path(args.data).is_dir() and args.out.resolve().is_relative_to(Path(args.data).resolve()):
         raise DataError(
             f'--out {args.out} lies in {args.data}: the copies would be taken for faces of it; '
-            'give '
-            'a folder beside it'
+            'give a folder next to it'
         )
     images = manifest.scan(args.data, size=1, progress=log.bar('checking files')).images
     targets = _targets(args.data, args.out, images)

@@ -3,7 +3,7 @@
 python tools/report.py runs/mine --out report.pdf --author NAME --real FOLDER
 python tools/report.py runs/a runs/b runs/c --out compare.html
 
-The PDF has at most five A4 pages beside cover and references, in 12 points. The page is one file
+The PDF has at most five A4 pages besides cover and references, in 12 points. The page is one file
 that needs no other: options, scores, curves, pictures. The text of the PDF is set in Arial where it
 is installed, else in a font of the same widths (Liberation Sans, Arimo); --font names another.
 """
@@ -16,23 +16,21 @@ from pathlib import Path
 import torch
 
 from errors import RunError, reported
-from tools import report_html, report_pdf
+from tools import arguments, report_html, report_pdf
 from tools.finished_run import FinishedRun
 from training import run
 
 
 def parser() -> argparse.ArgumentParser:
     """Flags of report.py."""
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = arguments.described(__doc__)
     p.add_argument('runs', nargs='+', help='run directories; a PDF is of one')
     p.add_argument(
         '--out', type=Path, default=Path('report.pdf'), help='.pdf or .html (default: %(default)s)'
     )
     p.add_argument('--title', help='on the cover (default: by what the run is)')
     p.add_argument('--author', help='on the cover')
-    p.add_argument('--matric', help='a second line on the cover, e.g. a matriculation number')
+    p.add_argument('--matric', metavar='LINE', help='another line on the cover, below the author')
     p.add_argument('--real', help='folder of real low-quality faces to restore and show')
     p.add_argument('--font', type=Path, help='TrueType file to set the text in')
     p.add_argument(
@@ -52,11 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.write(args.out, report_html.page(runs).encode())
         print(f'{args.out}: {len(runs)} runs')
         return 0
+
+    # The page compares; the PDF is of one run, whose validation images are restored for it.
     if args.out.suffix != '.pdf' or len(args.runs) != 1:
         raise RunError(
             f'--out {args.out} of {len(args.runs)} runs: a .pdf is of one run, a .html compares '
-            'any '
-            'number'
+            'any number'
         )
     cover = report_pdf.Cover(args.title, args.author, args.matric)
     of = FinishedRun(args.runs[0])

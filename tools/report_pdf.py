@@ -1,4 +1,4 @@
-"""The report of a run as a PDF of at most five A4 pages beside cover and references."""
+"""The report of a run as a PDF of at most five A4 pages besides cover and references."""
 
 import io
 import sys
@@ -52,7 +52,7 @@ class Cover(NamedTuple):
 
     title: str | None
     author: str | None
-    matric: str | None
+    subtitle: str | None
 
 
 class Report(NamedTuple):
@@ -86,6 +86,8 @@ def pdf(
             f'{r.folder} is of --preset {r.config.preset}: a PDF is of restorers and parsers; give '
             '--out compare.html'
         )
+
+    # A chapter each; what the networks restore is computed once for scores and pictures.
     page = Page(font_file(font))
     _cover(page, cover, r)
     scores, rows = judged(r, device)
@@ -95,10 +97,11 @@ def pdf(
     if real and r.task.prose.shows_real:
         _real(page, r, real)
 
+    # The limit is on what is between cover and references.
     content = page.page_no() - 1
     if content > PAGES:
         raise RunError(
-            f'the report has {content} pages beside its cover, {PAGES} are allowed: leave --real '
+            f'the report has {content} pages besides its cover, {PAGES} are allowed: leave --real '
             'out'
         )
     page.add_page()
@@ -232,7 +235,7 @@ def _cover(page: Page, cover: Cover, r: FinishedRun) -> None:
     page.multi_cell(0, 12, title, align='C', new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     page.ln(6)
     page.set_font_size(SIZE)
-    lines = [line for line in (cover.author, cover.matric, r.machine.get('date')) if line]
+    lines = [line for line in (cover.author, cover.subtitle, r.machine.get('date')) if line]
     page.multi_cell(0, 7, '\n'.join(lines), align='C', new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     page.numbered = True
     page.add_page()

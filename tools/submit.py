@@ -1,7 +1,8 @@
 """Make what a challenge takes, and refuse what it would.
 
-python tools/submit.py challenge runs/mine/restored --names LQ/ --gt GT/ --out submission.zip python
-tools/submit.py handin restored/ --names LQ/ --run runs/mine --matric U1234567A --codalab-user me
+python tools/submit.py challenge runs/mine/restored --names LQ/ --gt GT/ --out submission.zip
+python tools/submit.py handin restored/ --names LQ/ --run runs/mine --matric U1234567A \\
+    --codalab-user me --report report.pdf --screenshot board.png
 
 `challenge`: a zip of one folder with the restored images, under the names of the inputs. `handin`:
 MATRIC.zip with report, results, code, logs, weights, Readme.txt and the leaderboard's screenshot.
@@ -40,6 +41,7 @@ from metrics.miou import Confusion, SegmentationScores
 from metrics.psnr import psnr
 from metrics.ssim import ssim
 from sources import files
+from tools import arguments
 from training import checkpoint, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -441,7 +443,8 @@ def _flags(stored: Mapping[str, Any]) -> Iterator[str]:
     for name, option in stored.items():
         if name in NOT_SHOWN or option == default.get(name):
             continue
-        value = OFF.get(name, option)
+        # Off is None once stored, but the preset may have it on.
+        value = OFF.get(name) if option is None else option
         if isinstance(value, bool):
             yield flag(name if value else f'no_{name}')
         elif value is not None:
@@ -472,9 +475,7 @@ def _version(name: str) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Flags of submit.py."""
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = arguments.described(__doc__)
     verbs = p.add_subparsers(dest='verb', required=True)
     functions: dict[str, Callable[[argparse.Namespace], None]] = {
         'challenge': challenge,
@@ -517,7 +518,12 @@ def _add_common(v: argparse.ArgumentParser) -> None:
 
 
 def _add_challenge(v: argparse.ArgumentParser) -> None:
-    v.add_argument('--out', type=Path, default=Path('submission.zip'), help='default: %(default)s')
+    v.add_argument(
+        '--out',
+        type=Path,
+        default=Path('submission.zip'),
+        help='zip to write (default: %(default)s)',
+    )
     v.add_argument(
         '--folder', default='results', help='the one folder in the zip (default: %(default)s)'
     )
