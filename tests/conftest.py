@@ -45,7 +45,8 @@ def own_cache(tmp_path_factory):
 def own_torch():
     """A run sets torch's threads and algorithms for good; the next test has the usual ones."""
     torch.set_num_threads(THREADS)
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(False)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ BLANK = cv2.imencode('.png', np.zeros((1, 1), np.uint8))[1].tobytes()
 def _server():
     """The context whose processes are forked from a server that has imported train.py."""
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['train'])
+    # torch imports its compiler with the first step of an optimizer.
+    context.set_forkserver_preload(['train', 'torch._dynamo'])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('PYTHONPATH', str(ROOT))
         forkserver.ensure_running()

@@ -12,6 +12,8 @@ import models
 import synthetic
 import train
 from models import decode
+from models.__main__ import gmac
+from models.searched import Searched
 from tools import compare, experiments
 from training import run
 
@@ -60,6 +62,16 @@ def test_random_architectures_cost_the_same(name, start):
             experiments.cost(wanted, start), rel=0.05
         )
     assert found == experiments.alike(wanted, start, 2) and found[0] != found[1]
+
+
+@pytest.mark.parametrize('name, start', [('sr', 3), ('parse', 0)])
+def test_the_cost_is_what_is_computed(name, start):
+    rng = np.random.default_rng(0)
+    for architecture in models.PAPER[name], *(experiments.draw(rng, 6, start) for _ in range(2)):
+        counted = gmac(
+            lambda a=architecture: Searched(a, 8, start).eval(), 8 << start, 128 >> start
+        )
+        assert experiments.cost(architecture, start) == pytest.approx(counted, rel=1e-9)
 
 
 def test_draws_are_even():
