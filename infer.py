@@ -1,13 +1,15 @@
 """Restore images with a trained network, or name the parts of faces with a parser.
 
-python infer.py                                                  the validation inputs of the newest
-run python infer.py --run runs/mine --input LQ/ --output restored/   a folder (or a file), same
-names out, 8-bit RGB PNG
-python infer.py --run runs/mine --input LQ/ --gt GT/             also prints PSNR and SSIM of the
-saved files
-python infer.py --weights MSRResNet.pth --input face.png         weights from elsewhere; they tell
-the network python infer.py --run runs/parser --input faces/ --output masks/ masks as palette PNG,
-and in masks-colour/ over the pictures
+The validation inputs of the newest run:
+    python infer.py
+A folder, or a file: 8-bit RGB PNG of the same names come out:
+    python infer.py --run runs/mine --input LQ/ --output restored/
+With PSNR and SSIM of the saved files:
+    python infer.py --run runs/mine --input LQ/ --gt GT/
+With weights from elsewhere, which tell the network by themselves:
+    python infer.py --weights MSRResNet.pth --input face.png
+With a parser: masks as palette PNG and, in masks-colour/, painted over the images:
+    python infer.py --run runs/parser --input faces/ --output masks/
 """
 
 import argparse

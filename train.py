@@ -1,13 +1,15 @@
-"""Train a face restorer, a parser, landmarks or the search of an architecture: HQ faces in,
-degraded on the fly.
+"""Train a face restorer, a parser, landmarks, or search an architecture: HQ faces in, degraded on
+the fly.
 
-python train.py                                             the demo: synthetic faces, a few minutes
-on two cores
-python train.py --data faces/ --preset srresnet             your own 512x512 faces, 1 % of them held
-out for validation python train.py --data train.txt --val pairs/ --preset unet --recipe ai6126_2022
---minutes 15 --out runs/mine
-torchrun --nproc-per-node 4 train.py --data faces/          four GPUs; the same samples, four times
-the batch
+The demo, on synthetic faces, takes a few minutes on two cores:
+    python train.py
+Your own 512x512 faces, 1 % of them held out for validation:
+    python train.py --data faces/ --preset srresnet
+The challenge of 2022 in fifteen minutes, validated on pairs:
+    python train.py --data train.txt --val pairs/ --preset unet --recipe ai6126_2022 \\
+        --minutes 15 --out runs/mine
+Four GPUs, with the same samples in four times the batch:
+    torchrun --nproc-per-node 4 train.py --data faces/
 
 Running the same command again resumes. A run directory holds config.json, log.jsonl, curves.png,
 samples/, checkpoints/, best/ and, at the end, weights.safetensors.

@@ -1,20 +1,12 @@
 """CUDA kernels: each .cu file is compiled once per GPU by NVRTC and launched on torch's stream.
 
 CuPy does both and caches the compiled code on disk. The kernels work on torch's memory.
-
-    python -m degrade.kernels [FILE.cu ...]
-
-prints registers, shared memory and spills of every kernel here, and of those in other files that
-are named, on every architecture; it needs no GPU.
 """
 
-import importlib.util
-import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +16,6 @@ from errors import KernelError
 
 FOLDER = Path(__file__).parent
 FILES = tuple(sorted(path.name for path in FOLDER.glob('*.cu')))
-ARCHITECTURES = ('75', '80', '86', '89', '90', '100', '120')  # Turing to Blackwell
 OLDEST = (7, 5)  # compute capability of Turing, 2018
 OPTIONS = ('--std=c++17',)
 
@@ -232,70 +223,3 @@ def blank(
 def tiles(n: int | np.integer, side: int) -> int:
     """Number of blocks of `side` that cover n."""
     return -(-int(n) // side)
-
-
-# ---- report ----
-
-
-class Usage(NamedTuple):
-    """What a compiled kernel takes of a multiprocessor."""
-
-    file: str
-    kernel: str
-    architecture: str  # 90 for sm_90
-    registers: int  # per thread
-    shared: int  # bytes per block
-    spilled: int  # bytes per thread
-
-
-def report(files: Sequence[str | Path] = FILES) -> Iterator[Usage]:
-    """Compile the files for every architecture, without a GPU, and yield what each kernel uses.
-
-    Raises KernelError with the compiler's log.
-    """
-    for file in files:
-        for architecture in ARCHITECTURES:
-            log = _compile(file, architecture)
-            kernels = re.findall(
-                r"Compiling entry function '(\w+)'(.*?)(?=Compile time)", log, re.DOTALL
-            )
-            for name, text in kernels:
-                yield Usage(
-                    file=Path(file).name,
-                    kernel=name,
-                    architecture=architecture,
-                    registers=_total(r'Used (\d+) registers', text),
-                    shared=_total(r'(\d+) bytes smem', text),
-                    spilled=_total(r'(\d+) bytes spill stores', text),
-                )
-
-
-def _compile(file: str | Path, architecture: str) -> str:
-    """Log of ptxas, which the compiler runs, for one file and architecture."""
-    from cupy.cuda import nvrtc
-
-    program = nvrtc.createProgram(source(file), str(file), [], [])
-    options = [f'--gpu-architecture=sm_{architecture}', '--ptxas-options=-v', *OPTIONS]
-    try:
-        nvrtc.compileProgram(program, options)
-    except nvrtc.NVRTCError as e:
-        log = nvrtc.getProgramLog(program)
-        raise KernelError(f'{file} does not compile for sm_{architecture}:\n{log}') from e
-    return nvrtc.getProgramLog(program)
-
-
-def _total(pattern: str, text: str) -> int:
-    return sum(map(int, re.findall(pattern, text)))
-
-
-def main(argv: Sequence[str]) -> None:
-    """Print the report of the kernels here and in the files of the command line."""
-    if importlib.util.find_spec('cupy') is None:
-        sys.exit('CuPy is missing: pip install -e .[cuda13]')
-    print(f'{"file":12} {"kernel":10} {"sm":>4} {"registers":>10} {"shared":>8} {"spilled":>8}')
-    for row in report([*FILES, *(Path(file).resolve() for file in argv)]):
-        print('{:12} {:10} {:>4} {:10} {:8} {:8}'.format(*row))
-
-
-if __name__ == '__main__':
-    main(sys.argv[1:])

@@ -18,7 +18,7 @@ import torch
 import degrade
 import synthetic
 from dali_pipes import png
-from degrade import kernels
+from degrade import kernels, registers
 from degrade.draw import Draw
 from errors import KernelError
 from tools import cuda_shim
@@ -50,12 +50,12 @@ def test_every_kernel_compiles(record_property):
     Spilled registers are slow, not wrong: a few bytes are tolerated.
     """
     pytest.importorskip('cupy')
-    rows = list(kernels.report([*kernels.FILES, png.KERNELS]))
+    rows = list(registers.report([*kernels.FILES, png.KERNELS]))
     assert {(file, name) for file, name, *_ in rows} == KERNELS
-    assert {row[2] for row in rows} == set(kernels.ARCHITECTURES)
-    assert len(rows) == len(KERNELS) * len(kernels.ARCHITECTURES)
+    assert {row[2] for row in rows} == set(registers.ARCHITECTURES)
+    assert len(rows) == len(KERNELS) * len(registers.ARCHITECTURES)
     assert all(shared <= 48 << 10 and spilled <= 32 for *_, shared, spilled in rows), rows
-    architectures = len(kernels.ARCHITECTURES)
+    architectures = len(registers.ARCHITECTURES)
     summary = f'{len(rows)} kernels compiled ({len(KERNELS)} for {architectures} architectures)'
     record_property('summary', summary)
 
@@ -68,7 +68,7 @@ def test_a_faulty_kernel_is_refused_with_the_compilers_words(monkeypatch):
     with pytest.raises(
         KernelError, match=r'(?s)blur.cu does not compile for sm_75.*missing.*undefined'
     ):
-        list(kernels.report())
+        list(registers.report())
 
 
 @needs_gxx

@@ -24,6 +24,7 @@ import tasks
 import train
 from config import presets, rules
 from dali_pipes.batch import Batch
+from errors import RunError
 from losses import adversarial, features, pixel
 from models.spectral import SpectralConv2d
 from tasks import players as players_module
@@ -371,7 +372,7 @@ def test_report_and_submission(home, tmp_path, capsys):
     assert submit.check_network(home / 'l1', None).endswith(
         'parameters'
     )  # no budget, unless one is given
-    with pytest.raises(submit.Refused, match='fewer than 1,000 are allowed'):
+    with pytest.raises(RunError, match='fewer than 1,000 are allowed'):
         submit.check_network(home / 'l1', 1000)
 
 

@@ -69,10 +69,6 @@ WORDS = ('arch', 'prior', 'drop_priors')  # options that take several words
 OFF = {'gan_level': 0}  # what says of an option that it is off
 
 
-class Refused(RunError):
-    """What is wrong with a submission, and what to do."""
-
-
 # ------------------------------------------------------------------------------------------------
 # Checks.
 
@@ -84,21 +80,21 @@ def check(
     count: int | None = None,
     of_masks: bool = False,
 ) -> list[Path]:
-    """Paths of the restored images, or masks, in the order of their names. Raises Refused.
+    """Paths of the restored images, or masks, in the order of their names. Raises RunError.
 
     names: stems that are wanted; size: side in pixels of every image
     count: how many there must be (default: as many as names)
     """
     if not folder.is_dir():
-        raise Refused(f'{folder} is no folder of restored images: make it with infer.py')
+        raise RunError(f'{folder} is no folder of restored images: make it with infer.py')
     inside = sorted(folder.iterdir())
     nested = [p.name for p in inside if p.is_dir()]
     if nested:
-        raise Refused(
+        raise RunError(
             f'{folder} holds the folder {nested[0]}: the images must lie in {folder} itself'
         )
     if count is not None and len(names) != count:
-        raise Refused(f'{len(names)} images are asked for by --names, the challenge wants {count}')
+        raise RunError(f'{len(names)} images are asked for by --names, the challenge wants {count}')
     _check_names(folder, {f'{n}.png' for n in names}, [p.name for p in inside])
     for path in inside:
         (_check_mask if of_masks else _check_image)(path, size)
@@ -109,23 +105,23 @@ def _check_names(folder: Path, wanted: set[str], present: list[str]) -> None:
     missing = sorted(wanted - set(present))
     extra = [name for name in present if name not in wanted]
     if missing and len(missing) == len(extra):
-        raise Refused(
+        raise RunError(
             f'{folder}: {len(extra)} wrong names, e.g. {extra[0]} where {missing[0]} is wanted'
         )
     if missing:
-        raise Refused(
+        raise RunError(
             f'{folder} lacks {len(missing)} of {len(wanted)} images, e.g. {missing[0]}: restore '
             'them, too'
         )
     if extra:
-        raise Refused(f'{folder} holds {len(extra)} files too many, e.g. {extra[0]}: remove them')
+        raise RunError(f'{folder} holds {len(extra)} files too many, e.g. {extra[0]}: remove them')
 
 
 def _check_mask(path: Path, size: int) -> None:
     try:
         height, width = masks.decode(path.read_bytes()).shape
     except (OSError, BadFile) as error:
-        raise Refused(f'{path}: {error}') from error
+        raise RunError(f'{path}: {error}') from error
     _check_size(path, width, height, size)
 
 
@@ -135,22 +131,22 @@ def _check_image(path: Path, size: int) -> None:
         kind, width, height, colour = files.check(data)
         files.sound(data)
     except (OSError, BadFile) as error:
-        raise Refused(f'{path}: {error}') from error
+        raise RunError(f'{path}: {error}') from error
     if kind != 'png' or colour != 'rgb':
-        raise Refused(f'{path} is a {colour} {kind.upper()}: an 8-bit RGB PNG is wanted')
+        raise RunError(f'{path} is a {colour} {kind.upper()}: an 8-bit RGB PNG is wanted')
     _check_size(path, width, height, size)
 
 
 def _check_size(path: Path, width: int, height: int, size: int) -> None:
     if (width, height) != (size, size):
-        raise Refused(f'{path} is {width}x{height}, not {size}x{size}')
+        raise RunError(f'{path} is {width}x{height}, not {size}x{size}')
 
 
 def check_network(path: Path, limit: int | None) -> str:
     """What there is to say of a run's or a weight file's network.
 
-    Raises Refused unless its parameters are fewer than limit; None: that of the challenge, which is
-    for networks that enlarge (parsers and those that keep the size have none).
+    Raises RunError unless its parameters are fewer than limit; None: that of the challenge, which
+    is for networks that enlarge (parsers and those that keep the size have none).
     """
     try:
         if path.is_dir() and (stored := run.read_config(path)):
@@ -161,7 +157,7 @@ def check_network(path: Path, limit: int | None) -> str:
             limit = models.BUDGET
         count = models.enforce_param_budget(net, limit or 1 << 62)
     except (ValueError, KeyError, FacesError) as error:
-        raise Refused(f'{path}: {error}') from error
+        raise RunError(f'{path}: {error}') from error
     return f'{count:,} parameters' + (f' (fewer than {limit:,})' if limit else '')
 
 
@@ -176,9 +172,9 @@ def score(paths: Sequence[Path], gt: Path) -> tuple[float, float]:
         try:
             a, b = (_decoded(p) for p in (path, truth))
         except (OSError, BadFile) as error:
-            raise Refused(f'{path} and its ground truth {truth}: {error}') from error
+            raise RunError(f'{path} and its ground truth {truth}: {error}') from error
         if a.shape != b.shape:
-            raise Refused(
+            raise RunError(
                 f'{path} is {a.shape[3]}x{a.shape[2]}, its ground truth {b.shape[3]}x{b.shape[2]}'
             )
         rows.append((float(psnr(a, b)[0]), float(ssim(a, b)[0])))
@@ -199,7 +195,7 @@ def score_masks(paths: Sequence[Path], gt: Path) -> SegmentationScores:
             ids, wanted = (torch.from_numpy(masks.decode(p.read_bytes())) for p in (path, truth))
             confusion.update(ids, wanted)
         except (OSError, ValueError, BadFile) as error:
-            raise Refused(f'{path} and its ground truth {truth}: {error}') from error
+            raise RunError(f'{path} and its ground truth {truth}: {error}') from error
     return confusion.compute()
 
 
@@ -208,7 +204,7 @@ def _with_truth(paths: Sequence[Path], gt: Path) -> Iterator[tuple[Path, Path]]:
     known = {p.stem: p for p in inside if p.suffix.lower() in PICTURES}
     for path in paths:
         if path.stem not in known:
-            raise Refused(f'--gt {gt} has no picture named {path.stem}')
+            raise RunError(f'--gt {gt} has no picture named {path.stem}')
         yield path, known[path.stem]
 
 
@@ -231,7 +227,7 @@ def smaller(data: bytes, of_masks: bool = False) -> bytes:
 def write_zip(out: Path, entries: Mapping[str, bytes], max_mb: float | None = None) -> int:
     """Write {name in the zip: bytes}, whole or not at all -> bytes of the zip.
 
-    Raises Refused for a zip beyond max_mb, RunError where it cannot be written.
+    Raises RunError for a zip beyond max_mb, or one that cannot be written.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED) as z:
@@ -240,7 +236,7 @@ def write_zip(out: Path, entries: Mapping[str, bytes], max_mb: float | None = No
             z.writestr(zipfile.ZipInfo(name, ENTRY), data, method)
     content = buffer.getvalue()
     if max_mb and len(content) > max_mb * 1e6:
-        raise Refused(
+        raise RunError(
             f'{out} would have {len(content) / 1e6:.1f} MB at the highest compression, more than '
             f'--max-mb {max_mb:g}: raise it if the challenge allows that, or submit fewer images'
         )
@@ -261,11 +257,11 @@ class Checked(NamedTuple):
 
 
 def checked(args: argparse.Namespace) -> Checked:
-    """Every check that both verbs make. Raises Refused."""
+    """Every check that both verbs make. Raises RunError."""
     inputs = sorted(args.names.iterdir()) if args.names.is_dir() else []
     names = [p.stem for p in inputs if p.suffix.lower() in PICTURES]
     if not names:
-        raise Refused(
+        raise RunError(
             f'--names {args.names} is no folder with images: give the inputs that were restored'
         )
     paths = check(args.results, names, args.size, args.count, args.masks)
@@ -307,12 +303,12 @@ def challenge(args: argparse.Namespace) -> None:
 def handin(args: argparse.Namespace) -> None:
     """The zip that a course takes."""
     if not re.fullmatch(r'[A-Za-z]\d{6,8}[A-Za-z]', args.matric):
-        raise Refused(
+        raise RunError(
             f'--matric {args.matric} does not look like a matriculation number, e.g. U1234567A'
         )
     paths, said, home = checked(args)
     if home is None or not (home / 'config.json').is_file():
-        raise Refused(f'--run {home} is no run directory')
+        raise RunError(f'--run {home} is no run directory')
 
     top = args.matric
     entries = {f'{top}/results/{p.name}': p.read_bytes() for p in paths}
@@ -325,7 +321,7 @@ def handin(args: argparse.Namespace) -> None:
     ):
         # What is not there yet leaves a note in its place.
         if given and not given.is_file():
-            raise Refused(f'{given} does not exist: {remedy}')
+            raise RunError(f'{given} does not exist: {remedy}')
         if given:
             entries[f'{top}/{name}'] = given.read_bytes()
         else:
@@ -350,7 +346,7 @@ def _of_run(top: str, home: Path) -> dict[str, bytes]:
             entries[f'{top}/logs/{name}'] = (home / name).read_bytes()
     weights = home / checkpoint.FINISHED
     if not weights.is_file():
-        raise Refused(f'{home} has no {checkpoint.FINISHED}: let the run end first')
+        raise RunError(f'{home} has no {checkpoint.FINISHED}: let the run end first')
     return entries | {f'{top}/checkpoint/{weights.name}': weights.read_bytes()}
 
 
