@@ -33,6 +33,7 @@ from torch import Tensor
 
 import dali_pipes
 import models
+import storage
 import tasks
 from config import flags, rules, schema
 from config.schema import Config
@@ -249,7 +250,7 @@ def write_machine(training: Training) -> None:
         'threads': torch.get_num_threads(),
         'feeding': 'in turns with training' if on_cpu else 'beside training',
     }
-    run.write_json(training.out / 'machine.json', machine() | how)
+    storage.write_json(training.out / 'machine.json', machine() | how)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -446,7 +447,7 @@ def finish(training: Training) -> None:
         result['even_half'] = best.value(EVEN)
         result['odd_half'] = best.value(ODD)
         result['odd_half_last_average'] = last.value(ODD)
-    run.write_json(out / 'result.json', result)
+    storage.write_json(out / 'result.json', result)
 
     minutes = training.state.seconds / 60
     print(f'{best.sentence()}, {training.state.nimg:,} images in {minutes:.1f} minutes')

@@ -16,8 +16,9 @@ import degrade
 from errors import BadFile
 from sources import reader
 from sources.aliases import Say
-from sources.files import decode, read_bytes, shown
+from sources.files import decode, read_bytes
 from sources.manifest import Pair, Stacked
+from storage import shown
 
 from .batch import Batch
 from .plan import Plan, Step, cropped

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from errors import DataError
 from sources.aliases import FilePath
-from sources.files import read_bytes, shown, some
+from sources.files import read_bytes
 from sources.manifest import Image
+from storage import shown, some
 
 from .masks import CLASSES
 

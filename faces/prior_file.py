@@ -13,7 +13,7 @@ from torch import Tensor
 
 from errors import DataError
 from sources.aliases import FilePath
-from sources.files import shown
+from storage import shown
 
 FORMAT = 1
 

@@ -1,7 +1,8 @@
 """Types that the readers of files share: callbacks, bytes and paths."""
 
-import os
 from collections.abc import Callable
+
+from storage import FilePath as FilePath
 
 # Takes a notice for the user, such as a file that was skipped; what it returns is ignored.
 Say = Callable[[str], object]
@@ -10,4 +11,3 @@ Progress = Callable[[int, int], object]
 
 # Contents of a file, whoever owns the memory: slices of a memoryview copy nothing.
 Buffer = bytes | bytearray | memoryview
-FilePath = str | os.PathLike[str]

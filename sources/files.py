@@ -6,17 +6,16 @@ decodes it; `decode` defines the pixels for every pipe. Whatever `sound` accepts
 and OpenCV decode to the same bytes.
 """
 
-import os
 import re
 import struct
 import zlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from errors import BadFile
+from storage import open_regular
 
 from . import jph
 from .aliases import Buffer, FilePath
@@ -82,31 +81,20 @@ class _Header(NamedTuple):
     idat: list[tuple[int, int]]  # start, stop of each piece of a PNG's zlib stream
 
 
-# ---- paths and messages ----
+# ---- bytes ----
 
 
 def read_bytes(path: FilePath, offset: int = 0, length: int | None = None) -> bytes:
     """Read a file, or the part of it that a shard's member occupies.
 
-    Raises OSError; BadFile where the file is shorter than offset + length.
+    Raises OSError; BadFile for a pipe, and where the file is shorter than offset + length.
     """
-    with open(path, 'rb') as f:
+    with open_regular(path) as f:
         f.seek(offset)
-        data = f.read(length)
+        data = f.read(-1 if length is None else length)
     if length is not None and len(data) < length:
         raise BadFile(f'truncated: its shard ends {length - len(data):,} bytes too early')
     return data
-
-
-def shown(path: FilePath) -> str:
-    """A path as text for a message; a file name need not be valid UTF-8."""
-    return os.fsencode(path).decode('utf-8', 'replace')
-
-
-def some(names: Sequence[str], most: int, separator: str = ', ') -> str:
-    """The first `most` names, and how many more there are."""
-    rest = [f'and {len(names) - most:,} more'] if len(names) > most else []
-    return separator.join([*names[:most], *rest])
 
 
 # ---- judging and decoding ----

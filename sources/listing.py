@@ -6,10 +6,11 @@ import re
 from typing import NamedTuple
 
 from errors import BadFile, DataError
+from storage import shown, some
 
 from . import jph, shards
 from .aliases import FilePath, Say
-from .files import JPEG, PNG, SUFFIXES, shown, some
+from .files import JPEG, PNG, SUFFIXES
 
 Part = tuple[str, int, int]  # shard, offset and length in bytes
 

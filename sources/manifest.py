@@ -13,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from errors import BadFile, DataError
+from storage import shown, some
 
 from . import listing, scan_cache
 from .aliases import FilePath, Progress, Say
-from .files import big_enough, check, read_bytes, shown, some, sound
+from .files import big_enough, check, read_bytes, sound
 from .listing import Part, listed
 from .scan_cache import cache_folder as cache_folder
 

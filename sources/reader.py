@@ -12,9 +12,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from errors import BadFile, DataError
+from storage import shown, some
 
 from .aliases import Say
-from .files import big_enough, check, decode, fit, read_bytes, shown, some, sound
+from .files import big_enough, check, decode, fit, read_bytes, sound
 from .manifest import P
 
 Item = TypeVar('Item')

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from storage import shown
+
 from .aliases import FilePath, Say
-from .files import read_bytes, shown
+from .files import read_bytes
 
 
 def cache_folder() -> Path:

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal, cast, overload
 
 from errors import BadFile
+from storage import shown
 
 from . import scan_cache
 from .aliases import FilePath, Say
 from .files import SUFFIXES as IMAGES
-from .files import looks_like, shown
+from .files import looks_like
 
 # The compressed ones are taken for shards only to be refused by name.
 SUFFIXES = '.tar', '.tar.gz', '.tgz'

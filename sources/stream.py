@@ -21,10 +21,11 @@ from torch.utils.data import get_worker_info
 
 from degrade import draw
 from errors import BadFile, DataError
+from storage import shown, some
 
 from . import shards
 from .aliases import FilePath, Say
-from .files import big_enough, check, decode, fit, shown, some, sound
+from .files import big_enough, check, decode, fit, sound
 from .listing import natural
 from .manifest import SIDES
 from .order import permutation

@@ -15,7 +15,7 @@ from errors import DataError
 from faces import landmarks
 from faces.masks import pairs
 from sources import manifest, stream
-from sources.files import shown
+from storage import shown
 
 STACKED = 'stacked:'  # before the path of pairs in one picture, the LQ above the GT
 # Synthetic faces to train and to validate on are drawn from different seeds.

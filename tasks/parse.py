@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import losses
 import models
+import storage
 from config.schema import Config
 from errors import RunError
 from faces import masks
 from losses import segmentation
 from metrics.miou import Confusion, SegmentationScores
-from training import run
 from training.world import World
 
 from . import images, masked
@@ -130,8 +130,8 @@ class Parse:
             with torch.no_grad(), how.autocast():
                 predicted = parse(net, pixels, how.tta).cpu()
             for (name, image, truth), ids in zip(group, predicted, strict=True):
-                run.write(folder / f'{name}.png', masks.png(ids.numpy()))
-                run.write(colour / f'{name}.png', images.png(overlay(image, ids)))
+                storage.write(folder / f'{name}.png', masks.png(ids.numpy()))
+                storage.write(colour / f'{name}.png', images.png(overlay(image, ids)))
                 count += 1
                 if truth is not None:
                     _check_size(name, ids, truth)

@@ -14,6 +14,7 @@ import dali_pipes
 import degrade
 import losses
 import models
+import storage
 from config import rules
 from config.schema import Config
 from dali_pipes.batch import Batch
@@ -174,7 +175,7 @@ class Restore:
             for (name, _, truth), image in zip(group, out, strict=True):
                 # What counts is the saved file: it is read back and scored, rounding included.
                 path = folder if images.is_picture(folder) else folder / f'{name}.png'
-                run.write(path, images.png(image))
+                storage.write(path, images.png(image))
                 count += 1
                 if truth is not None:
                     scores.append(_score(path, truth.to(how.device), name, metrics))

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import models
+import storage
 from config import rules
 from config.schema import Config
 from errors import RunError
 from models import decode
 from sources import stream
-from training import optim, pictures, run
+from training import optim, pictures
 from training.world import World
 
 from . import lattice
@@ -130,7 +131,7 @@ class Search(Restore):
         out = Path(str(config.run.out))
         searched: Any = net
         supernet, architecture = searched.supernet, found(net)
-        run.write_json(out / 'arch.json', architecture)
+        storage.write_json(out / 'arch.json', architecture)
         best = architecture[searched.part]
         drawing = lattice.figure(best, supernet.alpha, supernet.beta, supernet.start)
         pictures.save(out / 'path.png', drawing)

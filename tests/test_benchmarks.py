@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import models
+import storage
 import synthetic
 import tasks
 from benchmarks import (
@@ -30,7 +31,6 @@ from benchmarks import (
 from degrade import noise
 from errors import FacesError, RunError
 from tools import compare, cuda_shim, timing
-from training import run
 
 
 @pytest.fixture
@@ -181,11 +181,11 @@ def test_ablate_compares_and_goes_on(tmp_path, capsys, monkeypatch):
 
 
 def test_one_image_has_no_halves(tmp_path):
-    run.write_json(tmp_path / 'config.json', dict(task='restore', network='unet', net={}))
-    run.write(
+    storage.write_json(tmp_path / 'config.json', dict(task='restore', network='unet', net={}))
+    storage.write(
         tmp_path / 'log.jsonl', b'{"nimg": 4, "psnr": 20.0, "bicubic": 19.0, "seconds": 1.0}\n'
     )
-    run.write_json(tmp_path / 'result.json', dict(psnr=20.0, bicubic=19.0))
+    storage.write_json(tmp_path / 'result.json', dict(psnr=20.0, bicubic=19.0))
     with pytest.raises(RunError, match='two or more'):
         compare.row({'0': tmp_path})
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import models
+import storage
 import synthetic
 import train
 from models import decode
 from models.__main__ import gmac
 from models.searched import Searched
 from tools import compare, experiments
-from training import run
 
 NET = dict(width=16, growth=4, scale=1)
 ONE = {'path': [3, 2], 'cell': [[0, 1], [1, 1], [2, 1], [3, 0], [7, 2], [8, 1]]}
@@ -28,12 +28,14 @@ def result(psnr, pass0=None):
 
 def made(out, found, nimg=64, **config):
     """A finished run."""
-    run.write_json(out / 'config.json', dict(task='restore', network='frsnet', net=NET) | config)
-    run.write_json(out / 'result.json', found)
+    storage.write_json(
+        out / 'config.json', dict(task='restore', network='frsnet', net=NET) | config
+    )
+    storage.write_json(out / 'result.json', found)
     rows = [dict(nimg=n, loss=1 / n, lr=1e-3) for n in (16, 32, nimg)] + [
         dict(nimg=nimg, psnr=found['psnr'], input=20.0, seconds=8.0)
     ]
-    run.write(out / 'log.jsonl', ''.join(json.dumps(r) + '\n' for r in rows).encode())
+    storage.write(out / 'log.jsonl', ''.join(json.dumps(r) + '\n' for r in rows).encode())
     return out
 
 
@@ -132,8 +134,8 @@ def test_nothing_is_claimed_inside_the_interval(d, said):
 
 
 def searched(tmp_path, found, random):
-    run.write_json(tmp_path / 'arch.json', {'sr': ONE})
-    run.write_json(tmp_path / 'out/random.json', [ONE, ONE])
+    storage.write_json(tmp_path / 'arch.json', {'sr': ONE})
+    storage.write_json(tmp_path / 'out/random.json', [ONE, ONE])
     for name, values in {
         'found': found,
         'random-0': random,
@@ -289,11 +291,11 @@ def test_what_is_trained(tmp_path, monkeypatch):
 def test_a_search_end_to_end(tmp_path, monkeypatch):
     """Real runs, in this process: the table holds what they found."""
     for i in range(6):
-        run.write(
+        storage.write(
             tmp_path / f'faces/{i}.png',
             cv2.imencode('.png', synthetic.face(i, 64).image[..., ::-1])[1].tobytes(),
         )
-    run.write_json(tmp_path / 'arch.json', {'sr': ONE})
+    storage.write_json(tmp_path / 'arch.json', {'sr': ONE})
     monkeypatch.setattr(compare, 'call', train.main)
     more = [
         '--size',

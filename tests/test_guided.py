@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 import infer
 import models
+import storage
 import synthetic
 import tasks
 import train
@@ -25,7 +26,7 @@ from tasks import restore, search
 from tasks.initial import init_weights
 from tasks.players import autocast
 from tasks.restore import RestorationCriterion
-from training import checkpoint, run
+from training import checkpoint
 
 PARSER = dict(width=(4, 6, 8), blocks=(1, 1, 1), stride=2, aux=True, position=4)
 # One layer each: all that MFPSNet is made of, small.
@@ -44,12 +45,12 @@ def home(tmp_path_factory):
     torch.manual_seed(0)
     parser = models.ParseUNet(**PARSER)
     torch.nn.init.normal_(parser.position)
-    run.write_json(
+    storage.write_json(
         folder / 'parser/config.json',
         dict(task='parse', network='parse_unet', net=PARSER, size=128),
     )
     checkpoint.save_weights(folder / 'parser/weights.safetensors', parser.state_dict())
-    run.write_json(folder / 'arch.json', TINY)
+    storage.write_json(folder / 'arch.json', TINY)
     return folder
 
 

@@ -7,7 +7,12 @@ import pytest
 from house import ORDER
 
 ROOT = Path(__file__).resolve().parents[1]
-GPU = {'degrade/kernels.py', 'dali_pipes/cache.py', 'dali_pipes/pipe_dali.py'}
+GPU = {
+    'degrade/kernels.py',
+    'degrade/registers.py',
+    'dali_pipes/cache.py',
+    'dali_pipes/pipe_dali.py',
+}
 NO_OP = {
     '__init__',
     'canvas',
@@ -15,6 +20,7 @@ NO_OP = {
     'kernels',
     'op',
     'recipes',
+    'registers',
     'upload',
     'workers',
 }  # modules of degrade that are none

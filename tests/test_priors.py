@@ -11,6 +11,7 @@ import torch
 import infer
 import losses
 import models
+import storage
 import synthetic
 import tasks
 import train
@@ -24,7 +25,7 @@ from tasks import guides, priors
 from tasks import landmarks as task
 from tasks.trial import trial
 from tools import prepare, report
-from training import checkpoint, run
+from training import checkpoint
 
 SIZE = 64
 PARSER = dict(width=(4, 6, 8), blocks=(1, 1, 1), stride=2, aux=True, position=4)
@@ -66,14 +67,14 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp('priors')
     synthetic.write(folder / 'faces', 5, first_seed=0, size=SIZE, workers=1)
     torch.manual_seed(0)
-    run.write_json(
+    storage.write_json(
         folder / 'parser/config.json',
         dict(task='parse', network='parse_unet', net=PARSER, size=SIZE),
     )
     checkpoint.save_weights(
         folder / 'parser/weights.safetensors', models.ParseUNet(**PARSER).state_dict()
     )
-    run.write_json(
+    storage.write_json(
         folder / 'arch.json',
         {'sr': dict(ONE, path=[3]), 'parse': ONE, 'heat': ONE, 'dict': ONE, 'fusion': ONE},
     )

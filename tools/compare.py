@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import models
+import storage
 import tasks
 from config import flags as train_flags
 from config.schema import flatten, from_flat
@@ -232,8 +233,8 @@ def verdict(difference: Mapping[str, Any]) -> str:
 
 def write(folder: Path, name: str, rows: Any, text: str) -> None:
     """NAME.md and NAME.json of a comparison."""
-    run.write(folder / f'{name}.md', (timing.header() + '\n\n' + text).encode())
-    run.write_json(folder / f'{name}.json', rows)
+    storage.write(folder / f'{name}.md', (timing.header() + '\n\n' + text).encode())
+    storage.write_json(folder / f'{name}.json', rows)
 
 
 def curves(folder: Path, runs: Iterable[Path]) -> None:

@@ -26,6 +26,7 @@ from rich.progress import track
 from torch import Tensor
 
 import infer
+import storage
 from errors import BadFile, DataError, RunError, reported
 from faces import landmarks, masks
 from metrics import perceptual
@@ -41,7 +42,6 @@ from tasks import parse as parsing
 from tasks.batches import ahead, grouped
 from tasks.players import autocast
 from tools import arguments
-from training import run
 
 # A predicted mask has specks: rows and columns of a part with less than this share of its fullest
 # one are no ends of it.
@@ -258,7 +258,7 @@ def write(
     note = f'{len(names):,} images; truth: {args.gt}'
     if args.parser:
         note += f'; parser: {args.parser}'
-    run.write(args.out.with_name(args.out.name + '.md'), f'{text}\n\n{note}\n'.encode())
+    storage.write(args.out.with_name(args.out.name + '.md'), f'{text}\n\n{note}\n'.encode())
     content = {
         'images': names,
         'gt': args.gt,
@@ -266,7 +266,7 @@ def write(
         'mean': {name: plain(e.means) for name, e in done.items()},
         'each': {name: plain(e.each) for name, e in done.items()},
     }
-    run.write_json(args.out.with_name(args.out.name + '.json'), content)
+    storage.write_json(args.out.with_name(args.out.name + '.json'), content)
 
 
 def plain(values: Any) -> Any:

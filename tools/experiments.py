@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 import models
+import storage
 from config.rules import NoRandomValues
 from errors import RunError, reported
 from models import decode
@@ -38,7 +39,6 @@ from models.searched import Searched
 from tasks import guides
 from tasks.options import architectures
 from tools import compare
-from training import run
 
 PARITY = 0.3  # dB between the first passes of runs that differ in nothing but their priors
 TOLERANCE = 0.05  # of the cost of random architectures
@@ -187,7 +187,7 @@ def search(args: argparse.Namespace) -> Experiment:
     variants = {}
     for name, this in named.items():
         file = args.out / f'{name}.json'
-        run.write_json(file, {part: this})
+        storage.write_json(file, {part: this})
         variants[name] = [*base(args), '--arch', str(file)]
     return Experiment(variants, _tell_search)
 
@@ -298,7 +298,7 @@ def _only(path: str) -> dict[str, Architecture]:
 def _stored(file: Path, make: Callable[[], Any]) -> Any:
     """What `make` made the first time: a comparison that is taken up again compares the same."""
     if not file.exists():
-        run.write_json(file, make())
+        storage.write_json(file, make())
     return json.loads(file.read_text())
 
 

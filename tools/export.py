@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 import infer
 import models
+import storage
 from errors import RunError, reported
 from tasks.restore import Restore
 from tools import arguments
@@ -249,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     differences, scale = check(net, data, args.size, args.half)
     arguments = loaded.config.network.net if loaded.config else None
     data = described(data, net, scale, arguments)
-    run.write(args.out, data)
+    storage.write(args.out, data)
     for (batch, h, w), difference in differences.items():
         print(f'{batch} x {h}x{w}: largest difference from torch {difference:.2e}')
     print(f'{args.out}: {len(data):,} bytes')

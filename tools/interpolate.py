@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import infer
 import models
+import storage
 from config.flags import numbers
 from config.schema import Config, replace_options
 from errors import RunError, reported
@@ -30,7 +31,7 @@ from tasks.players import autocast
 from tasks.restoration import RestoreScores
 from tasks.task import Task
 from tools import arguments
-from training import checkpoint, pictures, run
+from training import checkpoint, pictures
 
 SHOWN = 4  # pictures in the strip
 ALPHAS = (0, 0.25, 0.5, 0.75, 1)
@@ -179,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # Everything, and the weights where there is one alpha that they can be of.
     rows = table(scores)
-    run.write(args.out / 'scores.csv', csv(rows))
+    storage.write(args.out / 'scores.csv', csv(rows))
     curve(args.out / 'curve.png', rows)
     strip(args.out / 'strip.png', scores)
     if len(rows) == 1:

@@ -13,12 +13,13 @@ import torch
 from rich.progress import track
 
 import degrade
+import storage
 from dali_pipes import validation
 from errors import DataError
-from sources import files, manifest
+from sources import manifest
 from tasks import data as sources
 from tasks import images
-from training import log, run
+from training import log
 
 
 def scan(args: argparse.Namespace, **more: Any) -> manifest.Manifest:
@@ -44,7 +45,7 @@ def index(args: argparse.Namespace) -> None:
     for kind, count in kinds.most_common():
         print(f'{count:8,} {kind}')
     for bad in scanned.bad:
-        print(f'     bad {files.shown(bad.path)}: {bad.reason}')
+        print(f'     bad {storage.shown(bad.path)}: {bad.reason}')
     print(f'{len(scanned):,} images to train on at {args.size} px, {len(scanned.bad):,} bad')
 
 
@@ -64,7 +65,7 @@ def split(args: argparse.Namespace) -> None:
         train = manifest.Manifest(drawn.images)
     for name, part in (('train.txt', train), ('val.txt', val)):
         lines = ''.join(os.path.abspath(image.path) + '\n' for image in part.images)
-        run.write(args.out / name, os.fsencode(lines))  # names of files may be no text
+        storage.write(args.out / name, os.fsencode(lines))  # names of files may be no text
         print(f'{args.out / name}: {len(part):,} images')
 
 
@@ -72,7 +73,7 @@ def annotate(args: argparse.Namespace) -> None:
     """Write a line for each image, like 00000.png (512,512,3)."""
     scanned = scan(args)
     lines = [f'{os.path.basename(i.path)} ({i.height},{i.width},3)\n' for i in scanned.images]
-    run.write(args.out, os.fsencode(''.join(lines)))
+    storage.write(args.out, os.fsencode(''.join(lines)))
     print(f'{args.out}: {len(scanned):,} lines')
 
 
@@ -98,7 +99,7 @@ def degrade_all(args: argparse.Namespace) -> None:
         if args.stacked:
             sides = {'.': torch.cat([lq, gt], 1)}
         for side, image in sides.items():
-            run.write(Path(args.out, side, f'{name}.png'), images.png(image))
+            storage.write(Path(args.out, side, f'{name}.png'), images.png(image))
 
     quiet = not sys.stderr.isatty()
     with ThreadPoolExecutor() as pool:

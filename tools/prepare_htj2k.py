@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+import storage
 from errors import BadFile, DataError
 from sources import files, jph, manifest
 from sources.manifest import BadImage
-from training import log, run
+from training import log
 
 
 class Made(NamedTuple):
@@ -92,7 +93,7 @@ def _copy(image: manifest.Image, target: Path) -> Made | BadImage:
                 f'{image.path}: {name} reads other pixels than were written; keep the file as it '
                 'is, and please report it'
             )
-    run.write(target, written)
+    storage.write(target, written)
     return Made(len(data), len(written))
 
 

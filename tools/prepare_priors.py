@@ -10,6 +10,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+import storage
 import tasks
 from config.schema import from_flat
 from errors import RunError
@@ -66,7 +67,7 @@ def priors(args: argparse.Namespace) -> None:
         made_with['finder'] = finder.made_with
         tensors |= {f'finder.{k}': v for k, v in finder.net.state_dict().items()}
     data = prior_file.pack(made_with, tensors)
-    run.write(args.out, data)
+    storage.write(args.out, data)
 
     counts = ', '.join(f'{name} {len(e)}' for name, e in entries.items())
     channels = next(iter(entries.values())).shape[1]

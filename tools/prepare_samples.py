@@ -10,11 +10,12 @@ import torch
 
 import dali_pipes
 import degrade
+import storage
 import tasks
 from dali_pipes.plan import Plan
 from degrade import blur, noise, resize
 from errors import RunError
-from sources import files, stream
+from sources import stream
 from sources.reader import Reader
 from tasks import data as sources
 from training import pictures, run
@@ -86,7 +87,7 @@ def show(plan: Plan, reader: Reader, samples: Iterable[int], path: Path) -> None
         lines = list(told(plan.recipe, degrade.take(step.params, 0), (plan.size, plan.size)))
 
         mirrored = ', mirrored' if step.flip[0] else ''
-        name = files.shown(reader.images[used].path)
+        name = storage.shown(reader.images[used].path)
         print('\n    '.join([f'sample {n}: {name}{mirrored}', *lines]))
         lq, target = ((t[0] * 255).round().to(torch.uint8) for t in (batch.input, batch.target))
         rows.append((f'sample {n}', lq, target, lines))

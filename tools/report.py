@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
+import storage
 from errors import RunError, reported
 from tools import arguments, report_html, report_pdf
 from tools.finished_run import FinishedRun
-from training import run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.out.suffix == '.html':
         runs = [FinishedRun(folder) for folder in args.runs]
-        run.write(args.out, report_html.page(runs).encode())
+        storage.write(args.out, report_html.page(runs).encode())
         print(f'{args.out}: {len(runs)} runs')
         return 0
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cover = report_pdf.Cover(args.title, args.author, args.matric)
     of = FinishedRun(args.runs[0])
     report = report_pdf.pdf(of, cover, real=args.real, font=args.font, device=args.device)
-    run.write(args.out, report.data)
+    storage.write(args.out, report.data)
     print(f'{args.out}: {report.pages} pages, cover and references')
     return 0
 

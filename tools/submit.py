@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 import models
+import storage
 import tasks
 from config import presets
 from config.documentation import flag
@@ -240,7 +241,7 @@ def write_zip(out: Path, entries: Mapping[str, bytes], max_mb: float | None = No
             f'{out} would have {len(content) / 1e6:.1f} MB at the highest compression, more than '
             f'--max-mb {max_mb:g}: raise it if the challenge allows that, or submit fewer images'
         )
-    run.write(out, content)
+    storage.write(out, content)
     return len(content)
 
 

@@ -1,6 +1,5 @@
 """A run directory: config.json holds the options of the run, and the same command resumes it."""
 
-import contextlib
 import difflib
 import json
 import os
@@ -9,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import storage
 from errors import RunError
 
 # Of a run directory. 1 had one process, one optimizer and one validation set; 2 kept the counters
@@ -46,7 +46,7 @@ def prepare(run_dir: str | os.PathLike[str], config: Mapping[str, Any]) -> bool:
     config = json.loads(json.dumps(config))
     stored = read_config(run_dir)
     if not stored:
-        write_json(Path(run_dir) / 'config.json', config)
+        storage.write_json(Path(run_dir) / 'config.json', config)
         return False
 
     # The format comes first: options of another one differ in ways that would mislead.
@@ -102,34 +102,7 @@ def _written(run_dir: Path) -> float:
 
 
 # -------------------------------------------------------------------------------------------------
-# Files.
-
-
-def write(path: str | os.PathLike[str], data: bytes, sync: bool = False) -> None:
-    """Write a file, whole or not at all, in a folder that is made if need be.
-
-    sync: also survive a loss of power
-    Raises RunError if it cannot be written.
-    """
-    path = Path(path)
-    fresh = path.with_name(f'.new-{path.name}')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(fresh, 'wb') as f:
-            f.write(data)
-            if sync:
-                f.flush()
-                os.fsync(f.fileno())
-        os.replace(fresh, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise RunError(f'{path} cannot be written: {error.strerror}') from error
-
-
-def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write a value as indented JSON, as `write` does."""
-    write(path, (json.dumps(content, indent=2) + '\n').encode())
+# Space.
 
 
 def need_space(folder: str | os.PathLike[str], size: int) -> None:

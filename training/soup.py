@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from . import run
+import storage
 
 Weights = dict[str, Tensor]
 
@@ -48,7 +48,7 @@ def save_candidate(
         return
     # Saved before another is deleted: a kill in between leaves one too many until the next time.
     data = safetensors.torch.save({name: w.contiguous() for name, w in weights.items()})
-    run.write(folder / f'{nimg:09d}_{score:.4f}.safetensors', data, sync=True)
+    storage.write(folder / f'{nimg:09d}_{score:.4f}.safetensors', data, sync=True)
     for candidate in sorted(candidates(run_dir))[:-limit]:
         candidate.path.unlink()
 

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from errors import BadFile, reported
-from sources.files import read_bytes, shown
+from sources.files import read_bytes
 from sources.manifest import scan
+from storage import shown
 
 from . import annotations, decode, sides
 

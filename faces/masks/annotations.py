@@ -12,8 +12,9 @@ import numpy as np
 
 from errors import BadFile, DataError
 from sources.aliases import FilePath, Progress, Say
-from sources.files import check, decode, read_bytes, shown, some
+from sources.files import check, decode, read_bytes
 from sources.manifest import BadImage
+from storage import shown, some
 
 from . import CLASSES, lacks, png
 

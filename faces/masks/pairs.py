@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeGuard
 from errors import BadFile, DataError
 from sources import scan_cache
 from sources.aliases import FilePath, Progress, Say
-from sources.files import read_bytes, shown, some
+from sources.files import read_bytes
 from sources.listing import listed
 from sources.manifest import (
     BadImage,
@@ -24,6 +24,7 @@ from sources.manifest import (
     scan,
     stem,
 )
+from storage import shown, some
 
 from . import decode, lacks, sides
 

@@ -3,7 +3,8 @@
 import numpy as np
 
 from sources import reader
-from sources.files import read_bytes, shown
+from sources.files import read_bytes
+from storage import shown
 
 from . import SWAP, decode, fit
 from .pairs import Pair

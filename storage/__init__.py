@@ -1,0 +1,19 @@
+"""What is read from a disk, within bounds and by its type, and what is written to it whole.
+
+A file may be anything: damaged, hostile, another kind than its name says, a pipe.
+"""
+
+from .files import open_regular, read, write, write_json
+from .paths import FilePath, check_apart, check_files_apart, shown, some
+
+__all__ = [
+    'FilePath',
+    'check_apart',
+    'check_files_apart',
+    'open_regular',
+    'read',
+    'shown',
+    'some',
+    'write',
+    'write_json',
+]
