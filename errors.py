@@ -53,6 +53,10 @@ class BadFile(Exception):
     """
 
 
+class Interrupted(Exception):
+    """A wait for data that was given up because the process is to stop."""
+
+
 class Main(Protocol):
     """Entry point of a script: main(argv) -> exit status."""
 

@@ -71,6 +71,13 @@ class Pipe:
             batch = self._make()
             return batch, stream.record_event()
 
+    def interrupt(self) -> None:
+        """Make whoever waits for data that may never come raise Interrupted.
+
+        A signal's handler may call it.
+        """
+        self._options.reader.interrupt()
+
     def close(self) -> None:
         """End threads and processes and release the memory of the cache."""
         # Nothing may be freed that the stream still fills.

@@ -64,6 +64,9 @@ class ImageReader(Protocol):
     def fit(self, rgb: np.ndarray) -> np.ndarray:
         """Bring a decoded image [H, W, 3] uint8 to the training size. Raises BadFile."""
 
+    def interrupt(self) -> None:
+        """Make whoever waits for an image raise Interrupted; a signal's handler may call it."""
+
     def close(self) -> None:
         """End whatever reads in the background."""
 
@@ -151,6 +154,9 @@ class Reader(Generic[P]):
     def decoded(self, indices: Sequence[int], pool: Executor | None = None) -> list[Decoded]:
         """Decode an image for each index: ([tall * size, size, 3] uint8 RGB, image number)."""
         return mapped(pool, self.image, indices)
+
+    def interrupt(self) -> None:
+        """Do nothing: a disk answers."""
 
     def close(self) -> None:
         """Do nothing: no file stays open between two reads."""

@@ -11,16 +11,17 @@ import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar, cast
 
 import fsspec
 import numpy as np
 from torch.utils.data import get_worker_info
 
 from degrade import draw
-from errors import BadFile, DataError
+from errors import BadFile, DataError, Interrupted
 from storage import shown, some
 
 from . import shards
@@ -39,6 +40,16 @@ AHEAD = 64
 # Bytes per request: with less, a connection waits longer than it reads.
 BLOCK = 16 << 20
 
+# Seconds in which an address has to answer, and a shard to send LEAST bytes.
+TIMEOUT = 30.0
+LEAST = 64 << 10
+# Bytes of a shard between two images: one that sends other things without end is left out, too.
+MOST = 1 << 30
+# Shards in a row that may stall before nothing more is expected of their store.
+PATIENCE = 5
+# Seconds between two looks at whether waiting is still worth it.
+POLL = 0.1
+
 T = TypeVar('T')
 Made = TypeVar('Made')
 
@@ -47,10 +58,14 @@ Made = TypeVar('Made')
 
 
 class Shards:
-    """Addresses of the shards of a data set; len() is their number."""
+    """Addresses of the shards of a data set; len() is their number.
 
-    def __init__(self, urls: Iterable[str]) -> None:
+    timeout: seconds without an answer, or without LEAST bytes, after which a shard is left out
+    """
+
+    def __init__(self, urls: Iterable[str], timeout: float = TIMEOUT) -> None:
         self.urls = list(urls)
+        self.timeout = timeout
 
     def __len__(self) -> int:
         return len(self.urls)
@@ -61,18 +76,17 @@ def is_url(source: FilePath) -> bool:
     return '://' in str(source)
 
 
-def find(source: str) -> Shards:
+def find(source: str, timeout: float = TIMEOUT) -> Shards:
     """Shards of an address, in natural order.
 
     source: with braces ({000..099}), or with stars, which the store lists
+    timeout: seconds, as for Shards
     Raises DataError: a library is not installed, nothing is found, a store does not answer.
     """
     urls: list[str] = []
     for url in shards.braces(source):
         try:
-            # Only stars need an answer from the store; braces are expanded here.
-            fs, path = fsspec.core.url_to_fs(url)
-            urls += [fs.unstrip_protocol(p) for p in fs.glob(path)] if '*' in url else [url]
+            urls += _listed(url, timeout)
         except ImportError as e:
             raise DataError(
                 f'{shown(source)}: {e}: pip install {_package(e)} '
@@ -85,7 +99,23 @@ def find(source: str) -> Shards:
             ) from e
     if not urls:
         raise DataError(f'{shown(source)}: no shards found; check the pattern')
-    return Shards(sorted(set(urls), key=natural))
+    return Shards(sorted(set(urls), key=natural), timeout)
+
+
+def _listed(url: str, timeout: float) -> list[str]:
+    """Addresses that an address stands for. Raises whatever its file system does, and _Stalled."""
+    fs, path = fsspec.core.url_to_fs(url)
+    # Only stars need an answer from the store; braces are expanded before.
+    if '*' not in url:
+        return [url]
+    started = time.monotonic()
+
+    def check() -> None:
+        if time.monotonic() - started > timeout:
+            raise _Stalled(f'no answer in {timeout:g} s, --stream-timeout')
+
+    with contextlib.closing(_Thread(fs.glob(path) for _ in range(1))) as thread:
+        return [fs.unstrip_protocol(p) for found in thread.items(check) for p in found]
 
 
 def _package(error: ImportError) -> str:
@@ -155,6 +185,7 @@ class Stream:
                 'start fewer processes or write smaller shards'
             )
         self._urls = source.urls
+        self._timeout = source.timeout
         self._size = size
         self._seed = seed
         self._start = start
@@ -167,10 +198,13 @@ class Stream:
         self._unproven: dict[int, Item] = {}  # checked, but not decoded
         self._reported: dict[str, None] = {}  # messages, in their order
         self._fruitful = -1  # last epoch with a usable image
+        self._stalled = 0  # shards in a row
 
         # Reading starts with the first image, in the process that asks for it.
         self._peeked: list[Item] = []  # these come before those read ahead
-        self._ahead: _ReadAhead | None = None
+        self._ahead: _Thread[Item] | None = None
+        self._incoming: Generator[Item, None, None] | None = None  # what `_ahead` has read
+        self._interrupted = False
 
     def __len__(self) -> int:
         """Shards of this rank, which is how many processes can share its work."""
@@ -229,10 +263,16 @@ class Stream:
         """Bring a decoded image [H, W, 3] uint8 to the training size. Raises BadFile."""
         return fit(rgb, self._size)
 
+    def interrupt(self) -> None:
+        """Make whoever waits for an image, now or later, raise Interrupted."""
+        # Nothing more, since a signal's handler may call it.
+        self._interrupted = True
+
     def close(self) -> None:
-        """End the thread that reads ahead."""
+        """End the threads that read, and whoever waits for them."""
+        self.interrupt()
         if self._ahead:
-            self._ahead.close()
+            self._ahead.close(wait=1)
 
     # ---- one image ----
 
@@ -301,11 +341,16 @@ class Stream:
     def _next(self) -> Item:
         if self._peeked:
             return self._peeked.pop(0)
-        if self._ahead is None:
+        if self._incoming is None:
             worker = get_worker_info()  # of a DataLoader's process; None elsewhere
             items = self._items(worker.id, worker.num_workers) if worker else self._items(0, 1)
-            self._ahead = _ReadAhead(items)
-        return self._ahead.next()
+            self._ahead = _Thread(items)
+            self._incoming = self._ahead.items(self._check_interrupted)
+        return next(self._incoming)
+
+    def _check_interrupted(self) -> None:
+        if self._interrupted:
+            raise Interrupted('a shard was waited for')
 
     # ---- order ----
 
@@ -336,48 +381,155 @@ class Stream:
         for i in order[self._rank :: self._world][worker::workers]:
             url = self._urls[i]
             try:
-                fs, path = fsspec.core.url_to_fs(url)
-                with fs.open(path, 'rb', block_size=BLOCK) as file:
-                    for name, _, data in shards.walk(file, sequential=True):
-                        count += 1
-                        yield Item(epoch, f'{url}/{name}', data)
+                for name, data in self._members(url):
+                    count += 1
+                    yield Item(epoch, f'{url}/{name}', data)
+            except Interrupted:
+                raise
             except Exception as e:  # every file system has its own
                 self._report(f'{url} left out until the next epoch: {_reason(e)}')
+                self._check_patience(isinstance(e, _Stalled))
         if not count:
             raise DataError(
                 f'no image in an epoch of {len(self)} shards: {some(list(self._reported), 3)}. '
                 'Check the addresses, the credentials and the network'
             )
 
+    def _members(self, url: str) -> Iterator[tuple[str, bytes]]:
+        """(name, contents) of every image of a shard. Raises _Stalled, and what reading it does."""
+        shard = _Shard(url, self._timeout)
 
-class _ReadAhead:
-    """Items of an iterator, taken from it by one thread.
+        def check() -> None:
+            self._check_interrupted()
+            shard.check()
+
+        with contextlib.closing(_Thread(shard.members())) as thread:
+            for name, data in thread.items(check, shard.begin_wait):
+                self._stalled = 0
+                yield name, data
+
+    def _check_patience(self, stalled: bool) -> None:
+        """Raise DataError after PATIENCE shards in a row that stalled."""
+        self._stalled = self._stalled + 1 if stalled else 0
+        if self._stalled >= PATIENCE:
+            raise DataError(
+                f'{self._stalled} shards in a row stalled: {some(list(self._reported)[-3:], 3)}. '
+                'Check the network, or allow more with --stream-timeout; the same command goes on '
+                'from the last checkpoint'
+            )
+
+
+class _Stalled(BadFile):
+    """An address from which too little came for too long."""
+
+
+class _Meter:
+    """A file that counts what is read from it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.bytes = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self.bytes += len(data)
+        return data
+
+
+class _Shard:
+    """A shard that is read while somebody watches how much of it comes."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._url = url
+        self._timeout = timeout
+        self._meter: _Meter | None = None  # once the address has answered
+
+        # Since the last look that found enough, and when the image began to be waited for.
+        self._since = time.monotonic()
+        self._bytes = 0
+        self._begun = 0
+
+    def members(self) -> Iterator[tuple[str, bytes]]:
+        """(name, contents) of every image. Raises whatever the file system does, and BadFile."""
+        fs, path = fsspec.core.url_to_fs(self._url)
+        with fs.open(path, 'rb', block_size=BLOCK) as file:
+            self._meter = _Meter(file)
+            for name, _, data in shards.walk(cast(BinaryIO, self._meter), sequential=True):
+                yield name, data
+
+    def begin_wait(self) -> None:
+        """Count from now on: before, nobody was waiting."""
+        self._begin_window()
+        self._begun = self._bytes
+
+    def check(self) -> None:
+        """Raise _Stalled if too little came since the waiting began, or since the last window; and
+        if too much came without an image.
+        """
+        if self._read() - self._begun > MOST:
+            raise _Stalled(f'stalled: no image in {MOST:,} bytes')
+        if time.monotonic() - self._since <= self._timeout:
+            return
+        came = self._read() - self._bytes
+        if came < LEAST:
+            what = 'no answer' if self._meter is None else f'{came:,} bytes'
+            raise _Stalled(f'stalled: {what} in {self._timeout:g} s, --stream-timeout')
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        self._since = time.monotonic()
+        self._bytes = self._read()
+
+    def _read(self) -> int:
+        return self._meter.bytes if self._meter else 0
+
+
+class _Thread(Generic[T]):
+    """Items of an iterator, taken from it by one thread, up to AHEAD of them ahead.
 
     With a single thread, neither the store's pauses nor the number of threads that decode change
     what comes next.
     """
 
-    def __init__(self, items: Iterator[Item]) -> None:
+    def __init__(self, items: Iterator[T]) -> None:
         self._items = items
-        self._queue: queue.Queue[Item | BaseException] = queue.Queue(AHEAD)
+        self._queue: queue.Queue[T | BaseException] = queue.Queue(AHEAD)
         self._closing = threading.Event()
+        # A daemon: a connection that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, daemon=True, name='shards')
         self._thread.start()
 
-    def next(self) -> Item:
-        """Wait for the next item. Raises whatever the iterator raised."""
-        item = self._queue.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
+    def items(
+        self, check: Callable[[], None], begin: Callable[[], None] = lambda: None
+    ) -> Generator[T, None, None]:
+        """Iterate over the items; raises whatever the iterator raised.
 
-    def close(self) -> None:
+        begin: called when an item begins to be waited for
+        check: called now and then while it is; may raise, to end the waiting
+        """
+        while True:
+            begin()
+            item = self._wait(check)
+            if isinstance(item, StopIteration):
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def close(self, wait: float = 0) -> None:
+        """Let the thread end as soon as it comes back from its iterator.
+
+        wait: seconds to wait for that; a connection that hangs is not waited for any longer
+        """
         self._closing.set()
-        # A caller that waits for an item is released.
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(RuntimeError('the stream is closed'))
-        # Seconds: a connection that hangs must not keep the process from ending.
-        self._thread.join(10)
+        self._thread.join(wait)
+
+    def _wait(self, check: Callable[[], None]) -> T | BaseException:
+        while True:
+            try:
+                return self._queue.get(timeout=POLL)
+            except queue.Empty:
+                check()
 
     def _run(self) -> None:
         try:
@@ -385,14 +537,15 @@ class _ReadAhead:
                 self._put(item)
                 if self._closing.is_set():
                     return
-        except BaseException as e:  # raised again by `next`
+            self._put(StopIteration())
+        except BaseException as e:  # raised again by `items`
             self._put(e)
 
-    def _put(self, item: Item | BaseException) -> None:
+    def _put(self, item: T | BaseException) -> None:
         # Woken up now and then, in order to notice that nobody takes items any more.
         while not self._closing.is_set():
             try:
-                return self._queue.put(item, timeout=0.1)
+                return self._queue.put(item, timeout=POLL)
             except queue.Full:
                 pass
 

@@ -3,11 +3,15 @@
 What is bad, broken or missing is reported and left out.
 """
 
+import contextlib
 import gzip
+import http.server
 import json
 import os
 import sys
+import tarfile
 import threading
+import time
 import urllib.request
 from collections import Counter
 
@@ -23,7 +27,7 @@ import dali_pipes
 import degrade
 import train
 from dali_pipes import pipe_torch, plan
-from errors import DataError
+from errors import DataError, Interrupted
 from sources import stream
 from tasks import data as sources
 from tools import prepare
@@ -416,3 +420,113 @@ def test_web_addresses(bucket, server):
         len(said) == 1
         and '/faces/4.tar left out until the next epoch: FileNotFoundError' in said[0]
     )
+
+
+# Against servers that misbehave.
+
+
+class Misbehaving(http.server.BaseHTTPRequestHandler):
+    """/good/N.tar is served; the other folders say what goes wrong."""
+
+    shards: dict[str, bytes] = {}
+    released = threading.Event()  # set when the test is over
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.answer(b'')
+
+    def do_GET(self):
+        way, name = self.path.strip('/').split('/')
+        data = self.shards.get(name, b'')
+        with contextlib.suppress(OSError):
+            if way == 'silent':
+                self.released.wait(20)
+            elif way == 'stalls':
+                self.answer(data[:700], len(data))
+                self.released.wait(20)
+            elif way == 'drips':
+                self.answer(b'', len(data))
+                for byte in data:
+                    self.wfile.write(bytes([byte]))
+                    if self.released.wait(0.05):
+                        return
+            elif way == 'endless':
+                self.answer(b'')
+                while not self.released.wait(0.01):
+                    self.wfile.write(shard_of_text)
+            else:
+                self.answer(data, len(data))
+
+    def answer(self, data, length=None):
+        self.send_response(200)
+        if length is not None:
+            self.send_header('Content-Length', str(length))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+shard_of_text = tarfile.TarInfo('a.txt').tobuf()  # a member of no bytes, as often as one likes
+
+
+@pytest.fixture
+def misbehaving(parts):
+    """Address of a server whose shards come in the way that the folder's name says."""
+    pytest.importorskip('aiohttp', reason='aiohttp is not installed')
+    Misbehaving.shards, Misbehaving.released = parts, threading.Event()
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Misbehaving) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield 'http://{}:{}'.format(*server.server_address)
+        Misbehaving.released.set()
+        server.shutdown()
+
+
+WAYS = 'silent', 'stalls', 'drips'
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_a_shard_that_stalls_is_left_out(misbehaving, way):
+    found = stream.Shards([f'{misbehaving}/{way}/1.tar', f'{misbehaving}/good/0.tar'], timeout=0.5)
+    said = []
+    whole = streamed('torch', found, 6, say=said.append)
+    assert len(set(colours(whole))) == 3
+    assert f'{way}/1.tar left out until the next epoch: stalled' in said[0]
+    assert '--stream-timeout' in said[0] and len(said) == 1
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_a_store_that_stalls_ends_the_run(misbehaving, way):
+    found = stream.Shards([f'{misbehaving}/{way}/{i % 4}.tar' for i in range(50)], timeout=0.2)
+    began = time.monotonic()
+    with pytest.raises(DataError, match='5 shards in a row stalled'):
+        streamed('torch', found, 6)
+    # Not a bound on speed: 50 time-outs would be 10 s, and the client's own are minutes.
+    assert time.monotonic() - began < 8
+
+
+def test_a_shard_without_end_is_left_out(misbehaving, monkeypatch):
+    monkeypatch.setattr(stream, 'MOST', 20_000)
+    found = stream.Shards([f'{misbehaving}/endless/1.tar', f'{misbehaving}/good/0.tar'])
+    said = []
+    assert len(set(colours(streamed('torch', found, 6, say=said.append)))) == 3
+    assert 'endless/1.tar left out until the next epoch: stalled: no image in' in said[0]
+
+
+def test_a_store_that_does_not_list(monkeypatch):
+    released = threading.Event()
+    monkeypatch.setattr(
+        'fsspec.implementations.memory.MemoryFileSystem.glob', lambda *_: released.wait(20)
+    )
+    with pytest.raises(DataError, match='cannot be listed .no answer in 0.2 s'):
+        stream.find('memory://faces/*.tar', timeout=0.2)
+    released.set()
+
+
+def test_waiting_can_be_interrupted(misbehaving):
+    found = stream.Shards([f'{misbehaving}/silent/0.tar'], timeout=60)
+    with dali_pipes.make('torch', found, 'bicubic', size=SIZE, threads=1, say=str) as pipe:
+        threading.Timer(0.3, pipe.interrupt).start()
+        with pytest.raises(Interrupted):
+            next(pipe)
