@@ -4,13 +4,14 @@ A file may be anything: damaged, hostile, another kind than its name says, a pip
 """
 
 from .files import open_regular, read, write, write_json
-from .paths import FilePath, check_apart, check_files_apart, shown, some
+from .paths import FilePath, check_apart, check_files_apart, printable, shown, some
 
 __all__ = [
     'FilePath',
     'check_apart',
     'check_files_apart',
     'open_regular',
+    'printable',
     'read',
     'shown',
     'some',

@@ -11,8 +11,13 @@ FilePath = str | os.PathLike[str]
 
 def shown(path: FilePath) -> str:
     """A path as text of one line for a message; a name need not be UTF-8, and may hold anything."""
-    text = os.fsencode(path).decode('utf-8', 'replace')
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+    return printable(os.fsencode(path).decode('utf-8', 'replace'))
+
+
+def printable(text: str, most: int | None = None) -> str:
+    """Foreign text as one line for a message, cut after `most` characters."""
+    line = ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+    return line if most is None or len(line) <= most else f'{line[:most]}...'
 
 
 def some(names: Sequence[str], most: int, separator: str = ', ') -> str:

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import typing
 from typing import Any, TypeVar
 
 import msgspec
@@ -10,11 +11,11 @@ import msgspec
 from errors import BadFile, RunError
 
 from . import files
-from .paths import FilePath, shown
+from .paths import FilePath, printable, shown
 
 T = TypeVar('T')
 
-LARGEST = 64 << 20  # bytes; what is written here itself is far smaller
+LARGEST = 8 << 20  # bytes; what is written here itself is far smaller
 # Deeper nesting is no data of ours, and would be an error of Python's while it is compared.
 DEEPEST = 64
 
@@ -49,7 +50,10 @@ def loads(data: bytes) -> Any:
     except RecursionError:
         raise BadFile('it is nested too deeply') from None
     except ValueError as error:  # bad syntax, bytes that are no UTF-8, numbers of many digits
-        raise BadFile(str(error)) from None
+        reason = str(error)
+        if 'integer string conversion' in reason:
+            reason = 'a number has thousands of digits'
+        raise BadFile(printable(reason, 160)) from None
     return content
 
 
@@ -58,7 +62,31 @@ def convert(content: Any, kind: Any) -> Any:
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
+        _name_entry(content, kind)
         raise BadFile(_described(error, content)) from None
+
+
+def _name_entry(content: Any, kind: Any) -> None:
+    """Raise BadFile for the first wrong entry of a plain dict, which msgspec does not name."""
+    if typing.get_origin(kind) is not dict or not isinstance(content, dict):
+        return
+    of_keys, of_values = typing.get_args(kind)
+    for key, value in content.items():
+        if not isinstance(key, of_keys):
+            raise BadFile(f'the name {excerpt(key)} is no text')
+        try:
+            convert(value, of_values)
+        except BadFile as error:
+            separator = '.' if isinstance(value, dict) else f' is {excerpt(value)}: '
+            raise BadFile(f'{printable(key, 60)}{separator}{error}') from None
+
+
+def excerpt(value: Any, most: int = 40) -> str:
+    """A foreign value as JSON for a message, cut after `most` characters."""
+    try:
+        return printable(json.dumps(value, default=str), most)
+    except (ValueError, TypeError, RecursionError):  # numbers of many digits, keys that are no text
+        return f'a {type(value).__name__}'
 
 
 def _check_depth(value: Any, left: int) -> None:
@@ -84,5 +112,4 @@ def _described(error: msgspec.ValidationError, content: Any) -> str:
         )
     except (KeyError, IndexError, TypeError, ValueError):
         return f'{".".join(keys)}: {reason}'
-    text = json.dumps(value, default=str)
-    return f'{".".join(keys)} is {text[:40] + "..." * (len(text) > 40)}: {reason}'
+    return f'{".".join(keys)} is {excerpt(value)}: {reason}'
