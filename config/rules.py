@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
+import models
 from errors import RunError
 from training import run, schedule
 
@@ -175,37 +175,6 @@ def check_schedule(config: Config) -> None:
         raise RunError(f'--warmup, --tail, --periods or --milestones: {error}') from error
 
 
-RANDOM = {
-    torch.Tensor.normal_,
-    torch.Tensor.uniform_,
-    nn.init.normal_,
-    nn.init.uniform_,
-    nn.init.kaiming_normal_,
-    nn.init.kaiming_uniform_,
-}
-
-
-class NoRandomValues(TorchFunctionMode):
-    """Context in which tensors are not filled with random values.
-
-    On the meta device, which has no values, each call would take milliseconds, and a network has
-    hundreds.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Call a function of torch, unless it fills a tensor, which it returns."""
-        known = kwargs or {}
-        if func in RANDOM:
-            return args[0] if args else known['tensor']
-        return func(*args, **known)
-
-
 def untrained(
     network: Callable[..., nn.Module], arguments: Mapping[str, Any], option: str
 ) -> nn.Module:
@@ -214,8 +183,7 @@ def untrained(
     network: its class; option: name of the option that holds the arguments
     """
     try:
-        with torch.device('meta'), NoRandomValues():
-            return network(**arguments)
+        return models.shapes(lambda: network(**arguments))
     except (TypeError, ValueError, IndexError) as error:
         name = network.__name__
         raise RunError(

@@ -6,6 +6,7 @@ here. Adding a network takes its file and one import line.
 
 # ruff: noqa: F401 - what is imported is the package's namespace.
 
+import functools
 from collections.abc import Iterable
 
 from torch import nn
@@ -32,10 +33,11 @@ from .bisenet import ENTRY as _BISENET, BiSeNet
 from .heatmap_net import ENTRY as _HEATMAP_NET, HeatmapNet
 # isort: on
 
-from . import decode
+from . import decode, names
 from .entry import Entry, Kind, Weights
 from .guided import Attended, Guided, HeatPrior, ParsePrior
 from .searched import PAPER
+from .shapes import numbers, shapes
 from .spectral import SpectralConv2d
 from .supernet import AutoPrior, AutoSR
 
@@ -58,6 +60,9 @@ LANDMARKERS = _table('landmarks')
 # These keep the picture's size and have no budget.
 RENOVATORS = _table('renovator')
 CATALOGUE = NETWORKS | GUIDED | RENOVATORS | PARSERS | LANDMARKERS | DISCRIMINATORS
+
+# Numbers that a network may have beside those of its weights: tables, indices.
+SLACK = 1 << 24
 
 # AI6126: strictly fewer parameters than this, 150 % of SRResNet's 1,517,571.
 BUDGET = 2_276_356
@@ -95,19 +100,58 @@ def refresh_spectral_norm(net: nn.Module) -> None:
             module.refresh(50)
 
 
-def recognise(names: Iterable[str]) -> str | None:
+def recognise(parameters: Iterable[str]) -> str | None:
     """Return the class name of the network that has these parameters, None if it is unknown."""
-    names = set(names)
-    recognised = (entry.network.__name__ for entry in ENTRIES if entry.mark in names)
+    present = set(parameters)
+    recognised = (entry.network.__name__ for entry in ENTRIES if entry.mark in present)
     return next(recognised, None)
+
+
+def renamed(weights: Weights, own: Weights) -> Weights:
+    """Return weights under the names of the network that is wanted, whoever saved them.
+
+    own: state_dict of that network
+    What fits no better under other names comes back as it is.
+    """
+    variants = list(names.variants(weights, ENTRIES, own))
+    fitting = (v for v in variants if v.keys() == own.keys())
+    return next(fitting, None) or max(variants, key=lambda v: len(v.keys() & own.keys()))
 
 
 def like(weights: Weights) -> nn.Module:
     """Return the untrained restorer that a state_dict belongs to; ValueError if there is none."""
-    for entry in ENTRIES:
-        net = entry.rebuild(weights) if entry.rebuild else None
-        if net is not None:
-            return net
+    for variant in names.variants(weights, ENTRIES):
+        for entry in ENTRIES:
+            net = _rebuilt(entry, variant)
+            if net is not None:
+                return net
     raise ValueError(
-        f'no network of ours has weights like these ({", ".join(list(weights)[:3])}, ...)'
+        f'no network of ours has weights like these ({_some(weights)}): it restores with '
+        f'{", ".join(NETWORKS | RENOVATORS)}'
     )
+
+
+def _rebuilt(entry: Entry, weights: Weights) -> nn.Module | None:
+    """Return the network of an entry if the weights are of it; ValueError where they cannot be."""
+    if entry.rebuild is None:
+        return None
+    rebuild = functools.partial(entry.rebuild, weights)
+    try:
+        # Shapes first: what a file claims must not make memory be taken for it.
+        net = shapes(rebuild)
+        if net is None:
+            return None
+        given = sum(value.numel() for value in weights.values())
+        if numbers(net) > given + SLACK:
+            raise ValueError(f'it would have {numbers(net):,} numbers, the file has {given:,}')
+        return rebuild()
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f'they begin as those of {entry.network.__name__} do ({_some(weights)}), which has no '
+            f'such shapes: {type(error).__name__}, {reason}'
+        ) from None
+
+
+def _some(weights: Weights) -> str:
+    return f'{", ".join(list(weights)[:3])}, ...'

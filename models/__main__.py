@@ -1,8 +1,11 @@
 """The catalogue as a table: python -m models."""
 
+import program
+
+import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -86,14 +89,17 @@ def table(entries: tuple[Entry, ...] = ENTRIES) -> Table:
     return rows
 
 
-def main() -> None:
-    """Print the table, at a width that cuts no column where the output is a file."""
+@program.entry
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table, at a width that cuts no column where the output is a file -> exit status."""
+    argparse.ArgumentParser(prog='python -m models', description=__doc__).parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 220)
     console.print(table())
     console.print(
         f'budget: fewer than {BUDGET:,} parameters; GMAC: one 128 x 128 picture', highlight=False
     )
+    return 0
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

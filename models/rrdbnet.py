@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .entry import Entry, Weights, length
+from .entry import Alias, Entry, Weights, length, substituting
 
 # ---- its parts ----
 
@@ -96,10 +96,36 @@ def _leaky(x: Tensor) -> Tensor:
 def _rebuild(weights: Weights) -> RRDBNet | None:
     if ENTRY.mark not in weights:
         return None
-    width = len(weights['conv_first.weight'])
+    width, channels = weights['conv_first.weight'].shape[:2]
+    if channels in FOLDED:
+        raise ValueError(
+            f'an RRDBNet of x{FOLDED[channels]}, such as RealESRGAN_x2plus: its first convolution '
+            f'takes {channels} channels of a folded picture; this one is of x4 and takes 3'
+        )
     growth = len(weights['body.0.rdb1.conv1.weight'])
     return RRDBNet(length(weights, 'body'), width, growth)
 
+
+# Channels of a picture whose pixels are folded into channels -> scale of the network.
+FOLDED = {12: 2, 48: 1}
+# Names of the first ESRGAN and of most of its community's models; the last convolutions have other
+# numbers where the scale is another.
+FIRST = (
+    (r'model\.0\.', 'conv_first.'),
+    (r'model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.', r'body.\1.rdb\2.conv\3.'),
+    (r'model\.1\.sub\.\d+\.', 'conv_body.'),
+    (r'model\.3\.', 'conv_up1.'),
+    (r'model\.6\.', 'conv_up2.'),
+    (r'model\.8\.', 'conv_hr.'),
+    (r'model\.10\.', 'conv_last.'),
+)
+# Names of RRDB_ESRGAN_x4.pth of 2018.
+SECOND = (
+    (r'RRDB_trunk\.(\d+)\.RDB(\d)\.', r'body.\1.rdb\2.'),
+    (r'trunk_conv\.', 'conv_body.'),
+    (r'upconv(\d)\.', r'conv_up\1.'),
+    (r'HRconv\.', 'conv_hr.'),
+)
 
 ENTRY = Entry(
     name='rrdbnet',
@@ -107,5 +133,9 @@ ENTRY = Entry(
     kind='restorer',
     mark='body.0.rdb1.conv1.weight',
     rebuild=_rebuild,
+    aliases=(
+        Alias('model.1.sub.0.RDB1.conv1.0.weight', substituting(FIRST)),
+        Alias('RRDB_trunk.0.RDB1.conv1.weight', substituting(SECOND)),
+    ),
     variants=({}, {'blocks': 16, 'width': 16, 'growth': 7}),
 )

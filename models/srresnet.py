@@ -6,7 +6,7 @@ This is BasicSR's MSRResNet, with the same parameter names.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .entry import Entry, Weights, length
+from .entry import Alias, Entry, Weights, length, substituting
 
 # ---- its parts ----
 
@@ -96,11 +96,22 @@ def _rebuild(weights: Weights) -> SRResNet | None:
     return SRResNet(length(weights, 'body'), width, scale)
 
 
+# Names of the first BasicSR, and of mmediting.
+FIRST = ((r'recon_trunk\.', 'body.'), (r'HRconv\.', 'conv_hr.'))
+OF_MMEDITING = (
+    (r'trunk_net\.', 'body.'),
+    (r'upsample(\d)\.upsample_conv\.', r'upconv\1.'),
+)
+
 ENTRY = Entry(
     name='srresnet',
     network=SRResNet,
     kind='restorer',
     mark='body.0.conv1.weight',
     rebuild=_rebuild,
+    aliases=(
+        Alias('recon_trunk.0.conv1.weight', substituting(FIRST)),
+        Alias('trunk_net.0.conv1.weight', substituting(OF_MMEDITING)),
+    ),
     variants=tuple({'blocks': blocks} for blocks in (16, 20, 24, 26)),
 )

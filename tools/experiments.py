@@ -19,6 +19,8 @@ MFPSNet is such a case: without heatmaps or parsing maps its first pass falls fr
 which no prior can have caused.
 """
 
+import program
+
 import argparse
 import json
 import sys
@@ -27,13 +29,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import nn
 
 import models
 import storage
-from config.rules import NoRandomValues
-from errors import RunError, reported
+from errors import RunError
 from models import decode
 from models.searched import Searched
 from tasks import guides
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
             k.add_argument('--found', required=True, help='finished search, or its arch.json')
             k.add_argument(
                 '--random',
-                type=int,
+                type=program.ranges.COUNT,
                 default=3,
                 help='random architectures to compare with (default: %(default)s)',
             )
@@ -129,8 +129,7 @@ def cost(architecture: Architecture, start: int) -> float:
 
     As models.__main__.gmac counts it, but of shapes alone: hundreds of architectures are drawn.
     """
-    with torch.device('meta'), NoRandomValues():
-        net: Any = Searched(architecture, 8, start)
+    net: Any = models.shapes(lambda: Searched(architecture, 8, start))
 
     # Every weight of a convolution is used once for each pixel of its level.
     parts = [(net.stem, start), *zip(net.layers, net.levels, strict=True)]
@@ -356,10 +355,11 @@ def _table(rows: Rows, reference: str) -> str:
     return '\n'.join(lines) + '\n'
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Run an experiment, or what is left of it -> exit status; 1 if its runs say nothing."""
     args = parser().parse_args(argv)
+    compare.check_output(args)
     experiment = EXPERIMENTS[args.experiment](args)
 
     def write(done: Done) -> None:
@@ -369,7 +369,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A table after every run, so that a day's experiment can be looked at in the meantime.
     compare.all_of(experiment.variants, args, write)
     told = experiment.tell(compare.finished(experiment.variants, args))
-    seed = args.seeds.split(',')[0]
+    seed = str(args.seeds[0])
     compare.curves(args.out, [args.out / f'{name}-{seed}' for name in experiment.variants])
     print(told.text)
     if not told.valid:
