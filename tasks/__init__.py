@@ -39,6 +39,7 @@ def configure(argv: Sequence[str] | None = None, description: str | None = None)
     task.check(config)
     rules.check(config, rules.OPTIMIZATION)
     rules.check_schedule(config)
+    rules.check_output(config)
     return config
 
 

@@ -211,7 +211,7 @@ def test_a_run_is_not_written_over(home, capsys):
     before = (home / 'b/weights.safetensors').read_bytes()
     assert run(home, home / 'b', '--alpha', '0.5') == 2
     assert (
-        'is a run directory' in capsys.readouterr().err
+        'a place of its own' in capsys.readouterr().err
         and (home / 'b/weights.safetensors').read_bytes() == before
     )
     assert run(home, home / 'x', a='hq') == 2 and 'is no run directory' in capsys.readouterr().err

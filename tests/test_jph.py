@@ -156,7 +156,7 @@ def test_prepare_does_not_write_into_what_it_reads(folder, tmp_path, capsys):
     for out in tmp_path / 'hq', tmp_path / 'hq/1/../htj2k':
         assert (
             prepare.main(['htj2k', str(tmp_path / 'hq'), '--out', str(out)]) == 2
-            and 'give a folder next to it' in capsys.readouterr().err
+            and 'a place of its own' in capsys.readouterr().err
         )
     assert not list((tmp_path / 'hq').rglob('*.jph'))
 

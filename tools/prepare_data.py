@@ -15,11 +15,27 @@ from rich.progress import track
 import degrade
 import storage
 from dali_pipes import validation
-from errors import DataError
+from errors import DataError, RunError
 from sources import manifest
 from tasks import data as sources
 from tasks import images
 from training import log
+
+LISTS = 'train.txt', 'val.txt'  # what `split` writes
+
+
+def check_beside(out: Iterable[Path], images: Iterable[manifest.Image]) -> None:
+    """Raise RunError for a folder of the images: what is written there would be one of them.
+
+    A data set may be a list or a pattern, and lie in any number of folders.
+    """
+    sources = {os.path.realpath(os.path.dirname(image.where[0])) for image in images}
+    for folder in out:
+        if os.path.realpath(folder) in sources:
+            raise RunError(
+                f'--out {storage.shown(folder)} is a folder of DATA, which would be changed: give '
+                '--out a place of its own'
+            )
 
 
 def scan(args: argparse.Namespace, **more: Any) -> manifest.Manifest:
@@ -63,7 +79,7 @@ def split(args: argparse.Namespace) -> None:
     if args.train_size and args.train_size < len(train):
         _, drawn = train.split(args.train_size, args.seed)
         train = manifest.Manifest(drawn.images)
-    for name, part in (('train.txt', train), ('val.txt', val)):
+    for name, part in zip(LISTS, (train, val), strict=True):
         lines = ''.join(os.path.abspath(image.path) + '\n' for image in part.images)
         storage.write(args.out / name, os.fsencode(lines))  # names of files may be no text
         print(f'{args.out / name}: {len(part):,} images')
@@ -91,6 +107,7 @@ def degrade_all(args: argparse.Namespace) -> None:
     # Each face with the degradation that --val would give it, so that a set written once stays
     # comparable with one that is degraded on the fly.
     data = validation.Degraded(faces, recipe, size=args.size, lq_from_usm=not args.plain)
+    check_beside((args.out, args.out / 'LQ', args.out / 'GT'), faces)
     check_unique(args.data, (data.name(i) for i in range(len(data))), '.png')
 
     def write(i: int) -> None:

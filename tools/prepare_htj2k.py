@@ -18,6 +18,8 @@ from sources import files, jph, manifest
 from sources.manifest import BadImage
 from training import log
 
+from .prepare_data import check_beside
+
 
 class Made(NamedTuple):
     """A copy; 0 and 0 where it was there already."""
@@ -32,13 +34,9 @@ def htj2k(args: argparse.Namespace) -> None:
     """
     if not jph.codec():
         raise DataError('HTJ2K is written by OpenJPH: pip install -e .[htj2k]')
-    if Path(args.data).is_dir() and args.out.resolve().is_relative_to(Path(args.data).resolve()):
-        raise DataError(
-            f'--out {args.out} lies in {args.data}: the copies would be taken for faces of it; '
-            'give a folder next to it'
-        )
     images = manifest.scan(args.data, size=1, progress=log.bar('checking files')).images
     targets = _targets(args.data, args.out, images)
+    check_beside({target.parent for target in targets}, images)
 
     # Copies that are there, whole and not older than what they were made from, are left alone.
     quiet = not sys.stderr.isatty()
