@@ -12,6 +12,8 @@ With a parser: masks as palette PNG and, in masks-colour/, painted over the imag
     python infer.py --run runs/parser --input faces/ --output masks/
 """
 
+import program
+
 import argparse
 import sys
 from collections import Counter
@@ -27,13 +29,13 @@ from torch import Tensor, nn
 import models
 import tasks
 from config.schema import Config
-from errors import BadFile, RunError, reported
+from errors import BadFile, RunError
 from sources import files
 from tasks import images
 from tasks.batches import ahead, grouped
 from tasks.players import autocast, channels_last
 from tasks.task import Applied, Group, Task
-from training import checkpoint, run
+from training import checkpoint, outputs, run
 
 READ_BY = 4  # threads that read and decode
 
@@ -75,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         '--batch',
-        type=int,
+        type=program.ranges.BATCH,
         default=8,
         help='images of one size restored together (default: %(default)s)',
     )
@@ -241,13 +243,35 @@ def in_groups(source: Inputs, batch: int) -> Iterator[Group]:
 # What comes out.
 
 
-def output_folder(args: argparse.Namespace, loaded: Loaded, count: int) -> Path:
+def check_output(
+    args: argparse.Namespace, loaded: Loaded, folder: Path, names: Sequence[str]
+) -> None:
+    """Raise RunError if what is written would be, or lie in, anything that is read."""
+    data = loaded.config.data if loaded.config else Config().data
+    # Every file where there is one alone, and the folder beside it that a parser writes, too.
+    written = [folder, folder.with_name(f'{folder.name}-colour')]
+    if len(names) == 1 and not images.is_picture(folder):
+        written.append(folder / f'{names[0]}.png')
+    outputs.check(
+        {'--output': written},
+        {
+            '--input': args.input,
+            '--gt': args.gt,
+            "the run's --data": data.data,
+            "the run's --val": data.val,
+        },
+        {'--run': args.run, '--weights': args.weights, '--lpips': args.lpips},
+    )
+
+
+def output_folder(args: argparse.Namespace, loaded: Loaded, names: Sequence[str]) -> Path:
     """Folder, or file for a single picture, that is written to; made if need be."""
     folder = Path(args.output or loaded.folder)
     # Beside the folder `.` there is no place for another one that is named after it.
     folder = folder if folder.name not in ('', '..') else folder.resolve()
-    if images.is_picture(folder) and count > 1:
-        raise RunError(f'--output {folder} is one file, --input holds {count}')
+    if images.is_picture(folder) and len(names) > 1:
+        raise RunError(f'--output {folder} is one file, --input holds {len(names)}')
+    check_output(args, loaded, folder, names)
     try:
         made = folder.parent if images.is_picture(folder) else folder
         made.mkdir(parents=True, exist_ok=True)
@@ -256,7 +280,7 @@ def output_folder(args: argparse.Namespace, loaded: Loaded, count: int) -> Path:
     return folder
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Apply a network as the command line says -> exit status."""
     args = parser().parse_args(argv)
@@ -265,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.lpips and args.input and not args.gt:
         raise RunError(images.needs_truth(args.lpips))
     source = inputs(args, loaded)
-    folder = output_folder(args, loaded, len(source.names))
+    folder = output_folder(args, loaded, source.names)
 
     # As the run was trained: what it learnt in bf16 it restores in bf16.
     precision = args.precision or (loaded.config.run.precision if loaded.config else 'fp32')

@@ -15,20 +15,21 @@ Running the same command again resumes. A run directory holds config.json, log.j
 samples/, checkpoints/, best/ and, at the end, weights.safetensors.
 """
 
+import program
+
 import contextlib
 import copy
-import errno
 import gc
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 import dali_pipes
@@ -37,13 +38,14 @@ import storage
 import tasks
 from config import flags, rules, schema
 from config.schema import Config
-from errors import FacesError, PeerMissing, RunError
+from errors import ProcessError, RunError
+from storage import records
 from tasks import data as sources
 from tasks.initial import init_weights
 from tasks.players import Players, Step, autocast
 from tasks.task import Scores, Task
 from tasks.trial import trial
-from training import checkpoint, log, memory, run, soup, stop, watch
+from training import checkpoint, log, memory, resume, run, soup, stop, watch
 from training.ema import EMA
 from training.lock import Lock
 from training.machine import machine
@@ -57,6 +59,15 @@ EVEN, ODD = slice(0, None, 2), slice(1, None, 2)  # halves of a validation set
 
 # ------------------------------------------------------------------------------------------------
 # What a run is made of.
+
+
+class StoredState(TypedDict):
+    """TrainState as a checkpoint has it."""
+
+    nimg: Annotated[int, Meta(ge=0, le=1 << 62)]
+    seconds: Annotated[float, Meta(ge=0, le=1e12)]
+    tick: Annotated[int, Meta(ge=0, le=1 << 62)]
+    checks: Annotated[float, Meta(ge=0, le=1e12)]
 
 
 @dataclass
@@ -91,8 +102,9 @@ class TrainState:
 
     @classmethod
     def from_dict(cls, at: dict[str, Any]) -> 'TrainState':
-        """What `as_dict` wrote."""
-        return cls(at['nimg'], at['seconds'], at['tick'], at['checks'])
+        """What `as_dict` wrote. Raises BadFile for anything else."""
+        stored = records.convert(at, StoredState)
+        return cls(stored['nimg'], stored['seconds'], stored['tick'], stored['checks'])
 
 
 @dataclass
@@ -133,8 +145,8 @@ class Training:
 # The story of a run.
 
 
-def train(config: Config, world: World, exit_stack: contextlib.ExitStack) -> None:
-    """Train until the run is as long as its options say, or until it is stopped.
+def train(config: Config, world: World, exit_stack: contextlib.ExitStack) -> int:
+    """Train until the run is as long as its options say, or until it is stopped -> exit status.
 
     exit_stack: closes what a run holds when the process is done with it
     """
@@ -143,12 +155,14 @@ def train(config: Config, world: World, exit_stack: contextlib.ExitStack) -> Non
     training = build(config, world, say, exit_stack)
     say(headline(training))
     write_machine(training)
-    if not loop(training):
-        return
+    signal = loop(training)
+    if signal:
+        return stop.status(signal)
     training.scores = training.scores or validate(training)
     if training.record:
         finish(training)
         training.record.close()
+    return 0
 
 
 def use_machine(config: Config, world: World) -> None:
@@ -169,6 +183,8 @@ def build(
 ) -> Training:
     """Data, networks and optimizers of a run; everything again from its newest checkpoint, if there
     is one.
+
+    A run that begins leaves nothing behind until all of it is known to be usable.
     """
     task = tasks.of(config)
     if task.max_processes is not None and world.size > task.max_processes:
@@ -181,41 +197,67 @@ def build(
     # What one process has scanned or drawn, the others find.
     out = str(config.run.out)
     with world.main_first():
-        images, sets = task.load(config, say, log.bar if world.main else lambda _: None)
-        if world.main:
+        if world.main and run.read_config(out) and run.has_checkpoint(out):
             exit_stack.enter_context(Lock(out))
-        stored = {'format': run.FORMAT, 'images': sources.fingerprint(images)}
-        existed = run.prepare(out, schema.flatten(config) | stored)
+        images, sets = task.load(config, say, log.bar if world.main else lambda _: None)
+        asked = asked_for(config, world, images, sets)
+        resumes = asked.resumes()
 
     # Networks first, so that their random weights do not depend on what follows.
-    newest = checkpoint.latest(out) if existed else None
+    newest = checkpoint.latest(out) if resumes else None
     players, state = task.build(config, world.device), TrainState()
     if newest is None:
         init_weights(config, players.net, say)
     ema = EMA(players.net, config.optimization.ema)
     if newest is not None:
         state = load(newest, players, ema, world.device)
-    elif world.main:
-        nets = [player.net for player in players.by_name.values()]
-        run.need_space(out, checkpoint.room(nets, config.run.keep))
     players = players.distributed(world, compiled=config.run.compile)
 
     training = Training(
         config, task, world, images, sets, players, ema, state, newest is not None, say
     )
+    world.barrier()  # nobody has found anything wrong
     if world.main:
-        overlapped = world.device.type != 'cpu'
-        training.record = RunRecord(out, state.nimg, task.metric, say, overlapped=overlapped)
-        soup.forget_after(out, state.nimg)
+        if newest is None:
+            nets = [player.net for player in players.by_name.values()]
+            run.need_space(out, checkpoint.room(nets, config.run.keep))
+            exit_stack.enter_context(Lock(out))
+        asked.write(begins=newest is None)
+        training.record = record_of(training)
     return training
+
+
+def asked_for(config: Config, world: World, images: Any, sets: dict[str, Any]) -> resume.Run:
+    """The run that the command means, to be compared with what the run directory holds."""
+    return resume.Run(
+        str(config.run.out),
+        options=schema.flatten(config),
+        defaults=schema.flatten(Config()),
+        images_per_step=config.images_per_step * world.size,
+        trained_on=sources.fingerprint(images),
+        known=sources.known(config, images, sets),
+    )
+
+
+def record_of(training: Training) -> RunRecord:
+    """What the process that writes keeps of the run."""
+    out, nimg = training.out, training.state.nimg
+    overlapped = training.world.device.type != 'cpu'
+    soup.forget_after(out, nimg)
+    return RunRecord(out, nimg, training.task.metric, training.say, overlapped=overlapped)
 
 
 def load(path: Path, players: Players, ema: EMA, device: torch.device) -> TrainState:
     """Fill players and average from a checkpoint -> where the run stood."""
     weights, state = checkpoint.load(path, map_location=device)
-    players.load(weights, state)
-    ema.load_state_dict({'n': state['ema_n'], 'net': weights['ema']})
-    return TrainState.from_dict(state['at'])
+
+    def take() -> TrainState:
+        players.load(weights, state)
+        updates = records.convert(state['ema_n'], Annotated[int, Meta(ge=0)])
+        ema.load_state_dict({'n': updates, 'net': weights['ema']})
+        return TrainState.from_dict(state['at'])
+
+    return checkpoint.taken_over(path, take)
 
 
 def headline(training: Training) -> str:
@@ -257,21 +299,21 @@ def write_machine(training: Training) -> None:
 # The loop.
 
 
-def loop(training: Training) -> bool:
-    """Steps, validations and checkpoints until the end -> whether it was reached, or the run was
-    stopped before.
+def loop(training: Training) -> int:
+    """Steps, validations and checkpoints until the end -> 0, or the signal that stopped the run
+    before.
     """
     config, world, state = training.config, training.world, training.state
-    stopping, saved, spent = stop.Stop(), time.monotonic(), 0.0
+    saved, spent = time.monotonic(), 0.0
     on_skip = training.record.log.append if training.record else lambda row: None
     meter = watch.LossMeter(training.images_per_step, MAX_SKIPPED, on_skip)
 
-    with open_pipe(training) as pipe, open_bar(training) as bar:
+    with stop.Stop() as stopping, open_pipe(training) as pipe, open_bar(training) as bar:
         training.bar = bar
         while True:
             # What every process must decide alike.
             stopped, saving, state.seconds = world.agree(
-                stopping.requested is not None,
+                stopping.requested,
                 time.monotonic() - saved > 60 * config.run.save_minutes,
                 state.seconds + spent,
             )
@@ -291,10 +333,10 @@ def loop(training: Training) -> bool:
             spent = time.monotonic() - started
         if stopped:
             save(training)
-            training.say(stopped_message(training, stopping.requested))
-            return False
+            training.say(stopped_message(training, stopping.name))
+            return stopped
         bar.update(state.nimg, share=1.0)
-    return True
+    return 0
 
 
 def take_step(
@@ -481,64 +523,44 @@ def average_of_best(
         scores.append(task.validate(probe, data, config, training.world.device))
         return scores[-1].value(EVEN)
 
-    soup_of_best = soup.greedy_soup(training.out, score)
-    assert soup_of_best is not None  # there are candidates
-    weights, nimgs, value = soup_of_best
-    if value <= last.value(EVEN):
+    best = soup.greedy_soup(training.out, probe.state_dict(), score)
+    # Candidates may all be damaged.
+    if best is None or best.score <= last.value(EVEN):
         return None
-    score(weights)
-    return probe.state_dict(), scores[-1], [f'{nimg:,} images' for nimg in nimgs]
+    score(best.weights)
+    return probe.state_dict(), scores[-1], [f'{nimg:,} images' for nimg in best.parts]
 
 
 # ------------------------------------------------------------------------------------------------
 # The command.
 
 
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the command line says -> exit status."""
-    config: Config | None = None
-    world: World | None = None
-    out_of_memory = False
-    try:
-        config = tasks.configure(argv, __doc__)
-        if flags.is_dry(argv):
-            print(json.dumps(schema.flatten(config), indent=2))
-            return 0
-        with World(torch.device(str(config.run.device))) as world, contextlib.ExitStack() as stack:
-            train(config, world, stack)
+    config = tasks.configure(argv, __doc__)
+    if flags.is_dry(argv):
+        print(json.dumps(schema.flatten(config), indent=2))
         return 0
-    except FacesError as error:
-        # Every process meets the same mistake; one word about it is enough.
-        if (
-            int(os.environ.get('RANK', 0)) == 0
-            or isinstance(error, PeerMissing)
-            or error.exit_code == 1
-        ):
-            print(f'train.py: {error}', file=sys.stderr)
-        return error.exit_code
+    world = World(torch.device(str(config.run.device)))
+    try:
+        with world, contextlib.ExitStack() as stack:
+            return train(config, world, stack)
     except torch.OutOfMemoryError:
-        out_of_memory = (
-            True  # what holds the memory is let go of with the exception, after this block
-        )
+        pass  # what holds the memory is let go of with the exception, after this block
     except RuntimeError as error:
-        if not (world and world.is_peer_failure(error)):
+        if not world.is_peer_failure(error):
             raise
-        print(f'train.py: {world.peer_lost(error)}', file=sys.stderr)
-        return 1
+        raise world.peer_lost(error) from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in program.REFUSALS:
             raise
         # A full or read-only disk: nothing that was written before is lost.
-        where = error.filename or (config and config.run.out) or 'the run directory'
-        print(
-            f'train.py: {where} cannot be written: {error.strerror}; the last checkpoint is whole',
-            file=sys.stderr,
-        )
-        return 2
-    if out_of_memory:
-        assert config is not None and world is not None
-        print(f'train.py: {memory_advice(config, world.device)}', file=sys.stderr)
-    return 2
+        raise ProcessError(
+            f'{error.filename or config.run.out} cannot be written: {error.strerror}; the last '
+            'checkpoint is whole'
+        ) from error
+    raise ProcessError(memory_advice(config, world.device))
 
 
 def memory_advice(config: Config, device: torch.device) -> str:

@@ -10,6 +10,8 @@ repeated. Weights are chosen on the even images of the validation set and report
 Writes OUT/table.md, OUT/table.json and OUT/curves.png. Flags after -- go to train.py.
 """
 
+import program
+
 import argparse
 import json
 import sys
@@ -17,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from errors import reported
 from tools import arguments, compare
 from training import run
 
@@ -144,13 +145,14 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the variants, or what is left of them, and print their table -> exit status."""
     args = parser().parse_args(argv)
     if args.list:
         print('\n'.join(f'{name:18} {" ".join(flags)}' for name, flags in VARIANTS.items()))
         return 0
+    compare.check_output(args)
     variants = {name: VARIANTS[name] for name in chosen(args.variants)}
     rows: dict[str, dict[str, Any]] = {}
 
@@ -160,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         compare.write(args.out, 'table', rows, table(rows))
 
     compare.all_of(variants, args, report)
-    seed = args.seeds.split(',')[0]
+    seed = str(args.seeds[0])
     compare.curves(args.out, [args.out / f'{name}-{seed}' for name in variants])
     print(table(rows))
     return 0

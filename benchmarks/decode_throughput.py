@@ -8,6 +8,8 @@ DALI on a GPU. Every decoder must have decoded every image to OpenCV's pixels be
 Without a GPU only the CPU's rows are timed.
 """
 
+import program
+
 import argparse
 import os
 import sys
@@ -31,9 +33,10 @@ from benchmarks.pipe_throughput import FACES, load
 from benchmarks.train_step import stepper
 from dali_pipes import cache, pipe_dali, png
 from dali_pipes.batch import Batch
-from errors import DataError, FacesError, reported
+from errors import DataError, FacesError
 from sources import files, jph, manifest
 from tools import arguments, timing
+from training import outputs
 
 CACHE_BATCH = 32  # images that a cache is asked for at once
 TRAIN_BATCH = 8  # of the training during which the GPU decodes
@@ -378,25 +381,34 @@ def parser() -> argparse.ArgumentParser:
         '--data', help=f'HQ faces: folder, list or glob (default: {FACES} synthetic ones)'
     )
     p.add_argument(
-        '--size', type=int, default=512, help='side of the HQ images, pixels (default: %(default)s)'
+        '--size',
+        type=program.ranges.SIDE,
+        default=512,
+        help='side of the HQ images, pixels (default: %(default)s)',
     )
     p.add_argument(
         '--count',
-        type=int,
+        type=program.ranges.COUNT,
         default=256,
         help='images that are decoded, at most (default: %(default)s)',
     )
     p.add_argument(
         '--streams',
-        type=arguments.integers,
+        type=program.Several(program.ranges.COUNT),
         default=[64, 256, 512, 1024],
         help='images at once on the GPU, comma-separated (default: 64,256,512,1024)',
     )
     p.add_argument(
-        '--rounds', type=int, default=3, help='medians are reported (default: %(default)s)'
+        '--rounds',
+        type=program.ranges.ROUNDS,
+        default=3,
+        help='medians are reported (default: %(default)s)',
     )
     p.add_argument(
-        '--threads', type=int, default=os.cpu_count(), help='CPU threads (default: all cores)'
+        '--threads',
+        type=program.ranges.THREADS,
+        default=os.cpu_count(),
+        help='CPU threads (default: all cores)',
     )
     p.add_argument(
         '--preset',
@@ -407,10 +419,11 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what this machine has -> exit status."""
     args = parser().parse_args(argv)
+    outputs.check({'--json': args.json}, {'--data': args.data})
     gpu = torch.cuda.is_available()
     device = torch.device('cuda', torch.cuda.current_device()) if gpu else torch.device('cpu')
     print(timing.header())

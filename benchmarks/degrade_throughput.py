@@ -13,6 +13,8 @@ opencv chain  the baseline (benchmarks/opencv_chain.py), a process per core
 Ratios are of medians over the rounds of this run.
 """
 
+import program
+
 import argparse
 import multiprocessing
 import os
@@ -36,9 +38,10 @@ from benchmarks import degrade_gpu, opencv_chain, peers, pipe_throughput
 from degrade import Recipe, noise, workers
 from degrade.draw import Draw
 from degrade.op import ChainParams
-from errors import FacesError, reported
+from errors import FacesError
 from sources.reader import Reader
 from tools import arguments, timing
+from training import outputs
 
 # (title, recipe, whether it sharpens)
 CASES: Sequence[tuple[str, str, bool]] = (
@@ -271,14 +274,20 @@ def parser() -> argparse.ArgumentParser:
     """Flags of degrade_throughput.py."""
     p = arguments.described(__doc__)
     p.add_argument(
-        '--plans', type=int, default=208, help='degradations to run, seeded (default: %(default)s)'
+        '--plans',
+        type=program.ranges.COUNT,
+        default=208,
+        help='degradations to run, seeded (default: %(default)s)',
     )
     p.add_argument(
-        '--size', type=int, default=512, help='side of the HQ images, pixels (default: %(default)s)'
+        '--size',
+        type=program.ranges.SIDE,
+        default=512,
+        help='side of the HQ images, pixels (default: %(default)s)',
     )
     p.add_argument(
         '--rounds',
-        type=int,
+        type=program.ranges.ROUNDS,
         default=5,
         help='timed rounds; medians are reported (default: %(default)s)',
     )
@@ -294,28 +303,31 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         '--batches',
-        type=arguments.integers,
+        type=program.Several(program.ranges.BATCH),
         default=[1, 8, 64],
         help='batch sizes of `torch` on the CPU, comma-separated (default: 1,8,64)',
     )
     p.add_argument(
         '--processes',
-        type=int,
+        type=program.ranges.THREADS,
         default=os.cpu_count(),
         help='threads of ours, processes of the baseline (default: all cores)',
     )
     p.add_argument('--data', help=f'folder of HQ faces (default: {FACES} synthetic ones)')
-    p.add_argument('--seed', type=int, default=0, help='of the plans (default: %(default)s)')
+    p.add_argument(
+        '--seed', type=program.ranges.SEED, default=0, help='of the plans (default: %(default)s)'
+    )
     p.add_argument(
         '--json', type=Path, help='also write the figures to this file, and a plot next to it'
     )
     return p
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Time every recipe on the GPU, if there is one, and on the CPU -> exit status."""
     args = parser().parse_args(argv)
+    outputs.check({'--json': args.json}, {'--data': args.data})
     cases = [
         (title, recipe_of(name, sharpens))
         for title, name, sharpens in CASES

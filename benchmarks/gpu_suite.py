@@ -9,6 +9,8 @@ fits into short leases. The summary goes to benchmarks/results/DEVICE.json. Exit
 part passed, 1 if one failed, 3 without a GPU.
 """
 
+import program
+
 import argparse
 import json
 import re
@@ -22,7 +24,6 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.degrade_gpu import PARITY_NAME
-from errors import reported
 from tools import arguments, timing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -192,11 +193,13 @@ def parser() -> argparse.ArgumentParser:
         type=arguments.names,
         help='parts to run, comma-separated (default: all that are missing)',
     )
-    p.add_argument('--minutes', type=float, help='start no further part after so many minutes')
+    p.add_argument(
+        '--minutes', type=program.ranges.MINUTES, help='start no further part after so many minutes'
+    )
     return p
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the parts that are missing and write the summary -> exit status."""
     args = parser().parse_args(argv)

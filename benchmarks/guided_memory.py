@@ -7,6 +7,8 @@ step took at most, of a GPU as torch counts it, of a CPU as the process grew (it
 up, and libraries keep buffers of their own).
 """
 
+import program
+
 import argparse
 import functools
 import json
@@ -22,7 +24,6 @@ from torch import Tensor, nn
 import models
 import tasks
 from config import flags, presets
-from errors import reported
 from faces import components
 from tasks.players import Autocast, autocast, channels_last
 from tools import arguments, timing
@@ -101,9 +102,17 @@ def gigabytes(tensors: Iterable[Tensor]) -> float:
 def parser() -> argparse.ArgumentParser:
     """Flags of guided_memory.py."""
     p = arguments.described(__doc__)
-    p.add_argument('--batch', default='1,2', help='comma-separated, rising (default: %(default)s)')
     p.add_argument(
-        '--size', type=int, default=128, help='side of the pictures (default: %(default)s)'
+        '--batch',
+        type=program.Several(program.ranges.BATCH),
+        default=[1, 2],
+        help='comma-separated, rising (default: 1,2)',
+    )
+    p.add_argument(
+        '--size',
+        type=program.ranges.BATCH,
+        default=128,
+        help='side of the pictures (default: %(default)s)',
     )
     p.add_argument('--net', type=json.loads, default={}, help='arguments of MFPSNet as JSON')
     p.add_argument(
@@ -119,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table -> exit status."""
     args = parser().parse_args(argv)
@@ -142,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Rising batches, since a process on a CPU never shrinks.
     before = int(Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
     context = autocast(precision, device)
-    for batch in map(int, args.batch.split(',')):
+    for batch in args.batch:
         work = functools.partial(step, net, batch, args.size, context)
         peak, kept = peak_of(work, device, before), work()
         print(f'{batch:5} {kept / 1e9:9.2f} {peak / 1e9:9.2f}')

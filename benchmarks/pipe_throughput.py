@@ -7,6 +7,8 @@ every image is decoded; the files themselves are in the system's page cache afte
 comes first.
 """
 
+import program
+
 import argparse
 import functools
 import itertools
@@ -23,9 +25,10 @@ import torch
 import dali_pipes
 import synthetic
 from dali_pipes.batch import Batch
-from errors import FacesError, reported
+from errors import FacesError
 from sources import manifest
 from tools import arguments, timing
+from training import outputs
 
 FACES = 64  # that are drawn where no data are given
 # Batches that DataLoader's workers may have begun before the cache was full.
@@ -124,18 +127,29 @@ def parser() -> argparse.ArgumentParser:
         default='ai6126_2024',
         help='degradation of the inputs (default: %(default)s)',
     )
-    p.add_argument('--batch', type=int, default=8, help='images of a batch (default: %(default)s)')
     p.add_argument(
-        '--size', type=int, default=512, help='side of the HQ images, pixels (default: %(default)s)'
+        '--batch',
+        type=program.ranges.BATCH,
+        default=8,
+        help='images of a batch (default: %(default)s)',
+    )
+    p.add_argument(
+        '--size',
+        type=program.ranges.SIDE,
+        default=512,
+        help='side of the HQ images, pixels (default: %(default)s)',
     )
     p.add_argument(
         '--rounds',
-        type=int,
+        type=program.ranges.ROUNDS,
         default=3,
         help='epochs of each temperature; medians are reported (default: %(default)s)',
     )
     p.add_argument(
-        '--threads', type=int, default=os.cpu_count(), help='CPU threads (default: all cores)'
+        '--threads',
+        type=program.ranges.THREADS,
+        default=os.cpu_count(),
+        help='CPU threads (default: all cores)',
     )
     p.add_argument(
         '--device',
@@ -149,10 +163,11 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Check the pipes, time them and print the table -> exit status."""
     args = parser().parse_args(argv)
+    outputs.check({'--json': args.json}, {'--data': args.data})
     if args.device.startswith('cuda'):
         torch.cuda.set_device(torch.device(args.device))
     print(timing.header())

@@ -7,6 +7,8 @@ a step's time until the batch is there; on a GPU, where the degradation runs bes
 is what the host waits. The pipe is real, its cache warm.
 """
 
+import program
+
 import argparse
 import os
 import sys
@@ -22,10 +24,10 @@ import tasks
 from benchmarks import pipe_throughput
 from config import flags, presets
 from dali_pipes.batch import Batch
-from errors import reported
 from tasks.players import Step, autocast
 from tasks.trial import Alone
 from tools import arguments, timing
+from training import outputs
 from training.ema import EMA
 from training.world import World
 
@@ -161,12 +163,15 @@ def parser() -> argparse.ArgumentParser:
     _add_machine(p, gpu)
     p.add_argument(
         '--steps',
-        type=int,
+        type=program.ranges.COUNT,
         default=100 if gpu else 10,
         help='steps of a round (default: %(default)s)',
     )
     p.add_argument(
-        '--rounds', type=int, default=5, help='medians are reported (default: %(default)s)'
+        '--rounds',
+        type=program.ranges.ROUNDS,
+        default=5,
+        help='medians are reported (default: %(default)s)',
     )
     p.add_argument('--json', type=Path, help='also write the figures to this file')
     return p
@@ -188,16 +193,24 @@ def _add_data(p: argparse.ArgumentParser, gpu: bool) -> None:
         default='dali' if timing.installed('nvidia.dali') else 'torch',
         help=f'{", ".join(dali_pipes.PIPES)} (default: %(default)s)',
     )
-    p.add_argument('--batch', type=int, help="images of a step (default: the preset's)")
     p.add_argument(
-        '--size', type=int, default=512, help='side of the HQ images, pixels (default: %(default)s)'
+        '--batch', type=program.ranges.BATCH, help="images of a step (default: the preset's)"
+    )
+    p.add_argument(
+        '--size',
+        type=program.ranges.SIDE,
+        default=512,
+        help='side of the HQ images, pixels (default: %(default)s)',
     )
 
 
 def _add_machine(p: argparse.ArgumentParser, gpu: bool) -> None:
     """Add where and how a step runs."""
     p.add_argument(
-        '--threads', type=int, default=os.cpu_count(), help='CPU threads (default: all cores)'
+        '--threads',
+        type=program.ranges.THREADS,
+        default=os.cpu_count(),
+        help='CPU threads (default: all cores)',
     )
     p.add_argument(
         '--device', default='cuda' if gpu else 'cpu', help='what trains (default: %(default)s)'
@@ -209,7 +222,7 @@ def _add_machine(p: argparse.ArgumentParser, gpu: bool) -> None:
     )
     p.add_argument(
         '--memory',
-        type=float,
+        type=program.ranges.MEMORY,
         help='GB of GPU memory to do with, to see whether a smaller card would',
     )
 
@@ -235,10 +248,11 @@ def line(row: dict[str, Any]) -> str:
     return text
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure every preset -> exit status."""
     args = parser().parse_args(argv)
+    outputs.check({'--json': args.json}, {'--data': args.data})
     device = torch.device(args.device)
     if device.type == 'cuda':
         torch.cuda.set_device(device)

@@ -4,6 +4,9 @@ docs.
 python -m config.documentation docs/options.md      writes the table of all options into that page
 """
 
+import program
+
+import argparse
 import ast
 import functools
 import inspect
@@ -74,9 +77,12 @@ def page(text: str) -> str:
     return f'{before}{BEGIN}\n\n' + '\n'.join(table()) + f'\n{END}{after}'
 
 
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the table into a page."""
-    path = Path((argv or sys.argv[1:])[0])
+    parser = argparse.ArgumentParser(prog='python -m config.documentation', description=__doc__)
+    parser.add_argument('page', type=Path, help='the page, which holds the table between its marks')
+    path = parser.parse_args(argv).page
     path.write_text(page(path.read_text()))
     return 0
 

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 import tyro
 
-from errors import RunError
+import storage
+from errors import BadFile, RunError
+from storage import records
 from training import run
 
-from . import documentation, presets, schema
+from . import documentation, presets, ranges, schema
 from .schema import Config
 
 if sys.version_info >= (3, 11):
@@ -52,8 +54,20 @@ COMMON = (
 )
 # What a run's config.json holds beside its options, or says of its machine alone: not taken from
 # --config.
-NOT_TAKEN = {'format', 'images', 'guides', 'task', 'out', 'device', 'threads', 'pipe'}
+NOT_TAKEN = {
+    'format',
+    'images',
+    'images_per_step',
+    'fingerprint',
+    'guides',
+    'task',
+    'out',
+    'device',
+    'threads',
+    'pipe',
+}
 LENGTHS = {'nimg', 'minutes'}
+LARGEST = 1 << 20  # bytes of a file of options
 
 
 def configure(argv: Sequence[str] | None = None, description: str | None = None) -> Config:
@@ -95,12 +109,8 @@ def configure(argv: Sequence[str] | None = None, description: str | None = None)
         raise RunError('--nimg and --minutes are two lengths of one run: give one')
     default = schema.replace_options(Config(), preset=name, **row | off)
     config = _parsed(words, default, description, chosen.help_all)
+    ranges.check(config)
     return _resolved(config, given)
-
-
-def numbers(text: str) -> list[float]:
-    """'0,0.5,1' -> its numbers, for flags of tools."""
-    return [float(part) for part in text.split(',')]
 
 
 def given(argv: Sequence[str]) -> dict[str, Any]:
@@ -179,18 +189,8 @@ def _read(path: Path) -> dict[str, Any]:
     """{option: value} of a TOML file, whose tables may be the groups of the schema, or of a
     config.json.
     """
-    try:
-        text = path.read_text()
-        content = json.loads(text) if path.suffix == '.json' else tomllib.loads(text)
-    except OSError as error:
-        raise RunError(f'--config {path} cannot be read: {error.strerror}') from error
-    except ValueError as error:
-        raise RunError(
-            f'--config {path} is not valid {path.suffix[1:].upper() or "TOML"}: {error}'
-        ) from error
-    if not isinstance(content, dict):
-        raise RunError(f'--config {path} holds no options: a table of them is needed')
-
+    said = f'--config {storage.shown(path)}'
+    content = _content(path, said)
     options: dict[str, Any] = {}
     for key, value in content.items():
         options |= value if isinstance(value, dict) and key in schema.GROUPS else {key: value}
@@ -199,8 +199,23 @@ def _read(path: Path) -> dict[str, Any]:
     options = {name.replace('-', '_'): value for name, value in options.items()}
     known = ['preset', *(option.name for _, option in schema.options())]
     for name in options:
-        run.choose(name, known, f'option in --config {path}:')
+        run.choose(storage.printable(name, 40), known, f'option in {said}:')
+    schema.checked({name: schema.meant(name, value) for name, value in options.items()}, said)
     return options
+
+
+def _content(path: Path, said: str) -> dict[str, Any]:
+    """The table in a file. said: how a message names it"""
+    kind = path.suffix[1:].upper() or 'TOML'
+    try:
+        data = storage.read(path, LARGEST)
+        content = records.loads(data) if kind == 'JSON' else tomllib.loads(data.decode())
+        return records.convert(content, dict[str, Any])
+    except OSError as error:
+        raise RunError(f'{said} cannot be read: {error.strerror}') from error
+    except (ValueError, RecursionError, BadFile) as error:
+        reason = storage.printable(str(error), 160)
+        raise RunError(f'{said} is not valid {kind}, a table of options: {reason}') from error
 
 
 def _words(options: dict[str, Any]) -> Iterator[str]:
@@ -236,7 +251,7 @@ def _resolved(config: Config, given: set[str]) -> Config:
 
     # The bits of a run depend on threads and precision, so a run that resumes has those it began
     # with.
-    begun = run.read_config(out)
+    begun = schema.checked(run.read_config(out), f'{out}/config.json')
     kept = {k: begun[k] for k in ('threads', 'precision') if k in begun and k not in given}
     config = schema.replace_options(config, **kept)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import models
 from errors import RunError
-from training import run, schedule
+from training import outputs, run, schedule
 
 from . import flags, schema
 from .documentation import flag
@@ -21,25 +21,6 @@ class Rule(NamedTuple):
 
     broken: Callable[[Config], Any]
     message: Callable[[Config], str]
-
-
-POSITIVE = (
-    'batch',
-    'accumulate',
-    'nimg',
-    'minutes',
-    'lr',
-    'clip',
-    'ema',
-    'ticks',
-    'keep',
-    'size',
-    'threads',
-    'save_minutes',
-    'crop',
-    'discriminator_lr',
-    'arch_lr',
-)
 
 
 def check(config: Config, rules: Iterable[Rule]) -> None:
@@ -58,22 +39,6 @@ def check_names(config: Config, *, networks: Iterable[str], losses: Iterable[str
     for option, names in (schema.CHOICES | of_task).items():
         if flat[option] is not None:
             run.choose(flat[option], names, option)
-
-
-def check_positive(config: Config, names: Iterable[str] = POSITIVE) -> None:
-    """Raise RunError for a number that must be positive and is not."""
-    flat = schema.flatten(config)
-    for name in names:
-        if flat[name] is not None and not flat[name] > 0:
-            raise RunError(f'{flag(name)} {flat[name]}: must be positive')
-
-
-def check_not_negative(config: Config, names: Iterable[str]) -> None:
-    """Raise RunError for a number that must not be negative and is."""
-    flat = schema.flatten(config)
-    for name in names:
-        if flat[name] is not None and flat[name] < 0:
-            raise RunError(f'{flag(name)} {flat[name]}: must not be negative')
 
 
 # ------------------------------------------------------------------------------------------------
@@ -115,11 +80,8 @@ MACHINE = (
 )
 DATA = (
     Rule(
-        lambda c: c.data.size % c.scale or c.run.seed < 0,
-        lambda c: (
-            f'--size {c.data.size} must be a multiple of the scale {c.scale} and '
-            f'--seed {c.run.seed} not negative'
-        ),
+        lambda c: c.data.size % c.scale,
+        lambda c: f'--size {c.data.size} must be a multiple of the scale {c.scale}',
     ),
     Rule(
         lambda c: c.data.crop and (c.data.crop % c.scale or c.data.crop > c.data.size),
@@ -173,6 +135,14 @@ def check_schedule(config: Config) -> None:
         learning_rate(0.5, config)
     except ValueError as error:
         raise RunError(f'--warmup, --tail, --periods or --milestones: {error}') from error
+
+
+def check_output(config: Config) -> None:
+    """Raise RunError for a run directory that is, or lies in, what the run reads."""
+    data, network = config.data, config.network
+    outputs.check_sources({'--out': config.run.out}, {'--data': data.data, '--val': data.val})
+    if network.start:
+        outputs.check_same({'--out': config.run.out}, {'--start': network.start})
 
 
 def untrained(

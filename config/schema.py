@@ -5,11 +5,15 @@ A field is a name, a type, a default and a docstring, which is its help. `None` 
 option is off, or that `config.flags` chooses a value for it (from the preset, or from the machine).
 """
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Annotated, Any
 
+import msgspec
+from msgspec import Meta
 from tyro.conf import Fixed, Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -18,12 +22,32 @@ import degrade
 import losses
 import models
 from dali_pipes.cache import MODES as CACHES
+from errors import BadFile, RunError
+from storage import records, shown
+from training import places, run
 from training.optim import OPTIMIZERS
 from training.run import RENAMED
 from training.schedule import SCHEDULES
 
 # ------------------------------------------------------------------------------------------------
 # How values are written on the command line.
+
+
+# Ranges. Numbers are checked against them by `ranges.check`, and those of a config.json as they are
+# read. Wide as they are, an infinity or a slip of the keyboard is not in them.
+Side = Annotated[int, Meta(ge=1, le=16_384)]  # pixels
+Batch = Annotated[int, Meta(ge=1, le=65_536)]
+Count = Annotated[int, Meta(ge=1, le=100_000)]
+Pool = Annotated[int, Meta(ge=0, le=1_000_000)]
+Images = Annotated[int, Meta(ge=1, le=10**15)]
+ImagesOrNone = Annotated[int, Meta(ge=0, le=10**15)]
+Seed = Annotated[int, Meta(ge=0, le=2**62)]
+Threads = Annotated[int, Meta(ge=1, le=4096)]
+Minutes = Annotated[float, Meta(gt=0, le=525_600)]  # up to a year
+Share = Annotated[float, Meta(ge=0, le=1)]
+Weight = Annotated[float, Meta(ge=0, le=1_000_000)]
+Rate = Annotated[float, Meta(gt=0, le=1000)]  # of learning
+Large = Annotated[float, Meta(gt=0, le=10**15)]
 
 
 def _numbers(words: list[str]) -> tuple[float, ...]:
@@ -37,16 +61,15 @@ def _mapping(words: list[str]) -> dict[str, Any]:
     return value
 
 
-Numbers = Annotated[
-    tuple[float, ...],
-    PrimitiveConstructorSpec(
-        nargs=1,
-        metavar='N,N',
-        instance_from_str=_numbers,
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [','.join(f'{x:g}' for x in value)],
-    ),
-]
+_NUMBERS = PrimitiveConstructorSpec[tuple[float, ...]](
+    nargs=1,
+    metavar='N,N',
+    instance_from_str=_numbers,
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=lambda value: [','.join(f'{x:g}' for x in value)],
+)
+Shares = Annotated[tuple[Share, ...], _NUMBERS]
+Weights = Annotated[tuple[Weight, ...], _NUMBERS]
 Json = Annotated[
     dict[str, Any],
     PrimitiveConstructorSpec(
@@ -108,9 +131,9 @@ class Data:
     from training), or how many images of --data to hold out: a number, or a share below 1
     (default: 0.01; 0.1 with masks or landmarks)
     """
-    size: int = 512
+    size: Side = 512
     """side of the HQ images in pixels"""
-    crop: Annotated[int | None, _meta('INT')] = None
+    crop: Annotated[Side | None, _meta('INT')] = None
     """train on random squares of this side, in pixels of the HQ image (default: whole images; some
     presets set it)
     """
@@ -146,7 +169,7 @@ class Degradation:
     """degrade the sharpened face, if the recipe sharpens"""
     target_usm: bool = False
     """train on the sharpened face; validation always uses the plain one"""
-    pair_pool: int = 0
+    pair_pool: Pool = 0
     """ai6126_2024_parity: size of the emulated queue of training pairs; 0 is off"""
 
 
@@ -158,9 +181,9 @@ class Network:
     """network by name; `python -m models` lists them with their parameters"""
     net: Json = field(default_factory=dict)
     """arguments of the network as JSON, e.g. '{"steps": 2}'"""
-    blocks: Annotated[int | None, _meta('INT')] = None
+    blocks: Annotated[Count | None, _meta('INT')] = None
     """short for the same entry of --net: number of residual blocks"""
-    width: Annotated[int | None, _meta('INT')] = None
+    width: Annotated[Count | None, _meta('INT')] = None
     """short for the same entry of --net: number of feature channels"""
     start: Annotated[str | None, _meta('PATH')] = None
     """run, checkpoint or weights to initialise the network with (default: random weights)"""
@@ -176,17 +199,17 @@ class Loss:
 
     loss: Annotated[str, _one_of('loss')] = 'l1'
     """pixel loss of restorers, or loss of parsers (ce, lovasz, mixed, ohem) or landmarks (mse)"""
-    pixel_weight: float = 1.0
+    pixel_weight: Weight = 1.0
     """weight of the pixel loss; 0 turns it off"""
     last_loss: Annotated[str | None, _one_of('last_loss')] = None
     """another pixel loss for the end of the run, e.g. psnr"""
-    last_share: float = 0.2
+    last_share: Share = 0.2
     """share of the run that uses --last-loss"""
     vgg: Annotated[str | None, _meta('FILE')] = None
     """weights of torchvision's VGG19: adds a perceptual loss"""
     parser: Annotated[str | None, _meta('RUN')] = None
     """run of parse_unet whose encoder replaces VGG19 in the perceptual loss"""
-    perceptual_weight: float = 1.0
+    perceptual_weight: Weight = 1.0
     """weight of the perceptual loss"""
     features: Annotated[str, _one_of('features')] = 'esrgan'
     """layers of VGG19 that the perceptual loss compares"""
@@ -198,13 +221,13 @@ class Gan:
 
     gan: Annotated[str | None, _one_of('gan')] = None
     """adversarial loss (default: none)"""
-    gan_weight: float = 0.1
+    gan_weight: Weight = 0.1
     """weight of the adversarial loss"""
-    gan_from: int = 0
+    gan_from: ImagesOrNone = 0
     """images that the discriminator learns from, at its full rate, before the generator listens to
     it
     """
-    gan_level: Annotated[float | None, _meta('SHARE')] = None
+    gan_level: Annotated[Share | None, _meta('SHARE')] = None
     """keep the discriminator right on about this share of its images: the adversarial loss weighs
     more while it is right more often and less while it is right less often; 0 is off
     """
@@ -212,15 +235,15 @@ class Gan:
     """discriminator by name"""
     discriminator_net: Json = field(default_factory=dict)
     """arguments of the discriminator as JSON, e.g. '{"width": 32}'"""
-    discriminator_lr: Annotated[float | None, _meta('FLOAT')] = None
+    discriminator_lr: Annotated[Rate | None, _meta('FLOAT')] = None
     """learning rate of the discriminator; lower it while log.jsonl reports a d_accuracy near 1
     (default: --lr)
     """
-    matching_weight: Annotated[float | None, _meta('FLOAT')] = None
+    matching_weight: Annotated[Weight | None, _meta('FLOAT')] = None
     """weight of the difference between patchgan's feature maps of restored and real faces (default:
     0)
     """
-    r1: float = 0.0
+    r1: Weight = 0.0
     """weight of the penalty on the discriminator's gradients at real images"""
 
 
@@ -228,39 +251,39 @@ class Gan:
 class Optimization:
     """Length, batch, optimizer and learning rate."""
 
-    batch: int = 4
+    batch: Batch = 4
     """images per step and process"""
-    accumulate: int = 1
+    accumulate: Batch = 1
     """batches whose gradients make one step"""
-    nimg: Annotated[int | None, _meta('INT')] = None
+    nimg: Annotated[Images | None, _meta('INT')] = None
     """length of the run in images"""
-    minutes: Annotated[float | None, _meta('FLOAT')] = None
+    minutes: Annotated[Minutes | None, _meta('FLOAT')] = None
     """length of the run as wall time instead, validation included; the schedule adapts to it"""
     optimizer: Annotated[str, _one_of('optimizer')] = 'adamw'
     """optimizer"""
-    lr: float = 1e-3
+    lr: Rate = 1e-3
     """peak learning rate"""
-    betas: Annotated[Numbers | None, _meta('N,N')] = None
+    betas: Annotated[Shares | None, _meta('N,N')] = None
     """adam, adamw and muon: decay rates of the two moment estimates (default: 0.9,0.99)"""
-    weight_decay: float = 0.0
+    weight_decay: Weight = 0.0
     """weight decay"""
     schedule: Annotated[str, _one_of('schedule')] = 'cosine'
     """learning rate schedule"""
-    warmup: float = 0.03
+    warmup: Share = 0.03
     """share of the run over which the learning rate rises"""
-    milestones: Numbers = (0.5, 0.75)
+    milestones: Shares = (0.5, 0.75)
     """multistep: shares of the run after which the rate is halved; linear: the first is where it
     begins to fall
     """
-    periods: Numbers = (1, 1)
+    periods: Weights = (1, 1)
     """restarts: relative lengths of the cosines"""
-    restart_weights: Annotated[Numbers, arg(aliases=['--weights'])] = (1,)
+    restart_weights: Annotated[Weights, arg(aliases=['--weights'])] = (1,)
     """restarts: relative rates that the cosines begin with"""
-    tail: float = 0.0
+    tail: Share = 0.0
     """share of the run at its end that is another cosine, from 2 % of --lr"""
-    clip: float = 1.0
+    clip: Large = 1.0
     """largest norm of the gradients"""
-    ema: float = 800
+    ema: Large = 800
     """horizon of the weight average in images"""
 
 
@@ -270,17 +293,17 @@ class Run:
 
     out: Annotated[str | None, _meta('DIR')] = None
     """run directory (default: runs/PRESET)"""
-    ticks: int = 20
+    ticks: Count = 20
     """validations, checkpoints and pictures, spread evenly over the run"""
-    keep: int = 3
+    keep: Count = 3
     """best weight averages to keep; their mean is used at the end if it is better"""
     lpips: Annotated[str | None, _meta('FILE')] = None
     """weights of torchvision's AlexNet or VGG16: validation also reports LPIPS (pip install -e
     .[lpips])
     """
-    save_minutes: float = 5.0
+    save_minutes: Minutes = 5.0
     """minutes between checkpoints, in addition to one per validation"""
-    seed: int = 0
+    seed: Seed = 0
     """seed of the weights, the order, the flips and the degradations"""
     precision: Annotated[str | None, _one_of('precision')] = None
     """precision of forward and backward passes (default: bf16 where the hardware computes it, else
@@ -292,7 +315,7 @@ class Run:
     """the same bits every time on a GPU too; slower"""
     device: Annotated[str | None, _meta('DEVICE')] = None
     """cuda, cuda:1 or cpu (default: cuda if there is one)"""
-    threads: Annotated[int | None, _meta('INT')] = None
+    threads: Annotated[Threads | None, _meta('INT')] = None
     """CPU threads; bit-identical resume needs the same number (default: all cores)"""
 
 
@@ -305,11 +328,11 @@ class Search:
     for each part; parts that none of them names, and the word paper, stand for what was
     published
     """
-    search_from: float = 0.1
+    search_from: Share = 0.1
     """share of a search in which the weights are trained alone, before the architecture"""
-    arch_lr: float = 1e-3
+    arch_lr: Rate = 1e-3
     """peak learning rate of the architecture, with Adam"""
-    arch_weight_decay: float = 1e-3
+    arch_weight_decay: Weight = 1e-3
     """weight decay of the architecture"""
 
 
@@ -323,7 +346,7 @@ class Priors:
     """
     drop_priors: Annotated[tuple[str, ...] | None, _meta('NAME [NAME ...]')] = None
     """names of priors to replace by zeros, to see what they contribute (default: none)"""
-    multi_prior_weight: float = 0.0
+    multi_prior_weight: Weight = 0.0
     """weight of a loss that counts errors where the priors look (MFPSNet, Yu et al., TNNLS 2023),
     e.g. 0.1; --net '{"gate": true}' lets the network weigh its priors; 0 is off
     """
@@ -375,6 +398,15 @@ def options() -> Iterator[tuple[str, Field[Any]]]:
 
 
 _GROUP_OF = {option.name: group for group, option in options()}
+_TYPES: dict[str, Any] = {option.name: option.type for _, option in options()} | {
+    'task': str,
+    'preset': str,
+}
+# Of numbers; what has no limit of its own, as a seed, keeps to this one.
+LARGEST = 1 << 63
+# Of the arguments of networks, in config.json and arch.json: blocks, channels, sides.
+LARGEST_ARGUMENT = 4096
+MOST_ENTRIES = 256
 
 
 def replace_options(config: Config, **changed: Any) -> Config:
@@ -407,11 +439,95 @@ def flatten(config: Config) -> dict[str, Any]:
     return {name: list(v) if isinstance(v, tuple) else v for name, v in flat.items()}
 
 
-def from_flat(flat: Mapping[str, Any]) -> Config:
+def from_flat(flat: Mapping[str, Any], source: str = 'the options') -> Config:
     """The options that `flatten` wrote; what is missing has its default, what is unknown is
     ignored.
+
+    source: where they are from, for the message. Raises RunError for values of other types.
+    """
+    return replace_options(Config(), **checked(flat, source))
+
+
+def of_run(folder: str | os.PathLike[str]) -> Config | None:
+    """The options that a run directory was made with, None if it is none; `tasks.of_run` also
+    builds its network. Raises RunError for a damaged config.json.
+    """
+    stored = run.read_config(folder)
+    source = f'{shown(folder)}/config.json'
+    return from_flat(places.located(folder, checked(stored, source)), source) if stored else None
+
+
+def checked(flat: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The known ones among some options, under their present names.
+
+    Raises RunError, with the source, for one whose value is not of its type.
     """
     # Runs of earlier versions are read, too.
     current = {RENAMED.get(name, name): value for name, value in flat.items()}
-    known = {k: v for k, v in current.items() if k in _GROUP_OF or k in ('task', 'preset')}
-    return replace_options(Config(), **known)
+    known = {name: value for name, value in current.items() if name in _TYPES}
+    for name, value in known.items():
+        # Runs of the first format had one validation set.
+        several = [value] if name == 'val' and isinstance(value, str) else value
+        try:
+            _check(several, _TYPES[name])
+        except BadFile as error:
+            raise RunError(
+                f'{source}: {name} {records.excerpt(value)} cannot be used: {error}'
+            ) from None
+        known[name] = several
+    return known
+
+
+def meant(name: str, value: Any) -> Any:
+    """The value of an option in a file, where a text stands for it as on the command line."""
+    if not isinstance(value, str):
+        return value
+    readings: tuple[Callable[[], Any], ...] = (
+        lambda: msgspec.convert(value, _TYPES[name], strict=False),
+        lambda: msgspec.convert([value], _TYPES[name]),
+        lambda: msgspec.convert(value.split(','), _TYPES[name], strict=False),
+        lambda: records.parse(value.encode(), _TYPES[name]),
+    )
+    for reading in readings:
+        with contextlib.suppress(msgspec.ValidationError, BadFile):
+            return reading()
+    return value
+
+
+def _check(value: Any, kind: Any) -> None:
+    """Raise BadFile for a value that is not of the type of an option."""
+    records.convert(value, kind)
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and not _can_be_path(text):
+            raise BadFile('a text that can name a file was expected')
+    for number in _numbers_in(value):
+        if not abs(number) <= LARGEST:
+            raise BadFile(f'a number from -{LARGEST:,} to {LARGEST:,} was expected')
+    if isinstance(value, dict):
+        check_arguments(value)
+
+
+def _can_be_path(text: str) -> bool:
+    try:
+        return b'\0' not in os.fsencode(text)
+    except UnicodeEncodeError:  # half a character
+        return False
+
+
+def check_arguments(value: Any) -> None:
+    """Raise BadFile for arguments of a network that would take for ever to build."""
+    if isinstance(value, (dict, list)) and len(value) > MOST_ENTRIES:
+        raise BadFile(f'{len(value):,} entries in one list: at most {MOST_ENTRIES} were expected')
+    for number in _numbers_in(value):
+        if abs(number) > LARGEST_ARGUMENT:
+            raise BadFile(f'{number:g}: numbers up to {LARGEST_ARGUMENT:,} were expected')
+    inner = value.values() if isinstance(value, dict) else value
+    if isinstance(value, (dict, list)):
+        for part in inner:
+            check_arguments(part)
+
+
+def _numbers_in(value: Any) -> Iterator[float]:
+    """The number that a value is, or the numbers of a list."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    yield from (v for v in values if isinstance(v, (int, float)))

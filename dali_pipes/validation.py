@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,11 @@ Item = tuple[str, torch.Tensor, torch.Tensor]
 class ValidationSet(Protocol):
     """Inputs and ground truths by number, the same each time."""
 
+    @property
+    def images(self) -> Sequence[Any]:
+        """Return the images or pairs that they are made of."""
+        ...
+
     def __len__(self) -> int:
         """Return the number of items."""
         ...
@@ -49,19 +54,19 @@ class Pairs:
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         """Nothing is read yet."""
-        self._pairs = pairs
+        self.images = pairs
 
     def __len__(self) -> int:
         """Return the number of pairs."""
-        return len(self._pairs)
+        return len(self.images)
 
     def name(self, i: int) -> str:
         """Return the name of the LQ."""
-        return _stem(self._pairs[i].lq)
+        return _stem(self.images[i].lq)
 
     def __getitem__(self, i: int) -> Item:
         """Read a pair. Raises DataError."""
-        pair = self._pairs[i]
+        pair = self.images[i]
         return self.name(i), _read(pair.lq), _read(pair.gt)
 
 
@@ -70,19 +75,19 @@ class Stacked:
 
     def __init__(self, images: Sequence[StackedImage]) -> None:
         """Nothing is read yet."""
-        self._images = images
+        self.images = images
 
     def __len__(self) -> int:
         """Return the number of pairs."""
-        return len(self._images)
+        return len(self.images)
 
     def name(self, i: int) -> str:
         """Return the name of the picture."""
-        return _stem(self._images[i])
+        return _stem(self.images[i])
 
     def __getitem__(self, i: int) -> Item:
         """Read a picture and cut it in two. Raises DataError."""
-        lq, gt = _read(self._images[i]).chunk(2, 1)
+        lq, gt = _read(self.images[i]).chunk(2, 1)
         return self.name(i), lq, gt
 
 
@@ -103,6 +108,7 @@ class Degraded:
         lq_from_usm: bool = True,
     ) -> None:
         """Nothing is read yet."""
+        self.images = images
         self._reader = Reader(images, size, say=lambda _: None)
         self._plan = Plan(
             len(images), recipe, batch=1, size=size, seed=SEED, flip=0.0, lq_from_usm=lq_from_usm
@@ -139,6 +145,7 @@ class Parsed:
         self, pairs: Sequence[MaskPair], recipe: degrade.Recipe | None = None, *, size: int = 512
     ) -> None:
         """Nothing is read yet."""
+        self.images: Sequence[Any] = pairs
         self._reader: Reader = MaskReader(pairs, size, say=lambda _: None)
         self._recipe = recipe
         self._sides = (size, size)
@@ -182,6 +189,7 @@ class Pointed(Parsed):
     ) -> None:
         """Nothing is read yet."""
         super().__init__((), recipe, size=size)
+        self.images = images
         self._reader = StrictReader(images, size, say=lambda _: None)
         self._points = points
 

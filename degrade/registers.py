@@ -6,6 +6,8 @@ prints registers, shared memory and spills of every kernel of this folder, and o
 files that are named, on every architecture.
 """
 
+import program
+
 import importlib.util
 import re
 import sys
@@ -71,14 +73,17 @@ def _total(pattern: str, text: str) -> int:
     return sum(map(int, re.findall(pattern, text)))
 
 
-def main(argv: Sequence[str]) -> None:
-    """Print the report of the kernels here and in the files of the command line."""
+@program.entry
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report of the kernels here and in the files of the command line -> exit status."""
     if importlib.util.find_spec('cupy') is None:
-        sys.exit('CuPy is missing: pip install -e .[cuda13]')
+        raise KernelError('CuPy is missing: pip install -e .[cuda13]')
+    files = sys.argv[1:] if argv is None else argv
     print(f'{"file":12} {"kernel":10} {"sm":>4} {"registers":>10} {"shared":>8} {"spilled":>8}')
-    for row in report([*kernels.FILES, *(Path(file).resolve() for file in argv)]):
+    for row in report([*kernels.FILES, *(Path(file).resolve() for file in files)]):
         print('{:12} {:10} {:>4} {:10} {:8} {:8}'.format(*row))
+    return 0
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    sys.exit(main())

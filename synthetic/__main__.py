@@ -3,51 +3,61 @@
 python -m synthetic FOLDER --count 72
 """
 
+import program
+
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 
+from errors import DataError
+
 from . import _draw, write
 
 
-def main() -> None:
-    """Draw what the command line asks for."""
-    args = _parsed()
+@program.entry
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw what the command line asks for -> exit status."""
+    args = parser().parse_args(argv)
     cv2.setNumThreads(1)
     if args.only:
         _draw_some(args)
-        return
+        return 0
     try:
         write(args.folder, args.count, args.first_seed, args.size, args.workers, _show)
-    except (OSError, RuntimeError) as e:
-        sys.exit(f'{e}')
+    except (FileExistsError, RuntimeError) as e:
+        raise DataError(str(e)) from e
     print()
+    return 0
 
 
-def _parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Flags of the command."""
+    p = argparse.ArgumentParser(
         prog='python -m synthetic',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('folder')
-    parser.add_argument('--count', type=int, default=72)
-    parser.add_argument('--first-seed', type=int, default=0)
-    parser.add_argument('--size', type=int, default=512)
-    parser.add_argument('--workers', type=int)
-    parser.add_argument(
-        '--only', help='numbers to draw, comma-separated; for the processes that `write` starts'
+    p.add_argument('folder')
+    p.add_argument('--count', type=program.ranges.COUNT, default=72)
+    p.add_argument('--first-seed', type=program.ranges.SEED, default=0)
+    p.add_argument('--size', type=program.ranges.SIDE, default=512)
+    p.add_argument('--workers', type=program.ranges.THREADS)
+    p.add_argument(
+        '--only',
+        type=program.Several(program.ranges.NUMBER),
+        help='numbers to draw, comma-separated; for the processes that `write` starts',
     )
-    return parser.parse_args()
+    return p
 
 
 def _draw_some(args: argparse.Namespace) -> None:
     """Draw the numbers of --only and report each on stdout, which is the pipe to `write`."""
     state = dict(count=args.count, first_seed=args.first_seed, size=args.size)
-    for number in _draw(Path(args.folder), state, map(int, args.only.split(','))):
+    for number in _draw(Path(args.folder), state, args.only):
         try:
             # One write: lines of several processes must not mix.
             os.write(sys.stdout.fileno(), b'%d\n' % number)
@@ -60,4 +70,4 @@ def _show(done: int, total: int) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from torch import nn
 
+import models
 from config import flags, rules
-from config.schema import Config, from_flat
-from errors import RunError
-from training import run
+from config.schema import Config
+from config.schema import of_run as of_folder
+from errors import FacesError, RunError
+from storage import records, shown, tensors
+from training import checkpoint, run
 
 from .landmarks import Landmarks
 from .parse import Parse
@@ -34,7 +37,6 @@ def configure(argv: Sequence[str] | None = None, description: str | None = None)
     task = of(config)
     rules.check_names(config, networks=task.networks, losses=task.losses)
     config = task.complete(config)
-    rules.check_positive(config)
     rules.check(config, rules.MACHINE + rules.DATA)
     task.check(config)
     rules.check(config, rules.OPTIMIZATION)
@@ -44,11 +46,26 @@ def configure(argv: Sequence[str] | None = None, description: str | None = None)
 
 
 def of_run(folder: str) -> Config:
-    """The options that a run directory was made with. Raises RunError if it is none."""
-    stored = run.read_config(folder)
-    if not stored:
-        raise RunError(f'{folder} is no run directory: it has no config.json')
-    return from_flat(stored)
+    """The options that a run directory was made with. Raises RunError if it is none, or if they
+    cannot be those of a run.
+    """
+    config = of_folder(folder)
+    if config is None:
+        raise RunError(f'{shown(folder)} is no run directory: it has no config.json')
+    try:
+        run.choose(config.task, TASKS, 'task')
+        task = of(config)
+        rules.check_names(config, networks=task.networks, losses=task.losses)
+        models.shapes(lambda: task.network(config))
+    except checkpoint.MISFITS as error:
+        name, net = config.network.network, records.excerpt(config.network.net, 80)
+        raise RunError(
+            f'{shown(folder)}/config.json: {name} cannot be built with {net} '
+            f'({tensors.first_line(error)}): {run.RESTORE}'
+        ) from error
+    except FacesError as error:
+        raise RunError(f'{shown(folder)}/config.json: {error}') from error
+    return config
 
 
 def network(config: Config) -> nn.Module:

@@ -9,13 +9,14 @@ from typing import Any
 
 import degrade
 import synthetic
-from config.schema import Config
+from config.schema import Config, flatten
 from dali_pipes import validation
 from errors import DataError
 from faces import landmarks
 from faces.masks import pairs
-from sources import manifest, stream
+from sources import identity, manifest, selection, stream
 from storage import shown
+from training import resume
 
 STACKED = 'stacked:'  # before the path of pairs in one picture, the LQ above the GT
 # Synthetic faces to train and to validate on are drawn from different seeds.
@@ -55,7 +56,7 @@ def load_faces(config: Config, say: Say = print, bar: Bar = NO_BAR) -> tuple[Any
         train = _stream(config, wanted, say)
     else:
         paired = source.startswith(STACKED) or manifest.is_paired(source, both=True)
-        train = _paired(config, bar, say) if paired else _single(scan(source), source)
+        train = _paired(config, bar, say) if paired else scan(source)
         wanted = wanted or [('val', '0.01')]
 
     sets: Sets = {}
@@ -64,7 +65,7 @@ def load_faces(config: Config, say: Say = print, bar: Bar = NO_BAR) -> tuple[Any
         if path is None:
             assert drawn is not None
             sets[name] = _pairs_or_degraded(config, drawn.images)
-        elif _is_count(path):
+        elif _is_count(path, say):
             train, held = _held_out(train, path, config.run.seed)
             sets[name] = _pairs_or_degraded(config, held.images)
         else:
@@ -103,27 +104,15 @@ def _pairs_or_degraded(config: Config, images: list[Any]) -> Any:
 
 
 def _scanner(config: Config, say: Say, bar: Bar) -> Callable[..., Any]:
-    """manifest.scan with the options of a run."""
+    """selection.scan with the options of a run."""
     return functools.partial(
-        manifest.scan,
+        selection.scan,
         size=config.data.size,
         verify=config.data.verify,
         strict=config.data.strict,
         progress=bar('checking files'),
         say=say,
     )
-
-
-def _single(images: Any, data: str) -> Any:
-    """Manifest of faces, once it is clear that no LQ is among them."""
-    folder = manifest.pairs_in(images)
-    if not folder:
-        return images
-    if os.path.isdir(folder):
-        remedy = f'give --data {shown(folder)}, or the GT in it for its faces alone'
-    else:
-        remedy = f'unpack {shown(folder)} and give the folder with LQ/ and GT/'
-    raise DataError(f'--data {data} holds pairs: {remedy}')
 
 
 def _paired(config: Config, bar: Bar, say: Say) -> manifest.Manifest:
@@ -207,7 +196,7 @@ def load_masked(config: Config, say: Say = print, bar: Bar = NO_BAR) -> tuple[An
         if path is None:
             assert drawn is not None
             held = drawn
-        elif _is_count(path):
+        elif _is_count(path, say):
             train, held = _held_out(train, path, config.run.seed)
         else:
             held = scan(path)
@@ -226,7 +215,7 @@ def _masked_scanner(config: Config, masks: bool, say: Say, bar: Bar) -> Callable
             f'--data {source} holds masks beside its pictures: with --landmarks give the folder of '
             'the pictures alone'
         )
-    scan: Callable[..., Any] = manifest.scan
+    scan: Callable[..., Any] = selection.scan
     if masks:
         scan = functools.partial(pairs.scan_pairs, repair=config.data.repair)
     return functools.partial(
@@ -269,9 +258,15 @@ def _named(val: str) -> tuple[str, str]:
     return os.path.basename(os.path.normpath(val.removeprefix(STACKED))), val
 
 
-def _is_count(path: str) -> bool:
-    """Whether a --val is a number or a share."""
-    return path.replace('.', '', 1).isdigit()
+def _is_count(path: str, say: Say = lambda _: None) -> bool:
+    """Whether a --val is a number or a share; a file or folder of such a name comes first."""
+    number = path.replace('.', '', 1).isdecimal()
+    if number and os.path.exists(path):
+        say(
+            f'--val {path}: the {"folder" if os.path.isdir(path) else "file"} of that name here, '
+            'no number of images'
+        )
+    return number and not os.path.exists(path)
 
 
 def _check_new(name: str, sets: Sets) -> None:
@@ -315,13 +310,36 @@ def _synthetic(
 
 def _draw(size: int, name: str, count: int, seed: int, bar: Bar) -> Path:
     """Folder of synthetic faces in the cache, drawn if need be."""
-    folder = manifest.cache_folder() / f'faces-{size}-v{synthetic.VERSION}' / name
+    folder = Path(f'{_drawn()}{size}-v{synthetic.VERSION}') / name
     progress = bar(f'drawing {count} synthetic faces ({name})')
     try:
         synthetic.write(folder, count, first_seed=seed, size=size, progress=progress)
     except (FileExistsError, RuntimeError) as error:
         raise DataError(f'synthetic faces: {error}') from error
     return folder
+
+
+def _drawn() -> str:
+    """What the folders of synthetic faces begin with."""
+    return str(manifest.cache_folder() / 'faces-')
+
+
+def known(config: Config, images: Any, sets: Sets) -> resume.Known:
+    """What a run reads, by which it is known again."""
+    return resume.Known(
+        _files(images),
+        {name: _files(data.images) for name, data in sets.items()},
+        resume.files_of(flatten(config)),
+    )
+
+
+def _files(images: Any) -> list[identity.File]:
+    """The files of a data set. Drawn faces are known by the version of their drawing: encoders of
+    other versions write other files of the same pictures.
+    """
+    if not isinstance(images, stream.Shards) and images[0].path.startswith(_drawn()):
+        return [identity.File(os.path.basename(item.path), synthetic.VERSION) for item in images]
+    return identity.of_images(images)
 
 
 def fingerprint(images: Any) -> str:

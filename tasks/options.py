@@ -116,12 +116,9 @@ NO_LANDMARKS = (Rule(lambda c: c.data.landmarks, _landmarks_message),)
 LANDMARKS = (Rule(lambda c: c.data.landmarks and not c.data.data, _landmarks_message),)
 PRIORS = (
     Rule(
+        lambda c: c.priors.multi_prior_weight and c.network.network not in models.GUIDED,
         lambda c: (
-            c.priors.multi_prior_weight
-            and (c.network.network not in models.GUIDED or not c.priors.multi_prior_weight > 0)
-        ),
-        lambda c: (
-            f'--multi-prior-weight {c.priors.multi_prior_weight}: must be positive, and is for '
+            f'--multi-prior-weight {c.priors.multi_prior_weight} is for '
             f'{", ".join(models.GUIDED)} only, not for {c.network.network}'
         ),
     ),
@@ -265,12 +262,10 @@ SEARCHING = (
         ),
     ),
 )
-WEIGHTS = ('pixel_weight', 'perceptual_weight', 'gan_weight', 'matching_weight', 'r1')
 
 
 def check_restoring(config: Config) -> None:
     """Raise RunError for losses or a discriminator that a restorer cannot be trained with."""
-    rules.check_not_negative(config, WEIGHTS)
     rules.check(config, LOSSES + ADVERSARIAL)
 
 

@@ -16,14 +16,15 @@ import losses
 import models
 import storage
 from config import rules
-from config.schema import Config
+from config.schema import Config, of_run
 from dali_pipes.batch import Batch
 from errors import BadFile, RunError
 from losses import adversarial, features, priors
 from metrics import perceptual
 from metrics.psnr import psnr
 from metrics.ssim import ssim
-from training import checkpoint, run
+from storage import shown
+from training import checkpoint
 from training.world import World
 
 from . import data as sources
@@ -108,6 +109,9 @@ class Restore:
         by_name = {'net': player(self.network(config), config, device, config.optimization.lr)}
         if config.gan.gan:
             by_name['discriminator'] = _discriminator(config, device)
+        # What the first validation will need is known to be there, too.
+        with torch.random.fork_rng([]):
+            _lpips(config.run.lpips, device)
         return Players(by_name, criterion(config, device))
 
     def step(self, players: Players, pipe: Iterator[Any], step: Step) -> StepResult:
@@ -422,7 +426,7 @@ def criterion(config: Config, device: torch.device) -> RestorationCriterion:
         try:
             extract = features.vgg19(config.loss.vgg, layers)
         except ValueError as error:
-            raise RunError(f'--vgg: {error}') from error
+            raise RunError(f'--vgg {error}') from error
         weights = list(layers.values())
     elif config.loss.parser:
         parser = _parser(config.loss.parser)
@@ -434,12 +438,11 @@ def criterion(config: Config, device: torch.device) -> RestorationCriterion:
 
 def _parser(path: str) -> Any:
     """The network of a run of parse_unet, with its weights."""
-    of = run.read_config(path)
-    if of.get('network') != 'parse_unet':
-        raise RunError(f'--parser: {path} is no run of parse_unet')
-    parser = models.PARSERS[of['network']](**of['net'])
-    checkpoint.load_weights(parser, path)
-    return parser
+    of = of_run(path)
+    if of is None or of.network.network != 'parse_unet':
+        raise RunError(f'--parser {shown(path)} is no run of parse_unet')
+    net = of.network.net
+    return checkpoint.network_with_weights(lambda: models.ParseUNet(**net), path)[0]
 
 
 # ------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the foundation to the roof: a room imports from those before it, never from those behind it.
 ORDER = (
     'errors',
+    'program',
     'storage',
     'degrade',
     'synthetic',

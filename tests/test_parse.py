@@ -262,15 +262,15 @@ def test_a_stopped_run_goes_on_to_the_bit(run, data, tmp_path, monkeypatch):
 
     from training import checkpoint, stop
 
-    asked = iter([None] * 9)
+    asked = iter([0] * 9)
     monkeypatch.setattr(
         stop.Stop,
         'requested',
-        property(lambda self: next(asked, 'SIGTERM'), lambda self, value: None),
+        property(lambda self: next(asked, signal.SIGTERM), lambda self, value: None),
         raising=False,
     )
     assert (
-        train.main(flags(data, tmp_path / 'run')) == 0
+        train.main(flags(data, tmp_path / 'run')) == 143
         and not (tmp_path / 'run/result.json').exists()
     )
     monkeypatch.undo()

@@ -197,7 +197,7 @@ def test_a_rank_that_dies_ends_the_run_and_the_command_resumes(data, tmp_path):
     again = ranks(tmp_path / 'again', 2, train.main, command)
     processes.wait_for(again[0], lambda: 'resumed at' in again[0].out)
     again[1].send_signal(signal.SIGTERM)
-    assert [process.wait() for process in again] == [0, 0]
+    assert [process.wait() for process in again] == [143, 143]
     assert f'resumed at {last:,} images' in again[0].out
     assert 'stopped by another process' in again[0].out and checkpoints(out)[-1] >= last
 
@@ -219,6 +219,8 @@ def test_lock(tmp_path):
 
 # ---- soup ----
 
+LIKE = {'x': torch.zeros(1)}
+
 
 def test_soup_takes_what_helps(tmp_path):
     """Weights are numbers here, and the score is their distance to 3.
@@ -232,11 +234,11 @@ def test_soup_takes_what_helps(tmp_path):
     for nimg, x in (10, 10.0), (20, 2.5), (30, 4.0), (40, 9.0):
         soup.save_candidate(tmp_path, nimg, {'x': torch.tensor([x])}, score({'x': x}), 3)
     assert sorted(n for _, n, _ in soup.candidates(tmp_path)) == [20, 30, 40]
-    weights, parts, best = soup.greedy_soup(tmp_path, score)
+    weights, parts, best = soup.greedy_soup(tmp_path, LIKE, score)
     assert parts == [20, 30] and float(weights['x']) == 3.25 and best == -0.25
     soup.forget_after(tmp_path, 25)
     assert [n for _, n, _ in soup.candidates(tmp_path)] == [20]
-    assert soup.greedy_soup(tmp_path / 'none', score) is None
+    assert soup.greedy_soup(tmp_path / 'none', LIKE, score) is None
 
 
 # ---- losses ----

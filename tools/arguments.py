@@ -17,11 +17,6 @@ def names(text: str) -> list[str]:
     return text.split(',')
 
 
-def integers(text: str) -> list[int]:
-    """The numbers of a comma-separated list. Raises ValueError."""
-    return [int(word) for word in text.split(',')]
-
-
 def recipe(text: str) -> str:
     """The name of a recipe; an unknown one is refused with the nearest."""
     try:

@@ -10,6 +10,8 @@ if the folder is unusable.
 GPU, `cuda-shim` the kernels on the CPU (slow, needs g++).
 """
 
+import program
+
 import argparse
 import contextlib
 import re
@@ -484,6 +486,7 @@ def table(folder: Path, impls: tuple[str, ...] | list[str]) -> list[Row]:
     return rows
 
 
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table and return the exit status."""
     folder, impls = _arguments(argv)

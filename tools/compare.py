@@ -2,6 +2,8 @@
 with their certainty.
 """
 
+import program
+
 import argparse
 import contextlib
 import functools
@@ -24,7 +26,7 @@ from models.__main__ import gmac
 from tools import timing
 from tools.finished_run import FinishedRun
 from tools.finished_run import curves as curves_of
-from training import run
+from training import outputs, places, run
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 3  # of a claim, at least
@@ -58,15 +60,28 @@ def add_flags(
         default=recipe,
         help=f'degradation of the inputs (default: {recipe or "that of the preset"})',
     )
-    p.add_argument('--seeds', default=seeds, help='comma-separated (default: %(default)s)')
     p.add_argument(
-        '--minutes', type=float, help='of every run (default: 20, unless --nimg is given)'
+        '--seeds',
+        type=program.Several(program.ranges.SEED),
+        default=[int(seed) for seed in seeds.split(',')],
+        help=f'comma-separated (default: {seeds})',
     )
-    p.add_argument('--nimg', type=int, help='images of every run instead')
+    p.add_argument(
+        '--minutes',
+        type=program.ranges.MINUTES,
+        help='of every run (default: 20, unless --nimg is given)',
+    )
+    p.add_argument('--nimg', type=program.ranges.LENGTH, help='images of every run instead')
     p.add_argument(
         '--out', type=Path, default=Path(out), help='folder of the runs (default: %(default)s)'
     )
     p.add_argument('more', nargs='*', help='further flags for train.py, after --')
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Raise RunError if OUT would write over what is read."""
+    data = {'--data': args.data, '--val': args.val}
+    outputs.check({'--out': args.out}, data, {'--found': getattr(args, 'found', None)})
 
 
 def all_of(
@@ -77,7 +92,7 @@ def all_of(
     """Run them for every seed, all of one seed first; report what is finished after each run."""
     if not (args.data and args.val):
         raise RunError('--data and --val are needed: all variants train and are judged on the same')
-    for seed in args.seeds.split(','):
+    for seed in map(str, args.seeds):
         for name, flags in variants.items():
             train(name, flags, seed, args)
             report(finished(variants, args))
@@ -95,8 +110,9 @@ def train(name: str, flags: Sequence[str], seed: str, args: argparse.Namespace) 
         return out
     print(f'{name}, seed {seed}: {" ".join(argv)}', flush=True)
     code = call(argv)
-    # A run that a signal stopped exits with 0, unfinished.
-    if code or not (out / 'result.json').exists():
+    if code == program.STOPPED:
+        raise KeyboardInterrupt
+    if code:
         raise RunError(
             f'{name}, seed {seed} did not finish (exit {code}): the same command goes on from here'
         )
@@ -114,8 +130,8 @@ def call(argv: Sequence[str]) -> int:
 
 def check_same(out: Path, argv: Sequence[str]) -> None:
     """Raise RunError if the finished run in `out` was made with other flags than these."""
-    given = json.loads(json.dumps(train_flags.given(argv)))
-    stored = run.read_config(out)
+    given = places.absolute(json.loads(json.dumps(train_flags.given(argv))))
+    stored = places.located(out, run.read_config(out))
     compared = stored.keys() - run.FREE - MADE
     differs = [
         f'{k}: was {stored[k]!r}, now {v!r}'
@@ -133,7 +149,7 @@ def finished(names: Iterable[str], args: argparse.Namespace) -> dict[str, dict[s
     """{name: {seed: directory}} of the runs that have a result."""
     runs: dict[str, dict[str, Path]] = {}
     for name in names:
-        for seed in args.seeds.split(','):
+        for seed in map(str, args.seeds):
             out = args.out / f'{name}-{seed}'
             if (out / 'result.json').exists():
                 runs.setdefault(name, {})[seed] = out

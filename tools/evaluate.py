@@ -12,6 +12,8 @@ all folders must hold all of them. Sharpness is the gradient energy as a share o
 ground truth: 1 is right, blur has less.
 """
 
+import program
+
 import argparse
 import os
 import sys
@@ -27,7 +29,7 @@ from torch import Tensor
 
 import infer
 import storage
-from errors import BadFile, DataError, RunError, reported
+from errors import BadFile, DataError, RunError
 from faces import landmarks, masks
 from metrics import perceptual
 from metrics.miou import Confusion
@@ -42,6 +44,7 @@ from tasks import parse as parsing
 from tasks.batches import ahead, grouped
 from tasks.players import autocast
 from tools import arguments
+from training import outputs
 
 # A predicted mask has specks: rows and columns of a part with less than this share of its fullest
 # one are no ends of it.
@@ -258,7 +261,8 @@ def write(
     note = f'{len(names):,} images; truth: {args.gt}'
     if args.parser:
         note += f'; parser: {args.parser}'
-    storage.write(args.out.with_name(args.out.name + '.md'), f'{text}\n\n{note}\n'.encode())
+    markdown, numbers = written(args.out)
+    storage.write(markdown, f'{text}\n\n{note}\n'.encode())
     content = {
         'images': names,
         'gt': args.gt,
@@ -266,7 +270,12 @@ def write(
         'mean': {name: plain(e.means) for name, e in done.items()},
         'each': {name: plain(e.each) for name, e in done.items()},
     }
-    storage.write_json(args.out.with_name(args.out.name + '.json'), content)
+    storage.write_json(numbers, content)
+
+
+def written(out: Path) -> tuple[Path, Path]:
+    """The files that --out stands for."""
+    return out.with_name(f'{out.name}.md'), out.with_name(f'{out.name}.json')
 
 
 def plain(values: Any) -> Any:
@@ -299,7 +308,10 @@ def parser() -> argparse.ArgumentParser:
         '--out', type=Path, help='write OUT.md and OUT.json (default: only print the table)'
     )
     p.add_argument(
-        '--batch', type=int, default=8, help='images of one size at a time (default: %(default)s)'
+        '--batch',
+        type=program.ranges.BATCH,
+        default=8,
+        help='images of one size at a time (default: %(default)s)',
     )
     p.add_argument(
         '--device',
@@ -309,7 +321,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table -> exit status."""
     args = parser().parse_args(argv)
@@ -317,9 +329,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise RunError(
             f'--device {args.device}: there is no CUDA GPU that torch can use; give --device cpu'
         )
-    if args.batch < 1:
-        raise RunError(f'--batch {args.batch}: must be positive')
 
+    if args.out:
+        outputs.check(
+            {'--out': written(args.out)},
+            {'RESTORED': args.restored, '--gt': args.gt},
+            {'--parser': args.parser, '--lpips': args.lpips},
+        )
     folders, truths = find(args.restored, args.gt)
     judges = Judges(
         Parser(args.parser, args.device) if args.parser else None,

@@ -11,6 +11,8 @@ and needs --size. Its metadata: network, arguments (of a run), scale, parameters
 pip install -e .[onnx]
 """
 
+import program
+
 import argparse
 import copy
 import importlib
@@ -29,10 +31,10 @@ from torch import Tensor, nn
 import infer
 import models
 import storage
-from errors import RunError, reported
+from errors import RunError
 from tasks.restore import Restore
 from tools import arguments
-from training import run
+from training import outputs, run
 
 Size = tuple[int, int]  # height and width
 Shape = tuple[int, int, int]  # pictures, height and width
@@ -207,7 +209,7 @@ def size(text: str) -> Size:
         raise argparse.ArgumentTypeError(
             f'{text!r}: HEIGHTxWIDTH in pixels is needed, e.g. 128x128'
         )
-    height, width = map(int, text.split('x'))
+    height, width = (program.ranges.SIDE(side) for side in text.split('x'))
     return height, width
 
 
@@ -238,10 +240,11 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the file that the command line asks for -> exit status."""
     args = parser().parse_args(argv)
+    outputs.check({'--out': args.out}, {}, {'--run': args.run, '--weights': args.weights})
     need_packages()
     loaded = infer.load(args)
     refuse(loaded.net, args)

@@ -9,6 +9,8 @@ A, or on --val. The weights between are of use where B was trained on from A: ot
 do not correspond.
 """
 
+import program
+
 import argparse
 import os
 import sys
@@ -23,15 +25,14 @@ from torch import Tensor, nn
 import infer
 import models
 import storage
-from config.flags import numbers
 from config.schema import Config, replace_options
-from errors import RunError, reported
+from errors import RunError
 from tasks import restoration
 from tasks.players import autocast
 from tasks.restoration import RestoreScores
 from tasks.task import Task
 from tools import arguments
-from training import checkpoint, pictures
+from training import checkpoint, outputs, pictures
 
 SHOWN = 4  # pictures in the strip
 ALPHAS = (0, 0.25, 0.5, 0.75, 1)
@@ -147,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('b', metavar='RUN_B', help='another one of the same network, or weights')
     p.add_argument(
         '--alpha',
-        type=numbers,
+        type=program.Several(program.ranges.SHARE),
         default=list(ALPHAS),
         help='shares of B, 0 to 1 (default: 0,0.25,0.5,0.75,1)',
     )
@@ -163,18 +164,15 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Score and write what the command line asks for -> exit status."""
     args = parser().parse_args(argv)
-    if not all(0 <= alpha <= 1 for alpha in args.alpha):
-        given = ','.join(f'{alpha:g}' for alpha in args.alpha)
-        raise RunError(f'--alpha {given}: shares of B from 0 to 1 are needed')
-    if (args.out / 'config.json').exists():
-        raise RunError(
-            f'--out {args.out} is a run directory, whose own weights would be lost: name another '
-            'folder'
-        )
+    outputs.check(
+        {'--out': [args.out, args.out / checkpoint.FINISHED]},
+        {'--val': args.val},
+        {'RUN_A': args.a, 'RUN_B': args.b},
+    )
     ends = load(args.a, args.b, args.device)
     scores = score(ends, args.alpha, args.device, args.val)
 

@@ -13,6 +13,8 @@ python tools/prepare.py replay runs/mine 12345 12346                  samples of
 Every verb has a --help of its own.
 """
 
+import program
+
 import argparse
 import sys
 from collections.abc import Callable, Sequence
@@ -21,11 +23,12 @@ from pathlib import Path
 import torch
 
 import degrade
-from errors import RunError, reported
-from tools.prepare_data import annotate, degrade_all, index, split
+from errors import RunError
+from tools.prepare_data import LISTS, annotate, degrade_all, index, split
 from tools.prepare_htj2k import htj2k
 from tools.prepare_priors import priors
 from tools.prepare_samples import preview, replay
+from training import outputs
 
 Verb = Callable[[argparse.Namespace], None]
 HQ = 'HQ faces: folder, list of files, glob, or .tar shards'
@@ -56,14 +59,19 @@ def parser() -> argparse.ArgumentParser:
     _add_priors(verb('priors', priors, 'priors.safetensors'))
     v = verb('replay', replay, 'replay.png')
     v.add_argument('run', help='run directory')
-    v.add_argument('sample', type=int, nargs='+', help='sample numbers, as in the log')
+    v.add_argument(
+        'sample', type=program.ranges.SAMPLE, nargs='+', help='sample numbers, as in the log'
+    )
     return p
 
 
 def _add_data(v: argparse.ArgumentParser) -> None:
     v.add_argument('data', help=HQ)
     v.add_argument(
-        '--size', type=int, default=512, help='training size in pixels (default: %(default)s)'
+        '--size',
+        type=program.ranges.SIDE,
+        default=512,
+        help='training size in pixels (default: %(default)s)',
     )
 
 
@@ -79,9 +87,17 @@ def _add_index(v: argparse.ArgumentParser) -> None:
 
 def _add_split(v: argparse.ArgumentParser) -> None:
     _add_data(v)
-    v.add_argument('--train-size', type=int, help='images to train on (default: all the others)')
-    v.add_argument('--val-size', type=int, required=True, help='images to validate on')
-    v.add_argument('--seed', type=int, default=0, help='of the draw (default: %(default)s)')
+    v.add_argument(
+        '--train-size',
+        type=program.ranges.COUNT,
+        help='images to train on (default: all the others)',
+    )
+    v.add_argument(
+        '--val-size', type=program.ranges.COUNT, required=True, help='images to validate on'
+    )
+    v.add_argument(
+        '--seed', type=program.ranges.SEED, default=0, help='of the draw (default: %(default)s)'
+    )
 
 
 def _add_degrade(v: argparse.ArgumentParser) -> None:
@@ -103,8 +119,12 @@ def _add_degrade(v: argparse.ArgumentParser) -> None:
 def _add_preview(v: argparse.ArgumentParser) -> None:
     _add_data(v)
     _add_recipe(v)
-    v.add_argument('--count', type=int, default=12, help='samples (default: %(default)s)')
-    v.add_argument('--seed', type=int, default=0, help='of the samples (default: %(default)s)')
+    v.add_argument(
+        '--count', type=program.ranges.COUNT, default=12, help='samples (default: %(default)s)'
+    )
+    v.add_argument(
+        '--seed', type=program.ranges.SEED, default=0, help='of the samples (default: %(default)s)'
+    )
 
 
 def _add_priors(v: argparse.ArgumentParser) -> None:
@@ -142,32 +162,50 @@ def _add_priors(v: argparse.ArgumentParser) -> None:
 def _add_dictionaries(v: argparse.ArgumentParser) -> None:
     """Add how large the dictionaries are, and what they are made of."""
     v.add_argument(
-        '--entries', type=int, default=128, help='entries of each dictionary (default: %(default)s)'
+        '--entries',
+        type=program.ranges.COUNT,
+        default=128,
+        help='entries of each dictionary (default: %(default)s)',
     )
     v.add_argument(
         '--level',
-        type=int,
+        type=program.ranges.LEVEL,
         help='number of the feature map of the parser that they are of, 0 the finest (default: the '
         'one of at most 128 x 128 for a whole face)',
     )
 
     # Which faces are looked at, and where.
     v.add_argument(
-        '--faces', type=int, default=5000, help='faces to look at (default: %(default)s)'
+        '--faces',
+        type=program.ranges.COUNT,
+        default=5000,
+        help='faces to look at (default: %(default)s)',
     )
-    v.add_argument('--batch', type=int, default=8, help='faces at a time (default: %(default)s)')
+    v.add_argument(
+        '--batch',
+        type=program.ranges.BATCH,
+        default=8,
+        help='faces at a time (default: %(default)s)',
+    )
     v.add_argument(
         '--seed',
-        type=int,
+        type=program.ranges.SEED,
         default=0,
         help='of the choice of faces and the clusters (default: %(default)s)',
     )
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line asks for -> exit status."""
     args = parser().parse_args(argv)
+    given = vars(args)
+    lists = [args.out / name for name in LISTS] if args.verb == 'split' else None
+    outputs.check(
+        {'--out': lists or given.get('out')},
+        {'DATA': given.get('data'), '--landmarks': given.get('landmarks')},
+        {flag: given.get(flag[2:]) for flag in ('--parser', '--heatmaps')},
+    )
     try:
         args.function(args)
     except ValueError as error:  # a recipe, size or number that cannot be, in words

@@ -89,7 +89,7 @@ def _faces(args: argparse.Namespace, size: int) -> Faces:
         images: list[Any] = with_masks
         reader = MaskReader(with_masks, size)
     else:
-        images = manifest.scan(args.data, size=size, progress=progress).images
+        images = selection.scan(args.data, size=size, progress=progress).images
         reader = Reader(images, size)
 
     points, source = None, 'their masks' if masked else 'what the parser sees'

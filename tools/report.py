@@ -8,6 +8,8 @@ that needs no other: options, scores, curves, pictures. The text of the PDF is s
 is installed, else in a font of the same widths (Liberation Sans, Arimo); --font names another.
 """
 
+import program
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -16,9 +18,10 @@ from pathlib import Path
 import torch
 
 import storage
-from errors import RunError, reported
+from errors import RunError
 from tools import arguments, report_html, report_pdf
 from tools.finished_run import FinishedRun
+from training import outputs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,10 +44,13 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report that the command line asks for -> exit status."""
     args = parser().parse_args(argv)
+    outputs.check(
+        {'--out': args.out}, {'--real': args.real, '--font': args.font}, {'RUN': args.runs}
+    )
     if args.out.suffix == '.html':
         runs = [FinishedRun(folder) for folder in args.runs]
         storage.write(args.out, report_html.page(runs).encode())

@@ -11,6 +11,8 @@ code 2 with the reason if something is wrong. With --masks the files are masks o
 ids 0 to 18.
 """
 
+import program
+
 import argparse
 import importlib.metadata
 import io
@@ -36,14 +38,14 @@ import tasks
 from config import presets
 from config.documentation import flag
 from config.schema import flatten, from_flat
-from errors import BadFile, FacesError, RunError, reported
+from errors import BadFile, FacesError, RunError
 from faces import masks
 from metrics.miou import Confusion, SegmentationScores
 from metrics.psnr import psnr
 from metrics.ssim import ssim
 from sources import files
 from tools import arguments
-from training import checkpoint, run
+from training import checkpoint, outputs, run
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = '.png', '.jpg', '.jpeg'
@@ -59,6 +61,8 @@ NOT_SHOWN = {
     'task',
     'format',
     'images',
+    'images_per_step',
+    'fingerprint',
     'guides',
     'threads',
     'device',
@@ -500,14 +504,19 @@ def _add_common(v: argparse.ArgumentParser) -> None:
         '--gt', type=Path, help='folder of ground truth: prints PSNR and SSIM, of masks mIoU and F1'
     )
     v.add_argument(
-        '--size', type=int, default=512, help='side of the images in pixels (default: %(default)s)'
+        '--size',
+        type=program.ranges.SIDE,
+        default=512,
+        help='side of the images in pixels (default: %(default)s)',
     )
     v.add_argument(
-        '--count', type=int, help='images the challenge wants (default: as many as --names holds)'
+        '--count',
+        type=program.ranges.COUNT,
+        help='images the challenge wants (default: as many as --names holds)',
     )
     v.add_argument(
         '--limit',
-        type=int,
+        type=program.ranges.COUNT,
         help='parameters the network must stay below (default: '
         f'{models.BUDGET} of one that enlarges)',
     )
@@ -525,7 +534,10 @@ def _add_challenge(v: argparse.ArgumentParser) -> None:
         '--folder', default='results', help='the one folder in the zip (default: %(default)s)'
     )
     v.add_argument(
-        '--max-mb', type=float, default=30, help='largest zip in MB (default: %(default)s)'
+        '--max-mb',
+        type=program.ranges.MEGABYTES,
+        default=30,
+        help='largest zip in MB (default: %(default)s)',
     )
     v.add_argument(
         '--compress',
@@ -543,10 +555,17 @@ def _add_handin(v: argparse.ArgumentParser) -> None:
     v.add_argument('--out', type=Path, default=Path('.'), help='folder of the zip (default: here)')
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the zip that the command line asks for -> exit status."""
     args = parser().parse_args(argv)
+    given = vars(args)
+    written = args.out / f'{args.matric}.zip' if args.verb == 'handin' else args.out
+    outputs.check(
+        {'--out': written},
+        {'RESULTS': args.results, '--names': args.names, '--gt': args.gt},
+        {flag: given.get(flag[2:]) for flag in ('--run', '--report', '--screenshot')},
+    )
     args.function(args)
     return 0
 

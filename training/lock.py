@@ -1,8 +1,9 @@
 """A lock that keeps a second process out of a run directory."""
 
-import fcntl
 import os
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from errors import RunError
 
@@ -15,32 +16,24 @@ class Lock:
 
         Raises RunError if another process holds it, or if the folder cannot be written.
         """
-        # Opened for appending: whoever comes second must not erase what the owner wrote.
-        path = Path(run_dir) / '.lock'
+        folder = Path(run_dir)
+        # Beside the lock itself, which on some systems nobody else can read while it is held.
+        owner = folder / '.owner'
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, 'a+')  # noqa: SIM115  # open as long as it is held
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(folder / '.lock')
+            self._lock.acquire(timeout=0)
+            owner.write_text(str(os.getpid()))
+        except Timeout:
+            raise RunError(
+                f'{run_dir} is in use{_by(owner)}: wait for it, stop it, or give another --out'
+            ) from None
         except OSError as error:
             raise RunError(f'--out {run_dir} cannot be written: {error.strerror}') from error
 
-        # The file holds the process id of the owner, for the message of the one that comes second.
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.seek(0)
-            owner = self._file.read().strip()
-            self._file.close()
-            by_owner = f' by process {owner}' if owner else ''
-            raise RunError(
-                f'{run_dir} is in use{by_owner}: wait for it, stop it, or give another --out'
-            ) from None
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
-
     def close(self) -> None:
         """Release the lock."""
-        self._file.close()
+        self._lock.release()
 
     def __enter__(self) -> 'Lock':
         """Return the lock, already held."""
@@ -49,3 +42,10 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         """Release the lock."""
         self.close()
+
+
+def _by(owner: Path) -> str:
+    try:
+        return f' by process {int(owner.read_bytes()[:20])}'
+    except (OSError, ValueError):
+        return ''

@@ -1,15 +1,14 @@
-"""A run directory: config.json holds the options of the run, and the same command resumes it."""
+"""A run directory: config.json holds the options of the run."""
 
 import difflib
-import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import storage
 from errors import RunError
+from storage import printable, records
 
 # Of a run directory. 1 had one process, one optimizer and one validation set; 2 kept the counters
 # of a checkpoint elsewhere.
@@ -28,6 +27,9 @@ FREE = {
     'verify',
 }
 
+# What to do about a config.json that is no such file.
+RESTORE = 'restore it, or start afresh with another --out'
+
 # Options that earlier versions wrote under another name.
 RENAMED = {'weights': 'restart_weights'}
 
@@ -36,38 +38,9 @@ RENAMED = {'weights': 'restart_weights'}
 # config.json.
 
 
-def prepare(run_dir: str | os.PathLike[str], config: Mapping[str, Any]) -> bool:
-    """Create `run_dir` with config.json, or check that it was made with the same options.
-
-    Returns True if it existed. Raises RunError, which names each option that differs, or if the
-    folder cannot be written.
-    """
-    # As JSON has it: tuples have become lists, for instance.
-    config = json.loads(json.dumps(config))
-    stored = read_config(run_dir)
-    if not stored:
-        storage.write_json(Path(run_dir) / 'config.json', config)
-        return False
-
-    # The format comes first: options of another one differ in ways that would mislead.
-    stored_format = stored.get('format', 1)
-    if stored_format != config.get('format', 1):
-        raise RunError(
-            f'{run_dir} has format {stored_format} of run directories, '
-            f'this version writes {config.get("format", 1)}: finish it with the version that made '
-            'it, or give another --out (its weights can still be restored with: infer.py)'
-        )
-    differences = [
-        f'{option}: was {stored.get(option)!r}, now {config.get(option)!r}'
-        for option in sorted({*stored, *config} - FREE)
-        if stored.get(option) != config.get(option)
-    ]
-    if differences:
-        raise RunError(
-            f'{run_dir} was made with other options ({"; ".join(differences)}): '
-            'give the same ones to resume, or another --out'
-        )
-    return True
+def has_checkpoint(run_dir: str | os.PathLike[str]) -> bool:
+    """Whether there is a checkpoint, damaged or not."""
+    return any(Path(run_dir, 'checkpoints').glob('[0-9]*'))
 
 
 def read_config(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -77,11 +50,9 @@ def read_config(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(run_dir) / 'config.json'
     try:
-        stored = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise RunError(
-            f'{path} is damaged ({error}): restore it, or start afresh with another --out'
-        ) from error
+        stored = records.read(path, dict[str, Any], RESTORE)
+    except (FileNotFoundError, NotADirectoryError):
+        stored = {}
     return {RENAMED.get(option, option): value for option, value in stored.items()}
 
 
@@ -128,6 +99,7 @@ def choose(name: str, names: Collection[str], what: str) -> str:
     """Return `name` if it is one of `names`; otherwise RunError suggests the nearest of them."""
     if name in names:
         return name
-    near = difflib.get_close_matches(name, names, 1)
+    known = printable(name, 60)
+    near = difflib.get_close_matches(known, names, 1)
     suggestion = f', did you mean {near[0]!r}?' if near else ''
-    raise RunError(f'unknown {what} {name!r}{suggestion} (there are: {", ".join(names)})')
+    raise RunError(f'unknown {what} {known!r}{suggestion} (there are: {", ".join(names)})')

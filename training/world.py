@@ -145,9 +145,11 @@ class World:
         on_gpu = self.device.type == 'cuda'
         return DistributedDataParallel(net, device_ids=[self.device.index] if on_gpu else None)
 
-    def agree(self, stop: bool, save: bool, seconds: float) -> tuple[bool, bool, float]:
-        """Return whether any process wants to stop, whether any wants to save, and rank 0's clock.
+    def agree(self, stop: int, save: bool, seconds: float) -> tuple[int, bool, float]:
+        """Return the signal by which any process is to stop, whether any wants to save, and rank
+        0's clock.
 
+        stop: number of the signal that this process has received, or 0
         The answer is equal everywhere, so that all processes take the same turns.
         """
         if self.size == 1:
@@ -155,7 +157,7 @@ class World:
         # The maximum of all: 'yes' wins, and of the clocks only that of rank 0 is not 0.
         words = torch.tensor([stop, save, seconds if self.main else 0.0], dtype=torch.float64)
         self._collective(dist.all_reduce, words, dist.ReduceOp.MAX, group=self._control)
-        return bool(words[0]), bool(words[1]), float(words[2])
+        return int(words[0]), bool(words[1]), float(words[2])
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of a scalar tensor over all processes; a GPU is not waited for."""

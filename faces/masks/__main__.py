@@ -4,14 +4,16 @@ python -m faces.masks ANNOTATIONS OUT
 python -m faces.masks --check MASKS
 """
 
+import program
+
 import argparse
 import sys
 from collections.abc import Sequence
 
-from errors import BadFile, reported
+from errors import BadFile
 from sources.files import read_bytes
 from sources.manifest import scan
-from storage import shown
+from storage import check_apart, shown
 
 from . import annotations, decode, sides
 
@@ -40,7 +42,7 @@ def _progress(done: int, total: int) -> None:
     print(f'\r{done:,}/{total:,}', end='\n' if done == total else '', flush=True)
 
 
-@reported
+@program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; argv: arguments (default: those of this process)."""
     parser = argparse.ArgumentParser(
@@ -58,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check:
         check(args.folder)
     else:
+        check_apart({'OUT': args.out}, {'ANNOTATIONS': args.folder})
         annotations.build(args.folder, args.out, progress=_progress)
     return 0
 

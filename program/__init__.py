@@ -1,0 +1,13 @@
+"""How every program begins and ends: its surroundings, its streams, its numbers, its exit status.
+
+A program imports this before anything else, because libraries look at the environment when they
+are imported, and wraps its main in `entry`.
+"""
+
+from . import surroundings
+from .entry import REFUSALS, STOPPED, entry, name
+from .ranges import Number, Several, Whole
+
+surroundings.mend()
+
+__all__ = ['REFUSALS', 'STOPPED', 'Number', 'Several', 'Whole', 'entry', 'name']

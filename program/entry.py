@@ -1,0 +1,73 @@
+"""The frame of a program's main: errors in one line, and an exit status that says what happened."""
+
+import errno
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from errors import FacesError
+
+from . import surroundings
+
+STOPPED = 128 + signal.SIGINT  # as a shell has it for a Ctrl-C
+# Of a disk or a right that is missing: nothing that a program could have known before.
+REFUSALS = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM
+
+
+class Main(Protocol):
+    """Entry point of a program: main(argv) -> exit status."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """argv: arguments (default: those of this process)"""
+        ...
+
+
+def entry(main: Callable[[Sequence[str] | None], int]) -> Main:
+    """Decorator of main(argv) -> exit status: prints a FacesError to stderr under the program's
+    name; a Ctrl-C ends with 130 and without a word.
+    """
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        surroundings.mend_streams()
+        try:
+            status = main(argv)
+            sys.stdout.flush()
+            return status
+        except KeyboardInterrupt:
+            return STOPPED
+        except FacesError as error:
+            # Every process of a run meets the same mistake; one word about it is enough.
+            if not error.of_all or os.environ.get('RANK', '0') == '0':
+                _say(str(error))
+            return error.exit_code
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise
+            return _refused(error)
+
+    return run
+
+
+def _say(text: str) -> None:
+    print(f'{name()}: {text}', file=sys.stderr)
+
+
+def _refused(error: OSError) -> int:
+    if error.filename is None:
+        # Python would try once more at the end, and fail aloud.
+        surroundings.silence(1)
+    _say(f'{error.filename or "the output"} cannot be used: {error.strerror}')
+    return FacesError.exit_code
+
+
+def name() -> str:
+    """Name of what runs, as the user typed it: 'infer.py', or 'python -m faces.masks'."""
+    spec = getattr(sys.modules['__main__'], '__spec__', None)
+    if spec is None:
+        return Path(sys.argv[0]).name
+    return f'python -m {spec.name.removesuffix(".__main__")}'
