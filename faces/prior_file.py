@@ -5,17 +5,38 @@ It is one .safetensors file, in half precision where that is enough.
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
-import safetensors
 import safetensors.torch
+from msgspec import Meta
 from torch import Tensor
 
-from errors import DataError
+from errors import BadFile, DataError
 from sources.aliases import FilePath
-from storage import shown
+from storage import records, shown, tensors
 
 FORMAT = 1
+
+Side = Annotated[int, Meta(ge=1, le=1 << 16)]
+
+
+class Trained(TypedDict):
+    """A network of a run."""
+
+    network: str
+    net: dict[str, Any]  # its arguments
+    size: Side  # of the pictures that it was trained on
+
+
+class MadeWith(TypedDict, total=False):
+    """What a file of priors says of itself; parts that it has not are missing."""
+
+    format: int
+    parser: Trained
+    finder: Trained
+    dict: dict[str, Annotated[list[Side], Meta(min_length=4, max_length=4)]]  # {component: shape}
+    level: Annotated[int, Meta(ge=0, le=16)]
+    faces: int
 
 
 def pack(made_with: Mapping[str, object], tensors: Mapping[str, Tensor]) -> bytes:
@@ -29,26 +50,23 @@ def pack(made_with: Mapping[str, object], tensors: Mapping[str, Tensor]) -> byte
     return safetensors.torch.save(contiguous, metadata)
 
 
-def made_with(path: FilePath) -> dict[str, Any]:
+def made_with(path: FilePath) -> MadeWith:
     """The `made_with` that was given to `pack`, without reading the tensors.
 
     Raises DataError for any other file.
     """
+    remedy = 'python tools/prepare.py priors makes them'
     try:
-        with safetensors.safe_open(path, 'pt') as f:
-            metadata = json.loads((f.metadata() or {})['priors'])
-    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as e:
-        reason = e if isinstance(e, OSError) else 'another kind of file'
-        raise DataError(
-            f'{shown(path)} holds no facial priors ({reason}): '
-            'python tools/prepare.py priors makes them'
-        ) from None
-    if metadata.pop('format', None) != FORMAT:
-        raise DataError(
-            f'{shown(path)} is of another version: '
-            'make it again with python tools/prepare.py priors'
-        )
-    return metadata
+        text = tensors.metadata(path).get('priors')
+        if text is None:
+            raise BadFile('another kind of file')
+        kept: MadeWith = records.parse(text.encode(), MadeWith)
+    except (OSError, BadFile) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f'{shown(path)} holds no facial priors ({reason}): {remedy}') from None
+    if kept.pop('format', None) != FORMAT:
+        raise DataError(f'{shown(path)} is of another version: make it again; {remedy}')
+    return kept
 
 
 def part(path: FilePath, name: str) -> dict[str, Tensor]:
@@ -58,14 +76,12 @@ def part(path: FilePath, name: str) -> dict[str, Tensor]:
     """
     prefix = f'{name}.'
     try:
-        with safetensors.safe_open(path, 'pt') as f:
-            # Other parts are not read.
-            names = [key for key in list(f.keys()) if key.startswith(prefix)]
-            tensors = {key.removeprefix(prefix): f.get_tensor(key) for key in names}
-    except (OSError, safetensors.SafetensorError) as e:
-        raise DataError(f'{shown(path)} cannot be read ({e})') from None
-    if not tensors:
+        weights = tensors.read(path)
+    except (OSError, BadFile) as error:
+        raise DataError(f'{shown(path)} cannot be read ({error})') from None
+    found = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    if not found:
         raise DataError(
             f'{shown(path)} holds no {name}: make it again with python tools/prepare.py priors'
         )
-    return tensors
+    return found

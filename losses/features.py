@@ -8,13 +8,17 @@ Johnson et al., ECCV 2016; ESRGAN, 2018; pix2pixHD, CVPR 2018.
 Any module that maps pictures [B, 3, H, W] in [0, 1] to a list of feature maps can replace VGG19.
 """
 
-import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from errors import BadFile
+from models.names import best
+from models.shapes import shapes
+from storage import printable, shown, tensors
 
 from .pixel import l1
 
@@ -117,27 +121,32 @@ def vgg19(path: str | Path, layers: Iterable[str]) -> VGG19:
     Raises ValueError that names the file and what was expected.
     """
     try:
-        weights = torch.load(path, map_location='cpu', weights_only=True)
-        shapes = {k: v.shape for k, v in weights.items() if k.startswith('features.')}
-    except (OSError, EOFError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f'{path} cannot be read as weights ({reason}): {_EXPECTED}') from error
-    _check_shapes(path, shapes)
+        weights = tensors.read(path)
+    except (OSError, BadFile) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(
+            f'{shown(path)} cannot be read as weights ({reason}): {_EXPECTED}'
+        ) from error
+    wanted = shapes(lambda: VGG19(['conv5_4'])).state_dict()
+    weights = dict(best(weights, (), wanted))
+    _check_shapes(path, weights, wanted)
     net = VGG19(layers)
     net.load_state_dict({k: v for k, v in weights.items() if k in net.state_dict()})
     return net.requires_grad_(False).eval()
 
 
-def _check_shapes(path: str | Path, shapes: Mapping[str, torch.Size]) -> None:
-    """Raise ValueError unless these are the shapes of VGG19's convolutions."""
-    with torch.device('meta'):  # shapes only
-        wanted = {k: v.shape for k, v in VGG19(['conv5_4']).state_dict().items()}
-    wrong = next((k for k in [*wanted, *shapes] if shapes.get(k) != wanted.get(k)), None)
+def _check_shapes(
+    path: str | Path, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> None:
+    """Raise ValueError unless these are VGG19's convolutions."""
+    there = {k: list(v.shape) for k, v in weights.items() if k.startswith('features.')}
+    here = {k: list(v.shape) for k, v in wanted.items()}
+    wrong = next((k for k in [*here, *there] if there.get(k) != here.get(k)), None)
     if wrong is None:
         return
-    there = f'{wrong} is {list(shapes[wrong])}' if wrong in shapes else f'{wrong} is missing'
-    unknown = '' if wrong in wanted else ', which VGG19 has not'
-    raise ValueError(f'{path}: {there}{unknown}: {_EXPECTED}')
+    found = f'{wrong} is {there[wrong]}' if wrong in there else f'{wrong} is missing'
+    unknown = '' if wrong in here else ', which VGG19 has not'
+    raise ValueError(f'{shown(path)}: {printable(found, 200)}{unknown}: {_EXPECTED}')
 
 
 # ---- losses ----

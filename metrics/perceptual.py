@@ -3,7 +3,7 @@
 The Unreasonable Effectiveness of Deep Features as a Perceptual Metric.
 """
 
-import pickle
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,9 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from errors import MetricError
+from errors import BadFile, MetricError
+from models.names import best
+from storage import printable, shown, tensors
 
 Weights = dict[str, Tensor]
 
@@ -36,7 +38,10 @@ def lpips(path: str | Path, device: torch.device | str) -> Callable[[Tensor, Ten
         net = package.LPIPS(net=kind, pnet_rand=True, verbose=False)
     # slice2.3.weight is numbered like features.3.weight.
     for name, parameter in net.net.named_parameters():
-        parameter.data.copy_(weights['features.' + name.split('.', 1)[1]])
+        value = weights.get('features.' + name.split('.', 1)[1])
+        if value is None or value.shape != parameter.shape:
+            raise _wrong(path, f'features.{name.split(".", 1)[1]} is missing or of another shape')
+        parameter.data.copy_(value)
     return _measure(net.to(device).eval())
 
 
@@ -55,22 +60,21 @@ def _package() -> ModuleType:
 def _backbone(path: str | Path) -> tuple[str, Weights]:
     """Read the weights and tell by their last convolution which network they are of."""
     try:
-        weights = torch.load(path, map_location='cpu', weights_only=True)
-        last = max(int(k.split('.')[1]) for k in weights if k.startswith('features.'))
-        return {10: 'alex', 28: 'vgg'}[last], weights
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise MetricError(
-            f"--lpips {path}: not the weights of torchvision's AlexNet or VGG16 "
-            f'({type(error).__name__}: {error})'
-        ) from error
+        weights = tensors.read(path)
+    except (OSError, BadFile) as error:
+        raise _wrong(path, error.strerror if isinstance(error, OSError) else error) from error
+    weights = dict(best(weights, (), {'features.0.weight': torch.empty(0)}))
+    numbers = [int(m[1]) for name in weights if (m := re.match(r'features\.(\d{1,4})\.', name))]
+    kind = {10: 'alex', 28: 'vgg'}.get(max(numbers, default=-1))
+    if kind is None:
+        raise _wrong(path, f'it begins with {printable(next(iter(weights)), 60)}')
+    return kind, weights
+
+
+def _wrong(path: str | Path, reason: object) -> MetricError:
+    return MetricError(
+        f"--lpips {shown(path)}: not the weights of torchvision's AlexNet or VGG16 ({reason})"
+    )
 
 
 def _measure(net: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:

@@ -108,14 +108,8 @@ def recognise(parameters: Iterable[str]) -> str | None:
 
 
 def renamed(weights: Weights, own: Weights) -> Weights:
-    """Return weights under the names of the network that is wanted, whoever saved them.
-
-    own: state_dict of that network
-    What fits no better under other names comes back as it is.
-    """
-    variants = list(names.variants(weights, ENTRIES, own))
-    fitting = (v for v in variants if v.keys() == own.keys())
-    return next(fitting, None) or max(variants, key=lambda v: len(v.keys() & own.keys()))
+    """Return weights under the names of a network of ours: `names.best`; own: its state_dict."""
+    return names.best(weights, ENTRIES, own)
 
 
 def like(weights: Weights) -> nn.Module:
@@ -129,6 +123,17 @@ def like(weights: Weights) -> nn.Module:
         f'no network of ours has weights like these ({_some(weights)}): it restores with '
         f'{", ".join(NETWORKS | RENOVATORS)}'
     )
+
+
+def refusal(net: nn.Module, weights: Weights) -> str | None:
+    """Return what weights are that its file knows to be of no use for this kind of network."""
+    for entry in ENTRIES:
+        if entry.rebuild is not None and entry.network is type(net):
+            try:
+                _rebuilt(entry, weights)
+            except ValueError as error:
+                return str(error)
+    return None
 
 
 def _rebuilt(entry: Entry, weights: Weights) -> nn.Module | None:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from errors import BadFile
+from storage import printable, shown, tensors
+
 from .entry import Entry, Weights
+from .names import best
 
 # What ImageNet's weights were trained on: RGB in [0, 1].
 MEAN = (0.485, 0.456, 0.406)
@@ -166,24 +169,25 @@ class BiSeNet(nn.Module):
 
         path: a .pth or .safetensors file, whose classifier is left out
 
-        Raises ValueError where the file is of another network, OSError where it cannot be read.
+        Raises ValueError where the file is damaged or of another network, OSError where it cannot
+        be read.
         """
-        path = str(path)
-        if path.endswith('.safetensors'):
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location='cpu', weights_only=True)
-        weights = {name: value for name, value in weights.items() if not name.startswith('fc.')}
         own = self.trunk.state_dict()
+        try:
+            weights = best(tensors.read(path), (), own)
+        except BadFile as error:
+            raise ValueError(f'{shown(path)}: {error}') from error
+        weights = {name: value for name, value in weights.items() if not name.startswith('fc.')}
         wrong = _misfits(weights, own)
         if wrong:
             name = min(wrong)
+            which = printable(name, 60)
             there, here = (
                 tuple(side[name].shape) if name in side else 'nothing' for side in (weights, own)
             )
             raise ValueError(
-                f'{path}: not the weights of a ResNet-18 of width {len(own["bn1.weight"])}; '
-                f'{len(wrong)} tensors do not fit, as {name}: {there} there, {here} here'
+                f'{shown(path)}: not the weights of a ResNet-18 of width {len(own["bn1.weight"])}; '
+                f'{len(wrong)} tensors do not fit, as {which}: {there} there, {here} here'
             )
         self.trunk.load_state_dict({**own, **weights})
 

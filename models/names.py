@@ -22,6 +22,17 @@ class _Place(NamedTuple):
     alias: int | None  # number of the entry's alias
 
 
+def best(weights: Weights, entries: Iterable[Entry], own: Weights) -> Weights:
+    """Return weights under the names of the network that is wanted, whoever saved them.
+
+    own: state_dict of that network, or a part of it
+    What fits no better under other names comes back as it is.
+    """
+    found = list(variants(weights, entries, own))
+    fitting = (v for v in found if v.keys() == own.keys())
+    return next(fitting, None) or max(found, key=lambda v: len(v.keys() & own.keys()))
+
+
 def variants(
     weights: Weights, entries: Iterable[Entry], own: Iterable[str] = ()
 ) -> Iterator[Weights]:

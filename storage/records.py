@@ -25,11 +25,12 @@ def read(path: FilePath, kind: type[T], remedy: str) -> T:
 
     kind: a type in annotations: dataclass, TypedDict, NamedTuple, dict[str, float], ...
     remedy: what to do about a wrong file, for the end of the message
-    Raises FileNotFoundError, and RunError for a file that cannot be read or holds something else.
+    Raises FileNotFoundError or NotADirectoryError where there is none, and RunError for a file that
+    cannot be read or holds something else.
     """
     try:
         return parse(files.read(path, LARGEST), kind)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         raise RunError(f'{shown(path)} cannot be read ({error.strerror}): {remedy}') from error

@@ -4,20 +4,39 @@ their weights.
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import torch
+from msgspec import Meta
 from torch import nn
 
 import models
-from errors import DataError, RunError
-from faces import dictionary, prior_file
+from config.schema import check_arguments, of_run
+from errors import BadFile, DataError, RunError
+from faces import components, dictionary, prior_file
+from faces.prior_file import MadeWith, Side, Trained
 from models.guided import HeatPrior, ParsePrior
+from storage import records, shown, tensors
 from training import checkpoint, run
 
 from .priors import DictPrior, ParsedHeatPrior
 
-Described = dict[str, Any]  # plain values with 'channels' and what is needed to build a prior
+
+class _Network(TypedDict):
+    """What is needed to build the network that makes a prior, in plain values."""
+
+    channels: Side
+    network: str
+    net: dict[str, Any]
+    factor: Annotated[float, Meta(gt=0, le=1024)]  # size of its pictures / of those that come
+
+
+class Described(_Network, total=False):
+    """What is needed to build a prior; the rest is of a dictionary."""
+
+    entries: dict[str, list[Side]]  # {component: shape}
+    level: Annotated[int, Meta(ge=0)]  # of the feature map that it is made of
+
 
 # The task of a network's run, by the name of the network in a file of priors.
 TASK_OF = {'parser': 'parse', 'finder': 'landmarks'}
@@ -58,13 +77,32 @@ def named(priors: Iterable[str] | None) -> dict[str, str]:
 
 
 def describe(priors: Iterable[str] | None, side: float) -> dict[str, Described]:
-    """--prior and the side of the inputs -> {name: plain dict}, ready for config.json."""
-    return {name: KINDS[name].describe(path, side) for name, path in named(priors).items()}
+    """--prior and the side of the inputs -> {name: plain dict}, ready for config.json.
+
+    Raises RunError, and DataError for a file of priors, where no prior can be built so.
+    """
+    paths = named(priors)
+    described = {name: KINDS[name].describe(path, side) for name, path in paths.items()}
+    try:
+        models.shapes(lambda: build(described))
+    except checkpoint.MISFITS as error:
+        raise RunError(
+            f'--prior {" ".join(map(shown, paths.values()))}: no prior can be built so '
+            f'({tensors.first_line(error)})'
+        ) from error
+    return described
 
 
 def build(described: dict[str, Described]) -> dict[str, nn.Module]:
-    """{name: module}, without their weights"""
-    return {name: KINDS[name].build(of) for name, of in described.items()}
+    """{name: module}, without their weights. Raises RunError and BadFile for a description, as of
+    config.json, that is none.
+    """
+    for name in described:
+        run.choose(name, KINDS, 'prior')
+    known: dict[str, Described] = records.convert(described, dict[str, Described])
+    for of in known.values():
+        check_arguments(of['net'])
+    return {name: KINDS[name].build(of) for name, of in known.items()}
 
 
 def fill(guides: Any, priors: Iterable[str] | None) -> None:
@@ -80,14 +118,22 @@ def _names(path: str) -> list[str]:
     return ['heat'] if _made_with(path, 'finder') else ['parse']
 
 
-def _made_with(path: str, part: str) -> dict[str, Any] | None:
+def _made_with(path: str, part: Literal['parser', 'finder']) -> Trained | None:
     """network, net and size of the part of a file of priors, or of the run of its task; None where
     the path holds something else, or nothing.
     """
     if Path(path).is_file():
-        return prior_file.made_with(path).get(part)
-    of = run.read_config(path) if Path(path).is_dir() else {}
-    return of if of.get('task') == TASK_OF[part] else None
+        made = prior_file.made_with(path).get(part)
+    else:
+        config = of_run(path) if Path(path).is_dir() else None
+        if config is None or config.task != TASK_OF[part]:
+            return None
+        network = config.network
+        made = Trained(network=network.network, net=network.net, size=config.data.size)
+    if made:
+        networks = models.PARSERS if part == 'parser' else models.LANDMARKERS
+        run.choose(made['network'], networks, f'network in {shown(path)}:')
+    return made
 
 
 # ------------------------------------------------------------------------------------------------
@@ -101,12 +147,14 @@ def _describe_parse(path: str, side: float) -> Described:
             f'--prior {path} is no run of a parser: train one first (python train.py --preset '
             'parse_prior)'
         )
-    return {'channels': of['net'].get('classes', 19), **_network(of, side)}
+    return _network(of, side, of['net'].get('classes', 19))
 
 
-def _network(of: dict[str, Any], side: float) -> Described:
+def _network(of: Trained, side: float, channels: int) -> Described:
     """What a network is built with, and how much larger its pictures were than those that come."""
-    return {'network': of['network'], 'net': of['net'], 'factor': of['size'] / side}
+    return Described(
+        channels=channels, network=of['network'], net=of['net'], factor=of['size'] / side
+    )
 
 
 def _build_parse(of: Described) -> nn.Module:
@@ -125,9 +173,9 @@ def _describe_heat(path: str, side: float) -> Described:
     # A run of --preset landmarks first; else points follow from the masks of a parser.
     of = _made_with(path, 'finder')
     if of:
-        return {'channels': of['net'].get('points', 28), **_network(of, side)}
+        return _network(of, side, of['net'].get('points', 28))
     try:
-        return _describe_parse(path, side) | {'channels': 28}
+        return {**_describe_parse(path, side), 'channels': 28}
     except RunError:
         raise RunError(
             f'--prior heat={path} is neither a run of --preset landmarks nor one of a parser, of '
@@ -154,18 +202,20 @@ def _fill_heat(module: Any, path: str) -> None:
 
 
 def _describe_dict(path: str, side: float) -> Described:
-    of = prior_file.made_with(path) if Path(path).is_file() else {}
-    if 'dict' not in of:
+    of = prior_file.made_with(path) if Path(path).is_file() else MadeWith()
+    if 'level' not in of or set(of.get('dict', ())) != set(components.COMPONENTS):
         raise RunError(
             f'--prior dict={path} is no file with a dictionary: python tools/prepare.py priors '
             'makes one'
         )
-    entries = {'channels': of['dict']['nose'][1], 'entries': of['dict'], 'level': of['level']}
-    return _describe_parse(path, side) | entries
+    parser, shapes = _describe_parse(path, side), of['dict']
+    return {**parser, 'channels': shapes['nose'][1], 'entries': shapes, 'level': of['level']}
 
 
 def _build_dict(of: Described) -> nn.Module:
-    parser = models.PARSERS[of['network']](**of['net'])
+    parser: Any = models.PARSERS[of['network']](**of['net'])
+    if of['level'] >= len(parser.encoder):
+        raise BadFile(f'level {of["level"]} of a parser with {len(parser.encoder)}')
     # Shapes come from the file's description; `fill` brings the values.
     empty = {name: torch.zeros(shape) for name, shape in of['entries'].items()}
     return DictPrior(parser, dictionary.Dictionary(empty), of['level'], of['factor'])

@@ -190,7 +190,7 @@ def spoil(weights, how):
         ('vgg16', 'features.16.weight is missing'),
         ('vgg19_bn', r'features.1.running_mean is \[64\], which VGG19 has not'),
         ('narrow', r'features.5.weight is \[64, 64, 3, 3\]'),
-        ('list', 'features.0.weight is missing'),
+        ('list', 'vgg is a list'),
         ('no dict', 'cannot be read'),
     ],
 )

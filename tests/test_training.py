@@ -242,10 +242,12 @@ def test_log_drops_a_torn_line_before_it_appends(tmp_path, content, kept):
     assert [row['nimg'] for row in log.read()] == [*kept, 16]
 
 
-def test_log_names_a_bad_line(tmp_path):
-    (tmp_path / 'log.jsonl').write_text('{"nimg": 8}\nrubbish\n{"nimg": 16}\n')
-    with pytest.raises(RunError, match='log.jsonl, line 2: not JSON'):
-        Log(tmp_path).read()
+@pytest.mark.parametrize('line', ['rubbish', '{"nimg": "8"}', '[1]', '{"nimg": NaN}', '\xff'])
+def test_log_leaves_out_and_names_a_bad_line(tmp_path, line):
+    text = f'{{"nimg": 8}}\n{line}\n{{"nimg": 16}}\n'
+    (tmp_path / 'log.jsonl').write_text(text, encoding='latin-1')
+    with pytest.warns(UserWarning, match=r'log.jsonl: line 2 \(.*left out'):
+        assert [row['nimg'] for row in Log(tmp_path).read()] == [8, 16]
 
 
 class Clock:

@@ -19,22 +19,36 @@ import pickle
 import re
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from errors import CheckpointError
-from models import recognise
+import models
+import storage
+from errors import BadFile, CheckpointError
+from storage import printable, records, shown
+from storage import tensors as weight_files
 
 FINISHED = 'weights.safetensors'  # what a finished run leaves in its directory
 
 Weights = dict[str, Tensor]  # a state_dict
 StrPath = str | os.PathLike[str]
+T = TypeVar('T')
+
+# What Python and torch raise where a value is not of the shape that is expected.
+MISFITS = (
+    ArithmeticError,
+    AttributeError,
+    BadFile,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -163,17 +177,34 @@ def load(
     path = Path(path)
     files = _read(path)
     try:
-        state = torch.load(
-            io.BytesIO(files.pop('state.pt')), map_location=map_location, weights_only=True
-        )
-        tensors = {Path(name).stem: safetensors.torch.load(data) for name, data in files.items()}
-    except (KeyError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f'{path}: not a checkpoint of this version: {error}') from error
+        state = weight_files.unpickle(files.pop('state.pt'), map_location)
+        state = records.convert(state, dict[str, Any])
+        tensors = {Path(name).stem: weight_files.parse(data) for name, data in files.items()}
+    except BadFile as error:
+        raise CheckpointError(
+            f'{shown(path)}: not a checkpoint of this version: {error}; delete this folder to go '
+            'back to the checkpoint before it'
+        ) from error
     moved = {
         name: {k: v.to(map_location) for k, v in weights.items()}
         for name, weights in tensors.items()
     }
     return moved, state
+
+
+def taken_over(path: StrPath, take: Callable[[], T]) -> T:
+    """What `take` returns, which hands the contents of a checkpoint to the parts of a run.
+
+    Raises CheckpointError where they do not fit: names, types, shapes.
+    """
+    try:
+        return take()
+    except MISFITS as error:
+        what = 'lacks ' if isinstance(error, KeyError) else ''
+        raise CheckpointError(
+            f'{shown(path)} does not fit this run ({what}{weight_files.first_line(error)}): delete '
+            'this folder to go back to the checkpoint before it, or give another --out'
+        ) from error
 
 
 # -------------------------------------------------------------------------------------------------
@@ -196,20 +227,47 @@ def load_weights(net: nn.Module, path: StrPath) -> Path:
 
     net: the plain module
     path: a run directory (the weights of a finished run, else the newest checkpoint) or the folder
-        of a checkpoint (its 'ema', else its 'net'), a .safetensors file, or a .pth file as of
-        BasicSR: 'params_ema', 'params', or the weights themselves
+        of a checkpoint (its 'ema', else its 'net'), a .safetensors file, or one of torch.save, such
+        as BasicSR's .pth; under the names of `models.names`
     Raises CheckpointError if there is nothing to read or if it belongs to another network.
     """
     weights, source = read_weights(path)
+    net.load_state_dict(_fitting(weights, net, source))
+    return source
+
+
+def network_with_weights(make: Callable[[], nn.Module], path: StrPath) -> tuple[nn.Module, Path]:
+    """Build a network and fill it with the weights at `path`: (network, file they came from).
+
+    make: builds it; called for its shapes first, so that no memory is taken for a network that is
+        not the one of the file
+    Raises as `load_weights`.
+    """
+    weights, source = read_weights(path)
+    try:
+        fitting = _fitting(weights, models.shapes(make), source)
+        net = make()
+    except MISFITS as error:
+        reason = weight_files.first_line(error)
+        raise CheckpointError(
+            f'{shown(path)}: its network cannot be built ({type(error).__name__}: {reason})'
+        ) from error
+    net.load_state_dict(fitting)
+    return net, source
+
+
+def _fitting(weights: Weights, net: nn.Module, source: Path) -> Weights:
+    """The weights under the network's own names; CheckpointError if they are not of it."""
     # Everything is compared before anything is copied: all or none.
     own = net.state_dict()
-    wrong = [name for name in own if name in weights and weights[name].shape != own[name].shape]
-    if wrong or weights.keys() != own.keys():
+    theirs = dict(models.renamed(weights, own))
+    wrong = [name for name in own if name in theirs and theirs[name].shape != own[name].shape]
+    if wrong or theirs.keys() != own.keys():
         raise CheckpointError(
-            f'{source} does not fit {type(net).__name__}: {_difference(weights, own, wrong)}'
+            f'{shown(source)} does not fit {type(net).__name__}: '
+            f'{_difference(net, theirs, own, wrong)}'
         )
-    net.load_state_dict(weights)
-    return source
+    return theirs
 
 
 def read_weights(path: StrPath) -> tuple[Weights, Path]:
@@ -220,17 +278,22 @@ def read_weights(path: StrPath) -> tuple[Weights, Path]:
     path = Path(path)
     if not path.exists():
         raise CheckpointError(
-            f'{path}: no such file or folder; '
+            f'{shown(path)}: no such file or folder; '
             'give a run directory, a checkpoint folder, a .safetensors or a .pth file'
         )
     if path.is_dir() and (path / FINISHED).exists():
         path = path / FINISHED
-    if path.is_dir():
-        weights, path = _weights_in(path)
-    else:
-        weights = _weights_of(path)
-    # DistributedDataParallel puts a prefix before every name.
-    return {name.removeprefix('module.'): value for name, value in weights.items()}, path
+    return _weights_in(path) if path.is_dir() else (read_file(path), path)
+
+
+def read_file(path: StrPath) -> Weights:
+    """Read one file of weights; raises CheckpointError."""
+    try:
+        return weight_files.read(path)
+    except OSError as error:
+        raise CheckpointError(f'{shown(path)} cannot be read: {error.strerror}') from error
+    except BadFile as error:
+        raise CheckpointError(f'{shown(path)}: cannot be read as weights: {error}') from error
 
 
 def _weights_in(folder: Path) -> tuple[Weights, Path]:
@@ -239,56 +302,30 @@ def _weights_in(folder: Path) -> tuple[Weights, Path]:
         newest = latest(folder)
         if newest is None:
             raise CheckpointError(
-                f'{folder}: neither a run directory with a checkpoint nor a checkpoint'
+                f'{shown(folder)}: neither a run directory with a checkpoint nor a checkpoint'
             )
         folder = newest
     tensors, _ = load(folder)
     name = 'ema' if 'ema' in tensors else 'net'
     if name not in tensors:
         raise CheckpointError(
-            f"{folder}: has neither 'ema' nor 'net' but {sorted(tensors)}; give one of its files"
+            f"{shown(folder)}: has neither 'ema' nor 'net' but {sorted(tensors)}; give one of its "
+            'files'
         )
     return tensors[name], folder / f'{name}.safetensors'
 
 
-def _weights_of(path: Path) -> Weights:
-    """Read a .safetensors file, or one of torch.save without running any code in it."""
-    try:
-        if path.suffix == '.safetensors':
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        pickle.UnpicklingError,
-        safetensors.SafetensorError,
-    ) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f'{path}: cannot be read as weights: {reason}') from error
-
-    # As BasicSR nests them: the average is preferred.
-    for key in ('params_ema', 'params'):
-        if isinstance(content, dict) and key in content:
-            content = content[key]
-    is_weights = isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values())
-    if not is_weights or not content:
-        raise CheckpointError(
-            f'{path}: holds no weights: a dict of tensors, or one under '
-            "'params_ema' or 'params', was expected"
-        )
-    return content
-
-
-def _difference(theirs: Weights, mine: Weights, wrong: list[str]) -> str:
+def _difference(network: nn.Module, theirs: Weights, mine: Weights, wrong: list[str]) -> str:
     """How the weights of the file differ from those of the network, the main difference first."""
-    network = recognise(theirs.keys() - mine.keys())
-    if network:
-        return f'the file looks like a {network}'
+    reason = models.refusal(network, theirs)
+    if reason:
+        return f'the file is {reason}'
+    known = models.recognise(theirs.keys() - mine.keys())
+    if known:
+        return f'the file looks like a {known}'
     if not theirs.keys() & mine.keys():
-        return (
-            f'no parameter has a name in common; the file begins with {", ".join(list(theirs)[:3])}'
-        )
+        names = ', '.join(list(theirs)[:3])
+        return f'no parameter has a name in common; the file begins with {printable(names, 200)}'
     there, here = _lengths(theirs), _lengths(mine)
     counts = [
         f'the file has {there[k]} {k} blocks, the network {here[k]}'
@@ -303,7 +340,8 @@ def _difference(theirs: Weights, mine: Weights, wrong: list[str]) -> str:
     if not counts and missing:
         shapes.append(f'{len(missing)} missing in the file: {", ".join(missing[:3])}')
     if not counts and extra:
-        shapes.append(f'{len(extra)} unknown to the network: {", ".join(extra[:3])}')
+        names = printable(', '.join(extra[:3]), 200)
+        shapes.append(f'{len(extra)} unknown to the network: {names}')
     return '; '.join(counts + shapes[:3])
 
 
@@ -362,13 +400,24 @@ def _read(path: Path) -> dict[str, bytes]:
     """Read the files of a checkpoint, {name: contents}; CheckpointError unless checksums agree."""
     files = {}
     try:
-        for name, checksum in json.loads((path / 'checksums.json').read_bytes()).items():
-            files[name] = (path / name).read_bytes()
+        checksums = records.parse(storage.read(path / 'checksums.json', 1 << 20), dict[str, str])
+        _check_names(checksums)
+        for name, checksum in checksums.items():
+            files[name] = storage.read(path / name)
             if _sha256(files[name]) != checksum:
-                raise CheckpointError(f'{path / name}: damaged, its checksum is wrong')
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f'{path}: damaged or not a checkpoint: {error}') from error
+                raise BadFile(f'the checksum of {name} is wrong')
+    except (OSError, BadFile) as error:
+        raise CheckpointError(f'{shown(path)}: damaged or not a checkpoint: {error}') from error
     return files
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raise BadFile for files that no checkpoint has, or that lie elsewhere."""
+    wrong = [n for n in names if n != 'state.pt' and not re.fullmatch(r'\w+\.safetensors', n)]
+    if wrong:
+        raise BadFile(f'checksums.json names {printable(wrong[0], 60)}, no file of a checkpoint')
+    if 'state.pt' not in names:
+        raise BadFile('checksums.json lacks state.pt')
 
 
 def _list(folder: Path) -> list[Path]:

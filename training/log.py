@@ -4,21 +4,31 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, TypedDict
+from typing import Annotated, Any, NamedTuple, TextIO, TypedDict, TypeGuard
 
 import torch
+from msgspec import Meta
 from rich.console import Console
 from rich.live import Live
 from rich.progress import Progress as RichProgress
 from rich.progress import TaskID
 from rich.text import Text
 
-from errors import RunError
+import storage
+from errors import BadFile, RunError
+from storage import records
 
 Row = dict[str, Any]  # numbers, strings or lists by name, with the images seen so far as 'nimg'
+
+
+class Counted(TypedDict):
+    """What every row has."""
+
+    nimg: Annotated[int, Meta(ge=0, le=1 << 62)]
 
 
 class Log:
@@ -42,21 +52,35 @@ class Log:
     def read(self) -> list[Row]:
         """Return all rows, oldest first; none without a file.
 
-        A last line that a kill has torn is left out. Raises RunError for any other bad one.
+        A last line that a kill has torn is left out, and so are damaged ones, of which it warns.
+        Raises RunError for what is no file.
         """
-        if not self.path.exists():
-            return []
-        rows = []
+        rows: list[Row] = []
+        damage: list[str] = []
         # What follows the last newline is empty or torn.
-        lines = self.path.read_bytes().split(b'\n')[:-1]
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(self._data().split(b'\n')[:-1], 1):
             try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise RunError(
-                    f'{self.path}, line {number}: not JSON ({error}); remove that line'
-                ) from error
+                rows.append(_row(line))
+            except BadFile as error:
+                damage.append(f'line {number} ({error})')
+        if damage:
+            warnings.warn(
+                f'{storage.shown(self.path)}: {storage.some(damage, 2)} cannot be read and left '
+                'out; the others stay',
+                stacklevel=2,
+            )
         return rows
+
+    def _data(self) -> bytes:
+        """Contents of the file, nothing without one. Raises RunError."""
+        try:
+            return storage.read(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return b''
+        except (OSError, BadFile) as error:
+            raise RunError(
+                f'{storage.shown(self.path)} cannot be read ({error}): move it away'
+            ) from error
 
     def rewind(self, nimg: int) -> None:
         """Drop the rows beyond `nimg`, which a run resumed from there will write again."""
@@ -81,11 +105,27 @@ class Log:
             self._file = None
 
     def _drop_torn_line(self) -> None:
-        if not self.path.exists():
-            return
-        data = self.path.read_bytes()
-        if not data.endswith(b'\n'):
+        data = self._data()
+        if data and not data.endswith(b'\n'):
             os.truncate(self.path, data.rfind(b'\n') + 1)
+
+
+def _row(line: bytes) -> Row:
+    """A row of the log. Raises BadFile."""
+    row: Row = records.parse(line, dict[str, Any])
+    records.convert(row, Counted)
+    return row
+
+
+def numbers(rows: Iterable[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """(images, value) of the rows that have a number under this name."""
+    values = [(row['nimg'], row.get(key)) for row in rows]
+    return [(nimg, float(v)) for nimg, v in values if _is_number(v)]
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number of a size that computing bears."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
 
 
 # -------------------------------------------------------------------------------------------------

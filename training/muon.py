@@ -111,6 +111,8 @@ class Muon(torch.optim.Optimizer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         for momentum, saved in zip(self.momenta.values(), state['momenta'], strict=True):
+            if saved.shape != momentum.shape:  # copying would stretch it
+                raise ValueError(f'a momentum is {list(saved.shape)}, not {list(momentum.shape)}')
             momentum.copy_(saved)
         self.rest.load_state_dict(state['rest'])
         self.param_groups[1:] = self.rest.param_groups

@@ -1,10 +1,13 @@
 """Optimizers by name, and a step of one: accumulate, clip, and skip what is not finite."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
+
+from storage import records
 
 from .muon import Muon
 
@@ -107,7 +110,21 @@ class Stepper:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned. Raises ValueError and BadFile for anything else."""
         self.optimizer.load_state_dict(state['optimizer'])
+        for p, values in self.optimizer.state.items():
+            _check_moments(p, values)
+        records.convert(state['scaler'], dict[str, Annotated[float, Meta(ge=0)]])
         self._scaler.load_state_dict(state['scaler'])
         self._skipped.fill_(float(state['bad']))
+
+
+def _check_moments(p: Tensor, values: Mapping[str, Any]) -> None:
+    """Raise ValueError for what an optimizer remembers of a parameter of another shape."""
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            fits = value.shape in (p.shape, torch.Size())
+        else:
+            fits = value is None or isinstance(value, (int, float))
+        if not fits:
+            raise ValueError(f'{name} of an optimizer is not of the shape {list(p.shape)}')

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from errors import RunError
 
+from . import log
 from .watch import BALANCED
 
 _NAMES = ('input', 'bicubic', 'ours', 'truth')
@@ -231,9 +232,9 @@ def _draw_smoothed(axes: Axes, x: np.ndarray, y: np.ndarray, share: float = 0.02
 
 def _series(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return (nimg [n], values [n]) of the rows that have a finite value of that name."""
-    known = [row for row in rows if row.get(name) is not None and np.isfinite(row[name])]
-    nimg = np.array([row['nimg'] for row in known], dtype=float)
-    return nimg, np.array([row[name] for row in known], dtype=float)
+    known = [(nimg, value) for nimg, value in log.numbers(rows, name) if np.isfinite(value)]
+    nimg, values = np.array(known, dtype=float).reshape(-1, 2).T
+    return nimg, values
 
 
 def smooth(y: np.ndarray, share: float = 0.02) -> np.ndarray:

@@ -5,6 +5,7 @@ run_dir/best/000123456_27.1234.safetensors    an average after 123,456 images, a
 
 import os
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 import storage
+from errors import BadFile
+from storage import tensors
 
 Weights = dict[str, Tensor]
 
@@ -58,8 +61,8 @@ def candidates(run_dir: str | os.PathLike[str]) -> list[Candidate]:
     kept = []
     # A score may be infinite, where a picture is restored exactly; other files are not ours.
     for path in Path(run_dir, 'best').glob('*.safetensors'):
-        match = re.fullmatch(r'(\d+)_(-?[\d.]+|inf)\.safetensors', path.name)
-        if match:
+        match = re.fullmatch(r'(\d+)_(-?\d+(?:\.\d+)?|inf)\.safetensors', path.name)
+        if match and not path.is_dir():
             kept.append(Candidate(float(match[2]), int(match[1]), path))
     return kept
 
@@ -71,25 +74,40 @@ def forget_after(run_dir: str | os.PathLike[str], nimg: int) -> None:
             candidate.path.unlink()
 
 
-def greedy_soup(run_dir: str | os.PathLike[str], score: Callable[[Weights], float]) -> Soup | None:
+def greedy_soup(
+    run_dir: str | os.PathLike[str], like: Weights, score: Callable[[Weights], float]
+) -> Soup | None:
     """Average the best candidate with each next one that raises the score of the mean.
 
-    Returns None if there is no candidate.
+    like: state_dict of the network that they are of
+    Returns None if there is no candidate. One that is damaged is left out, of which it warns.
     """
-    ranked = sorted(candidates(run_dir), reverse=True)
-    if not ranked:
-        return None
-    best = ranked[0]
-    weights = safetensors.torch.load_file(best.path)
-    soup = Soup(weights, [best.nimg], score(weights))
-    for candidate in ranked[1:]:
-        # Every part weighs the same: the mean of n, moved by 1 / (n + 1) towards the next one.
-        addition = safetensors.torch.load_file(candidate.path)
-        mean = _mixed(soup.weights, addition, 1 / (len(soup.parts) + 1))
-        value = score(mean)
-        if value > soup.score:
-            soup = Soup(mean, [*soup.parts, candidate.nimg], value)
+    soup: Soup | None = None
+    for candidate in sorted(candidates(run_dir), reverse=True):
+        weights = _read(candidate.path, like)
+        if weights is None:
+            continue
+        parts = [candidate.nimg]
+        if soup is not None:
+            # Every part weighs the same: the mean of n, moved by 1 / (n + 1) towards the next one.
+            weights = _mixed(soup.weights, weights, 1 / (len(soup.parts) + 1))
+            parts = [*soup.parts, *parts]
+        value = score(weights)
+        if soup is None or value > soup.score:
+            soup = Soup(weights, parts, value)
     return soup
+
+
+def _read(path: Path, like: Weights) -> Weights | None:
+    """The weights in a file of best/, None if it is damaged or of another network."""
+    try:
+        weights = tensors.read(path)
+        if {k: w.shape for k, w in weights.items()} != {k: w.shape for k, w in like.items()}:
+            raise BadFile('of another network')
+    except (OSError, BadFile) as error:
+        warnings.warn(f'{storage.shown(path)}: {error}; it is left out', stacklevel=3)
+        return None
+    return weights
 
 
 def _mixed(weights: Weights, addition: Weights, share: float) -> Weights:

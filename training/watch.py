@@ -8,6 +8,8 @@ from torch import Tensor
 
 from errors import RunError
 
+from . import log
+
 # Between these shares of right judgements, discriminator and generator learn from each other.
 BALANCED = (0.55, 0.95)
 
@@ -140,8 +142,8 @@ def hints(
     wait: share of the time that the network waited for data
     skipped: number of steps skipped
     """
-    quality = [row[metric.key] for row in rows if metric.key in row]
-    loss = [row['loss'] for row in rows if 'loss' in row]
+    quality = [value for _, value in log.numbers(rows, metric.key)]
+    loss = [value for _, value in log.numbers(rows, 'loss')]
     # Of two players, one loses what the other gains, and faces get sharper at a cost in what is
     # measured: neither curve says anything then.
     if any('d_accuracy' in row for row in rows):
@@ -183,7 +185,8 @@ def _quality_hint(quality: Sequence[float], metric: Metric) -> str | None:
 
 def _balance_hint(rows: Sequence[Mapping[str, Any]]) -> str | None:
     # Before the generator listens to it ('gan'), a discriminator may be right on everything.
-    accuracy = [row['d_accuracy'] for row in rows if 'd_accuracy' in row and 'gan' in row]
+    heard = [row for row in rows if 'gan' in row]
+    accuracy = [value for _, value in log.numbers(heard, 'd_accuracy')]
     accuracy = accuracy[-LATEST:]
     if len(accuracy) < LATEST:
         return None
