@@ -282,7 +282,7 @@ class Mapped:
     """
 
     # Of what `decode` and `fit` make of a file: raise it when that changes.
-    version = 1
+    version = 2
     # key:  stands for the files, 0 in an empty record
     # used: number of the image that the pixels really are
     # crc:  CRC-32 of the pixels

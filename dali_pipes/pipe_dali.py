@@ -19,6 +19,7 @@ import torch
 
 from degrade.upload import upload
 from sources import jph, order
+from sources.files import own_colours
 from sources.reader import PairedReader
 
 from .batch import assembled, flipped
@@ -121,9 +122,8 @@ class DaliLoader:
             planned = self._next_to_decode()
             step, places = planned.step, planned.places
             files = self._options.reader.encoded(step.index[places].tolist(), self._options.pool)
-            # OpenJPH, where it is installed, is faster than DALI's decoder on the CPU (OpenJPEG).
-            if self._decoder == 'cpu' and jph.codec():
-                self._decode_jph(files, step.index[places])
+            if self._decoder == 'cpu':
+                self._decode_others(files, step.index[places])
             planned.used = np.array([used for _, used in files])
         except Exception as e:
             self._error = e  # DALI will wrap it in a message of its own
@@ -149,12 +149,12 @@ class DaliLoader:
         step = self._plan(next(self._samples))
         self._planned.append(_Planned(step, to_decode(self._cache, step.index)))
 
-    def _decode_jph(self, files: list[tuple[bytes, int]], index: np.ndarray) -> None:
-        """Replace the JPH files by uncompressed pictures (PPM), which DALI only copies.
+    def _decode_others(self, files: list[tuple[bytes, int]], index: np.ndarray) -> None:
+        """Replace what is not for DALI by uncompressed pictures (PPM), which it only copies.
 
         index: [k] numbers of the images that the files were read for
         """
-        places = [i for i, (data, _) in enumerate(files) if data[:12] == jph.SIGNATURE]
+        places = [i for i, (data, _) in enumerate(files) if not _is_for_dali(data)]
         wanted = [(int(index[i]), files[i][0]) for i in places]
         decoded = self._options.reader.replace_refused(wanted, self._options.pool)
         for i, (image, used) in zip(places, decoded, strict=True):
@@ -218,6 +218,14 @@ class DaliLoader:
     def close(self) -> None:
         """End DALI's threads, which live as long as the pipeline."""
         self._pipe = None
+
+
+def _is_for_dali(data: bytes) -> bool:
+    """Whether DALI decodes a file on the CPU."""
+    # OpenJPH, where it is installed, is faster than DALI's decoder on the CPU (OpenJPEG).
+    if data[:12] == jph.SIGNATURE:
+        return not jph.codec()
+    return not own_colours(data)
 
 
 class DaliPairs(DaliLoader):

@@ -19,7 +19,7 @@ import torch
 
 from degrade import kernels as cuda
 from errors import BadFile
-from sources.files import PNG, exif_orientation
+from sources.files import PNG, exif_orientation, own_colours
 
 KERNELS = Path(__file__).with_name('png.cu')
 # Pixels of a picture that the device takes: places in a picture are 32-bit integers there.
@@ -70,8 +70,8 @@ class Head(NamedTuple):
 def head(data: bytes) -> Head:
     """Return the head of a file whose CRCs have been checked elsewhere.
 
-    Raises Unfit for what is not an 8-bit PNG without interlacing, turned by EXIF, an animation, too
-    large, or damaged.
+    Raises Unfit for what is not an 8-bit PNG without interlacing, turned by EXIF, an animation, in
+    other colours than sRGB, too large, or damaged.
     """
     try:
         height, width, colour = _header(data)
@@ -123,6 +123,8 @@ def _chunks(data: bytes, colour: int) -> tuple[bytes, list[tuple[int, int]]]:
             raise Unfit('turned by EXIF')
         elif name == b'acTL':
             raise Unfit('animated')
+        elif name in (b'iCCP', b'cICP') and own_colours(data):
+            raise Unfit('in other colours than sRGB')
     return palette, pieces
 
 

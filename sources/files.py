@@ -3,12 +3,15 @@
 PNG (W3C PNG, 3rd ed.), JPEG (ITU-T T.81) and JPH (lossless HTJ2K, jph.py) are read. `check` walks a
 file's structure (the CRCs of a PNG and a JPH, the markers of a JPEG) at disk speed; `sound` also
 decodes it; `decode` defines the pixels for every pipe. Whatever `sound` accepts, DALI's CPU decoder
-and OpenCV decode to the same bytes.
+and OpenCV decode to the same bytes; a file with `own_colours` is left to `decode`.
 """
 
+import itertools
+import os
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
@@ -17,12 +20,16 @@ import numpy as np
 from errors import BadFile
 from storage import open_regular
 
-from . import jph
+from . import icc, jph
 from .aliases import Buffer, FilePath
 
 SUFFIXES = '.png', '.jpg', '.jpeg', '.jph'
-# Pixels; an image with more is taken for a damaged header (OpenCV's limit is 2**30).
-LARGEST = 1 << 28
+# Pixels of an image that is read unless more are asked for: 200 MB once decoded.
+LARGEST = 1 << 26
+MOST = 1 << 30  # pixels that OpenCV decodes
+LARGEST_FILE = 1 << 29  # bytes of a file, or of a shard's member, that is read as an image
+# No encoder writes more scans, each of which costs a decoder as much as a picture, or more pieces.
+MOST_SCANS, MOST_PIECES = 100, 1 << 17
 PNG, JPEG = b'\x89PNG\r\n\x1a\n', b'\xff\xd8\xff'  # how such files begin
 
 # fmt: off
@@ -54,6 +61,13 @@ _UNSUPPORTED_FRAMES = {
 # A marker that ends a scan: neither a stuffed byte, nor fill bytes, nor a restart.
 _AFTER_SCAN = re.compile(rb'\xff[^\x00\xff\xd0-\xd7]')
 
+# What the name of a file that is no PNG, JPEG or JPH may still end in: files are told by their
+# contents, and those that cannot be read are named.
+OTHER_SUFFIXES = (
+    *('.webp', '.bmp', '.tif', '.tiff', '.avif', '.gif', '.heic', '.heif', '.jxl'),
+    *('.jp2', '.j2k', '.jpe', '.jfif', '.ppm', '.pgm', '.psd', '.apng'),
+)
+
 # Beginnings of files that are often given by mistake.
 _OTHER_FORMATS = (
     (b'GIF8', 'GIF'),
@@ -74,7 +88,7 @@ _OTHER_FORMATS = (
 class _Header(NamedTuple):
     width: int  # as stored, before orientation
     height: int
-    colour: str
+    colour: str  # kind of pixels, and what is done to them when they are decoded
     bits: int  # per pixel
     interlaced: bool
     orientation: int  # EXIF, 1..8
@@ -87,11 +101,16 @@ class _Header(NamedTuple):
 def read_bytes(path: FilePath, offset: int = 0, length: int | None = None) -> bytes:
     """Read a file, or the part of it that a shard's member occupies.
 
-    Raises OSError; BadFile for a pipe, and where the file is shorter than offset + length.
+    Raises OSError; BadFile for a pipe, for more than LARGEST_FILE, and where the file is shorter
+    than offset + length.
     """
     with open_regular(path) as f:
+        size = os.fstat(f.fileno()).st_size if length is None else length
+        if size > LARGEST_FILE:
+            raise BadFile(f'too large: {size:,} bytes, at most {LARGEST_FILE:,} are read')
         f.seek(offset)
-        data = f.read(-1 if length is None else length)
+        # A file may grow while it is read.
+        data = f.read(size)
     if length is not None and len(data) < length:
         raise BadFile(f'truncated: its shard ends {length - len(data):,} bytes too early')
     return data
@@ -100,13 +119,18 @@ def read_bytes(path: FilePath, offset: int = 0, length: int | None = None) -> by
 # ---- judging and decoding ----
 
 
-def check(data: Buffer) -> tuple[str, int, int, str]:
+def check(data: Buffer, most: int = LARGEST, convert: bool = False) -> tuple[str, int, int, str]:
     """Walk a file's structure without decoding it, and return (kind, width, height, colour).
 
-    Width and height are those of the decoded image. Raises BadFile.
+    most:    pixels; a larger image is refused
+    convert: accept what only OpenCV decodes, and not without a loss: CMYK and 16 bits per channel
+    Width and height are those of the decoded image. The colour also tells what `decode` does to it:
+    'rgb, profile' is brought to sRGB. Raises BadFile.
     """
-    kind, header = _walk(memoryview(data).cast('B'))
-    return kind, *_decoded_size(header), header.colour
+    kind, header = _walk(memoryview(data).cast('B'), convert)
+    _check_area(header, most)
+    own = '' if header.colour == 'cmyk' else icc.name(data)
+    return kind, *_decoded_size(header), header.colour + (f', {own}' if own else '')
 
 
 def sound(data: Buffer) -> None:
@@ -119,6 +143,7 @@ def sound(data: Buffer) -> None:
     """
     data = memoryview(data).cast('B')
     kind, header = _walk(data)
+    _check_area(header, LARGEST)
     if kind == 'jph':
         return
     # The decoder alone would miss an over-long stream.
@@ -137,14 +162,15 @@ def sound(data: Buffer) -> None:
 def decode(data: Buffer) -> np.ndarray:
     """Decode a file to [H, W, 3] uint8 RGB: the definition of its pixels for all pipes.
 
-    EXIF orientation is applied (in PNG too), gray and palette are expanded, alpha is dropped. The
-    result equals that of nvidia.dali.fn.decoders.image(device='cpu') bit for bit. Raises BadFile.
+    EXIF orientation is applied (in PNG too), gray and palette are expanded, alpha is dropped,
+    `own_colours` are brought to sRGB. Without those, the result equals that of
+    nvidia.dali.fn.decoders.image(device='cpu') bit for bit. Raises BadFile.
     """
     # JPH decoders must not be given damaged data; see jph.py.
     if bytes(data[:12]) == jph.SIGNATURE:
         jph.check(data)
         if jph.codec():
-            return jph.decode(data)
+            return _decode_jph(data)
 
     try:
         # OpenCV applies the orientation, expands palettes and drops alpha by itself.
@@ -153,7 +179,23 @@ def decode(data: Buffer) -> np.ndarray:
         raise BadFile(f'decoder refuses it ({e.err})') from None
     if bgr is None:
         raise BadFile('decoder refuses it')
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
+    return icc.to_srgb(data, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr))
+
+
+def _decode_jph(data: Buffer) -> np.ndarray:
+    """As `decode`. A checksum can be right, and the stream wrong all the same."""
+    try:
+        rgb = jph.decode(data)
+    except (RuntimeError, ValueError) as e:  # the first is the decoder's own
+        raise BadFile(f'decoder refuses it ({e})') from None
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise BadFile(f'{rgb.shape} {rgb.dtype}, where 8-bit RGB is wanted')
+    return rgb
+
+
+def own_colours(data: Buffer) -> bool:
+    """Whether a file is in other colours than sRGB, which decoders but `decode` do not see."""
+    return bool(icc.name(data))
 
 
 def fit(rgb: np.ndarray, size: int) -> np.ndarray:
@@ -188,15 +230,15 @@ def _decoded_size(header: _Header) -> tuple[int, int]:
 # ---- kinds of files ----
 
 
-def _walk(data: memoryview) -> tuple[str, _Header]:
-    """Kind and header of a file. Raises BadFile."""
+def _walk(data: memoryview, convert: bool = False) -> tuple[str, _Header]:
+    """Kind and header of a file. convert: as in `check`. Raises BadFile."""
     head = bytes(data[:64])
     if not head:
         raise BadFile('empty file (0 bytes)')
     if head.startswith(PNG):
-        return 'png', _walk_png(data)
+        return 'png', _walk_png(data, convert)
     if head.startswith(JPEG):
-        return 'jpeg', _walk_jpeg(data)
+        return 'jpeg', _walk_jpeg(data, convert)
     if head.startswith(jph.SIGNATURE):
         width, height = jph.check(data)
         return 'jph', _Header(width, height, 'rgb', 24, False, 1, [])
@@ -226,46 +268,69 @@ def looks_like(head: bytes) -> str:
 
 
 def _plausible(width: int, height: int) -> None:
-    if not 0 < width * height <= LARGEST:
+    if not width * height:
         raise BadFile(f'corrupt header: {width}x{height} pixels')
+
+
+def _check_area(header: _Header, most: int) -> None:
+    check_area(header.width, header.height, most)
+
+
+def check_area(width: int, height: int, most: int) -> None:
+    """Raise BadFile for an image of more than `most` pixels."""
+    if width * height > most:
+        raise BadFile(
+            f'too large: {width:,}x{height:,} = {width * height / 1e6:,.0f} million pixels, '
+            f'at most {most / 1e6:,.1f} million are read'
+        )
 
 
 # ---- PNG ----
 
 
-def _walk_png(data: memoryview) -> _Header:
+def _walk_png(data: memoryview, convert: bool) -> _Header:
     """Header of a PNG, all chunks of which are intact and in order."""
     name, body, at = _png_chunk(data, len(PNG))
     if name != b'IHDR':
         raise BadFile(_IHDR_FIRST)
-    header = _ihdr(body)
+    header = _ihdr(body, convert)
 
     palette = False  # a valid one before the pixels
     idat: list[tuple[int, int]] = []
     orientations: set[int] = set()
-    while name != b'IEND':
-        previous = name
-        name, body, end = _png_chunk(data, at)
-        if name == b'IHDR':
-            raise BadFile(_IHDR_FIRST)
+    for name, body, end in _chunks(data, at):
         if name == b'PLTE':
             palette = 0 < len(body) <= 768 and len(body) % 3 == 0 and not idat
         elif name == b'IDAT':
-            if idat and previous != b'IDAT':
-                raise BadFile('corrupt: its IDAT chunks are not consecutive')
-            idat.append((at + 8, end - 4))
+            idat.append((end - 4 - len(body), end - 4))
+        elif name == b'tRNS':
+            header = header._replace(colour=f'{header.colour}+alpha')
         elif name == b'eXIf':
             orientations.add(exif_orientation(body))
-        at = end
 
     if not idat:
         raise BadFile('corrupt: no IDAT chunk, hence no pixels')
-    if header.colour == 'palette' and not palette:
+    if header.colour.startswith('palette') and not palette:
         raise BadFile('corrupt: a palette image without a valid PLTE chunk before its pixels')
+    # Length, name and CRC of a chunk take 12 bytes between the pieces.
+    if any(start != stop + 12 for (_, stop), (start, _) in itertools.pairwise(idat)):
+        raise BadFile('corrupt: its IDAT chunks are not consecutive')
     return header._replace(idat=idat, orientation=_only(orientations))
 
 
 _IHDR_FIRST = 'corrupt header: IHDR must come first, and once'
+
+
+def _chunks(data: memoryview, at: int) -> Iterator[tuple[bytes, memoryview, int]]:
+    """(name, contents, end) of each chunk from a byte up to the last one."""
+    for _ in range(MOST_PIECES):
+        name, body, at = _png_chunk(data, at)
+        if name == b'IHDR':
+            raise BadFile(_IHDR_FIRST)
+        yield name, body, at
+        if name == b'IEND':
+            return
+    raise BadFile(f'more than {MOST_PIECES:,} chunks: save it anew')
 
 
 def _png_chunk(data: memoryview, at: int) -> tuple[bytes, memoryview, int]:
@@ -288,7 +353,7 @@ def _png_chunk(data: memoryview, at: int) -> tuple[bytes, memoryview, int]:
     return name, data[at + 8 : end - 4], end
 
 
-def _ihdr(body: memoryview) -> _Header:
+def _ihdr(body: memoryview, convert: bool) -> _Header:
     if len(body) != 13:
         raise BadFile(f'corrupt header: IHDR has {len(body)} bytes, not 13')
     fields = struct.unpack('>IIBBBBB', body)
@@ -299,10 +364,10 @@ def _ihdr(body: memoryview) -> _Header:
             f'corrupt header: bit depth {depth}, colour type {colour}, '
             f'methods {compression} {filtering} {interlace}'
         )
-    # Bounded before a decoder allocates memory for so many pixels.
     _plausible(width, height)
-    if depth == 16:
+    if depth == 16 and not convert:
         raise BadFile('16-bit PNG: convert it to 8 bits per channel')
+    name += ', 16 bits' if depth == 16 else ''
     return _Header(width, height, name, depth * samples, interlace == 1, 1, [])
 
 
@@ -347,40 +412,55 @@ def _passes(header: _Header) -> list[tuple[int, int]]:
 # ---- JPEG ----
 
 
-def _walk_jpeg(data: memoryview) -> _Header:
+def _walk_jpeg(data: memoryview, convert: bool) -> _Header:
     """Header of a JPEG, all segments of which follow each other up to the end of the image."""
     frame: tuple[int, int, str] | None = None
-    scanned = False
+    scans = 0
     orientations: set[int] = set()
-    at = 2
-    while True:
-        at = _marker(data, at)
-        code = data[at + 1]
-        if code == _EOI:
-            break
-        # TEM and the restarts RSTn stand alone, without a body.
-        if code == 0x01 or 0xD0 <= code <= 0xD7:
-            at += 2
-            continue
-
-        body, end = _segment(data, at)
+    for code, body in _jpeg_segments(data):
         if code in _UNSUPPORTED_FRAMES:
             kind = _UNSUPPORTED_FRAMES[code]
             raise BadFile(f'{kind} JPEG: save it as a baseline or progressive one')
         if code in _BASELINE_OR_PROGRESSIVE:
             if frame:
                 raise BadFile('corrupt header: two frames')
-            frame = _sof(body)
+            frame = _sof(body, convert)
         elif code == _APP1 and body[:6] == b'Exif\0\0':
             orientations.add(exif_orientation(body[6:]))
         elif code == _SOS:
-            end = _scan_end(data, end, frame is not None)
-            scanned = True
-        at = end
+            scans += 1
+            _check_scan(frame is not None, scans)
 
-    if frame is None or not scanned:
+    if frame is None or not scans:
         raise BadFile('corrupt: no pixels before the end-of-image marker')
     return _Header(*frame, 0, False, _only(orientations), [])
+
+
+def _jpeg_segments(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(code, contents) of each segment up to the end of the image."""
+    at = 2
+    for _ in range(MOST_PIECES):
+        at = _marker(data, at)
+        code = data[at + 1]
+        if code == _EOI:
+            return
+        # TEM and the restarts RSTn stand alone, without a body.
+        if code == 0x01 or 0xD0 <= code <= 0xD7:
+            at += 2
+            continue
+        body, at = _segment(data, at)
+        yield code, body
+        if code == _SOS:
+            at = _scan_end(data, at)
+    raise BadFile(f'more than {MOST_PIECES:,} segments: save it anew')
+
+
+def _check_scan(framed: bool, number: int) -> None:
+    """Raise BadFile for a scan without a frame header before it, and for one too many."""
+    if not framed:
+        raise BadFile('corrupt header: no frame before the pixels')
+    if number > MOST_SCANS:
+        raise BadFile(f'more than {MOST_SCANS} scans: save it anew')
 
 
 def _marker(data: memoryview, at: int) -> int:
@@ -406,17 +486,15 @@ def _segment(data: memoryview, at: int) -> tuple[memoryview, int]:
     return data[at + 4 : end], end
 
 
-def _scan_end(data: memoryview, start: int, framed: bool) -> int:
-    """Byte of the marker after a scan. framed: a frame header came before it"""
-    if not framed:
-        raise BadFile('corrupt header: no frame before the pixels')
+def _scan_end(data: memoryview, start: int) -> int:
+    """Byte of the marker after a scan."""
     after = _AFTER_SCAN.search(data, start)
     if not after:
         raise BadFile('truncated: no end-of-image marker')
     return after.start()
 
 
-def _sof(body: memoryview) -> tuple[int, int, str]:
+def _sof(body: memoryview, convert: bool) -> tuple[int, int, str]:
     """(width, height, colour) of a frame header."""
     if len(body) < 6 or len(body) != 6 + 3 * body[5]:
         raise BadFile('corrupt header: frame segment of a wrong length')
@@ -424,12 +502,13 @@ def _sof(body: memoryview) -> tuple[int, int, str]:
     # What decoders disagree on or reject is named with a remedy.
     if precision != 8:
         raise BadFile(f'{precision}-bit JPEG: convert it to 8 bits per channel')
-    if components == 4:
+    if components == 4 and not convert:
         raise BadFile('CMYK JPEG: convert it to RGB')
-    if components not in (1, 3):
+    names = {1: 'gray', 3: 'rgb', 4: 'cmyk'}
+    if components not in names:
         raise BadFile(f'corrupt header: {components} components')
     _plausible(width, height)
-    return width, height, 'gray' if components == 1 else 'rgb'
+    return width, height, names[components]
 
 
 # ---- EXIF ----

@@ -1,18 +1,30 @@
-"""Which files a data set consists of: a folder, a text list, a pattern, tar shards or one file."""
+"""Which files a data set consists of: a folder, a text list, a pattern, tar shards or one file.
 
+Every program lists files here. Whatever is called a picture is listed, also what cannot be read
+(WebP, HEIC, ...), so that it is named later on; what systems leave behind in folders never is.
+"""
+
+import codecs
 import glob
 import os
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import storage
 from errors import BadFile, DataError
 from storage import shown, some
 
 from . import jph, shards
 from .aliases import FilePath, Say
-from .files import JPEG, PNG, SUFFIXES
+from .files import JPEG, OTHER_SUFFIXES, PNG, SUFFIXES
+from .shards import is_junk
 
 Part = tuple[str, int, int]  # shard, offset and length in bytes
+
+LARGEST_LIST = 1 << 28  # bytes
+# BasicSR puts the size of a picture behind its name: 00000.png (512,512,3)
+_SHAPE = re.compile(r'\s+\(\d+,\s*\d+(,\s*\d+)?\)$')
 
 
 class File(NamedTuple):
@@ -24,9 +36,13 @@ class File(NamedTuple):
 
 
 def listed(folder: FilePath) -> list[str]:
-    """Sorted names in a folder, [] if it is none. Raises DataError where it may not be read."""
+    """Sorted names in a folder, junk left out; [] if it is none.
+
+    Raises DataError where it may not be read.
+    """
     try:
-        return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        found = os.listdir(folder) if os.path.isdir(folder) else []
+        return sorted(name for name in found if not is_junk(name))
     except OSError as e:
         raise DataError(f'{shown(folder)} cannot be listed: {e.strerror}') from e
 
@@ -35,6 +51,29 @@ def natural(name: str) -> list[str | int]:
     """Sorting key by which numbers in names count by their value: 2.png before 10.png."""
     parts = re.split(r'(\d+)', name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def names(source: FilePath, paths: Sequence[str]) -> list[str]:
+    """What each file of a data set is called: its path below the data set, without suffix.
+
+    Of anything but a folder that is the path below the folder that all of them share. Raises
+    DataError where two files would have one name.
+    """
+    if not paths:
+        return []
+    root = os.fspath(source)
+    if not os.path.isdir(root):
+        root = os.path.commonpath([os.path.abspath(os.path.dirname(path)) for path in paths])
+    known: dict[str, str] = {}
+    for path in paths:
+        name = os.path.splitext(os.path.relpath(path, root))[0]
+        if name in known:
+            raise DataError(
+                f'{shown(source)} holds two images named {shown(name)} ({shown(known[name])} and '
+                f'{shown(path)}): remove or rename one'
+            )
+        known[name] = path
+    return list(known)
 
 
 def files(source: str, cache_dir: FilePath | None, say: Say) -> list[File]:
@@ -85,7 +124,7 @@ class _Indices:
 def _named(source: str) -> list[tuple[str, str]]:
     """[(name, path)] of a source, whatever its kind."""
     if os.path.isdir(source):
-        entries, remedy = _walk_folder(source), 'put .png, .jpg or plain .tar files there'
+        entries, remedy = pictures(source, ('.tar',)), 'put .png, .jpg or plain .tar files there'
     elif os.path.exists(source):
         entries, remedy = _read_list(source), 'write one image path per line'
     # What is not on the disk may still be an address, a pattern, or a member of a shard.
@@ -108,33 +147,35 @@ def _named(source: str) -> list[tuple[str, str]]:
     return entries
 
 
+def is_pattern(source: str) -> bool:
+    """Whether what is no file may still name some: an address, a pattern, a shard's member."""
+    matching = glob.has_magic(source) or '{' in source
+    return '://' in source or matching or bool(shards.parted(source)[1])
+
+
 def _match(pattern: str) -> list[tuple[str, str]]:
     """Files that match a glob or brace pattern; without a star, whether they exist or not."""
     paths: list[str] = []
     for expanded in shards.braces(pattern):
         magic = glob.has_magic(expanded)
-        paths += glob.glob(expanded, recursive=True) if magic else [expanded]
+        found = glob.glob(expanded, recursive=True) if magic else [expanded]
+        paths += [path for path in found if not (magic and is_junk(os.path.basename(path)))]
     return [(path, path) for path in paths if not os.path.isdir(path)]
 
 
-def _walk_folder(root: str) -> list[tuple[str, str]]:
-    """Images and shards in a folder and below it, hidden ones left out."""
-    entries: list[tuple[str, str]] = []
+def walk(root: FilePath) -> Iterator[str]:
+    """Paths of all files in a folder and below it, junk left out. Raises DataError."""
     visited: set[str] = set()
     refused: list[OSError] = []
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=refused.append):
+    for folder, folders, found in os.walk(root, followlinks=True, onerror=refused.append):
         # A link may lead back up: every real folder is entered once.
         real = os.path.realpath(folder)
         if real in visited:
             folders.clear()
             continue
         visited.add(real)
-
-        folders[:] = [f for f in folders if not f.startswith('.')]
-        for name in names:
-            if not name.startswith('.') and name.lower().endswith((*SUFFIXES, '.tar')):
-                path = os.path.join(folder, name)
-                entries.append((os.path.relpath(path, root), path))
+        folders[:] = sorted(f for f in folders if not is_junk(f))
+        yield from (os.path.join(folder, name) for name in sorted(found) if not is_junk(name))
 
     # os.walk skips such folders silently, and the data set would be smaller than it seems.
     if refused:
@@ -142,7 +183,34 @@ def _walk_folder(root: str) -> list[tuple[str, str]]:
             f'{shown(refused[0].filename)}: cannot be listed ({refused[0].strerror}); '
             'make it readable or move it'
         )
-    return entries
+
+
+def pictures(root: FilePath, also: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    """[(path below the folder, path)] of what is called a picture in a folder and below it.
+
+    also: further suffixes
+    """
+    wanted = (*SUFFIXES, *OTHER_SUFFIXES, *also)
+    paths = (path for path in walk(root) if path.lower().endswith(wanted))
+    return [(os.path.relpath(path, root), path) for path in paths]
+
+
+# ---- lists ----
+
+
+def list_of(paths: Iterable[str]) -> bytes:
+    """A text list that reads back as these paths. Raises DataError for a name it cannot carry."""
+    lines = []
+    for path in paths:
+        # What a list would take for a comment, blanks or two lines has no place in it.
+        line = os.fsencode(path)
+        if _lines(line) != [path] or _entry('', path)[1] != path:
+            raise DataError(
+                f'{shown(path)}: no list can carry this name (a line break, blanks at an end, or a '
+                '# at the beginning): rename the file'
+            )
+        lines.append(line + b'\n')
+    return b''.join(lines)
 
 
 def _read_list(path: str) -> list[tuple[str, str]]:
@@ -152,29 +220,52 @@ def _read_list(path: str) -> list[tuple[str, str]]:
     data = _list_bytes(path)
     if data is None:
         return [(os.path.basename(path), path)]
-    if b'\0' in data:
+    folder = os.path.dirname(path)
+    try:
+        return [_entry(folder, line) for line in _lines(data)]
+    except ValueError:
         raise DataError(
             f'{shown(path)}: neither an image nor a text list; '
             'give a .png, a .jpg, a .tar or a list of paths'
-        )
-
-    # Windows editors begin a text with a byte order mark.
-    lines = [os.fsdecode(line.strip()) for line in data.removeprefix(b'\xef\xbb\xbf').splitlines()]
-    folder = os.path.dirname(path)
-    return [
-        (line, os.path.join(folder, line)) for line in lines if line and not line.startswith('#')
-    ]
+        ) from None
 
 
 def _list_bytes(path: str) -> bytes | None:
     """Contents of a file, None if it is an image."""
     signatures = PNG, JPEG, jph.SIGNATURE[:8]
     try:
-        with open(path, 'rb') as f:
-            # An image is recognised by its first bytes, so that it is not read completely.
+        # An image is recognised by its first bytes, so that it is not read completely.
+        with storage.open_regular(path) as f:
             head = f.read(8)
-            if head.startswith(signatures) or path.lower().endswith(SUFFIXES):
-                return None
-            return head + f.read()
+        if head.startswith(signatures) or path.lower().endswith((*SUFFIXES, *OTHER_SUFFIXES)):
+            return None
+        return storage.read(path, LARGEST_LIST)
     except OSError as e:
         raise DataError(f'{shown(path)}: cannot be read ({e.strerror})') from None
+    except BadFile as e:
+        raise DataError(f'{shown(path)}: {e}; give an image, a folder or a list') from None
+
+
+def _lines(data: bytes) -> list[str]:
+    """Lines of a list, without comments. Raises ValueError for what is no text."""
+    # Windows editors begin a text with a byte order mark, and some write UTF-16.
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        data = data.decode('utf-16').encode()
+    if b'\0' in data:
+        raise ValueError('not a text')
+    lines = (os.fsdecode(line.strip()) for line in data.removeprefix(codecs.BOM_UTF8).splitlines())
+    return [line for line in lines if line and not line.startswith('#')]
+
+
+def _entry(folder: str, line: str) -> tuple[str, str]:
+    """(name, path) of a line in a list.
+
+    A line is a path as it stands. Where there is no such file, a size behind it, quotation marks
+    and the backslashes of Windows are taken off.
+    """
+    bare = _SHAPE.sub('', line).strip('"\'')
+    for name in dict.fromkeys((line, bare, bare.replace('\\', '/'))):
+        path = os.path.join(folder, name)
+        if os.path.lexists(path):
+            break
+    return name, path

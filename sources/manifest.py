@@ -7,6 +7,7 @@
 import functools
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,9 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from errors import BadFile, DataError
 from storage import shown, some
 
-from . import listing, scan_cache
+from . import layouts, listing, scan_cache
 from .aliases import FilePath, Progress, Say
-from .files import big_enough, check, read_bytes, sound
+from .files import LARGEST, MOST, big_enough, check, check_area, read_bytes, sound
 from .listing import Part, listed
 from .scan_cache import cache_folder as cache_folder
 
@@ -59,7 +60,7 @@ class Image(NamedTuple):
     width: int  # pixels as decoded, i.e. after the EXIF orientation
     height: int
     kind: str  # 'png', 'jpeg', 'jph': by content, whatever the file is called
-    colour: str  # 'rgb', 'gray', 'palette', 'rgba', 'gray+alpha' as stored; decoded always to RGB
+    colour: str  # 'rgb', 'gray', 'palette', 'rgba', 'rgb, profile', ...: see files.check
     sound: bool = False  # its pixels were decoded by scan(verify=True)
     part: Part | None = None  # of a shard's member
 
@@ -193,6 +194,15 @@ class Manifest(Generic[P]):
 
 # ---- scanning ----
 
+# What decoding does to images, by how their colour ends or what is in it.
+CHANGES = {
+    r'alpha|rgba': 'are transparent, which is dropped',
+    r', profile': 'have a colour profile such as Display P3: converted to sRGB',
+    r'unusable profile': 'have a damaged or foreign colour profile: taken for sRGB',
+    r'16 bits': 'have 16 bits per channel: reduced to 8',
+    r'cmyk': 'are CMYK: converted to RGB',
+}
+
 
 def scan(
     source: FilePath,
@@ -200,42 +210,56 @@ def scan(
     size: int = 512,
     verify: bool = False,
     strict: bool = False,
+    convert: bool = False,
+    most: int = LARGEST,
     cache_dir: FilePath | None = None,
     progress: Progress | None = None,
     say: Say = print,
 ) -> Manifest[Image]:
     """Read and check every file of a data set once.
 
-    source:    folder (searched recursively for .png .jpg .jpeg .jph .tar; hidden files ignored),
-               text list (one path per line, relative to the list's folder; # comments), glob
-               pattern, brace pattern (faces-{000..012}.tar), or one file. A .tar stands for the
-               images in it, as a folder would; a path may also lead into one: faces-000.tar/17.png
+    source:    folder (searched recursively for pictures and .tar; hidden files ignored), text list
+               (one path per line, relative to the list's folder; # comments), glob pattern, brace
+               pattern (faces-{000..012}.tar), or one file. A .tar stands for the images in it, as a
+               folder would; a path may also lead into one: faces-000.tar/17.png
     size:      images with a shorter side, in pixels, are bad
     verify:    also decode every file (`files.sound`)
     strict:    raise DataError for any bad file, instead of a warning
+    convert:   as in files.check
+    most:      pixels; larger images are bad
     cache_dir: where verdicts are cached by real path, length and mtime; default cache_folder()
     progress:  called for every file that has to be read
     Raises DataError: the source is empty or has no usable file, a tar is broken, or `strict`.
     """
     source = os.fspath(source)
-    store = _Store(source, cache_dir, say)
+    store = _Store(source, cache_dir, say, convert)
     files = _distinct(listing.files(source, cache_dir, say))
 
     # Only files that the cache does not know are read.
     todo = [real for real, file in files.items() if store.needs_reading(real, file, verify)]
-    fresh = _inspect_all(todo, files, verify, progress)
+    fresh = _inspect_all(todo, files, _Judge(verify, convert), progress)
     store.update(fresh, files)
 
-    # The size is applied last: verdicts in the cache hold for any training size.
+    # Sizes are compared last: verdicts in the cache hold for any training size.
     images: list[Image] = []
     bad: list[BadImage] = []
     for real, file in files.items():
         try:
-            images.append(_image(file, fresh.get(real) or store.entries.get(real), size))
+            images.append(_image(file, fresh.get(real) or store.entries.get(real), size, most))
         except BadFile as e:
             bad.append(BadImage(file.path, str(e)))
     report(source, images, bad, strict, say)
+    _tell_changes(source, images, say)
     return Manifest(images, bad)
+
+
+def _tell_changes(source: str, images: Sequence[Image], say: Say) -> None:
+    """Say once of a source what decoding changes in its images."""
+    for pattern, what in CHANGES.items():
+        changed = [image for image in images if re.search(pattern, image.colour)]
+        if changed:
+            names = some([shown(image.path) for image in changed], 3)
+            say(f'{len(changed):,} of {len(images):,} images of {shown(source)} {what}: {names}')
 
 
 class _File(NamedTuple):
@@ -277,7 +301,7 @@ def _stat(path: str) -> os.stat_result | str:
     return status if stat.S_ISREG(status.st_mode) else 'not a regular file'
 
 
-def _image(file: _File, entry: '_Entry | str | None', size: int) -> Image:
+def _image(file: _File, entry: '_Entry | str | None', size: int, most: int) -> Image:
     """Image of a judged file. Raises BadFile."""
     if isinstance(file.stat, str):
         raise BadFile(file.stat)
@@ -287,12 +311,20 @@ def _image(file: _File, entry: '_Entry | str | None', size: int) -> Image:
     if entry.reason:
         raise BadFile(entry.reason)
     big_enough(entry.width, entry.height, size)
+    check_area(entry.width, entry.height, most)
     shape = entry.width, entry.height, entry.kind, entry.colour
     return Image(file.path, *shape, entry.sound, file.part)
 
 
+class _Judge(NamedTuple):
+    """How thoroughly files are judged; see `scan`."""
+
+    verify: bool
+    convert: bool
+
+
 def _inspect_all(
-    todo: Sequence[str], files: Mapping[str, _File], verify: bool, progress: Progress | None
+    todo: Sequence[str], files: Mapping[str, _File], judge: _Judge, progress: Progress | None
 ) -> dict[str, _Entry | str]:
     """{real path: verdict, or why it could not be read}."""
     # Verdicts arrive in the order of the files, whichever thread is first.
@@ -300,7 +332,7 @@ def _inspect_all(
     # CRC, inflate and decoding release the GIL, so threads are enough.
     pool = ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
     try:
-        entries = pool.map(lambda real: _inspect(real, files[real], verify), todo)
+        entries = pool.map(lambda real: _inspect(real, files[real], judge), todo)
         for real, entry in zip(todo, entries, strict=True):
             fresh[real] = entry
             if progress:
@@ -311,20 +343,20 @@ def _inspect_all(
     return fresh
 
 
-def _inspect(real: str, file: _File, verify: bool) -> _Entry | str:
+def _inspect(real: str, file: _File, judge: _Judge) -> _Entry | str:
     assert isinstance(file.stat, os.stat_result), real
     # The status from before the read: a file that is written meanwhile is read again next time.
     identity = file.stat.st_size, file.stat.st_mtime_ns
     try:
         data = read_bytes(*(file.part or (real, 0, None)))
-        kind, width, height, colour = check(data)
-        if verify:
+        kind, width, height, colour = check(data, MOST, judge.convert)
+        if judge.verify:
             sound(data)
     except OSError as e:
         return f'cannot be read: {e.strerror}'
     except BadFile as e:
         return _Entry(*identity, str(e), False, '', 0, 0, '')
-    return _Entry(*identity, '', verify, kind, width, height, colour)
+    return _Entry(*identity, '', judge.verify, kind, width, height, colour)
 
 
 def report(
@@ -361,10 +393,11 @@ class _Store:
     Without a usable file it is empty. Failing reads are not cached: they may succeed next time.
     """
 
-    version = 2  # of the rules in `check` and `sound`: raise it when they change
+    version = 3  # of the rules in `check` and `sound`: raise it when they change
 
-    def __init__(self, source: str, folder: FilePath | None, say: Say) -> None:
-        key = hashlib.blake2b(os.fsencode(os.path.realpath(source)), digest_size=8).hexdigest()
+    def __init__(self, source: str, folder: FilePath | None, say: Say, convert: bool) -> None:
+        name = os.fsencode(os.path.realpath(source)) + b'\0convert' * convert
+        key = hashlib.blake2b(name, digest_size=8).hexdigest()
         folder = os.path.expanduser(folder or scan_cache.cache_folder())
         self.path = os.path.join(folder, f'manifest-{key}.json')
         self.say = say
@@ -401,28 +434,15 @@ class _Store:
 
 # ---- LQ/GT pairs ----
 
-SIDES = ('lq', 'lr'), ('gt', 'hr')  # names of the two sub-folders, in lower case
-
-
-def pairs_in(manifest: Manifest[P]) -> str | None:
-    """A folder or tar that holds both an LQ and a GT folder of files of this manifest, or None."""
-    # {folder: names of its sub-folders that hold files}
-    above: dict[str, set[str]] = {}
-    paths = [*manifest.paths, *(image.path for image in manifest.bad)]
-    for parent in {os.path.dirname(path) for path in paths}:
-        folder, name = os.path.split(parent)
-        above.setdefault(folder, set()).add(name.lower())
-    for folder, names in sorted(above.items()):
-        if not any(names.isdisjoint(side) for side in SIDES):
-            return folder
-    return None
-
 
 def is_paired(folder: FilePath, both: bool = False) -> bool:
-    """Whether a folder has at least one of the sub-folders that `scan_pairs` needs, or both."""
-    names = {e.lower() for e in listed(folder)}
-    present = [not names.isdisjoint(side) for side in SIDES]
-    return all(present) if both else any(present)
+    """Whether a folder has at least one of the sub-folders LQ and GT (LR and HR, HQ), or both.
+
+    Both may also have the names that other projects give them (layouts.LQ, layouts.GT).
+    """
+    if both:
+        return layouts.pair(folder) is not None
+    return any(layouts.exact(name) for name in listed(folder))
 
 
 def scan_pairs(
@@ -436,11 +456,13 @@ def scan_pairs(
     progress: Progress | None = None,
     say: Say = print,
 ) -> list[Pair]:
-    """Pairs from a folder with sub-folders LQ and GT (or LR and HR), in natural order.
+    """Pairs from a folder with sub-folders LQ and GT, in natural order.
 
-    They are matched by name without suffix. A bad file, a missing partner, a GT that is not `scale`
-    times its LQ or, where a size is given, not size x size, raises DataError; unless `strict`, such
-    files are named and left out. The rest is as in `scan`.
+    The two may have other names (layouts.LQ, layouts.GT). They are matched by name without suffix,
+    and without the factor that DIV2K has in names: 0001x4.png belongs to 0001.png. A bad file, a
+    missing partner, a GT that is not `scale` times its LQ or, where a size is given, not size x
+    size, raises DataError; unless `strict`, such files are named and left out. The rest is as in
+    `scan`.
     """
     folder = os.fspath(folder)
     # The sides may have any size; they are compared with each other below.
@@ -453,7 +475,7 @@ def scan_pairs(
         progress=progress,
         say=say,
     )
-    lq, gt = (_side(folder, names, read) for names in SIDES)
+    lq, gt = (_side(folder, role, scale, read) for role in (layouts.LQ, layouts.GT))
 
     # All faults are gathered first, so that one message names them together.
     faults = [*_without_partner(lq, gt, 'GT'), *_without_partner(gt, lq, 'LQ')]
@@ -474,24 +496,30 @@ def scan_pairs(
 
 
 def _side(
-    folder: str, names: Sequence[str], read: Callable[[str], Manifest[Image]]
+    folder: str, role: layouts.Role, scale: int, read: Callable[[str], Manifest[Image]]
 ) -> dict[str, Image]:
     """{path below the sub-folder, without suffix: image} of one of the two sub-folders."""
-    folders = [e for e in listed(folder) if e.lower() in names]
+    folders = layouts.sides(folder, role)
     if len(folders) != 1:
-        wanted = ' or '.join(n.upper() for n in names)
-        present = ', '.join(folders) or 'none'
-        raise DataError(f'{shown(folder)}: needs one sub-folder {wanted}, has {present}')
+        present = ', '.join(map(shown, folders)) or 'none'
+        raise DataError(f'{shown(folder)}: needs one sub-folder {role.wanted}, has {present}')
     # Names are compared below the two sub-folders, so further sub-folders are part of them.
     root = os.path.join(folder, folders[0])
-    return by_stem(read(root).images, root)
+    stems = by_stem(read(root).images, root)
+    if role is not layouts.LQ:
+        return stems
+    return by_name((layouts.unscaled(name, scale), image) for name, image in stems.items())
 
 
 def by_stem(images: Iterable[Image], root: str) -> dict[str, Image]:
     """{path below the root, without suffix: image}. Raises DataError for two of one name."""
+    return by_name((stem(image.path, root), image) for image in images)
+
+
+def by_name(images: Iterable[tuple[str, Image]]) -> dict[str, Image]:
+    """{name: image}. Raises DataError for two of one name."""
     stems: dict[str, Image] = {}
-    for image in images:
-        name = stem(image.path, root)
+    for name, image in images:
         if name in stems:
             raise DataError(
                 f'{shown(stems[name].path)} and {shown(image.path)}: two files for one pair; '

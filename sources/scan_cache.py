@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import storage
+from errors import BadFile
 from storage import shown
 
 from .aliases import FilePath, Say
-from .files import read_bytes
+
+LARGEST = 1 << 30  # bytes; millions of files
 
 
 def cache_folder() -> Path:
@@ -24,8 +27,8 @@ def load(path: FilePath, version: int) -> dict[str, Any]:
     anew.
     """
     try:
-        content = json.loads(read_bytes(path))
-    except (OSError, ValueError):
+        content = json.loads(storage.read(path, LARGEST))
+    except (OSError, ValueError, BadFile, RecursionError):
         return {}
     return content if isinstance(content, dict) and content.get('version') == version else {}
 

@@ -6,25 +6,34 @@ tar is supported: an image is then one read at its offset.
 
 import hashlib
 import itertools
+import math
 import os
 import posixpath
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Literal, cast, overload
 
-from errors import BadFile
-from storage import shown
+from errors import BadFile, DataError
+from storage import open_regular, shown
 
 from . import scan_cache
 from .aliases import FilePath, Say
-from .files import SUFFIXES as IMAGES
-from .files import looks_like
+from .files import LARGEST_FILE, OTHER_SUFFIXES, looks_like
+from .files import SUFFIXES as READABLE
 
 # The compressed ones are taken for shards only to be refused by name.
 SUFFIXES = '.tar', '.tar.gz', '.tgz'
-VERSION = 2  # of the cached index: raise it when `walk` changes
+VERSION = 3  # of the cached index: raise it when `walk` changes
+IMAGES = *READABLE, *OTHER_SUFFIXES  # ends of names of members that are taken for images
 BLOCK = 512  # bytes; a tar consists of such blocks
+LARGEST_HEADER = 1 << 20  # bytes of a header that gives a member a long name or other numbers
+MOST_NAMES = 1_000_000  # that a brace pattern may stand for
+# What macOS, Windows and network disks leave in folders and archives, beside hidden files.
+_JUNK = {
+    *('__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini', '@eadir', '$recycle.bin'),
+    'system volume information',
+}
 _COMPRESSED = (
     (b'\x1f\x8b', 'gzip'),
     (b'BZh', 'bzip2'),
@@ -60,7 +69,7 @@ def index(
         return {name: (offset, length) for name, offset, length in cached['images']}
 
     # WebDataset allows names to repeat; a manifest needs unique paths.
-    with open(path, 'rb') as file:
+    with open_regular(path) as file:
         images = list(walk(file))
     places: dict[str, tuple[int, int]] = {}
     for name, offset, length in images:
@@ -101,7 +110,7 @@ def walk(file: BinaryIO, sequential: bool = False) -> Iterator[tuple[str, int, i
 
     sequential: yield (name, offset, contents), and only ever call read() on the file
     Links, folders, sparse and hidden members are skipped. Raises BadFile for a broken archive,
-    stating up to where it could be read.
+    stating up to where it could be read, and in a sequence for a member of more than LARGEST_FILE.
     """
     recorded = _Recorder(file, sequential)
     tar: tarfile.TarFile | None = None
@@ -110,6 +119,7 @@ def walk(file: BinaryIO, sequential: bool = False) -> Iterator[tuple[str, int, i
         tar = _open_tar(recorded, sequential)
         for member in tar:
             count, last = count + 1, member.name
+            _check_forward(tar, member)
             name = _image_name(member)
             if name:
                 yield (
@@ -117,7 +127,10 @@ def walk(file: BinaryIO, sequential: bool = False) -> Iterator[tuple[str, int, i
                     member.offset_data,
                     _contents(tar, member) if sequential else member.size,
                 )
-    except (tarfile.TarError, ValueError) as e:
+    except _BadHeaderError as e:
+        raise BadFile(f'damaged: {e}: write it again with tar -cf') from e
+    # Members whose numbers cannot be are not all told by tarfile's own errors.
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as e:
         raise BadFile(_fault(recorded, tar, count, last)) from e
 
     # tarfile takes a missing end, and a block that is no header, for the end of the archive.
@@ -130,26 +143,56 @@ def walk(file: BinaryIO, sequential: bool = False) -> Iterator[tuple[str, int, i
         )
 
 
+class _BadHeaderError(Exception):
+    """A header that would lead backwards, or to more memory than a header takes."""
+
+
+class _Info(tarfile.TarInfo):
+    """A member whose header is judged before anything is read or skipped by it."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> '_Info':
+        """As tarfile has it. Raises _BadHeaderError."""
+        info = super().frombuf(buf, encoding, errors)
+        extended = info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        named = info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        if not 0 <= info.size < 1 << 62 or ((extended or named) and info.size > LARGEST_HEADER):
+            raise _BadHeaderError(f'a header claims a length of {info.size:,} bytes')
+        return info
+
+
+def _check_forward(tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    """Raise _BadHeaderError unless the next header lies behind this member's."""
+    # A further header may give other numbers than the one that was judged above.
+    if member.size < 0 or tar.offset <= member.offset:
+        raise _BadHeaderError(f'{shown(member.name)} claims a length of {member.size:,} bytes')
+
+
 def _open_tar(recorded: '_Recorder', sequential: bool) -> tarfile.TarFile:
     # tarfile only reads and seeks in it.
     file = cast(BinaryIO, recorded)
-    return (
-        tarfile.open(fileobj=file, mode='r|')
-        if sequential
-        else tarfile.open(fileobj=file, mode='r:')
-    )
+    if sequential:
+        return tarfile.open(fileobj=file, mode='r|', tarinfo=_Info)
+    return tarfile.open(fileobj=file, mode='r:', tarinfo=_Info)
 
 
 def _image_name(member: tarfile.TarInfo) -> str:
     """Normalised name of a member, './a.png' being a.png; '' of what is not an image."""
     # Absolute names and names with .. stay inside the tree.
     name = posixpath.normpath('/' + member.name.lstrip('/'))[1:]
-    hidden = any(part.startswith('.') for part in name.split('/'))
+    junk = any(map(is_junk, name.split('/')))
     plain = member.isreg() and not member.issparse()
-    return name if plain and not hidden and name.lower().endswith(IMAGES) else ''
+    return name if plain and not junk and name.lower().endswith(IMAGES) else ''
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or left behind by a system."""
+    return name.startswith('.') or name.lower() in _JUNK
 
 
 def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > LARGEST_FILE:
+        raise _BadHeaderError(f'{shown(member.name)} claims a length of {member.size:,} bytes')
     file = tar.extractfile(member)
     assert file is not None, member.name  # it is a regular file
     return file.read()
@@ -263,11 +306,15 @@ def braces(pattern: str) -> list[str]:
     """Expand braces as shells do.
 
     'a-{00..11}.tar' gives 'a-00.tar' to 'a-11.tar', 'a-{x,y}' gives 'a-x' and 'a-y'; several braces
-    give all combinations.
+    give all combinations. Raises DataError for more than MOST_NAMES.
     """
     # Odd parts are the contents of braces.
-    parts = re.split(r'\{(\d+\.\.\d+|[^{},]*(?:,[^{},]*)+)\}', pattern)
-    choices = [_alternatives(part) if i % 2 else [part] for i, part in enumerate(parts)]
+    parts = re.split(r'\{(\d{1,18}\.\.\d{1,18}|[^{},]*(?:,[^{},]*)+)\}', pattern)
+    choices: list[Sequence[str]] = []
+    for i, part in enumerate(parts):
+        choices.append(_alternatives(part) if i % 2 else [part])
+        if math.prod(map(len, choices)) > MOST_NAMES:
+            raise DataError(f'{shown(pattern)}: stands for more than {MOST_NAMES:,} names')
     return [''.join(chosen) for chosen in itertools.product(*choices)]
 
 
@@ -279,4 +326,6 @@ def _alternatives(inside: str) -> list[str]:
     # A leading zero in either number pads all of them, as in {00..11}.
     padded = any(n[0] == '0' and len(n) > 1 for n in (first, last))
     width = max(len(first), len(last)) if padded else 1
-    return [f'{n:0{width}}' for n in range(int(first), int(last) + 1)]
+    # One more than may be is enough to be refused.
+    numbers = range(int(first), int(last) + 1)[: MOST_NAMES + 1]
+    return [f'{n:0{width}}' for n in numbers]

@@ -24,11 +24,10 @@ from degrade import draw
 from errors import BadFile, DataError, Interrupted
 from storage import shown, some
 
-from . import shards
+from . import layouts, shards
 from .aliases import FilePath, Say
 from .files import big_enough, check, decode, fit, sound
 from .listing import natural
-from .manifest import SIDES
 from .order import permutation
 from .reader import Decoded, Encoded, mapped
 
@@ -365,8 +364,12 @@ class Stream:
 
         epochs = (self._epoch(epoch, worker, workers) for epoch in itertools.count())
         for item in shuffled(epochs, SHUFFLE, drawn):
-            # Shards of pairs hold LQ too, which would be degraded a second time.
-            if item.name.split('/')[-2].lower() in SIDES[0]:
+            # LQ of pairs would be degraded a second time, and masks are no faces.
+            role = layouts.role_of_member(item.name)
+            if role is layouts.MASK:
+                self._report('masks beside the faces of the shards (.seg.png, ...) are left out')
+                continue
+            if role is layouts.LQ:
                 raise DataError(
                     f'{item.name} is an LQ, and of a stream only HQ faces are trained on: copy and '
                     'unpack the shards, and give --data the folder with LQ/ and GT/'

@@ -12,7 +12,7 @@ from sources import files
 
 def read(path: Path) -> Tensor:
     """[3, H, W] uint8 RGB of a picture. Raises OSError and BadFile."""
-    return torch.from_numpy(files.decode(path.read_bytes())).permute(2, 0, 1)
+    return torch.from_numpy(files.decode(files.read_bytes(path))).permute(2, 0, 1)
 
 
 def png(image: Tensor) -> bytes:

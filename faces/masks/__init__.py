@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from errors import BadFile
-from sources.files import JPEG, PNG, big_enough, looks_like
+from sources.files import JPEG, LARGEST, PNG, big_enough, check_area, looks_like
 
 # ---- classes ----
 
@@ -79,6 +79,8 @@ def decode(data: bytes) -> np.ndarray:
     # By Pillow, since OpenCV would expand the palette to colours.
     try:
         with Image.open(io.BytesIO(data)) as picture:
+            # Before memory is taken for so many pixels.
+            check_area(*picture.size, LARGEST)
             mode, ids = picture.mode, np.array(picture)
     except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as e:
         raise BadFile(f'decoder refuses it ({e})') from None

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from errors import BadFile, DataError
+from sources import listing
 from sources.aliases import FilePath, Progress, Say
 from sources.files import check, decode, read_bytes
 from sources.manifest import BadImage
@@ -18,7 +19,7 @@ from storage import shown, some
 
 from . import CLASSES, lacks, png
 
-_NAME = re.compile(r'(\d+)_(\w+)\.png')
+_NAME = re.compile(r'(\d{1,9})_(\w+)\.png', re.IGNORECASE)
 
 Parts = list[tuple[str, str]]  # of a face: name of the part, path
 
@@ -96,10 +97,9 @@ def _report(bad: Sequence[BadImage], total: int, strict: bool, say: Say) -> None
 def _find(folder: FilePath) -> dict[int, Parts]:
     """{number of a face: its parts}."""
     faces: dict[int, Parts] = {}
-    for root, _, names in os.walk(folder):
-        for name in names:
-            if match := _NAME.fullmatch(name):
-                faces.setdefault(int(match[1]), []).append((match[2], os.path.join(root, name)))
+    for path in listing.walk(folder):
+        if match := _NAME.fullmatch(os.path.basename(path)):
+            faces.setdefault(int(match[1]), []).append((match[2], path))
     return faces
 
 

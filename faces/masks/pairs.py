@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeGuard
 
 from errors import BadFile, DataError
-from sources import scan_cache
+from sources import layouts, scan_cache
 from sources.aliases import FilePath, Progress, Say
 from sources.files import read_bytes
 from sources.listing import listed
@@ -136,6 +136,11 @@ def _files(folder: str, side: _Side, read: Callable[[str], Manifest[Image]]) -> 
     names = _folders(folder, side)
     if len(names) != 1:
         remedy = '; python -m faces.masks makes masks of annotations' if side is _MASKS else ''
+        published = [name for name in listed(folder) if layouts.is_annotations(name)]
+        if side is _MASKS and published:
+            parts = shown(os.path.join(folder, published[0]))
+            remedy = f'; python -m faces.masks {parts} {shown(os.path.join(folder, "masks"))}'
+            remedy += ' makes them of the parts that are published'
         raise DataError(
             f'{shown(folder)}: needs one sub-folder of {side.title}, '
             f'has {", ".join(names) or "none"}{remedy}'

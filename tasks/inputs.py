@@ -1,0 +1,113 @@
+"""Pictures that a network is applied to, and their ground truth, found as training finds its faces.
+
+A file that cannot be used is named and left out; the others are not lost.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from errors import BadFile, DataError, RunError
+from sources import files, layouts, listing, selection
+from sources.aliases import Say
+from sources.manifest import Image, Manifest
+from storage import shown
+
+# Pixels of a picture unless more are allowed: of 4,096 x 4,096. A network keeps some hundred
+# numbers a pixel, and what enlarges four times writes sixteen pixels for one.
+LARGEST = 1 << 24
+
+T = TypeVar('T')
+Item = tuple[Tensor, Tensor | None]  # uint8 picture, ground truth
+
+
+class Inputs(NamedTuple):
+    """Pictures by number, and the ground truth of those that have one."""
+
+    names: list[str]  # with the sub-folders they lie in, without suffix
+    get: Callable[[int], Item]  # raises BadFile, with the path, for a file that turns out bad
+    bad: list[str]  # paths and reasons of what is left out; what turns out bad is added
+
+
+def of_files(
+    source: str,
+    gt: str | None,
+    read_truth: Callable[[Path], Tensor],
+    most: int = LARGEST,
+    say: Say = print,
+) -> Inputs:
+    """What --input names, with the ground truth that --gt names.
+
+    most: pixels of the largest picture
+    Raises RunError where nothing can be used, and for a ground truth that is missing or bad.
+    """
+    found = image_files(source, '--input', most, say)
+    names = _names(source, '--input', found)
+    truths = _truths(gt, names) if gt else None
+
+    def get(i: int) -> Item:
+        truth = None if truths is None else _read(truths[i], lambda: read_truth(Path(truths[i])))
+        return read(found.images[i]), truth
+
+    return Inputs(names, get, [f'{shown(bad.path)}: {bad.reason}' for bad in found.bad])
+
+
+def image_files(
+    source: str, flag: str, most: int = LARGEST, say: Say = print, strict: bool = False
+) -> Manifest[Image]:
+    """Pictures of a folder, list, pattern or shard in order, or the one picture.
+
+    most: pixels of the largest one; strict: no file may be bad
+    Raises RunError.
+    """
+    if not (os.path.exists(source) or listing.is_pattern(source)):
+        raise RunError(f'{flag} {shown(source)} does not exist')
+    how: dict[str, Any] = dict(size=1, restore=True, convert=True, most=most, strict=strict)
+    try:
+        return selection.scan(source, say=say, **how)
+    except DataError as error:
+        raise RunError(f'{flag} {error}') from error
+
+
+def _names(source: str, flag: str, found: Manifest[Image]) -> list[str]:
+    """What the pictures are called, bad ones included: those may be mended later on."""
+    try:
+        listing.names(source, [*found.paths, *(image.path for image in found.bad)])
+        return listing.names(source, found.paths)
+    except DataError as error:
+        raise RunError(f'{flag} {error}') from error
+
+
+def _truths(gt: str, names: list[str]) -> list[str]:
+    """Paths of the ground truth of every picture, by its name."""
+    found = image_files(gt, '--gt', files.MOST, strict=True)
+    if os.path.isfile(gt) and len(names) == len(found) == 1:
+        return found.paths
+    partner = layouts.partners(dict(zip(_names(gt, '--gt', found), found.paths, strict=True)))
+    paths = [partner(name) for name in names]
+    missing = [shown(name) for name, path in zip(names, paths, strict=True) if path is None]
+    if missing:
+        raise RunError(
+            f'--gt {shown(gt)} lacks {len(missing)} of {len(names)} images, e.g. '
+            f'{", ".join(missing[:3])}'
+        )
+    return [path for path in paths if path is not None]
+
+
+def read(image: Image) -> Tensor:
+    """[3, H, W] uint8 RGB of a picture. Raises BadFile with the reason."""
+    pixels = _read(image.path, lambda: files.decode(files.read_bytes(*image.where)))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _read(path: str, how: Callable[[], T]) -> T:
+    try:
+        return how()
+    except OSError as error:
+        raise BadFile(f'{shown(path)}: cannot be read: {error.strerror}') from error
+    except BadFile as error:
+        raise BadFile(f'{shown(path)}: {error}') from error
