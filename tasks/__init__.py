@@ -2,13 +2,15 @@
 `task.Task`.
 """
 
+import functools
+import json
 from collections.abc import Sequence
 
 from torch import nn
 
 import models
 from config import flags, rules
-from config.schema import Config
+from config.schema import CHOICES, Config, flatten, from_flat
 from config.schema import of_run as of_folder
 from errors import FacesError, RunError
 from storage import records, shown, tensors
@@ -22,6 +24,8 @@ from .task import Task
 
 _ALL: tuple[Task, ...] = (Restore(), Parse(), Search(), Landmarks())
 TASKS = {task.name: task for task in _ALL}
+# Options that say what the network of a run is.
+OF_NETWORK = ('task', 'network', 'net', 'guides', 'drop_priors', 'multi_prior_weight')
 
 
 def of(config: Config) -> Task:
@@ -55,8 +59,9 @@ def of_run(folder: str) -> Config:
     try:
         run.choose(config.task, TASKS, 'task')
         task = of(config)
-        rules.check_names(config, networks=task.networks, losses=task.losses)
-        models.shapes(lambda: task.network(config))
+        rules.check_names(config, networks=task.networks, losses=CHOICES['loss'])
+        flat = flatten(config)
+        _check_network(json.dumps({option: flat[option] for option in OF_NETWORK}))
     except checkpoint.MISFITS as error:
         name, net = config.network.network, records.excerpt(config.network.net, 80)
         raise RunError(
@@ -66,6 +71,12 @@ def of_run(folder: str) -> Config:
     except FacesError as error:
         raise RunError(f'{shown(folder)}/config.json: {error}') from error
     return config
+
+
+@functools.cache
+def _check_network(options: str) -> None:
+    """Build the shapes of a network; once, as several programs ask for the same run again."""
+    models.shapes(lambda: network(from_flat(json.loads(options))))
 
 
 def network(config: Config) -> nn.Module:

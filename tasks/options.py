@@ -5,16 +5,33 @@ go together.
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
+
+from msgspec import Meta
 
 import models
+import storage
 from config import rules
 from config.documentation import flag
 from config.rules import Rule
 from config.schema import Config, replace_options
-from errors import RunError
+from errors import BadFile, RunError
+from storage import records, shown
 
 from . import guides
+
+Number = Annotated[int, Meta(ge=0, le=64)]
+Pair = Annotated[list[Number], Meta(min_length=2, max_length=2)]
+
+
+class Architecture(TypedDict):
+    """What a search found for one part; `models.decode` says what the numbers mean."""
+
+    path: Annotated[list[Number], Meta(max_length=64)]
+    cell: Annotated[list[Pair], Meta(max_length=64)]
+
+
+Architectures = dict[str, Architecture]
 
 # Networks that want facial priors, or are searched together with them.
 WITH_PRIORS = (*models.GUIDED, 'search_prior', 'search_fusion')
@@ -76,19 +93,22 @@ def architectures(paths: Iterable[str]) -> dict[str, Any]:
 def _architecture(file: Path) -> dict[str, Any]:
     """Content of one arch.json."""
     try:
-        content = json.loads(file.read_text())
-        for part, architecture in content.items():
+        stored = records.parse(storage.read(file, records.LARGEST), dict[str, Any])
+        for part in stored:
             if part not in models.PAPER:
-                raise ValueError(f'there is no part {part}, but {", ".join(models.PAPER)}')
+                known = ', '.join(models.PAPER)
+                raise ValueError(f'there is no part {storage.printable(part, 40)}, but {known}')
+        content: Architectures = records.convert(stored, Architectures)
+        for part, architecture in content.items():
             models.decode.check(architecture, 3 if part == 'sr' else 0)
     except OSError as error:
         raise RunError(
-            f'--arch {file} cannot be read ({error.strerror}): give arch.json of a finished '
+            f'--arch {shown(file)} cannot be read ({error.strerror}): give arch.json of a finished '
             'search, or its run'
         ) from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise RunError(f'--arch {file} is no architecture: {error}') from error
-    return content
+    except (ValueError, BadFile) as error:
+        raise RunError(f'--arch {shown(file)} is no architecture: {error}') from error
+    return dict(content)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import train
 from models import decode
 from models.__main__ import gmac
 from models.searched import Searched
-from tools import compare, experiments
+from tools import compare, experiments, finished_run
 
 NET = dict(width=16, growth=4, scale=1)
 ONE = {'path': [3, 2], 'cell': [[0, 1], [1, 1], [2, 1], [3, 0], [7, 2], [8, 1]]}
@@ -341,7 +341,7 @@ def test_a_search_end_to_end(tmp_path, monkeypatch):
     )
     rows, _ = table(tmp_path / 'out')
     for name in 'found', 'random-0':
-        own = compare.result(tmp_path / f'out/{name}-0')
+        own = finished_run.result(tmp_path / f'out/{name}-0')
         assert (
             rows[name]['odd'] == own['odd_half']
             and rows[name]['gain'] == pytest.approx(own['psnr'] - own['input'])

@@ -24,15 +24,13 @@ from config.schema import flatten, from_flat
 from errors import RunError
 from models.__main__ import gmac
 from tools import timing
-from tools.finished_run import FinishedRun
+from tools.finished_run import FinishedRun, score
 from tools.finished_run import curves as curves_of
 from training import outputs, places, run
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 3  # of a claim, at least
 MADE = {'net', 'arch'}  # options that a run stores otherwise than it was given them
-# Options that say what the network of a run is.
-NETWORK = ('task', 'network', 'net', 'guides', 'drop_priors', 'multi_prior_weight')
 
 # 97.5 % of Student's t for 1, 2, ... degrees of freedom; beyond the last it changes by less than
 # 0.007 per degree.
@@ -160,45 +158,44 @@ def finished(names: Iterable[str], args: argparse.Namespace) -> dict[str, dict[s
 # Figures.
 
 
-def result(folder: Path) -> dict[str, Any]:
-    """result.json of a run."""
-    return json.loads((folder / 'result.json').read_text())
-
-
 def row(runs: Runs) -> dict[str, Any]:
     """One line of a table: means over the seeds."""
     finished_runs = [FinishedRun(out) for out in runs.values()]
-    results = [result(out) for out in runs.values()]
-    if not all('odd_half' in r for r in results):
+    if not all('odd_half' in r.result for r in finished_runs):
         raise RunError('--val of a single image has no even and odd half: give two or more')
 
     first = finished_runs[0]
     parameters, gmac_of_net = _cost(first)
-    odd = np.array([r['odd_half'] for r in results])
+    odd = np.array([r.score('odd_half') for r in finished_runs])
     images = np.array([r.images for r in finished_runs])
     seconds = np.array([r.seconds for r in finished_runs])
     line = {
         'odd': float(odd.mean()),
         'spread': float(np.ptp(odd) / 2),
-        'even': float(np.mean([r['even_half'] for r in results])),
-        'gain': float(np.mean([r['psnr'] - r[first.baseline] for r in results])),
+        'even': _mean(finished_runs, 'even_half'),
+        'gain': _mean(finished_runs, 'psnr') - _mean(finished_runs, first.baseline),
         'seeds': len(runs),
         'parameters': parameters,
         'gmac': gmac_of_net,
         'images': float(images.mean()),
         'rate': float(np.mean(images / seconds)),
     }
-    if 'pass0' in results[0]:
-        line['pass0'] = float(np.mean([r['pass0'] for r in results]))
-        line['pass1'] = float(np.mean([r['psnr'] for r in results]))
-        line['second_gain'] = float(np.mean([r['gain'] for r in results]))
+    if 'pass0' in first.result:
+        line['pass0'] = _mean(finished_runs, 'pass0')
+        line['pass1'] = _mean(finished_runs, 'psnr')
+        line['second_gain'] = _mean(finished_runs, 'gain')
     return line
+
+
+def _mean(runs: Iterable[FinishedRun], key: str) -> float:
+    """Mean of a number in the results of some runs."""
+    return float(np.mean([r.score(key) for r in runs]))
 
 
 def _cost(finished_run: FinishedRun) -> tuple[int, float]:
     """Return parameters and GMAC of the network of a run."""
     flat = flatten(finished_run.config)
-    return _cost_of(json.dumps({name: flat[name] for name in NETWORK}))
+    return _cost_of(json.dumps({name: flat[name] for name in tasks.OF_NETWORK}))
 
 
 @functools.cache
@@ -223,7 +220,7 @@ def paired(
 
     def value(runs: Path | list[Path]) -> float:
         folders = runs if isinstance(runs, list) else [runs]
-        return float(np.mean([result(folder)[key] for folder in folders]))
+        return float(np.mean([score(folder, key) for folder in folders]))
 
     seeds = [seed for seed in ours if seed in reference]
     d = np.array([value(ours[seed]) - value(reference[seed]) for seed in seeds])

@@ -22,7 +22,6 @@ which no prior can have caused.
 import program
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +35,8 @@ import storage
 from errors import RunError
 from models import decode
 from models.searched import Searched
-from tasks import guides
+from storage import records
+from tasks import guides, options
 from tasks.options import architectures
 from tools import compare
 
@@ -284,9 +284,10 @@ EXPERIMENTS = {'search': search, 'optimizers': optimizers, 'priors': priors}
 
 def _only(path: str) -> dict[str, Architecture]:
     """{part: architecture} of one search."""
-    known, published = architectures([path]), models.PAPER
-    file = Path(path, 'arch.json') if Path(path).is_dir() else Path(path)
-    names = json.loads(file.read_text()) if file.exists() else published
+    known = architectures([path])
+    # Parts that the file has not are the published ones, whatever is in them.
+    names = [name for name, found in known.items() if found is not models.PAPER[name]]
+    names = list(models.PAPER) if path == 'paper' else names
     if len(names) != 1:
         raise RunError(
             f'--found {path} holds {", ".join(names)}: the architecture of one part is needed'
@@ -294,11 +295,12 @@ def _only(path: str) -> dict[str, Architecture]:
     return {name: known[name] for name in names}
 
 
-def _stored(file: Path, make: Callable[[], Any]) -> Any:
+def _stored(file: Path, make: Callable[[], list[Architecture]]) -> list[Architecture]:
     """What `make` made the first time: a comparison that is taken up again compares the same."""
     if not file.exists():
         storage.write_json(file, make())
-    return json.loads(file.read_text())
+    known = records.read(file, list[options.Architecture], 'remove it, and others are drawn')
+    return [dict(architecture) for architecture in known]
 
 
 # ------------------------------------------------------------------------------------------------

@@ -2,20 +2,30 @@
 
 import functools
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 from matplotlib.figure import Figure
+from msgspec import Meta
 from PIL import Image
 from torch import nn
 
 import models
 import tasks
+from config import rules
+from errors import RunError
+from storage import records, shown
 from tasks import restoration
-from training import log, pictures
+from training import checkpoint, log, pictures, run
+
+MAKE_AGAIN = 'remove it, and the command of the run makes it again'
+
+# Result and machine hold what the version that made the run knew.
+Value = Annotated[str, Meta(max_length=10_000)] | Annotated[int, Meta(le=1 << 62)] | float | None
+Result = dict[str, Value | list[Any]]
+Machine = dict[str, Value]
 
 
 class FinishedRun:
@@ -24,25 +34,32 @@ class FinishedRun:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.config = tasks.of_run(str(folder))
-        self.stored = json.loads((self.folder / 'config.json').read_text())
+        self.stored = run.read_config(folder)
         self.task = tasks.of(self.config)
         self.name = self.folder.resolve().name
         self.rows = log.Log(folder).read()
-        self.result = self._json('result.json')
-        self.machine = self._json('machine.json')
+        self.result = result(self.folder)
+        self.machine = _stored(self.folder / 'machine.json', Machine)
 
     @functools.cached_property
     def net(self) -> nn.Module:
-        """The network, untrained."""
-        return self.task.network(self.config)
+        """The shapes of the network, without its weights."""
+        return models.shapes(lambda: self.task.network(self.config))
+
+    def trained(self) -> nn.Module:
+        """The network with the weights of the run. Raises CheckpointError."""
+        return checkpoint.network_with_weights(lambda: self.task.network(self.config), self.folder)[
+            0
+        ]
 
     @property
     def discriminator(self) -> nn.Module | None:
-        """The discriminator of a GAN, untrained."""
+        """The shapes of the discriminator of a GAN."""
         gan = self.config.gan
         if not gan.gan or not gan.discriminator:
             return None
-        return models.DISCRIMINATORS[gan.discriminator](**gan.discriminator_net)
+        network = models.DISCRIMINATORS[gan.discriminator]
+        return rules.untrained(network, gan.discriminator_net, 'discriminator_net')
 
     @property
     def baseline(self) -> str:
@@ -52,7 +69,7 @@ class FinishedRun:
     @property
     def seconds(self) -> float:
         """Time that the run took."""
-        return max((row['seconds'] for row in self.rows if 'seconds' in row), default=0.0)
+        return max((value for _, value in log.numbers(self.rows, 'seconds')), default=0.0)
 
     @property
     def images(self) -> int:
@@ -61,16 +78,48 @@ class FinishedRun:
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """(images, values) of an entry of the log."""
-        pairs = [(row['nimg'], row[key]) for row in self.rows if key in row]
+        pairs = log.numbers(self.rows, key)
         return [nimg for nimg, _ in pairs], [value for _, value in pairs]
 
     def last(self, key: str) -> float:
         """Of the final weights, else the last value of the log; NaN where there is none."""
-        return self.result.get(key) or (self.series(key)[1] or [float('nan')])[-1]
+        if key in self.result:
+            return self.score(key)
+        return (self.series(key)[1] or [float('nan')])[-1]
 
-    def _json(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
-        return json.loads(path.read_text()) if path.exists() else {}
+    def score(self, key: str) -> float:
+        """A number of result.json. Raises RunError where there is none of this name."""
+        return score(self.folder, key)
+
+    @property
+    def made_of(self) -> list[str]:
+        """The averages that the weights are the mean of."""
+        parts = self.result.get('made_of')
+        return [str(part) for part in parts] if isinstance(parts, list) else ['the last average']
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """result.json of a run, {} if there is none. Raises RunError for another kind of file."""
+    return _stored(folder / 'result.json', Result)
+
+
+def score(folder: Path, key: str) -> float:
+    """A number of result.json of a run. Raises RunError where there is none of this name."""
+    values = result(folder)
+    value = values.get(key)
+    if not isinstance(value, (int, float)):
+        found = f'{key} is {records.excerpt(value)}' if key in values else f'lacks {key}'
+        path = shown(folder / 'result.json')
+        raise RunError(f'{path}: {found}, a number was expected: {MAKE_AGAIN}')
+    return float(value)
+
+
+def _stored(path: Path, kind: Any) -> dict[str, Any]:
+    """A JSON file of a run, {} if there is none. Raises RunError."""
+    try:
+        return cast(dict[str, Any], records.read(path, kind, MAKE_AGAIN))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
 
 
 def curves(runs: Sequence[FinishedRun]) -> Image.Image:

@@ -12,15 +12,15 @@ from torch import Tensor
 
 import storage
 import tasks
-from config.schema import from_flat
+from config.schema import of_run
 from errors import RunError
 from faces import landmarks, prior_file
 from faces.masks import pairs
 from faces.masks.reader import MaskReader
-from sources import manifest, order
+from sources import order, selection
 from sources.reader import Reader
 from tasks import priors as making
-from training import checkpoint, log, run
+from training import checkpoint, log
 
 MADE_BY = {'parse_unet': 'parse_prior', 'heatmap_net': 'landmarks'}  # network -> preset
 
@@ -29,7 +29,7 @@ class Trained(NamedTuple):
     """A finished run."""
 
     net: Any  # in eval mode, with its weights
-    made_with: dict[str, Any]  # network, net and size
+    made_with: prior_file.Trained
 
 
 class Faces(NamedTuple):
@@ -114,13 +114,12 @@ def _entries(args: argparse.Namespace, parser: Any, level: int, faces: Faces) ->
 
 def trained(path: str, flag: str, network: str) -> Trained:
     """A run of this network. Raises RunError where the run is of another one."""
-    stored = run.read_config(path) if Path(path).is_dir() else {}
-    if stored.get('network') != network:
+    config = of_run(path) if Path(path).is_dir() else None
+    if config is None or config.network.network != network:
         raise RunError(
             f'{flag} {path} is no run of {network}: python train.py --preset {MADE_BY[network]} '
             'makes one'
         )
-    net = tasks.network(from_flat(stored))
-    checkpoint.load_weights(net, path)
-    made_with = {k: stored[k] for k in ('network', 'net', 'size')}
+    net, _ = checkpoint.network_with_weights(lambda: tasks.network(config), path)
+    made_with = prior_file.Trained(network=network, net=config.network.net, size=config.data.size)
     return Trained(net.eval().requires_grad_(False), made_with)

@@ -4,13 +4,16 @@ import base64
 import html
 import io
 import json
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 import models
-from errors import RunError
+from errors import BadFile, RunError
+from sources import files
+from storage import shown
 
 from .finished_run import FinishedRun, curves
 
@@ -80,9 +83,15 @@ def _strip(r: FinishedRun) -> str:
     strips = sorted((r.folder / 'samples').glob('[0-9]*.png'))
     if not strips:
         return ''
-    with Image.open(strips[-1]) as image:
-        shown = _img(image.convert('RGB'))
-    return f'<h2>{_text(r.name)}: {r.task.prose.panels(r.net)}</h2>{shown}'
+    try:
+        data = files.read_bytes(strips[-1])
+        files.check(data)
+        pictures = _img(Image.fromarray(files.decode(data)))
+    except (OSError, BadFile) as error:
+        reason = f'{shown(strips[-1])} cannot be shown: {error}'
+        print(reason, file=sys.stderr)
+        pictures = f'<p>{_text(reason)}</p>'
+    return f'<h2>{_text(r.name)}: {r.task.prose.panels(r.net)}</h2>{pictures}'
 
 
 def _text(value: object) -> str:

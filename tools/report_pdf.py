@@ -15,13 +15,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-import infer
 import models
 from errors import RunError
-from tasks import prose, restoration
+from tasks import inputs, prose, restoration
 from tasks.players import channels_last
 from tasks.task import Scores
-from training import checkpoint
 
 from .finished_run import FinishedRun, curves, rendered
 
@@ -95,7 +93,7 @@ def pdf(
     _training(page, r)
     _results(page, r, scores, rows)
     if real and r.task.prose.shows_real:
-        _real(page, r, real)
+        _real(page, r, real, device)
 
     # The limit is on what is between cover and references.
     content = page.page_no() - 1
@@ -114,8 +112,7 @@ def pdf(
 @torch.no_grad()
 def judged(r: FinishedRun, device: str = 'cpu') -> tuple[Scores, list[Shown]]:
     """(scores, pictures with the worst first) of the first validation set, by the final weights."""
-    checkpoint.load_weights(r.net, r.folder)
-    net = channels_last(r.net, device).eval()
+    net = channels_last(r.trained(), device).eval()
     _, sets = r.task.load(r.config, lambda _: None, lambda _: None)
     data = next(iter(sets.values()))
     scores = r.task.validate(net, data, r.config, torch.device(device), show=len(data))
@@ -131,13 +128,12 @@ def judged(r: FinishedRun, device: str = 'cpu') -> tuple[Scores, list[Shown]]:
 
 
 @torch.no_grad()
-def restored(r: FinishedRun, folder: str) -> list[Shown]:
+def restored(r: FinishedRun, folder: str, device: str = 'cpu') -> list[Shown]:
     """Real pictures: input, bicubic, ours; input, ours where the size stays."""
-    device = next(r.net.parameters()).device
-    rows = []
-    for path in infer.image_files(folder, '--real')[:REAL]:
-        lq = infer.read(path)
-        ours = restoration.restore(r.net, lq[None].to(device))[0].cpu()
+    net, rows = channels_last(r.trained(), device).eval(), []
+    for image in inputs.image_files(folder, '--real').images[:REAL]:
+        lq = inputs.read(image)
+        ours = restoration.restore(net, lq[None].to(device))[0].cpu()
         enlarged = restoration.bicubic(lq[None], ours.shape[-2:])[0]
         pictures = (lq, ours) if r.baseline == 'input' else (lq, enlarged, ours)
         rows.append(Shown('', pictures))
@@ -235,7 +231,7 @@ def _cover(page: Page, cover: Cover, r: FinishedRun) -> None:
     page.multi_cell(0, 12, title, align='C', new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     page.ln(6)
     page.set_font_size(SIZE)
-    lines = [line for line in (cover.author, cover.subtitle, r.machine.get('date')) if line]
+    lines = [str(x) for x in (cover.author, cover.subtitle, r.machine.get('date')) if x]
     page.multi_cell(0, 7, '\n'.join(lines), align='C', new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     page.numbered = True
     page.add_page()
@@ -267,7 +263,7 @@ def _training(page: Page, r: FinishedRun) -> None:
     options = r.config.optimization
     length = f'{r.images:,} images, {r.seconds / 60:.1f} minutes' if r.rows else 'not begun'
     processes = r.machine.get('processes', 1)
-    parts = ', '.join(r.result.get('made_of', ['the last average']))
+    parts = ', '.join(r.made_of)
     machine = [f'{v}' if k == 'device' else f'{k} {v}' for k, v in r.machine.items()]
     rows: prose.Table = [
         (
@@ -305,12 +301,12 @@ def _results(page: Page, r: FinishedRun, scores: Scores, rows: list[Shown]) -> N
         page.picture(_grid(some, 1, 190), page.epw * 0.9)
 
 
-def _real(page: Page, r: FinishedRun, folder: str) -> None:
+def _real(page: Page, r: FinishedRun, folder: str, device: str) -> None:
     """Pictures that nobody knows the truth of."""
     page.head('Real pictures', below=100)
     enlarged = '' if r.baseline == 'input' else 'bicubic enlargement, '
     page.say(f'Inputs without ground truth: input, {enlarged}ours.')
-    page.picture(_grid(restored(r, folder), 2, 130))
+    page.picture(_grid(restored(r, folder, device), 2, 130))
 
 
 def _grid(rows: Sequence[Shown], columns: int, side: int) -> Image.Image:
