@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import schema
+from . import ranges, schema
 
 BEGIN, END = '<!-- options: begin -->', '<!-- options: end -->'
 
@@ -57,7 +57,7 @@ def shown_default(value: Any) -> str:
 
 def table() -> Iterator[str]:
     """Lines of Markdown: a section for each group, a row for each option."""
-    config, words = schema.Config(), descriptions()
+    config, words, numbers = schema.Config(), descriptions(), ranges.of_options()
     for name, options in itertools.groupby(schema.options(), key=lambda pair: pair[0]):
         group = getattr(config, name)
         yield f'## {name.capitalize()}\n\n{type(group).__doc__}\n'
@@ -66,6 +66,8 @@ def table() -> Iterator[str]:
             if option.name in words:
                 default = shown_default(getattr(group, option.name))
                 meaning = words[option.name].replace('|', '\\|')
+                if option.name in numbers:
+                    meaning += f'; {numbers[option.name]}'
                 yield f'| `{flag(option.name)}` | {default and f"`{default}`"} | {meaning} |'
         yield ''
 

@@ -109,8 +109,19 @@ def configure(argv: Sequence[str] | None = None, description: str | None = None)
         raise RunError('--nimg and --minutes are two lengths of one run: give one')
     default = schema.replace_options(Config(), preset=name, **row | off)
     config = _parsed(words, default, description, chosen.help_all)
-    ranges.check(config)
+    check_ranges(config)
     return _resolved(config, given)
+
+
+def check_ranges(config: Config) -> None:
+    """Raise RunError for the first number that is not in its range."""
+    flat = schema.flatten(config)
+    for option, stated in ranges.of_options().items():
+        value = flat[option]
+        numbers = value if isinstance(value, list) else [value]
+        if not all(number is None or number in stated for number in numbers):
+            shown = ','.join(f'{x:.15g}' if isinstance(x, float) else str(x) for x in numbers)
+            raise RunError(f'{documentation.flag(option)} {shown[:40]}: {stated} is needed')
 
 
 def given(argv: Sequence[str]) -> dict[str, Any]:

@@ -8,11 +8,7 @@ from typing import Any, get_args
 
 from msgspec import Meta
 
-from errors import RunError
-
 from . import schema
-from .documentation import flag
-from .schema import Config
 
 Range = program.Whole | program.Number
 
@@ -31,18 +27,6 @@ def of_options() -> dict[str, Range]:
                 whole if kind is int else program.Number(low, meta.le, above=above)
             )
     return ranges
-
-
-def check(config: Config) -> None:
-    """Raise RunError for the first number that is not in its range."""
-    flat = schema.flatten(config)
-    for option, range_ in of_options().items():
-        value = flat[option]
-        numbers = value if isinstance(value, list) else [value]
-        for number in numbers:
-            if number is not None and number not in range_:
-                shown = ','.join(f'{x:g}' for x in value) if value is numbers else str(value)
-                raise RunError(f'{flag(option)} {shown[:40]}: {range_} is needed')
 
 
 def _stated(kind: Any) -> Iterator[tuple[Any, Meta]]:

@@ -47,7 +47,7 @@ Minutes = Annotated[float, Meta(gt=0, le=525_600)]  # up to a year
 Share = Annotated[float, Meta(ge=0, le=1)]
 Weight = Annotated[float, Meta(ge=0, le=1_000_000)]
 Rate = Annotated[float, Meta(gt=0, le=1000)]  # of learning
-Large = Annotated[float, Meta(gt=0, le=10**15)]
+Large = Annotated[float, Meta(gt=0, le=10**12)]
 
 
 def _numbers(words: list[str]) -> tuple[float, ...]:

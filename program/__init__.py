@@ -5,9 +5,9 @@ are imported, and wraps its main in `entry`.
 """
 
 from . import surroundings
-from .entry import REFUSALS, STOPPED, entry, name
+from .entry import REFUSALS, STOPPED, entry
 from .ranges import Number, Several, Whole
 
 surroundings.mend()
 
-__all__ = ['REFUSALS', 'STOPPED', 'Number', 'Several', 'Whole', 'entry', 'name']
+__all__ = ['REFUSALS', 'STOPPED', 'Number', 'Several', 'Whole', 'entry']

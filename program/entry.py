@@ -43,31 +43,33 @@ def entry(main: Callable[[Sequence[str] | None], int]) -> Main:
         except FacesError as error:
             # Every process of a run meets the same mistake; one word about it is enough.
             if not error.of_all or os.environ.get('RANK', '0') == '0':
-                _say(str(error))
+                _say(main, str(error))
             return error.exit_code
         except OSError as error:
             if error.errno not in REFUSALS:
                 raise
-            return _refused(error)
+            return _refused(main, error)
 
     return run
 
 
-def _say(text: str) -> None:
-    print(f'{name()}: {text}', file=sys.stderr)
+def _say(main: Callable[..., int], text: str) -> None:
+    print(f'{name(main)}: {text}', file=sys.stderr)
 
 
-def _refused(error: OSError) -> int:
+def _refused(main: Callable[..., int], error: OSError) -> int:
     if error.filename is None:
         # Python would try once more at the end, and fail aloud.
         surroundings.silence(1)
-    _say(f'{error.filename or "the output"} cannot be used: {error.strerror}')
+    _say(main, f'{error.filename or "the output"} cannot be used: {error.strerror}')
     return FacesError.exit_code
 
 
-def name() -> str:
-    """Name of what runs, as the user typed it: 'infer.py', or 'python -m faces.masks'."""
-    spec = getattr(sys.modules['__main__'], '__spec__', None)
-    if spec is None:
-        return Path(sys.argv[0]).name
+def name(main: Callable[..., int]) -> str:
+    """Name of the program of a main, as one types it: 'infer.py', or 'python -m faces.masks'."""
+    module = sys.modules[main.__module__]
+    spec = getattr(module, '__spec__', None)
+    # A script that was started has no specification; one that is imported has a file.
+    if spec is None or (main.__module__ != '__main__' and not spec.name.endswith('.__main__')):
+        return Path(module.__file__ or sys.argv[0]).name
     return f'python -m {spec.name.removesuffix(".__main__")}'

@@ -54,7 +54,8 @@ class Number:
         return self.low <= value <= self.high and not (self.above and value == self.low)
 
     def __str__(self) -> str:
-        return f'a number {"above" if self.above else "from"} {self.low:,g} to {self.high:,g}'
+        begin = f'above {self.low:,}, up' if self.above else f'from {self.low:,}'
+        return f'a number {begin} to {self.high:,}'
 
 
 @dataclass(frozen=True)

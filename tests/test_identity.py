@@ -19,7 +19,7 @@ SIZE = 64
 FLAGS = (
     '--preset unet --size 64 --batch 2 --nimg 4 --ticks 1 --keep 1 --threads 1 --pipe torch '
     '--cache off --device cpu --precision fp32 --recipe gfpgan'
-).split()
+)
 NET = ['--net', '{"width": [8, 16], "blocks": [[1], 1, [1]], "position": 8}']
 
 
@@ -42,7 +42,7 @@ def began(tmp_path_factory):
         picture(home / 'pairs/LQ' / f'{i}.png', 20 + i, SIZE // 4)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        assert train.main([*FLAGS, *NET, *DATA, '--out', 'run']) == 0
+        assert train.main([*FLAGS.split(), *NET, *DATA, '--out', 'run']) == 0
     return home
 
 
@@ -62,7 +62,7 @@ def home(began, tmp_path, monkeypatch):
 
 
 def again(*more, data=DATA, out='run'):
-    return train.main([*FLAGS, *NET, *data, '--out', str(out), *more])
+    return train.main([*FLAGS.split(), *NET, *data, '--out', str(out), *more])
 
 
 def contents(folder):
@@ -235,7 +235,7 @@ def test_the_images_of_a_step_count(home, more, processes, status, monkeypatch, 
     else:
         assert found == status, said
     if status:
-        assert 'images of a step (--batch x --accumulate x processes): were 2' in said
+        assert 'images of a step (--batch x --accumulate x processes): was 2' in said
 
 
 # ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ infer.py.
 """
 
 import json
+import signal
 
 import cv2
 import numpy as np

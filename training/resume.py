@@ -166,6 +166,7 @@ class Run:
         ]
         differs += self._steps(stored)
         if differs:
+            differs += _changed('images', stored.get('images'), self.trained_on)
             raise RunError(
                 f'{shown(self.out)} was made with other options ({"; ".join(differs)}): '
                 'give the same ones to resume, or another --out'
@@ -175,25 +176,25 @@ class Run:
 
     def _steps(self, stored: Mapping[str, Any]) -> list[str]:
         was = stored.get('images_per_step') or _earlier_images_per_step(self.out, stored)
-        if was == self.images_per_step:
-            return []
-        return [
-            f'images of a step (--batch x --accumulate x processes): were {was}, now '
-            f'{self.images_per_step}'
-        ]
+        what = 'images of a step (--batch x --accumulate x processes)'
+        return _changed(what, was, self.images_per_step)
 
     def _check_data(self, stored: Mapping[str, Any]) -> None:
         """Raise RunError, which names what differs, if data is not that of the run."""
         differs: Sequence[str] = ()
         if 'fingerprint' in stored:
             differs = _read_known(self.out).differences(self.known) or ['the files are others']
-        elif stored.get('images') != self.trained_on:
-            differs = [f'--data: was {stored.get("images")}, now {self.trained_on}']
+        else:
+            differs = _changed('--data', stored.get('images'), self.trained_on)
         if differs:
             raise RunError(
                 f'{shown(self.out)} was made with other data ({"; ".join(differs)}): put back what '
                 'was there to resume, or give another --out'
             )
+
+
+def _changed(what: str, was: Any, now: Any) -> list[str]:
+    return [] if was == now else [f'{what}: was {was!r}, now {now!r}']
 
 
 def _check_format(out: str, stored: Mapping[str, Any]) -> None:
