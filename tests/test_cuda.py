@@ -74,7 +74,9 @@ def test_a_faulty_kernel_is_refused_with_the_compilers_words(monkeypatch):
 @needs_gxx
 @pytest.mark.parametrize('file', kernels.FILES)
 def test_records_have_the_layout_of_the_structs(file):
-    case = next(c for c in CASES.values() if c.name.startswith(file[:-3]))
+    cases = [c for c in CASES.values() if c.name.startswith(file[:-3])]
+    assert cases, f'no case in kernel_cases.py has a name that begins with {file[:-3]}'
+    case = cases[0]
     record = case.op.record(case.params, np.array([i.shape[:2] for i in case.images]))
     struct = Path(file).stem.capitalize()
     assert cuda_shim.Shim().sizeof(file, struct) == record.dtype.itemsize

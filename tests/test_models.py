@@ -415,7 +415,7 @@ def test_bfloat16_stays_bfloat16(name):
     """
     net, kinds = make(name), set()
     for module in net.modules():
-        if isinstance(module, torch.nn.Sequential):
+        if isinstance(module, (torch.nn.Sequential, torch.nn.Conv2d)):
             module.register_forward_hook(lambda module, args, out: kinds.add(out.dtype))
     with torch.autocast('cpu', torch.bfloat16):
         net(torch.rand(1, 3, 8, 8))
