@@ -17,22 +17,24 @@ import program
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
 import models
 import tasks
 from config.schema import Config
 from errors import BadFile, RunError
-from sources import files
+from sources.files import MOST
+from storage import shown, some
 from tasks import images
 from tasks.batches import ahead, grouped
+from tasks.inputs import LARGEST, Inputs, check_complete, of_files
 from tasks.players import autocast, channels_last
 from tasks.task import Applied, Group, Task
 from training import checkpoint, outputs, run
@@ -54,7 +56,15 @@ def parser() -> argparse.ArgumentParser:
         '--weights', help='weights instead of a run: .safetensors, or .pth as BasicSR saves them'
     )
     p.add_argument(
-        '--input', help="image or folder of any sizes (default: the run's validation inputs)"
+        '--input',
+        help='image, or folder, list, pattern or tar of images of any sizes; sub-folders are kept '
+        "(default: the run's validation inputs)",
+    )
+    p.add_argument(
+        '--max-pixels',
+        type=program.Whole(1, MOST),
+        default=LARGEST,
+        help='largest image that is restored, width x height (default: %(default)s)',
     )
     p.add_argument(
         '--output',
@@ -115,16 +125,16 @@ def load(args: argparse.Namespace) -> Loaded:
         try:
             net = models.like(checkpoint.read_weights(path)[0])
         except ValueError as error:
-            raise RunError(f'--weights {path}: {error}') from error
+            raise RunError(f'--weights {shown(path)}: {error}') from error
+        read = checkpoint.load_weights(net, path)
     else:
         path = home = Path(args.run or run.newest())
         if not (home / 'config.json').is_file():
             raise RunError(f'--run {home} is no run directory: it has no config.json')
         config = tasks.of_run(str(home))
         task = tasks.of(config)
-        net = task.network(config)
+        net, read = checkpoint.network_with_weights(lambda: task.network(config), path)
 
-    read = checkpoint.load_weights(net, path)
     print(f'{read}: {models.count(net):,} parameters')
     net = channels_last(net, args.device).eval()
     return Loaded(net, task, config, home / 'restored')
@@ -148,25 +158,11 @@ def check_device(device: str) -> None:
 # What goes in.
 
 
-class Inputs(NamedTuple):
-    """Pictures by number, and the ground truth of those that have one."""
-
-    names: list[str]
-    get: Callable[[int], tuple[Tensor, Tensor | None]]  # number -> (uint8 picture, ground truth)
-
-
 def inputs(args: argparse.Namespace, loaded: Loaded) -> Inputs:
     """What --input names, or the validation inputs of the run."""
     if args.input is None:
         return validation_inputs(loaded)
-    paths = image_files(args.input, '--input')
-    truths = truth_files(args.gt, paths) if args.gt else None
-
-    def get(i: int) -> tuple[Tensor, Tensor | None]:
-        truth = read(truths[i], loaded.task.read_truth) if truths else None
-        return read(paths[i], images.read), truth
-
-    return Inputs([path.stem for path in paths], get)
+    return of_files(args.input, args.gt, loaded.task.read_truth, args.max_pixels)
 
 
 def validation_inputs(loaded: Loaded) -> Inputs:
@@ -179,64 +175,43 @@ def validation_inputs(loaded: Loaded) -> Inputs:
     # Faces of several folders may share a name.
     count = Counter(names)
     unique = [n if count[n] == 1 else f'{n}-{i}' for i, n in enumerate(names)]
-    return Inputs(unique, lambda i: data[i][1:])
-
-
-def image_files(source: str, flag: str) -> list[Path]:
-    """Pictures of a folder in order, or the one picture. Raises RunError for none, and for two of
-    one name.
-    """
-    path = Path(source)
-    if not path.exists():
-        raise RunError(f'{flag} {path} does not exist')
-    found = [path]
-    if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in files.SUFFIXES)
-    if not found:
-        raise RunError(f'{flag} {path} holds no image ({", ".join(files.SUFFIXES)})')
-    for name, times in Counter(p.stem for p in found).items():
-        if times > 1:
-            raise RunError(
-                f'{flag} {path} holds two images named {name}: both would be written to {name}.png'
-            )
-    return found
-
-
-def truth_files(source: str, paths: Sequence[Path]) -> list[Path]:
-    """Ground truth of every picture, by its name."""
-    if Path(source).is_file() and len(paths) == 1:
-        return [Path(source)]
-    # Suffixes may differ: an LQ is often a JPEG, its ground truth a PNG.
-    known = {p.stem: p for p in image_files(source, '--gt')}
-    missing = [p.name for p in paths if p.stem not in known]
-    if missing:
-        raise RunError(
-            f'--gt {source} lacks {len(missing)} of {len(paths)} images, e.g. '
-            f'{", ".join(missing[:3])}'
-        )
-    return [known[p.stem] for p in paths]
-
-
-def read(path: Path, how: Callable[[Path], Tensor] = images.read) -> Tensor:
-    """A picture, or whatever `how` reads. Raises RunError with the path."""
-    try:
-        return how(path)
-    except (OSError, BadFile) as error:
-        raise RunError(f'{path}: {error}') from error
+    return Inputs(unique, lambda i: data[i][1:], [])
 
 
 def in_groups(source: Inputs, batch: int) -> Iterator[Group]:
-    """Groups of (name, picture, truth or None) of one size, read ahead, under a progress bar."""
+    """Groups of (name, picture, truth or None) of one size, read ahead, under a progress bar.
 
-    def get(i: int) -> tuple[Any, ...]:
-        return source.names[i], *source.get(i)
+    What turns out bad is added to those left out. Raises RunError where nothing is left.
+    """
+
+    def get(i: int) -> tuple[Any, ...] | BadFile:
+        try:
+            return source.names[i], *source.get(i)
+        except BadFile as error:
+            return error
 
     # A bar belongs on a terminal, not in a log.
     quiet = not sys.stderr.isatty()
     total = len(source.names)
     with ThreadPoolExecutor(READ_BY) as pool:
         items = ahead(pool, get, total, 2 * batch)
-        yield from grouped(track(items, 'working', total=total, disable=quiet), batch)
+        tracked = track(items, 'working', total=total, disable=quiet)
+        yield from grouped(good_ones(tracked, source), batch)
+
+
+def good_ones(
+    items: Iterable[tuple[Any, ...] | BadFile], source: Inputs
+) -> Iterator[tuple[Any, ...]]:
+    """The items that could be read; the others are added to those left out. Raises RunError."""
+    count = 0
+    for item in items:
+        if isinstance(item, BadFile):
+            source.bad.append(str(item))
+        else:
+            count += 1
+            yield item
+    if not count:
+        raise RunError(f'--input: nothing in it can be read: {some(source.bad, 3)}')
 
 
 # ------------------------------------------------------------------------------------------------
@@ -295,9 +270,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     precision = args.precision or (loaded.config.run.precision if loaded.config else 'fp32')
     device = torch.device(args.device)
     how = Applied(device, autocast(precision, device), args.tta, args.lpips)
-    for line in loaded.task.infer(loaded.net, in_groups(source, args.batch), folder, how):
+    for line in applied(args, loaded, in_groups(source, args.batch), folder, how):
         print(line)
+    check_complete(source)
     return 0
+
+
+def applied(
+    args: argparse.Namespace, loaded: Loaded, groups: Iterator[Group], folder: Path, how: Applied
+) -> list[str]:
+    """What there is to say of what was written. Raises RunError where the memory does not do."""
+    try:
+        return loaded.task.infer(loaded.net, groups, folder, how)
+    except (MemoryError, RuntimeError) as error:
+        # The allocator of the CPU has no error of its own.
+        text = str(error)
+        if isinstance(error, RuntimeError) and 'memory' not in text:
+            raise
+        raise RunError(
+            f'--batch {args.batch}: the memory of --device {args.device} does not do for pictures '
+            'as large as these: give --batch 1, or smaller pictures'
+        ) from error
 
 
 if __name__ == '__main__':

@@ -4,20 +4,20 @@ Positions are (x, y) in pixels, with pixel centres at integers. Left and right e
 those in the picture; r_ and l_ are the person's own sides, as in the names of the classes.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor
 
-from errors import DataError
+import storage
+from errors import BadFile, DataError
 from sources.aliases import FilePath
-from sources.files import read_bytes
 from sources.manifest import Image
-from storage import shown, some
+from storage import printable, records, shown, some
 
 from .masks import CLASSES
 
@@ -256,6 +256,9 @@ def _mean(counts: Tensor) -> Tensor:
 # ---- 68 points from a file ----
 
 
+LARGEST = 1 << 30  # bytes; FFHQ's file has 267 MB
+
+
 class Landmarks(NamedTuple):
     """The landmarks of one picture."""
 
@@ -273,27 +276,46 @@ def read(path: FilePath) -> dict[str, Landmarks]:
     """
     landmarks: dict[str, Landmarks] = {}
     for key, entry in _content(path).items():
-        name, values, size = _entry(key, entry)
+        shown_key = printable(key, 60)
         try:
-            points = np.array(values, np.float32)
-        except (TypeError, ValueError):
-            points = np.empty(0, np.float32)
-        if points.shape != (IBUG, 2) or not np.isfinite(points).all():
-            raise DataError(f'{shown(path)}: {key} has not {IBUG} pairs of numbers [x, y]')
-
+            name, points, size = _entry(key, entry)
+        except BadFile as error:
+            raise DataError(
+                f'{shown(path)}: {shown_key} has not {IBUG} pairs of numbers [x, y] ({error})'
+            ) from None
         stem = _stem(name)
         if stem in landmarks:
-            raise DataError(f'{shown(path)}: two entries for pictures named {stem}')
+            raise DataError(f'{shown(path)}: two entries for pictures named {printable(stem, 60)}')
         landmarks[stem] = Landmarks(points, size)
     return landmarks
 
 
-def _content(path: FilePath) -> dict[str, object]:
+# A face may be cut, but no farther away than this, in pixels.
+Coordinate = Annotated[float, Meta(ge=-1e6, le=1e6)]
+Point = Annotated[list[Coordinate], Meta(min_length=2, max_length=2)]
+Points = Annotated[list[Point], Meta(min_length=IBUG, max_length=IBUG)]
+Length = Annotated[int, Meta(ge=1, le=1 << 20)]
+
+
+class Named(TypedDict, total=False):
+    """Where the picture of an entry of ffhq-dataset-v2.json lies."""
+
+    file_path: str
+
+
+class OfFfhq(Named):
+    """What ffhq-dataset-v2.json says of the picture of an entry."""
+
+    pixel_size: Annotated[list[Length], Meta(min_length=2, max_length=2)]
+    face_landmarks: Points
+
+
+def _content(path: FilePath) -> dict[str, Any]:
     """The object in a JSON file. Raises DataError."""
     try:
-        content = json.loads(read_bytes(path))
-    except (OSError, ValueError) as e:
-        reason = getattr(e, 'strerror', None) or e
+        content = records.loads(storage.read(path, LARGEST))
+    except (OSError, BadFile) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f'{shown(path)} cannot be read as JSON ({reason})') from None
     # Whatever else the file may be: named here, not met as a TypeError later.
     if not isinstance(content, dict) or not content:
@@ -304,19 +326,19 @@ def _content(path: FilePath) -> dict[str, object]:
     return content
 
 
-def _entry(key: str, entry: object) -> tuple[str, object, tuple[int, int] | None]:
-    """(name of the picture, points, size) of an entry of FFHQ's file, or of a plain one."""
-    image = entry.get('image') if isinstance(entry, dict) else None
-    if not isinstance(image, dict):
-        return key, entry, None
-    name, size = str(image.get('file_path', key)), image.get('pixel_size')
+def _entry(key: str, entry: Any) -> tuple[str, np.ndarray, tuple[int, int] | None]:
+    """(name of the picture, points, size) of an entry of FFHQ's file, or of a plain one.
 
+    Raises BadFile for anything else.
+    """
+    image = entry.get('image') if isinstance(entry, dict) else None
+    if image is None:
+        points = records.convert(entry, Points)
+        return key, np.array(points, np.float32), None
     # Points without a valid size could not be scaled to the training size.
-    if not isinstance(size, list) or len(size) != 2:
-        return name, None, None
-    if not all(isinstance(v, int) and v > 0 for v in size):
-        return name, None, None
-    return name, image.get('face_landmarks'), (size[0], size[1])
+    of: OfFfhq = records.convert(image, OfFfhq)
+    width, height = of['pixel_size']
+    return of.get('file_path', key), np.array(of['face_landmarks'], np.float32), (width, height)
 
 
 def _stem(path: str) -> str:

@@ -47,7 +47,7 @@ def loads(data: bytes) -> Any:
     """The value of a JSON text, whatever it is. Raises BadFile."""
     try:
         content = json.loads(data)
-        _check_depth(content, DEEPEST)
+        _check_depth(content)
     except RecursionError:
         raise BadFile('it is nested too deeply') from None
     except ValueError as error:  # bad syntax, bytes that are no UTF-8, numbers of many digits
@@ -90,13 +90,16 @@ def excerpt(value: Any, most: int = 40) -> str:
         return f'a {type(value).__name__}'
 
 
-def _check_depth(value: Any, left: int) -> None:
-    if left < 0:
-        raise RecursionError
-    inner = value.values() if isinstance(value, dict) else value
-    if isinstance(value, (dict, list)):
-        for part in inner:
-            _check_depth(part, left - 1)
+def _check_depth(content: Any) -> None:
+    """Raise RecursionError for a value that is nested more deeply than DEEPEST."""
+    # Level by level: a file may have millions of values.
+    level = [content] if isinstance(content, (dict, list)) else []
+    for _ in range(DEEPEST):
+        inner = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [v for values in inner for v in values if isinstance(v, (dict, list))]
+        if not level:
+            return
+    raise RecursionError
 
 
 def _described(error: msgspec.ValidationError, content: Any) -> str:

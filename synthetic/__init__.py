@@ -2,7 +2,7 @@
 
 This is the data set that comes with the trainer. Nothing is downloaded and nothing is photographed:
 a person is a handful of drawn traits (shape), painted from back to front (scene, skin, mouth, eyes,
-beard, hair, hat) on a sheet of linear light (canvas). Only numpy and cv2 are needed.
+beard, hair, hat) on a sheet of linear light (canvas). Only numpy, cv2 and psutil are needed.
 
     python -m synthetic FOLDER --count 72
 
@@ -19,6 +19,10 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import psutil
+
+from errors import RunError
+from storage import records
 
 from . import beard, eyes, hair, hat, mouth, scene, shape, skin
 from .canvas import Sheet
@@ -133,10 +137,10 @@ def _listed(points: np.ndarray) -> list[list[float]]:
 
 
 def _state(folder: Path) -> dict[str, Any]:
-    """What done.json says, {} where there is none."""
+    """What done.json says, {} where there is none, or a damaged one."""
     try:
-        return json.loads((folder / 'done.json').read_text())
-    except (FileNotFoundError, ValueError):
+        return records.read(folder / 'done.json', dict[str, Any], 'it is written anew')
+    except (FileNotFoundError, NotADirectoryError, RunError):
         return {}
 
 
@@ -182,12 +186,9 @@ def _remove_parts(folder: Path) -> None:
 def _alive(part: Path) -> bool:
     """Whether the process that writes a file of `_replace` still runs on this machine."""
     try:
-        os.kill(int(part.suffixes[-2][1:]), 0)
-    except (ProcessLookupError, ValueError, IndexError, OverflowError):
+        return psutil.pid_exists(int(part.suffixes[-2][1:]))
+    except (ValueError, IndexError, OverflowError):
         return False
-    except OSError:  # of another user
-        pass
-    return True
 
 
 # ---- drawing ----

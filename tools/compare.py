@@ -20,6 +20,7 @@ import models
 import storage
 import tasks
 from config import flags as train_flags
+from config import schema
 from config.schema import flatten, from_flat
 from errors import RunError
 from models.__main__ import gmac
@@ -129,7 +130,8 @@ def call(argv: Sequence[str]) -> int:
 def check_same(out: Path, argv: Sequence[str]) -> None:
     """Raise RunError if the finished run in `out` was made with other flags than these."""
     given = places.absolute(json.loads(json.dumps(train_flags.given(argv))))
-    stored = places.located(out, run.read_config(out))
+    config = schema.checked(run.read_config(out), f'{out}/config.json')
+    stored = places.located(out, config)
     compared = stored.keys() - run.FREE - MADE
     differs = [
         f'{k}: was {stored[k]!r}, now {v!r}'

@@ -35,20 +35,19 @@ from torch import Tensor
 import models
 import storage
 import tasks
-from config import presets
+from config import presets, schema
 from config.documentation import flag
-from config.schema import flatten, from_flat
+from config.schema import flatten
 from errors import BadFile, FacesError, RunError
 from faces import masks
 from metrics.miou import Confusion, SegmentationScores
 from metrics.psnr import psnr
 from metrics.ssim import ssim
-from sources import files
+from sources import files, layouts, listing
 from tools import arguments
 from training import checkpoint, outputs, run
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURES = '.png', '.jpg', '.jpeg'
 ENTRY = (1980, 1, 1, 0, 0, 0)  # the same files make the same zip
 STORED = ('.png', '.zip', '.pdf')  # compressed already
 
@@ -87,20 +86,22 @@ def check(
 ) -> list[Path]:
     """Paths of the restored images, or masks, in the order of their names. Raises RunError.
 
-    names: stems that are wanted; size: side in pixels of every image
+    names: paths without suffix that are wanted; size: side in pixels of every image
     count: how many there must be (default: as many as names)
     """
     if not folder.is_dir():
         raise RunError(f'{folder} is no folder of restored images: make it with infer.py')
-    inside = sorted(folder.iterdir())
-    nested = [p.name for p in inside if p.is_dir()]
-    if nested:
+    # Only inputs in sub-folders have results there.
+    nested = [name for name in listing.listed(folder) if (folder / name).is_dir()]
+    if nested and not any('/' in name for name in names):
         raise RunError(
             f'{folder} holds the folder {nested[0]}: the images must lie in {folder} itself'
         )
+    inside = sorted(Path(path) for path in listing.walk(folder))
     if count is not None and len(names) != count:
         raise RunError(f'{len(names)} images are asked for by --names, the challenge wants {count}')
-    _check_names(folder, {f'{n}.png' for n in names}, [p.name for p in inside])
+    present = [p.relative_to(folder).as_posix() for p in inside]
+    _check_names(folder, {f'{n}.png' for n in names}, present)
     for path in inside:
         (_check_mask if of_masks else _check_image)(path, size)
     return inside
@@ -124,7 +125,7 @@ def _check_names(folder: Path, wanted: set[str], present: list[str]) -> None:
 
 def _check_mask(path: Path, size: int) -> None:
     try:
-        height, width = masks.decode(path.read_bytes()).shape
+        height, width = masks.decode(files.read_bytes(path)).shape
     except (OSError, BadFile) as error:
         raise RunError(f'{path}: {error}') from error
     _check_size(path, width, height, size)
@@ -132,7 +133,7 @@ def _check_mask(path: Path, size: int) -> None:
 
 def _check_image(path: Path, size: int) -> None:
     try:
-        data = path.read_bytes()
+        data = files.read_bytes(path)
         kind, width, height, colour = files.check(data)
         files.sound(data)
     except (OSError, BadFile) as error:
@@ -154,8 +155,9 @@ def check_network(path: Path, limit: int | None) -> str:
     is for networks that enlarge (parsers and those that keep the size have none).
     """
     try:
-        if path.is_dir() and (stored := run.read_config(path)):
-            net = tasks.network(from_flat(stored))
+        if path.is_dir() and run.read_config(path):
+            config = tasks.of_run(str(path))
+            net = models.shapes(lambda: tasks.network(config))
         else:
             net = models.like(checkpoint.read_weights(path)[0])
         if limit is None and type(net) in models.NETWORKS.values():
@@ -170,10 +172,10 @@ def check_network(path: Path, limit: int | None) -> str:
 # Scores.
 
 
-def score(paths: Sequence[Path], gt: Path) -> tuple[float, float]:
-    """(mean PSNR, mean SSIM) of restored files against ground truth of the same names."""
+def score(paths: Sequence[Path], gt: Path, folder: Path) -> tuple[float, float]:
+    """(mean PSNR, mean SSIM) of restored files in a folder against ground truth of their names."""
     rows = []
-    for path, truth in _with_truth(paths, gt):
+    for path, truth in _with_truth(paths, gt, folder):
         try:
             a, b = (_decoded(p) for p in (path, truth))
         except (OSError, BadFile) as error:
@@ -189,28 +191,33 @@ def score(paths: Sequence[Path], gt: Path) -> tuple[float, float]:
 
 def _decoded(path: Path) -> Tensor:
     """[1, 3, H, W] uint8"""
-    return torch.from_numpy(files.decode(path.read_bytes())).permute(2, 0, 1)[None]
+    data = files.read_bytes(path)
+    files.check(data)
+    return torch.from_numpy(files.decode(data)).permute(2, 0, 1)[None]
 
 
-def score_masks(paths: Sequence[Path], gt: Path) -> SegmentationScores:
-    """Scores of mask files against ground truth of the same names."""
+def score_masks(paths: Sequence[Path], gt: Path, folder: Path) -> SegmentationScores:
+    """Scores of mask files in a folder against ground truth of the same names."""
     confusion = Confusion(len(masks.CLASSES))
-    for path, truth in _with_truth(paths, gt):
+    for path, truth in _with_truth(paths, gt, folder):
         try:
-            ids, wanted = (torch.from_numpy(masks.decode(p.read_bytes())) for p in (path, truth))
+            ids, wanted = (
+                torch.from_numpy(masks.decode(files.read_bytes(p))) for p in (path, truth)
+            )
             confusion.update(ids, wanted)
         except (OSError, ValueError, BadFile) as error:
             raise RunError(f'{path} and its ground truth {truth}: {error}') from error
     return confusion.compute()
 
 
-def _with_truth(paths: Sequence[Path], gt: Path) -> Iterator[tuple[Path, Path]]:
-    inside = gt.iterdir() if gt.is_dir() else ()
-    known = {p.stem: p for p in inside if p.suffix.lower() in PICTURES}
+def _with_truth(paths: Sequence[Path], gt: Path, folder: Path) -> Iterator[tuple[Path, Path]]:
+    known = [path for _, path in listing.pictures(gt)] if gt.is_dir() else []
+    partner = layouts.partners(dict(zip(listing.names(gt, known), known, strict=True)))
     for path in paths:
-        if path.stem not in known:
+        truth = partner(str(path.relative_to(folder).with_suffix('')))
+        if truth is None:
             raise RunError(f'--gt {gt} has no picture named {path.stem}')
-        yield path, known[path.stem]
+        yield path, Path(truth)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -261,14 +268,19 @@ class Checked(NamedTuple):
     home: Path | None  # run, or weights, of the network
 
 
+def wanted(folder: Path) -> list[str]:
+    """Paths of all inputs below their folder, without suffix. Raises RunError for none."""
+    inputs = [path for _, path in listing.pictures(folder)] if folder.is_dir() else []
+    if not inputs:
+        raise RunError(
+            f'--names {folder} is no folder with images: give the inputs that were restored'
+        )
+    return [Path(name).as_posix() for name in listing.names(folder, inputs)]
+
+
 def checked(args: argparse.Namespace) -> Checked:
     """Every check that both verbs make. Raises RunError."""
-    inputs = sorted(args.names.iterdir()) if args.names.is_dir() else []
-    names = [p.stem for p in inputs if p.suffix.lower() in PICTURES]
-    if not names:
-        raise RunError(
-            f'--names {args.names} is no folder with images: give the inputs that were restored'
-        )
+    names = wanted(args.names)
     paths = check(args.results, names, args.size, args.count, args.masks)
     said = f'{len(paths)} {"masks" if args.masks else "images"} of {args.size}x{args.size}'
 
@@ -282,10 +294,10 @@ def checked(args: argparse.Namespace) -> Checked:
         print('the network was not checked: name its run or weights with --run')
 
     if args.gt and args.masks:
-        scores = score_masks(paths, args.gt)
+        scores = score_masks(paths, args.gt, args.results)
         said += f', mIoU {scores.miou:.4f} %, mean F1 {scores.f1:.4f} %'
     elif args.gt:
-        mean_psnr, mean_ssim = score(paths, args.gt)
+        mean_psnr, mean_ssim = score(paths, args.gt, args.results)
         said += f', PSNR {mean_psnr:.4f} dB, SSIM {mean_ssim:.4f}'
     return Checked(paths, said, home)
 
@@ -297,10 +309,10 @@ def challenge(args: argparse.Namespace) -> None:
     too_large = sum(p.stat().st_size for p in paths) > 0.99 * args.max_mb * 1e6
     entries = {}
     for p in paths:
-        data = p.read_bytes()
+        data = files.read_bytes(p)
         if args.compress or too_large:
             data = smaller(data, args.masks)
-        entries[f'{args.folder}/{p.name}'] = data
+        entries[f'{args.folder}/{p.relative_to(args.results).as_posix()}'] = data
     size = write_zip(args.out, entries, args.max_mb)
     print(f'{args.out}: {said}, {size / 1e6:.1f} MB')
 
@@ -316,7 +328,10 @@ def handin(args: argparse.Namespace) -> None:
         raise RunError(f'--run {home} is no run directory')
 
     top = args.matric
-    entries = {f'{top}/results/{p.name}': p.read_bytes() for p in paths}
+    entries = {
+        f'{top}/results/{p.relative_to(args.results).as_posix()}': files.read_bytes(p)
+        for p in paths
+    }
     entries |= _of_run(top, home)
     for path in _code():
         entries[f'{top}/code/{path}'] = (ROOT / path).read_bytes()
@@ -332,7 +347,8 @@ def handin(args: argparse.Namespace) -> None:
         else:
             note = f'{name} belongs here: {remedy}\n'
             entries[f'{top}/{name}.missing.txt'] = note.encode()
-    text = readme(args, run.read_config(home), sorted(entries), said)
+    stored = schema.checked(run.read_config(home), f'{home}/config.json')
+    text = readme(args, stored, sorted(entries), said)
     entries[f'{top}/Readme.txt'] = text.encode()
 
     out = args.out / f'{args.matric}.zip'
@@ -352,6 +368,9 @@ def _of_run(top: str, home: Path) -> dict[str, bytes]:
     weights = home / checkpoint.FINISHED
     if not weights.is_file():
         raise RunError(f'{home} has no {checkpoint.FINISHED}: let the run end first')
+    # Weights that nobody can use are no hand-in.
+    config = tasks.of_run(str(home))
+    checkpoint.network_with_weights(lambda: tasks.network(config), home)
     return entries | {f'{top}/checkpoint/{weights.name}': weights.read_bytes()}
 
 
@@ -437,6 +456,7 @@ def _libraries() -> list[str]:
 
 def _flags(stored: Mapping[str, Any]) -> Iterator[str]:
     """What to give train.py beside --data, --val and --out to make this run again."""
+    run.choose(stored.get('preset', ''), presets.NAMES, 'preset of the run')
     features = bool(stored.get('vgg') or stored.get('parser'))
     row = presets.row(stored['preset'], features=features)
     default = json.loads(json.dumps(flatten(presets.config(stored['preset'], **row))))
