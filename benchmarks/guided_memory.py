@@ -12,10 +12,8 @@ import program
 import argparse
 import functools
 import json
-import resource
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 import models
 import tasks
 from config import flags, presets
+from errors import RunError
 from faces import components
 from tasks.players import Autocast, autocast, channels_last
 from tools import arguments, timing
@@ -91,7 +90,21 @@ def peak_of(work: Callable[[], object], device: torch.device, before: int) -> in
     if device.type == 'cuda':
         return memory.peak(device, work)
     work()
+    resource, _ = _process()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def _process() -> tuple[Any, Any]:
+    """What measures a process: modules that Linux has. Raises RunError elsewhere."""
+    try:
+        import resource
+
+        import psutil
+    except ImportError as error:
+        raise RunError(
+            f'--device cpu: memory is measured on Linux only ({error}): give cuda'
+        ) from None
+    return resource, psutil
 
 
 def gigabytes(tensors: Iterable[Tensor]) -> float:
@@ -149,7 +162,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
     # Rising batches, since a process on a CPU never shrinks.
-    before = int(Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
+    before = 0
+    if device.type == 'cpu':
+        before = _process()[1].Process().memory_info().rss
     context = autocast(precision, device)
     for batch in args.batch:
         work = functools.partial(step, net, batch, args.size, context)

@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='python -m config.documentation', description=__doc__)
     parser.add_argument('page', type=Path, help='the page, which holds the table between its marks')
     path = parser.parse_args(argv).page
-    path.write_text(page(path.read_text()))
+    path.write_text(page(path.read_text('utf-8')), 'utf-8')
     return 0
 
 

@@ -146,13 +146,17 @@ def available_memory(groups: str = '/sys/fs/cgroup', member: str = '/proc/self/c
     groups: where control groups are mounted
     member: file that names those of this process
     """
-    # The kernel's own estimate, in KB, which counts what it would give back without swapping.
+    return min([_free_memory_of_host(), *_allowances(groups, member)])
+
+
+def _free_memory_of_host() -> int:
+    """The system's own estimate in bytes, which counts what it would give back without swapping."""
     try:
-        with open('/proc/meminfo') as f:
-            free = next(int(line.split()[1]) << 10 for line in f if line.startswith('MemAvailable'))
-    except (OSError, StopIteration):
-        free = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-    return min([free, *_allowances(groups, member)])
+        import psutil  # which needs parts of Linux that a sandbox may hide
+
+        return psutil.virtual_memory().available
+    except (ImportError, OSError):
+        return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
 def _allowances(groups: str, member: str) -> Iterator[int]:
@@ -393,7 +397,7 @@ class Mapped:
 
         # The system may write less than it is given, for instance up to the end of the disk.
         while data:
-            written = os.pwrite(self._file, data, at)
+            written = _write_at(self._file, data, at)
             data = data[written:]
             at += written
 
@@ -439,12 +443,20 @@ def _identity(image: Picture) -> bytes:
     return text.encode('utf-8', 'surrogateescape')
 
 
+def _write_at(file: int, data: bytes, at: int) -> int:
+    """Write bytes at a place of a file -> how many. Raises OSError."""
+    if hasattr(os, 'pwrite'):
+        return os.pwrite(file, data, at)
+    os.lseek(file, at, os.SEEK_SET)  # Windows; one thread fills a cache
+    return os.write(file, data)
+
+
 def _sized(path: str, length: int) -> int:
     """Return the descriptor of a file of exactly this length.
 
     New bytes are zeros and take no room on the disk.
     """
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, 'O_BINARY', 0), 0o644)
     if os.fstat(file).st_size != length:
         os.ftruncate(file, length)
     return file

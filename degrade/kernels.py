@@ -36,7 +36,8 @@ def source(file: str | Path) -> str:
     The compiler's messages count lines in the file itself.
     """
     path = FOLDER / file
-    return (FOLDER / 'common.cuh').read_text() + f'#line 1 "{path.name}"\n' + path.read_text()
+    common, own = (p.read_text('utf-8') for p in (FOLDER / 'common.cuh', path))
+    return common + f'#line 1 "{path.name}"\n' + own
 
 
 def launch(

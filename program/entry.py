@@ -42,7 +42,7 @@ def entry(main: Callable[[Sequence[str] | None], int]) -> Main:
             return STOPPED
         except FacesError as error:
             # Every process of a run meets the same mistake; one word about it is enough.
-            if not error.of_all or os.environ.get('RANK', '0') == '0':
+            if not (error.of_all and os.environ.get('RANK', '').strip('0')):
                 _say(main, str(error))
             return error.exit_code
         except OSError as error:

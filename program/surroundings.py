@@ -39,6 +39,8 @@ def mend() -> None:
 
 def _mend_folders() -> None:
     """Give caches another place where the home is missing or cannot be written."""
+    if os.environ.get('HOME') == '':  # which would be the root of the file system
+        del os.environ['HOME']
     home = Path(os.path.expanduser('~'))
     if not (home.is_absolute() and home.is_dir()):
         home = _scratch()

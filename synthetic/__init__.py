@@ -2,7 +2,7 @@
 
 This is the data set that comes with the trainer. Nothing is downloaded and nothing is photographed:
 a person is a handful of drawn traits (shape), painted from back to front (scene, skin, mouth, eyes,
-beard, hair, hat) on a sheet of linear light (canvas). Only numpy, cv2 and psutil are needed.
+beard, hair, hat) on a sheet of linear light (canvas). Only numpy and cv2 are needed.
 
     python -m synthetic FOLDER --count 72
 
@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import psutil
 
 from errors import RunError
 from storage import records
@@ -185,10 +184,15 @@ def _remove_parts(folder: Path) -> None:
 
 def _alive(part: Path) -> bool:
     """Whether the process that writes a file of `_replace` still runs on this machine."""
+    if os.name == 'nt':  # where signal 0 ends a process, and a file that is open is not removed
+        return True
     try:
-        return psutil.pid_exists(int(part.suffixes[-2][1:]))
-    except (ValueError, IndexError, OverflowError):
+        os.kill(int(part.suffixes[-2][1:]), 0)
+    except (ProcessLookupError, ValueError, IndexError, OverflowError):
         return False
+    except OSError:  # of another user
+        pass
+    return True
 
 
 # ---- drawing ----

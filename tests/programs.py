@@ -24,7 +24,7 @@ FILES = _files()
 PROGRAMS = sorted(
     str(path.relative_to(ROOT))
     for path in FILES
-    if "\nif __name__ == '__main__':" in path.read_text()
+    if "\nif __name__ == '__main__':" in path.read_text('utf-8')
 )
 # Started with -m, as parts of their package.
 MODULES = {

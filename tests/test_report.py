@@ -104,7 +104,7 @@ def test_html(runs):
     assert base64.b64decode(re.search(r'base64,([^"]+)"', text)[1])[:2] == b'\xff\xd8'
 
 
-def test_bad_input(runs, capsys, monkeypatch):
+def test_bad_input(runs, capsys):
     for argv, said in (
         (['nowhere'], 'no run directory'),
         ([str(runs / 'a'), str(runs / 'b')], 'a .pdf is of one run'),
@@ -114,12 +114,13 @@ def test_bad_input(runs, capsys, monkeypatch):
             report.main([*argv, '--out', str(runs / 'x.pdf')]) == 2
             and said in capsys.readouterr().err
         )
-    monkeypatch.setattr(report_pdf.font_manager, 'findSystemFonts', list)
-    assert (
-        report.main([str(runs / 'a'), '--out', str(runs / 'x.pdf')]) == 2
-        and 'fonts-liberation' in capsys.readouterr().err
-    )
     assert not (runs / 'x.pdf').exists()
+
+
+def test_without_the_fonts_of_the_rules_another_is_taken_and_said(monkeypatch, capsys):
+    monkeypatch.setattr(report_pdf.font_manager, 'findSystemFonts', list)
+    assert Path(report_pdf.font_file(None)).samefile(FONT)
+    assert 'fonts-liberation' in capsys.readouterr().out
 
 
 def test_fonts_of_the_right_widths_are_found_in_order(monkeypatch):

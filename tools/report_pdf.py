@@ -203,7 +203,9 @@ class Page(FPDF):
 
 
 def font_file(given: Path | None) -> str | Path:
-    """Path of the font to embed. Raises RunError with the remedy."""
+    """Path of the font to embed; says so where it is none of FONTS. Raises RunError for one that
+    is given and not there.
+    """
     if given:
         if not given.is_file():
             raise RunError(f'--font {given} does not exist')
@@ -212,10 +214,12 @@ def font_file(given: Path | None) -> str | Path:
     for name in FONTS:
         if name in installed:
             return installed[name]
-    raise RunError(
-        'neither Arial nor Liberation Sans nor Arimo is installed (Debian: apt install '
-        'fonts-liberation), or name a TrueType file with --font'
+    print(
+        'neither Arial nor Liberation Sans nor Arimo is installed: set in DejaVu Sans, which is '
+        'wider. Where the rules want Arial: apt install fonts-liberation (Debian), or name a '
+        'TrueType file with --font'
     )
+    return font_manager.findfont('DejaVu Sans')  # matplotlib brings it
 
 
 # ------------------------------------------------------------------------------------------------

@@ -452,7 +452,9 @@ def _discard(path: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Force a folder's entries to disk."""
+    """Force a folder's entries to disk, where a folder can be opened."""
+    if os.name == 'nt':
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,10 +1,13 @@
 """The processes of a run, started by torchrun (or this one alone), and what they agree on."""
 
+from program import Whole
+
 import contextlib
 import datetime
 import os
 import time
 import uuid
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -13,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from errors import PeerLost, PeerMissing
+from errors import PeerLost, PeerMissing, ProcessError
 
 Item = TypeVar('Item')
 
@@ -43,12 +46,13 @@ class World:
         device: the device asked for; of several processes on GPUs, each gets that of its local rank
         timeout: seconds that a process may keep the others waiting
         start: seconds that a process may come late
-        Raises PeerMissing, which names the ranks that never came.
+        Raises PeerMissing, which names the ranks that never came, and ProcessError for variables
+        that torchrun has not set like this.
         """
-        self.rank = int(os.environ.get('RANK', 0))
-        self.size = int(os.environ.get('WORLD_SIZE', 1))
-        self.local_rank = int(os.environ.get('LOCAL_RANK', 0))
-        self.local_size = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+        self.size = _inherited('WORLD_SIZE', 1, Whole(1, 100_000))
+        self.rank = _inherited('RANK', 0, Whole(0, self.size - 1))
+        self.local_size = _inherited('LOCAL_WORLD_SIZE', 1, Whole(1, self.size))
+        self.local_rank = _inherited('LOCAL_RANK', 0, Whole(0, self.local_size - 1))
         self.main = self.rank == 0
         self.device = device
         self._control: dist.ProcessGroup | None = None
@@ -231,6 +235,20 @@ class World:
         """Leave the group, unless an error may have left it broken."""
         if self.size > 1 and kind is None:
             dist.destroy_process_group()
+
+
+def _inherited(name: str, default: int, range_: Whole) -> int:
+    """A number that torchrun gives its processes, or another program has left behind."""
+    text = os.environ.get(name)
+    try:
+        if name == 'WORLD_SIZE' and text not in (None, '1') and not os.environ.get('MASTER_ADDR'):
+            raise ArgumentTypeError(f'{text}, but MASTER_ADDR is not set')
+        return default if text is None else range_(text)
+    except ArgumentTypeError as error:
+        raise ProcessError(
+            f'{name} in the environment: {error}: start several processes with torchrun, or unset '
+            f'{name}'
+        ) from None
 
 
 def _first_line(error: Exception) -> str:
