@@ -44,6 +44,7 @@ ImagesOrNone = Annotated[int, Meta(ge=0, le=10**15)]
 Seed = Annotated[int, Meta(ge=0, le=2**62)]
 Threads = Annotated[int, Meta(ge=1, le=4096)]
 Minutes = Annotated[float, Meta(gt=0, le=525_600)]  # up to a year
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Weight = Annotated[float, Meta(ge=0, le=1_000_000)]
 Rate = Annotated[float, Meta(gt=0, le=1000)]  # of learning
@@ -151,6 +152,10 @@ class Data:
     """refuse a data set with bad files instead of skipping them"""
     verify: bool = False
     """decode every file once before training"""
+    stream_timeout: Seconds = 30.0
+    """shards at an address: seconds without an answer, or with less than 64 KiB, after which one is
+    left out until the next epoch; five in a row end the run
+    """
     repair: bool = True
     """parsers: correct masks whose left and right are swapped before training"""
     landmarks: Annotated[str | None, _meta('FILE')] = None
@@ -489,7 +494,7 @@ def meant(name: str, value: Any) -> Any:
         lambda: records.parse(value.encode(), _TYPES[name]),
     )
     for reading in readings:
-        with contextlib.suppress(msgspec.ValidationError, BadFile):
+        with contextlib.suppress(ValueError, BadFile):
             return reading()
     return value
 
@@ -520,7 +525,7 @@ def check_arguments(value: Any) -> None:
         raise BadFile(f'{len(value):,} entries in one list: at most {MOST_ENTRIES} were expected')
     for number in _numbers_in(value):
         if abs(number) > LARGEST_ARGUMENT:
-            raise BadFile(f'{number:g}: numbers up to {LARGEST_ARGUMENT:,} were expected')
+            raise BadFile(f'numbers up to {LARGEST_ARGUMENT:,} were expected in it')
     inner = value.values() if isinstance(value, dict) else value
     if isinstance(value, (dict, list)):
         for part in inner:

@@ -37,7 +37,7 @@ def read(path: FilePath, most: int = LARGEST) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise BadFile(f'too large: {size:,} bytes, at most {most:,} are expected')
-        return file.read(most)
+        return file.read(size)  # memory is taken for what is asked for, not for what is there
 
 
 def write(path: FilePath, data: bytes, sync: bool = False) -> None:

@@ -62,6 +62,8 @@ def convert(content: Any, kind: Any) -> Any:
     """A value of JSON or TOML as a type of annotations. Raises BadFile with the field."""
     try:
         return msgspec.convert(content, kind)
+    except UnicodeEncodeError:
+        raise BadFile('a name in it is no text') from None
     except msgspec.ValidationError as error:
         _name_entry(content, kind)
         raise BadFile(_described(error, content)) from None
