@@ -38,7 +38,7 @@ import storage
 import tasks
 from config import flags, rules, schema
 from config.schema import Config
-from errors import ProcessError, RunError
+from errors import Interrupted, ProcessError, RunError
 from storage import records
 from tasks import data as sources
 from tasks.initial import init_weights
@@ -310,6 +310,8 @@ def loop(training: Training) -> int:
 
     with stop.Stop() as stopping, open_pipe(training) as pipe, open_bar(training) as bar:
         training.bar = bar
+        # Data that may never come is not waited for then.
+        stopping.then = pipe.interrupt
         while True:
             # What every process must decide alike.
             stopped, saving, state.seconds = world.agree(
@@ -329,7 +331,12 @@ def loop(training: Training) -> int:
             if stopped or state.progress(config) >= 1:
                 break
 
-            take_step(training, pipe, meter, bar)
+            try:
+                take_step(training, pipe, meter, bar)
+            except Interrupted:
+                # The other processes wait for this one's share of the step, which never comes.
+                if world.size > 1:
+                    return stopping.requested
             spent = time.monotonic() - started
         if stopped:
             save(training)

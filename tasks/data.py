@@ -15,7 +15,6 @@ from errors import DataError
 from faces import landmarks
 from faces.masks import pairs
 from sources import identity, manifest, selection, stream
-from storage import shown
 from training import resume
 
 STACKED = 'stacked:'  # before the path of pairs in one picture, the LQ above the GT
@@ -167,7 +166,7 @@ def _stream(config: Config, wanted: list[tuple[str, str | None]], say: Say) -> s
         )
     if config.data.verify or config.data.strict:
         say('--verify and --strict do nothing for a stream: its images are judged as they pass')
-    return stream.find(source)
+    return stream.find(source, config.data.stream_timeout)
 
 
 # ------------------------------------------------------------------------------------------------

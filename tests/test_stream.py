@@ -8,6 +8,7 @@ import gzip
 import http.server
 import json
 import os
+import signal
 import sys
 import tarfile
 import threading
@@ -430,14 +431,17 @@ class Misbehaving(http.server.BaseHTTPRequestHandler):
 
     shards: dict[str, bytes] = {}
     released = threading.Event()  # set when the test is over
+    asked = threading.Event()  # set by the first request
 
     def log_message(self, *_):
         pass
 
     def do_HEAD(self):
+        self.asked.set()
         self.answer(b'')
 
     def do_GET(self):
+        self.asked.set()
         way, name = self.path.strip('/').split('/')
         data = self.shards.get(name, b'')
         with contextlib.suppress(OSError):
@@ -474,7 +478,8 @@ shard_of_text = tarfile.TarInfo('a.txt').tobuf()  # a member of no bytes, as oft
 def misbehaving(parts):
     """Address of a server whose shards come in the way that the folder's name says."""
     pytest.importorskip('aiohttp', reason='aiohttp is not installed')
-    Misbehaving.shards, Misbehaving.released = parts, threading.Event()
+    Misbehaving.shards = parts
+    Misbehaving.released, Misbehaving.asked = threading.Event(), threading.Event()
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Misbehaving) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -530,3 +535,19 @@ def test_waiting_can_be_interrupted(misbehaving):
         threading.Timer(0.3, pipe.interrupt).start()
         with pytest.raises(Interrupted):
             next(pipe)
+
+
+def test_a_signal_ends_a_run_that_waits(misbehaving, tmp_path, capsys):
+    write(tmp_path / 'pairs', {'LQ/0.png': face(16), 'GT/0.png': face()})
+    data = f'{misbehaving}/silent/{{0..3}}.tar'
+    argv = flags(tmp_path, tmp_path / 'run', data=data, nimg=8, ticks=1, stream_timeout=600)
+    # As soon as a shard is asked for.
+    asked = threading.Thread(target=lambda: (Misbehaving.asked.wait(20), stop_here()))
+    asked.start()
+    assert train.main(argv) == 128 + signal.SIGTERM
+    assert 'stopped by SIGTERM at 0 images and saved' in capsys.readouterr().out
+    assert (tmp_path / 'run/checkpoints/000000000').is_dir()
+
+
+def stop_here():
+    os.kill(os.getpid(), signal.SIGTERM)

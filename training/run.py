@@ -25,6 +25,7 @@ FREE = {
     'save_minutes',
     'strict',
     'verify',
+    'stream_timeout',
 }
 
 # What to do about a config.json that is no such file.

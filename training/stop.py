@@ -1,6 +1,7 @@
 """Stopping a run politely: the loop ends after the present step; a second Ctrl-C ends at once."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
@@ -12,6 +13,7 @@ class Stop:
     def __init__(self) -> None:
         """Nothing is taken yet."""
         self.requested = 0
+        self.then: Callable[[], None] | None = None  # called once a stop is requested
         self._before: dict[int, object] = {}
 
     @property
@@ -37,6 +39,8 @@ class Stop:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = number
+        if self.then:
+            self.then()
 
 
 def status(number: int) -> int:
