@@ -162,14 +162,15 @@ def test_same_command_again_changes_nothing(run, data, capsys):
     assert 'resumed at 48 images' in capsys.readouterr().out and same(before, weights(run))
 
 
-def test_sigterm_saves(data, run, tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_so_in_the_status(number, data, run, tmp_path):
     out = tmp_path / 'stopped'
     argv = flags(data, out)
     process = processes.train(tmp_path / 'terminal', argv, pause=0.02)
     processes.wait_for(process, (out / 'log.jsonl').exists)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 143, process.said
-    nimg = int(re.search(r'stopped by SIGTERM at (\d+) images and saved', process.out)[1])
+    process.send_signal(number)
+    assert process.wait() == 128 + number, process.said
+    nimg = int(re.search(rf'stopped by {number.name} at (\d+) images and saved', process.out)[1])
     assert 0 < nimg < 48 and int(checkpoint.latest(out).name) == nimg
     assert train.main(argv) == 0 and same(weights(out), weights(run))
 

@@ -5,7 +5,8 @@ python tools/report.py runs/a runs/b runs/c --out compare.html
 
 The PDF has at most five A4 pages besides cover and references, in 12 points. The page is one file
 that needs no other: options, scores, curves, pictures. The text of the PDF is set in Arial where it
-is installed, else in a font of the same widths (Liberation Sans, Arimo); --font names another.
+is installed, else in a font of the same widths (Liberation Sans, Arimo) or, said then, in DejaVu
+Sans; --font names another.
 """
 
 import program
