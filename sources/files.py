@@ -83,6 +83,8 @@ _OTHER_FORMATS = (
     (b'\x1f\x8b', 'gzip'),
     (b'version https://git-lfs', 'a Git LFS pointer'),
 )
+# Those of them that are pictures, as `looks_like` names them.
+_PICTURES = 'GIF', 'BMP', 'TIFF', 'JPEG 2000', 'JPEG XL', 'Photoshop', 'WebP', 'AVIF or a film'
 
 
 class _Header(NamedTuple):
@@ -246,7 +248,9 @@ def _walk(data: memoryview, convert: bool = False) -> tuple[str, _Header]:
     # A file may end within its signature.
     if any(signature.startswith(head) for signature in (PNG, JPEG, jph.SIGNATURE)):
         raise BadFile(f'truncated: only {len(head)} bytes')
-    raise BadFile(f'not a PNG, JPEG or JPH image: {looks_like(head)}')
+    seen = looks_like(head)
+    remedy = '; convert it to PNG' if seen.endswith(_PICTURES) else ''
+    raise BadFile(f'not a PNG, JPEG or JPH image: {seen}{remedy}')
 
 
 def looks_like(head: bytes) -> str:

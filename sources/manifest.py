@@ -177,9 +177,11 @@ class Manifest(Generic[P]):
         """
         count = max(1, round(val * len(self))) if isinstance(val, float) else val
         if not 0 <= count < len(self):
+            remedy = f'give a number up to {len(self) - 1:,}, or a share below 1'
+            if len(self) < 2:
+                remedy = 'give more images, or a validation set of its own'
             raise DataError(
-                f'{val} of {len(self):,} images for validation: '
-                f'give 0 to {len(self) - 1:,}, or a share below 1'
+                f'{val} of {count_of(len(self))} for validation leaves none to train on: {remedy}'
             )
 
         # The images with the smallest hashes; equal names, in two folders, in their order.
@@ -190,6 +192,11 @@ class Manifest(Generic[P]):
             Manifest([m for i, m in enumerate(self.images) if i not in chosen], self.bad),
             Manifest([m for i, m in enumerate(self.images) if i in chosen]),
         )
+
+
+def count_of(images: int) -> str:
+    """A number of images in words."""
+    return f'{images:,} image{"s" * (images != 1)}'
 
 
 # ---- scanning ----
@@ -371,9 +378,10 @@ def report(
     total = len(images) + len(bad)
     named = [f'{shown(b.path)} ({b.reason})' for b in bad]
     if not images:
+        smaller = any('smaller than' in b.reason for b in bad)
         raise DataError(
             f'{shown(source)}: none of {total:,} files is usable: {some(named, 3)}. '
-            'Replace them or choose another size'
+            f'Replace them{" or choose another size" if smaller else ""}'
         )
     if strict:
         raise DataError(

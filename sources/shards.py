@@ -310,15 +310,13 @@ def braces(pattern: str) -> list[str]:
     """
     # Odd parts are the contents of braces.
     parts = re.split(r'\{(\d{1,18}\.\.\d{1,18}|[^{},]*(?:,[^{},]*)+)\}', pattern)
-    choices: list[Sequence[str]] = []
-    for i, part in enumerate(parts):
-        choices.append(_alternatives(part) if i % 2 else [part])
-        if math.prod(map(len, choices)) > MOST_NAMES:
-            raise DataError(f'{shown(pattern)}: stands for more than {MOST_NAMES:,} names')
-    return [''.join(chosen) for chosen in itertools.product(*choices)]
+    choices = [_alternatives(part) if i % 2 else [part] for i, part in enumerate(parts)]
+    if math.prod(map(len, choices)) > MOST_NAMES:
+        raise DataError(f'{shown(pattern)}: stands for more than {MOST_NAMES:,} names')
+    return [''.join(map(str, chosen)) for chosen in itertools.product(*choices)]
 
 
-def _alternatives(inside: str) -> list[str]:
+def _alternatives(inside: str) -> Sequence[object]:
     """What the contents of a pair of braces stand for."""
     if '..' not in inside or ',' in inside:
         return inside.split(',')
@@ -326,6 +324,8 @@ def _alternatives(inside: str) -> list[str]:
     # A leading zero in either number pads all of them, as in {00..11}.
     padded = any(n[0] == '0' and len(n) > 1 for n in (first, last))
     width = max(len(first), len(last)) if padded else 1
-    # One more than may be is enough to be refused.
-    numbers = range(int(first), int(last) + 1)[: MOST_NAMES + 1]
+    numbers = range(int(first), int(last) + 1)
+    # Strings of so many would fill the memory.
+    if len(numbers) > MOST_NAMES:
+        return numbers
     return [f'{n:0{width}}' for n in numbers]

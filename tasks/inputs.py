@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from errors import BadFile, DataError, RunError
+from errors import BadFile, DataError, FacesError, RunError
 from sources import files, layouts, listing, selection
 from sources.aliases import Say
 from sources.manifest import Image, Manifest
-from storage import shown
+from storage import shown, some
 
 # Pixels of a picture unless more are allowed: of 4,096 x 4,096. A network keeps some hundred
 # numbers a pixel, and what enlarges four times writes sixteen pixels for one.
@@ -23,6 +23,12 @@ LARGEST = 1 << 24
 
 T = TypeVar('T')
 Item = tuple[Tensor, Tensor | None]  # uint8 picture, ground truth
+
+
+class LeftOutError(FacesError):
+    """Everything was done but for some files."""
+
+    exit_code = 1
 
 
 class Inputs(NamedTuple):
@@ -96,6 +102,15 @@ def _truths(gt: str, names: list[str]) -> list[str]:
             f'{", ".join(missing[:3])}'
         )
     return [path for path in paths if path is not None]
+
+
+def check_complete(inputs: Inputs) -> None:
+    """Raise LeftOutError with the files that were left out, if there are any."""
+    if inputs.bad:
+        raise LeftOutError(
+            f'{len(inputs.bad):,} pictures were left out, the others are done:\n  '
+            + some(inputs.bad, 100, '\n  ')
+        )
 
 
 def read(image: Image) -> Tensor:

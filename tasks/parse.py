@@ -18,6 +18,7 @@ from errors import RunError
 from faces import masks
 from losses import segmentation
 from metrics.miou import Confusion, SegmentationScores
+from sources.files import read_bytes
 from training.world import World
 
 from . import images, masked
@@ -103,7 +104,7 @@ class Parse:
 
     def read_truth(self, path: Path) -> Tensor:
         """[H, W] uint8 ids."""
-        return torch.from_numpy(masks.decode(path.read_bytes()))
+        return torch.from_numpy(masks.decode(read_bytes(path)))
 
     def check_infer(self, lpips: str | None) -> None:
         """Masks can be written, but LPIPS compares images."""

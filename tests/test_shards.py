@@ -23,7 +23,7 @@ import dali_pipes
 import degrade
 import train
 from dali_pipes import batch, cache, pipe_torch, plan, validation
-from errors import DataError
+from errors import BadFile, DataError
 from sources import manifest, reader, shards
 from sources.manifest import scan, scan_pairs
 from sources.reader import Reader
@@ -493,3 +493,105 @@ def test_training_on_a_shard_is_training_on_its_files(both, tmp_path):
         )
         scores.append(json.loads((tmp_path / f'run{i}/result.json').read_text()))
     assert scores[0] == scores[1]
+
+
+# Hostile headers: reading moves forward, and takes no more memory than there are bytes.
+
+
+def header(name, size, kind=tarfile.REGTYPE, data=b''):
+    """A member whose header claims this size, and its data."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    # Base 256, as GNU tar writes what eight octal digits do not hold; negative ones, too.
+    block[124:136] = (size & ((1 << 96) - 1) | (0x80 << 88)).to_bytes(12, 'big')
+    if size < 0:
+        block[124] = 0xFF
+    block[148:156] = b' ' * 8
+    block[148:156] = b'%06o\0 ' % sum(block)
+    return bytes(block) + data + bytes(-len(data) % 512)
+
+
+def pax(**records):
+    """An extended header, which overrides what the next one says."""
+    body = b''
+    for key, value in records.items():
+        text = f' {key}={value}\n'.encode()
+        length = len(text) + 1
+        length += len(str(length + len(str(length)) - 1)) - 1
+        body += str(length).encode() + text
+    return header('pax', len(body), tarfile.XHDTYPE, body)
+
+
+END = bytes(1024)
+GOOD = header('0.png', 700, data=bytes(700))
+HOSTILE = {
+    'negative': (GOOD + header('1.png', -1024) + END, 'claims a length of -1,024 bytes'),
+    'negative, of no image': (GOOD + header('x', -512 * 3) + END, 'claims a length of -1,536'),
+    'negative, overridden': (
+        GOOD + pax(size=-1024) + header('1.png', 0) + END,
+        'claims a length of -1,024 bytes',
+    ),
+    'a name of 60 GB': (
+        GOOD + header('long', 60 << 30, tarfile.GNUTYPE_LONGNAME) + END,
+        'claims a length of 64,424,509,440',
+    ),
+    'a negative name': (
+        GOOD + header('long', -512, tarfile.GNUTYPE_LONGNAME) + END,
+        'claims a length of -512',
+    ),
+    'beyond all disks': (GOOD + header('1.png', 1 << 80) + END, 'claims a length of'),
+    'headers of headers': (
+        GOOD + header('long', 5, tarfile.GNUTYPE_LONGNAME, b'a.png') * 5000 + END,
+        'damaged|truncated',
+    ),
+}
+
+
+@pytest.mark.parametrize('sequential', [False, True])
+@pytest.mark.parametrize('name', HOSTILE)
+def test_hostile_headers_are_refused(name, sequential):
+    data, reason = HOSTILE[name]
+    found = []
+    with pytest.raises(BadFile, match=reason):
+        for member in shards.walk(io.BytesIO(data), sequential):
+            found.append(member[0])
+            assert len(found) < 10
+    assert found[:1] == ['0.png']
+
+
+def test_a_member_that_claims_more_than_an_image_has(tmp_path):
+    """60 GB that a sparse file really has: left out by name, and never read."""
+    path = tmp_path / 'x.tar'
+    with open(path, 'wb') as f:
+        f.write(header('good.png', len(face(SIZE)), data=face(SIZE)))
+        f.write(header('big.png', 60 << 30))
+        f.seek(60 << 30, os.SEEK_CUR)
+        f.write(END)
+    found = scan(path, size=SIZE, say=str)
+    assert [os.path.basename(p) for p in found.paths] == ['good.png']
+    assert [b.reason for b in found.bad] == [
+        'too large: 64,424,509,440 bytes, at most 536,870,912 are read'
+    ]
+    with open(path, 'rb') as f, pytest.raises(BadFile, match='big.png claims a length'):
+        list(shards.walk(f, sequential=True))
+
+
+def test_damaged_headers_end_in_a_word(tmp_path):
+    """Random damage to headers is an image less or a shard refused, and never a traceback."""
+    rng = np.random.default_rng(0)
+    whole = bytearray(pax(path='p.png', comment='x') + GOOD * 3 + pax(size=700) + GOOD + END)
+    for _ in range(500):
+        hurt = bytearray(whole)
+        for at in rng.integers(0, len(whole), 4):
+            hurt[at] = rng.integers(256)
+        # A checksum that fits lets the damage through.
+        for start in range(0, len(hurt) - 512, 512):
+            block = hurt[start : start + 512]
+            block[148:156] = b' ' * 8
+            hurt[start + 148 : start + 156] = b'%06o\0 ' % sum(block)
+        for sequential in False, True:
+            try:
+                assert len(list(shards.walk(io.BytesIO(hurt), sequential))) < 20
+            except BadFile as e:
+                assert str(e)

@@ -37,7 +37,7 @@ from metrics.ms_ssim import LEAST, ms_ssim
 from metrics.psnr import psnr
 from metrics.sharpness import sharpness
 from metrics.ssim import ssim
-from sources import manifest
+from sources import listing, manifest
 from sources.files import decode, read_bytes
 from sources.manifest import some
 from tasks import parse as parsing
@@ -106,13 +106,11 @@ def _need_all(wanted: Images, present: Images, where: str, remedy: str) -> None:
 
 
 def _images(path: str) -> Images:
-    images: Images = {}
-    for image in manifest.scan(path, size=1, strict=True, say=lambda _: None).images:
-        name = Path(image.path).stem
-        if name in images:
-            raise DataError(f'{images[name].path} and {image.path} have one name: keep one of them')
-        images[name] = image
-    return images
+    images = manifest.scan(path, size=1, strict=True).images
+    names = listing.names(path, [image.path for image in images])
+    # Without their folders, unless only these tell them apart.
+    short = [os.path.basename(name) for name in names]
+    return dict(zip(short if len(set(short)) == len(short) else names, images, strict=True))
 
 
 def read(image: manifest.Image) -> Tensor:

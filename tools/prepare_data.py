@@ -16,7 +16,7 @@ import degrade
 import storage
 from dali_pipes import validation
 from errors import DataError, RunError
-from sources import manifest
+from sources import listing, manifest, selection
 from tasks import data as sources
 from tasks import images
 from training import log
@@ -39,9 +39,9 @@ def check_beside(out: Iterable[Path], images: Iterable[manifest.Image]) -> None:
 
 
 def scan(args: argparse.Namespace, **more: Any) -> manifest.Manifest:
-    """Every usable file of --data, under a progress bar."""
+    """Every usable face of --data, under a progress bar."""
     progress = log.bar('checking files')
-    return manifest.scan(args.data, size=args.size, progress=progress, **more)
+    return selection.scan(args.data, size=args.size, progress=progress, **more)
 
 
 def check_unique(source: str, names: Iterable[str], suffix: str) -> None:
@@ -55,23 +55,33 @@ def check_unique(source: str, names: Iterable[str], suffix: str) -> None:
 
 def index(args: argparse.Namespace) -> None:
     """Check every file; name the bad ones with their reasons."""
-    scanned = scan(args, verify=args.verify)
+    progress = log.bar('checking files')
+    scanned = manifest.scan(args.data, size=args.size, progress=progress, verify=args.verify)
     kinds = Counter(f'{i.kind} {i.colour} {i.width}x{i.height}' for i in scanned.images)
     # Kinds first, since a bad mixture is seen there; then every bad file.
     for kind, count in kinds.most_common():
         print(f'{count:8,} {kind}')
     for bad in scanned.bad:
         print(f'     bad {storage.shown(bad.path)}: {bad.reason}')
-    print(f'{len(scanned):,} images to train on at {args.size} px, {len(scanned.bad):,} bad')
+    bad = f'{len(scanned.bad):,} bad'
+    # Pairs and masks may be sound, and yet no faces.
+    try:
+        faces = selection.faces(scanned, args.data)
+    except DataError as error:
+        print(f'{len(scanned):,} images, {bad}. Not to train on as faces: {error}')
+    else:
+        print(f'{len(faces):,} images to train on at {args.size} px, {bad}')
 
 
 def split(args: argparse.Namespace) -> None:
     """Write train.txt and val.txt, drawn by a seed."""
     scanned = scan(args)
-    if args.val_size + (args.train_size or 1) > len(scanned):
+    train_size = args.train_size or 1
+    if args.val_size + train_size > len(scanned):
         raise DataError(
-            f'{args.data} holds {len(scanned):,} images, fewer than --train-size and '
-            '--val-size ask for'
+            f'--val-size {args.val_size:,} leaves less than {train_size:,} to train on of '
+            f'{manifest.count_of(len(scanned))} in {storage.shown(args.data)}: give smaller sizes, '
+            'or more images'
         )
 
     # What is validated on depends on the seed, never on how many are trained on.
@@ -79,16 +89,23 @@ def split(args: argparse.Namespace) -> None:
     if args.train_size and args.train_size < len(train):
         _, drawn = train.split(args.train_size, args.seed)
         train = manifest.Manifest(drawn.images)
-    for name, part in zip(LISTS, (train, val), strict=True):
-        lines = ''.join(os.path.abspath(image.path) + '\n' for image in part.images)
-        storage.write(args.out / name, os.fsencode(lines))  # names of files may be no text
+    parts = train, val
+    lists = [listing.list_of(os.path.abspath(path) for path in part.paths) for part in parts]
+    for name, part, text in zip(LISTS, parts, lists, strict=True):
+        storage.write(args.out / name, text)
         print(f'{args.out / name}: {len(part):,} images')
 
 
 def annotate(args: argparse.Namespace) -> None:
     """Write a line for each image, like 00000.png (512,512,3)."""
-    scanned = scan(args)
-    lines = [f'{os.path.basename(i.path)} ({i.height},{i.width},3)\n' for i in scanned.images]
+    progress = log.bar('checking files')
+    scanned = manifest.scan(args.data, size=args.size, progress=progress)
+    # A name that a line cannot carry is refused before anything is written.
+    names = [os.path.basename(image.path) for image in scanned.images]
+    listing.list_of(names)
+    lines = [
+        f'{name} ({i.height},{i.width},3)\n' for name, i in zip(names, scanned.images, strict=True)
+    ]
     storage.write(args.out, os.fsencode(''.join(lines)))
     print(f'{args.out}: {len(scanned):,} lines')
 
