@@ -36,6 +36,7 @@ from training.schedule import SCHEDULES
 # Ranges. Numbers are checked against them by `ranges.check`, and those of a config.json as they are
 # read. Wide as they are, an infinity or a slip of the keyboard is not in them.
 Side = Annotated[int, Meta(ge=1, le=16_384)]  # pixels
+FaceSide = Annotated[int, Meta(ge=16, le=16_384)]  # SSIM wants windows of 11
 Batch = Annotated[int, Meta(ge=1, le=65_536)]
 Count = Annotated[int, Meta(ge=1, le=100_000)]
 Pool = Annotated[int, Meta(ge=0, le=1_000_000)]
@@ -132,7 +133,7 @@ class Data:
     from training), or how many images of --data to hold out: a number, or a share below 1
     (default: 0.01; 0.1 with masks or landmarks)
     """
-    size: Side = 512
+    size: FaceSide = 512
     """side of the HQ images in pixels"""
     crop: Annotated[Side | None, _meta('INT')] = None
     """train on random squares of this side, in pixels of the HQ image (default: whole images; some

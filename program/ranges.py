@@ -78,6 +78,7 @@ class Several:
 # What programs ask for again and again.
 BATCH = Whole(1, 65_536)
 SIDE = Whole(1, 16_384)  # pixels
+DRAWN_SIDE = Whole(2, 4096)  # of a drawn face, pixels
 SEED = Whole(0, 2**62)
 THREADS = Whole(1, 4096)
 COUNT = Whole(1, 10**9)

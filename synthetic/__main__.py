@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('folder')
     p.add_argument('--count', type=program.ranges.COUNT, default=72)
     p.add_argument('--first-seed', type=program.ranges.SEED, default=0)
-    p.add_argument('--size', type=program.ranges.SIDE, default=512)
+    p.add_argument('--size', type=program.ranges.DRAWN_SIDE, default=512)
     p.add_argument('--workers', type=program.ranges.THREADS)
     p.add_argument(
         '--only',

@@ -57,7 +57,7 @@ def advice(batch: int, accumulate: int, device: torch.device, peak: Callable[[in
         parts += 1
     return (
         f'{message}; --batch {batch // parts} --accumulate {parts * accumulate} fits and makes '
-        f'the same steps ({limit} is the most at a time); give another --out, too'
+        f'the same steps ({limit} is the most at a time)'
     )
 
 
