@@ -515,9 +515,10 @@ def _check(value: Any, kind: Any) -> None:
 
 def _can_be_path(text: str) -> bool:
     try:
-        return b'\0' not in os.fsencode(text)
+        name = os.fsencode(text)
     except UnicodeEncodeError:  # half a character
         return False
+    return b'\0' not in name and len(name) < 4096 and max(map(len, name.split(b'/'))) < 256
 
 
 def check_arguments(value: Any) -> None:

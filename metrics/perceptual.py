@@ -29,8 +29,8 @@ def lpips(path: str | Path, device: torch.device | str) -> Callable[[Tensor, Ten
 
     Raises MetricError without the package, the file, or the right kind of weights.
     """
-    package = _package()
     kind, weights = _backbone(path)
+    package = _package()
     with warnings.catch_warnings():
         # The package calls torchvision in the way of 2021.
         warnings.simplefilter('ignore')

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from storage import shown, some
+from errors import BadFile
+from storage import open_regular, shown, some
 
 from . import stream
 from .files import read_bytes
@@ -49,11 +50,11 @@ def of_file(path: str | os.PathLike[str]) -> list[File]:
     """The one file at a path, for weights; nothing if it cannot be read, which its reader tells."""
     digest = hashlib.blake2b(digest_size=8)
     try:
-        with open(path, 'rb') as file:
+        with open_regular(path) as file:
             while block := file.read(BLOCK):
                 digest.update(block)
             return [File('', file.tell(), digest.hexdigest())]
-    except OSError:
+    except (OSError, BadFile):
         return []
 
 

@@ -72,6 +72,7 @@ class Kind:
     read: Callable[[Path, Path], object]  # (that folder, file)
     head: int | None = None  # bytes at the beginning that are damaged; all of them
     checksums: bool = False  # of a checkpoint, made to fit the damaged file
+    bare: bool = False  # the reader leaves it to its callers to name an OSError or BadFile
 
 
 # ------------------------------------------------------------------------------------------------
@@ -252,10 +253,10 @@ KINDS = {
     'json': Kind('options.json', _options),
     'drawn': Kind('drawn/done.json', _drawn),
     'scan': Kind('scan.json', lambda _, file: scan_cache.load(file, 1)),
-    'tar': Kind('faces.tar', lambda _, file: shards.index(str(file)), 1024),
-    'png': Kind('face.png', _picture, 200),
-    'jpeg': Kind('face.jpg', _picture, 700),
-    'jph': Kind('face.jph', _picture, 300),
+    'tar': Kind('faces.tar', lambda _, file: shards.index(str(file)), 1024, bare=True),
+    'png': Kind('face.png', _picture, 200, bare=True),
+    'jpeg': Kind('face.jpg', _picture, 700, bare=True),
+    'jph': Kind('face.jph', _picture, 300, bare=True),
 }
 
 
@@ -352,7 +353,7 @@ def attempt(home: Path, kind: str, seed: int, number: int, explain: bool = False
         _fit_checksums(path)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return _outcome(lambda: k.read(home, path), explain)
+            return _outcome(lambda: k.read(home, path), k.bare, explain)
     finally:
         path.write_bytes(data)
         for other, content in kept.items():
@@ -367,7 +368,7 @@ def _fit_checksums(path: Path) -> None:
     sums.write_text(json.dumps(known))
 
 
-def _outcome(read: Callable[[], object], explain: bool) -> str:
+def _outcome(read: Callable[[], object], bare: bool, explain: bool) -> str:
     try:
         signal.alarm(SECONDS)
         with warnings.catch_warnings(record=True) as said:
@@ -375,7 +376,8 @@ def _outcome(read: Callable[[], object], explain: bool) -> str:
             read()
         return next((f'warning: {w.message}' for w in said if '\n' in str(w.message)), 'read')
     except (FacesError, BadFile, OSError) as error:
-        # The readers of single files leave it to their callers to name an OSError.
+        if not (isinstance(error, FacesError) or bare):
+            return f'{type(error).__name__} is not named: {str(error)[:200]!r}'
         text = str(error)
         fault = '\n' in text or len(text) > 1500 or 'weights_only' in text
         return f'message: {text[:300]!r}' if fault else 'refused'

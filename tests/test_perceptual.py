@@ -89,6 +89,7 @@ def test_wrong_weights_and_a_missing_package(package, tmp_path, monkeypatch):
     for name in 'net.pth', 'none.pth':
         with pytest.raises(MetricError, match=f'{name}: not the weights of'):
             perceptual.lpips(tmp_path / name, torch.device('cpu'))
+    torch.save({'features.10.weight': torch.zeros(1)}, tmp_path / 'alex.pth')
     monkeypatch.setitem(sys.modules, 'lpips', None)
     with pytest.raises(MetricError, match=r'pip install -e .\[lpips\]'):
-        perceptual.lpips(tmp_path / 'net.pth', torch.device('cpu'))
+        perceptual.lpips(tmp_path / 'alex.pth', torch.device('cpu'))

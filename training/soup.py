@@ -44,7 +44,8 @@ def save_candidate(
     folder = Path(run_dir, 'best')
     # The same moment may be there already: the run was killed after it and has come here again.
     for duplicate in folder.glob(f'{nimg:09d}_*'):
-        duplicate.unlink()
+        if not duplicate.is_dir():  # which is none of ours
+            duplicate.unlink()
 
     ranked = sorted([*((c.score, c.nimg) for c in candidates(run_dir)), (score, nimg)])
     if (score, nimg) not in ranked[-limit:]:
