@@ -44,9 +44,7 @@ READ_BY = 4  # threads that read and decode
 
 def parser() -> argparse.ArgumentParser:
     """Flags of infer.py."""
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=program.Formatter)
     p.add_argument(
         '--run',
         help='run directory: its final weights, or the newest average of one that is still going '
@@ -80,6 +78,12 @@ def parser() -> argparse.ArgumentParser:
         help="weights of torchvision's AlexNet or VGG16: with --gt, LPIPS too "
         '(pip install -e .[lpips])',
     )
+    _add_how(p)
+    return p
+
+
+def _add_how(p: argparse.ArgumentParser) -> None:
+    """Add how the network is applied."""
     p.add_argument(
         '--tta',
         action='store_true',
@@ -99,7 +103,6 @@ def parser() -> argparse.ArgumentParser:
         default='cuda' if torch.cuda.is_available() else 'cpu',
         help='default: %(default)s',
     )
-    return p
 
 
 class Loaded(NamedTuple):

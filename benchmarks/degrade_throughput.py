@@ -313,6 +313,12 @@ def parser() -> argparse.ArgumentParser:
         default=os.cpu_count(),
         help='threads of ours, processes of the baseline (default: all cores)',
     )
+    _add_data(p)
+    return p
+
+
+def _add_data(p: argparse.ArgumentParser) -> None:
+    """Add what is degraded, and where the figures go."""
     p.add_argument('--data', help=f'folder of HQ faces (default: {FACES} synthetic ones)')
     p.add_argument(
         '--seed', type=program.ranges.SEED, default=0, help='of the plans (default: %(default)s)'
@@ -320,7 +326,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         '--json', type=Path, help='also write the figures to this file, and a plot next to it'
     )
-    return p
 
 
 @program.entry

@@ -6,8 +6,8 @@ are imported, and wraps its main in `entry`.
 
 from . import surroundings
 from .entry import REFUSALS, STOPPED, entry
-from .ranges import Number, Several, Whole
+from .ranges import Formatter, Number, Several, Whole
 
 surroundings.mend()
 
-__all__ = ['REFUSALS', 'STOPPED', 'Number', 'Several', 'Whole', 'entry']
+__all__ = ['REFUSALS', 'STOPPED', 'Formatter', 'Number', 'Several', 'Whole', 'entry']

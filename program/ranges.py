@@ -75,6 +75,15 @@ class Several:
         return f'{self.each}, or several, comma-separated'
 
 
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help in which the lines of a description stay as they are, and numbers state their ranges."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.help and isinstance(action.type, (Whole, Number, Several)):
+            return f'{action.help}; {action.type}'
+        return action.help
+
+
 # What programs ask for again and again.
 BATCH = Whole(1, 65_536)
 SIDE = Whole(1, 16_384)  # pixels

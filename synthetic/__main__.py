@@ -39,13 +39,27 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog='python -m synthetic',
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=program.Formatter,
     )
-    p.add_argument('folder')
-    p.add_argument('--count', type=program.ranges.COUNT, default=72)
-    p.add_argument('--first-seed', type=program.ranges.SEED, default=0)
-    p.add_argument('--size', type=program.ranges.DRAWN_SIDE, default=512)
-    p.add_argument('--workers', type=program.ranges.THREADS)
+    p.add_argument('folder', help='what is drawn into')
+    p.add_argument(
+        '--count', type=program.ranges.COUNT, default=72, help='faces (default: %(default)s)'
+    )
+    p.add_argument(
+        '--first-seed',
+        type=program.ranges.SEED,
+        default=0,
+        help='seed of the first face; each next one is higher by 1 (default: %(default)s)',
+    )
+    p.add_argument(
+        '--size',
+        type=program.ranges.DRAWN_SIDE,
+        default=512,
+        help='side in pixels (default: %(default)s)',
+    )
+    p.add_argument(
+        '--workers', type=program.ranges.THREADS, help='processes (default: one per core)'
+    )
     p.add_argument(
         '--only',
         type=program.Several(program.ranges.NUMBER),

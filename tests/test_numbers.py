@@ -67,6 +67,14 @@ def test_a_number_outside_its_range_is_refused(path, verb, action, capsys):
         assert (flag or [action.dest])[0] in said and text.rpartition(',')[2][:40] in said
 
 
+@pytest.mark.parametrize('path', sorted({path for path, *_ in NUMBERS}))
+def test_the_help_states_the_ranges(path):
+    for verb, parser in programs.parsers(path).items():
+        said = ' '.join(parser.format_help().split())
+        ranged = [str(a.type) for p, v, a in NUMBERS if (p, v) == (path, verb)]
+        assert sorted({range_ for range_ in ranged if range_ not in said}) == []
+
+
 @pytest.mark.parametrize('path', ARGPARSE)
 def test_no_number_is_without_a_range(path):
     """Neither by its type nor by its default."""

@@ -1,5 +1,7 @@
 """What the command lines of tools and benchmarks have in common."""
 
+import program
+
 import argparse
 
 import degrade
@@ -7,9 +9,7 @@ import degrade
 
 def described(doc: str | None) -> argparse.ArgumentParser:
     """A parser whose --help begins with a docstring, its lines as they are."""
-    return argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return argparse.ArgumentParser(description=doc, formatter_class=program.Formatter)
 
 
 def names(text: str) -> list[str]:

@@ -72,16 +72,12 @@ class Experiment(NamedTuple):
 
 def parser() -> argparse.ArgumentParser:
     """Flags of experiments.py."""
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=program.Formatter)
     kinds = p.add_subparsers(
         dest='experiment', required=True, metavar='search | optimizers | priors'
     )
     for name, make in EXPERIMENTS.items():
-        k = kinds.add_parser(
-            name, description=make.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        k = kinds.add_parser(name, description=make.__doc__, formatter_class=program.Formatter)
         compare.add_flags(k, f'runs/{name}', seeds='0,1,2')
         preset = 'mfpsnet' if name == 'priors' else 'frsnet; mfpsnet if --prior is given'
         k.add_argument('--preset', help=f'what is trained (default: {preset})')

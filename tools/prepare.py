@@ -36,13 +36,16 @@ HQ = 'HQ faces: folder, list of files, glob, or .tar shards'
 
 def parser() -> argparse.ArgumentParser:
     """Flags of prepare.py, verb by verb."""
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=program.Formatter)
     verbs = p.add_subparsers(dest='verb', required=True)
 
     def verb(name: str, function: Verb, out: str | None = None) -> argparse.ArgumentParser:
-        v = verbs.add_parser(name, help=function.__doc__, description=function.__doc__)
+        v = verbs.add_parser(
+            name,
+            help=function.__doc__,
+            description=function.__doc__,
+            formatter_class=program.Formatter,
+        )
         v.set_defaults(function=function)
         if out:
             what = 'file or folder to write (default: %(default)s)'

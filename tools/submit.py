@@ -503,7 +503,7 @@ def parser() -> argparse.ArgumentParser:
         'handin': handin,
     }
     for name, function in functions.items():
-        v = verbs.add_parser(name, help=function.__doc__)
+        v = verbs.add_parser(name, help=function.__doc__, formatter_class=program.Formatter)
         v.set_defaults(function=function)
         _add_common(v)
         (_add_challenge if name == 'challenge' else _add_handin)(v)

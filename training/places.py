@@ -49,9 +49,9 @@ def alike(option: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     if option not in OPTIONS:
         return False
 
-    def seen(config: Mapping[str, Any]) -> Any:
-        from_run = functools.partial(os.path.relpath, start=config['out'])
-        return _moved({option: config.get(option)}, from_run)
+    def seen(of: Mapping[str, Any]) -> Any:
+        from_run = functools.partial(os.path.relpath, start=of['out'])
+        return _moved({option: of.get(option)}, from_run)
 
     return bool(seen(was) == seen(now))
 

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m faces.masks',
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=program.Formatter,
     )
     parser.add_argument('folder', help='annotations, or with --check masks')
     parser.add_argument('out', nargs='?', help='folder for the masks')
