@@ -9,6 +9,7 @@ from torch import nn
 
 import models
 from errors import RunError
+from storage import shown
 from training import outputs, run, schedule
 
 from . import flags, schema
@@ -140,6 +141,14 @@ def check_schedule(config: Config) -> None:
 def check_output(config: Config) -> None:
     """Raise RunError for a run directory that is, or lies in, what the run reads."""
     data, network = config.data, config.network
+    out = config.run.out or ''
+    try:
+        out.encode()
+    except UnicodeEncodeError:
+        raise RunError(
+            f'--out {shown(out)}: its name is no UTF-8, which TensorBoard cannot write: '
+            'give another one'
+        ) from None
     outputs.check_sources({'--out': config.run.out}, {'--data': data.data, '--val': data.val})
     if network.start:
         outputs.check_same({'--out': config.run.out}, {'--start': network.start})

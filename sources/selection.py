@@ -117,7 +117,7 @@ def _remedy(lq: Branch, gt: Branch, folders: bool, restore: bool) -> str:
     if restore:
         return f'give --input {sides[0]}, and --gt {sides[1]} to compare with'
     if layouts.pair(lq.above):
-        return f'give --data {above}, or {sides[1]} for its faces alone'
+        return f'give --data {above} to train on them, or {sides[1]} for its faces alone'
     return f'give {sides[1]} for faces; for pairs, a folder with one LQ/ and one GT/'
 
 

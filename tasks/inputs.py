@@ -74,9 +74,17 @@ def image_files(
         raise RunError(f'{flag} {shown(source)} does not exist')
     how: dict[str, Any] = dict(size=1, restore=True, convert=True, most=most, strict=strict)
     try:
-        return selection.scan(source, say=say, **how)
+        found = selection.scan(source, say=say, **how)
     except DataError as error:
-        raise RunError(f'{flag} {error}') from error
+        raise RunError(f'{flag} {_with_remedy(flag, str(error))}') from error
+    bad = [image._replace(reason=_with_remedy(flag, image.reason)) for image in found.bad]
+    return Manifest(found.images, bad)
+
+
+def _with_remedy(flag: str, reason: str) -> str:
+    """A reason, with the flag that helps where it is the bound of pixels."""
+    bound = 'million are read'
+    return reason.replace(bound, f'{bound} without --max-pixels') if flag == '--input' else reason
 
 
 def _names(source: str, flag: str, found: Manifest[Image]) -> list[str]:

@@ -137,7 +137,9 @@ class Parse:
                 if truth is not None:
                     _check_size(name, ids, truth)
                     confusion.update(ids, truth)
-        lines = [f'{count} masks written to {folder}, pictures to {folder}-colour']
+        lines = [
+            f'{count} masks written to {storage.shown(folder)}, pictures to {storage.shown(colour)}'
+        ]
         if confusion.counts.any():
             s = confusion.compute()
             lines.append(

@@ -183,7 +183,7 @@ class Restore:
                 count += 1
                 if truth is not None:
                     scores.append(_score(path, truth.to(how.device), name, metrics))
-        return [f'{count} images restored to {folder}', *_mean_scores(scores)]
+        return [f'{count} images restored to {storage.shown(folder)}', *_mean_scores(scores)]
 
 
 def _check_scale(config: Config, scale: float) -> None:

@@ -43,7 +43,7 @@ def _run(main: Callable[[list[str]], int], *argv) -> tuple[str, int]:
     return held.getvalue(), status
 
 
-def trained(folder: Path, tmp: Path, *more) -> Took:
+def trained(folder: Path, tmp: Path, *more: object) -> Took:
     """train.py, up to the moment when it knows its images."""
     said: list[str] = []
     argv = ['--preset', 'unet', '--data', folder, '--size', SIZE, '--val', tmp / 'val', *more]

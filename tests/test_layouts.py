@@ -11,6 +11,8 @@ from test_manifest import face, write
 from test_shards import pack
 from zoo import chunk, picture, png, rows
 
+import infer
+import tasks
 from errors import DataError
 from faces.masks import pairs as parsing
 from sources import layouts
@@ -172,7 +174,9 @@ FACES = {
     'copies': {f'{d}/{i}.png': face(SIZE, i) for d in ('train', 'test') for i in range(3)},
     'views': {f'{i}.{d}.png': face(SIZE, i) for d in ('front', 'left') for i in range(3)},
     'numbers': {f'a.{i}.png': face(SIZE + 8 * i, i) for i in range(4)},
-    'names': {f'Ann.{n}.png': face(SIZE + 8 * i, i) for i, n in enumerate(('Lee', 'Neumann', 'Wu'))},
+    'names': {
+        f'Ann.{n}.png': face(SIZE + 8 * i, i) for i, n in enumerate(('Lee', 'Neumann', 'Wu'))
+    },
     'two formats': {f'{i}.{s}': face(SIZE, i) for s in ('png', 'jpg') for i in range(2)},
     'one side': {f'input/{i}.png': face(SIZE, i) for i in range(3)},
     'high and low, other names': {
@@ -202,8 +206,6 @@ def test_masks_of_parts_are_to_be_converted(tmp_path):
 
 
 def test_truth_of_div2k_belongs_to_its_input(tmp_path, capsys):
-    import infer
-
     folder = write(
         tmp_path / 'in', files_of(USED['DIV2K'], lambda i: face(16, i), lambda i: face(64, i))
     )
@@ -230,8 +232,6 @@ def test_a_folder_comes_before_a_number(name, tmp_path, monkeypatch):
 
 
 def trained_config(data, val):
-    import tasks
-
     argv = ['--preset', 'unet', '--data', data, '--val', val, '--size', str(SIZE)]
     return tasks.configure(argv)
 

@@ -1,4 +1,4 @@
-"""One scanner for all programs: they take the same files, leave out the same, and say why alike."""
+"""One scanner for all programs: they take the same files and leave out the same, with a reason."""
 
 import os
 import struct
@@ -8,10 +8,12 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from scanners import PROGRAMS, SIZE, restored, trained
 from test_manifest import face, write
 from zoo import chunk, picture
 
+import infer
 from errors import BadFile, DataError
 from sources import files, listing, scan_cache
 from sources.manifest import scan
@@ -127,8 +129,6 @@ def test_what_decoding_changes_is_said_once(tmp_path):
 @pytest.mark.parametrize('name', ['deep.png', 'cmyk.jpg'])
 def test_infer_converts_what_nobody_trains_on(name, tmp_path):
     """16 bits and CMYK are refused as targets; restored, and said, where they are inputs."""
-    from PIL import Image
-
     path = tmp_path / 'in' / name
     path.parent.mkdir()
     if name == 'deep.png':
@@ -145,10 +145,8 @@ def test_infer_converts_what_nobody_trains_on(name, tmp_path):
 # Sizes.
 
 
-def test_a_flag_raises_the_bound(tmp_path):
+def test_a_flag_raises_the_bound(tmp_path, capsys):
     folder = write(tmp_path / 'in', {'a.png': face(SIZE), 'b.png': face(32)})
-    from test_train import infer
-
     (tmp_path / 'out').mkdir()
     restored(folder, tmp_path)
     argv = [
@@ -162,6 +160,7 @@ def test_a_flag_raises_the_bound(tmp_path):
     argv += ['--output', str(tmp_path / 'out')]
     assert infer.main([*argv, '--max-pixels', str(SIZE * SIZE - 1)]) == 1
     assert os.listdir(tmp_path / 'out') == ['b.png']
+    assert 'are read without --max-pixels' in capsys.readouterr().err
     assert infer.main([*argv, '--max-pixels', str(SIZE * SIZE)]) == 0
 
 
@@ -261,3 +260,9 @@ def test_a_damaged_cache_is_no_matter(tmp_path):
         assert scan_cache.load(path, 1) == {}
     os.mkfifo(tmp_path / 'pipe')
     assert scan_cache.load(tmp_path / 'pipe', 1) == {}
+
+
+def test_a_run_of_a_name_that_tensorboard_cannot_write(tmp_path):
+    out = tmp_path / os.fsdecode(b'caf\xe9')
+    took = trained(tmp_path / 'val', tmp_path, '--out', out)
+    assert took.status == 2 and 'no UTF-8, which TensorBoard cannot write' in took.said

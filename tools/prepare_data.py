@@ -63,14 +63,14 @@ def index(args: argparse.Namespace) -> None:
         print(f'{count:8,} {kind}')
     for bad in scanned.bad:
         print(f'     bad {storage.shown(bad.path)}: {bad.reason}')
-    bad = f'{len(scanned.bad):,} bad'
+    rest = f'{len(scanned.bad):,} bad'
     # Pairs and masks may be sound, and yet no faces.
     try:
         faces = selection.faces(scanned, args.data)
     except DataError as error:
-        print(f'{len(scanned):,} images, {bad}. Not to train on as faces: {error}')
+        print(f'{len(scanned):,} images, {rest}. Not to train on as faces: {error}')
     else:
-        print(f'{len(faces):,} images to train on at {args.size} px, {bad}')
+        print(f'{len(faces):,} images to train on at {args.size} px, {rest}')
 
 
 def split(args: argparse.Namespace) -> None:
@@ -79,9 +79,9 @@ def split(args: argparse.Namespace) -> None:
     train_size = args.train_size or 1
     if args.val_size + train_size > len(scanned):
         raise DataError(
-            f'--val-size {args.val_size:,} leaves less than {train_size:,} to train on of '
-            f'{manifest.count_of(len(scanned))} in {storage.shown(args.data)}: give smaller sizes, '
-            'or more images'
+            f'{storage.shown(args.data)} holds {manifest.count_of(len(scanned))}, of which '
+            f'--val-size {args.val_size:,} leaves less than {train_size:,} to train on: give '
+            'smaller sizes, or more images'
         )
 
     # What is validated on depends on the seed, never on how many are trained on.

@@ -80,7 +80,7 @@ def decode(data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             # Before memory is taken for so many pixels.
-            check_area(*picture.size, LARGEST)
+            check_area(picture.width, picture.height, LARGEST)
             mode, ids = picture.mode, np.array(picture)
     except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as e:
         raise BadFile(f'decoder refuses it ({e})') from None
