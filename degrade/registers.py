@@ -20,6 +20,8 @@ from errors import KernelError
 from . import kernels
 
 ARCHITECTURES = ('75', '80', '86', '89', '90', '100', '120')  # Turing to Blackwell
+# What cupy.RawModule adds to `kernels.OPTIONS`.
+CUPY_OPTIONS = ('-ftz=true', '--device-as-default-execution-space')
 
 
 class Usage(NamedTuple):
@@ -33,18 +35,20 @@ class Usage(NamedTuple):
     spilled: int  # bytes per thread
 
 
-def report(files: Sequence[str | Path] = kernels.FILES) -> Iterator[Usage]:
-    """Compile the files for every architecture, without a GPU, and yield what each kernel uses.
+def report(
+    files: Sequence[str | Path] = kernels.FILES, architectures: Sequence[str] = ARCHITECTURES
+) -> Iterator[Usage]:
+    """Compile the files for some architectures, without a GPU, and yield what each kernel uses.
 
     Raises KernelError with the compiler's log.
     """
     for file in files:
-        for architecture in ARCHITECTURES:
-            log = _compile(file, architecture)
-            compiled = re.findall(
+        for architecture in architectures:
+            _, log = compiled(file, architecture)
+            kernels_found = re.findall(
                 r"Compiling entry function '(\w+)'(.*?)(?=Compile time)", log, re.DOTALL
             )
-            for name, text in compiled:
+            for name, text in kernels_found:
                 yield Usage(
                     file=Path(file).name,
                     kernel=name,
@@ -55,18 +59,22 @@ def report(files: Sequence[str | Path] = kernels.FILES) -> Iterator[Usage]:
                 )
 
 
-def _compile(file: str | Path, architecture: str) -> str:
-    """Log of ptxas, which the compiler runs, for one file and architecture."""
+def compiled(file: str | Path, architecture: str) -> tuple[bytes, str]:
+    """Compile a file as CuPy does: (machine code, log of ptxas, which the compiler runs).
+
+    Raises KernelError with the compiler's log.
+    """
     from cupy.cuda import nvrtc
 
     program = nvrtc.createProgram(kernels.source(file), str(file), [], [])
-    options = [f'--gpu-architecture=sm_{architecture}', '--ptxas-options=-v', *kernels.OPTIONS]
+    options = [f'--gpu-architecture=sm_{architecture}', '--ptxas-options=-v']
     try:
-        nvrtc.compileProgram(program, options)
+        nvrtc.compileProgram(program, [*options, *kernels.OPTIONS, *CUPY_OPTIONS])
     except nvrtc.NVRTCError as e:
         log = nvrtc.getProgramLog(program)
         raise KernelError(f'{file} does not compile for sm_{architecture}:\n{log}') from e
-    return nvrtc.getProgramLog(program)
+    # CuPy takes the last byte for the end of a string; it belongs to the file and is always zero.
+    return bytes(nvrtc.getCUBIN(program)) + b'\0', nvrtc.getProgramLog(program)
 
 
 def _total(pattern: str, text: str) -> int:
