@@ -224,6 +224,7 @@ class CenterCrop:
         self._side = side
         self._scale = scale
         self.name = data.name
+        self.images = data.images
 
     def __len__(self) -> int:
         return len(self._data)

@@ -185,7 +185,6 @@ def test_another_validation_set_and_weights_alone(home, tmp_path, capsys):
         ('d', [], 'does not fit SRResNet: the file looks like a RRDBNet'),
         ('none', [], 'no such file or folder'),
         ('b', ['--device', 'gpu'], '--device gpu cannot be used'),
-        ('b', ['--alpha', '0,25'], '--alpha 0,25: shares of B from 0 to 1'),
         ('b', ['--val', 'nowhere'], 'nowhere'),
     ],
 )
