@@ -143,22 +143,27 @@ def sound(data: Buffer) -> None:
     checksum: damage that leaves the markers intact is accepted, since OpenCV and DALI decode it
     alike. A JPH was decoded when it was written and needs no decoding.
     """
-    data = memoryview(data).cast('B')
-    kind, header = _walk(data)
-    _check_area(header, LARGEST)
-    if kind == 'jph':
-        return
+    if check(data)[0] != 'jph':
+        decode_sound(data)
+
+
+def decode_sound(data: Buffer, most: int = LARGEST, convert: bool = False) -> np.ndarray:
+    """As `decode`, but only of what `sound` accepts. most, convert: as in `check`."""
+    kind, header = _walk(memoryview(data).cast('B'), convert)
+    _check_area(header, most)
     # The decoder alone would miss an over-long stream.
     if kind == 'png':
-        _inflate(data, header)
+        _inflate(memoryview(data).cast('B'), header)
 
     # A decoder may read a damaged header differently from `check`.
-    height, width, _ = decode(data).shape
+    rgb = decode(data)
+    height, width, _ = rgb.shape
     expected = _decoded_size(header)
     if (width, height) != expected:
         raise BadFile(
             f'decodes to {width}x{height}, but its header says {expected[0]}x{expected[1]}'
         )
+    return rgb
 
 
 def decode(data: Buffer) -> np.ndarray:

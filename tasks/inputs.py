@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,8 +124,12 @@ def check_complete(inputs: Inputs) -> None:
 
 def read(image: Image) -> Tensor:
     """[3, H, W] uint8 RGB of a picture. Raises BadFile with the reason."""
-    pixels = _read(image.path, lambda: files.decode(files.read_bytes(*image.where)))
+    pixels = _read(image.path, lambda: _decoded(image))
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _decoded(image: Image) -> np.ndarray:
+    return files.decode_sound(files.read_bytes(*image.where), files.MOST, convert=True)
 
 
 def _read(path: str, how: Callable[[], T]) -> T:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scanners import PROGRAMS, SIZE, restored, trained
 from test_manifest import face, write
-from zoo import chunk, picture
+from zoo import chunk, picture, zoo
 
 import infer
 from errors import BadFile, DataError
@@ -79,6 +79,18 @@ def test_what_is_left_out_is_named_with_one_reason(program, name, tmp_path):
     # A comparison without some of the pictures would mean something else.
     assert took.status == {'infer': 1, 'evaluate': 2}.get(program, 0)
     assert took.names in (None, set() if program == 'evaluate' else {'good', 'z'})
+
+
+@pytest.mark.parametrize('name', ['no_tables.jpg', 'short_stream.png', 'bad_filter.png'])
+def test_what_only_decoding_shows_has_the_reason_of_training(name, tmp_path):
+    data, reason = zoo(SIZE)[name]
+    folder = write(tmp_path / 'in', {'good.png': face(SIZE), 'z.png': face(SIZE, 1), name: data})
+    took = restored(folder, tmp_path)
+    assert took.status == 1 and took.names == {'good', 'z'}
+    assert name in took.said and reason in took.said
+    took = restored(write(tmp_path / 'alone', {name: data}), tmp_path / 'val')
+    assert took.status == 2 and name in took.said and reason in took.said
+    assert reason in trained(folder, tmp_path, '--verify').said
 
 
 def test_a_picture_of_another_name_is_a_picture(tmp_path):
