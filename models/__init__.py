@@ -119,8 +119,10 @@ def like(weights: Weights) -> nn.Module:
             net = _rebuilt(entry, variant)
             if net is not None:
                 return net
+    known = recognise(weights)
+    kind = f', of a {known}' if known else ''
     raise ValueError(
-        f'no network of ours has weights like these ({_some(weights)}): it restores with '
+        f'no network of ours restores with weights like these ({_some(weights)}{kind}): there are '
         f'{", ".join(NETWORKS | RENOVATORS)}'
     )
 

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 import models
-from errors import RunError
 from training import pictures
 from training.ema import EMA
 from training.log import Log, Progress

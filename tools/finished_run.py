@@ -69,7 +69,7 @@ class FinishedRun:
     @property
     def seconds(self) -> float:
         """Time that the run took."""
-        return max((value for _, value in log.numbers(self.rows, 'seconds')), default=0.0)
+        return max((v for _, v in log.numbers(self.rows, 'seconds') if v >= 0), default=0.0)
 
     @property
     def images(self) -> int:
