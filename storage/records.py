@@ -20,16 +20,17 @@ LARGEST = 8 << 20  # bytes; what is written here itself is far smaller
 DEEPEST = 64
 
 
-def read(path: FilePath, kind: type[T], remedy: str) -> T:
+def read(path: FilePath, kind: type[T], remedy: str, most: int = LARGEST) -> T:
     """The value in a JSON file, of a given type.
 
     kind: a type in annotations: dataclass, TypedDict, NamedTuple, dict[str, float], ...
     remedy: what to do about a wrong file, for the end of the message
+    most: bytes; a larger file is refused
     Raises FileNotFoundError or NotADirectoryError where there is none, and RunError for a file that
     cannot be read or holds something else.
     """
     try:
-        return parse(files.read(path, LARGEST), kind)
+        return parse(files.read(path, most), kind)
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:

@@ -12,6 +12,7 @@ and 2 GB. Prints how many were read, refused and failed; exit status 1 if any fa
 import argparse
 import contextlib
 import dataclasses
+import functools
 import gc
 import hashlib
 import io
@@ -48,13 +49,14 @@ import tasks
 import train
 from config import flags
 from dali_pipes import validation  # noqa: F401  what a run reads is imported before it is forked
-from errors import BadFile, FacesError
+from errors import BadFile, FacesError, RunError
 from faces import landmarks, prior_file
 from sources import files, jph, scan_cache, shards
 from tasks import guides, options
 from tools import finished_run, report_html
-from training import checkpoint, log, soup, watch
+from training import checkpoint, log, resume, soup, watch
 from training.ema import EMA
+from training.world import World
 
 UNCHANGED = -1  # number of the file itself, which must be read
 SECONDS, MEMORY = 10, 2 << 30  # that one mutation may take
@@ -160,8 +162,23 @@ def _infer_weights(_: Path, file: Path) -> None:
 
 
 def _begun(home: Path, _: Path) -> None:
-    # As a command that resumes the run takes threads and precision from it.
+    # As a command that resumes the run takes threads and precision from it, and compares the rest.
     flags.configure(flags_of(home))
+    _asked(home).resumes()
+
+
+def _known(home: Path, _: Path) -> None:
+    run = _asked(home)
+    other = dataclasses.replace(run, known=resume.Known(train=run.known.train[1:]))
+    with contextlib.suppress(RunError):  # the data is another
+        other.resumes()
+
+
+@functools.lru_cache(maxsize=1)
+def _asked(home: Path) -> resume.Run:
+    config = tasks.configure(flags_of(home))
+    images, sets = tasks.of(config).load(config, lambda _: None, lambda _: None)
+    return train.asked_for(config, World(torch.device('cpu')), images, sets)
 
 
 def _finished(home: Path, _: Path) -> None:
@@ -185,15 +202,11 @@ def _resume(home: Path, file: Path) -> None:
         train.load(newest, *_players(home), torch.device('cpu'))
 
 
-_PLAYERS: list[Any] = []
-
-
-def _players(home: Path) -> Any:
-    if not _PLAYERS:
-        config = tasks.configure(flags_of(home))
-        players = tasks.of(config).build(config, torch.device('cpu'))
-        _PLAYERS.extend([players, EMA(players.net, 800)])
-    return _PLAYERS
+@functools.lru_cache(maxsize=1)
+def _players(home: Path) -> tuple[Any, EMA]:
+    config = tasks.configure(flags_of(home))
+    players = tasks.of(config).build(config, torch.device('cpu'))
+    return players, EMA(players.net, 800)
 
 
 def _soup(home: Path, _: Path) -> None:
@@ -231,6 +244,7 @@ def _drawn(home: Path, _: Path) -> None:
 KINDS = {
     'config': Kind('run/config.json', _infer_run),
     'begun': Kind('run/config.json', _begun),
+    'known': Kind('run/data.json', _known),
     'log': Kind('run/log.jsonl', _finished),
     'result': Kind('run/result.json', _finished),
     'machine': Kind('run/machine.json', _finished),

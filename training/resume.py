@@ -16,7 +16,7 @@ import storage
 from errors import RunError
 from sources import identity
 from sources.identity import File
-from storage import records, shown
+from storage import printable, records, shown
 
 from . import checkpoint, places, run, soup
 
@@ -31,6 +31,7 @@ NOT_COMPARED = run.FREE | {
     'images_per_step',
     'fingerprint',
 }
+LARGEST = 1 << 30  # bytes of data.json, which names every file of a data set
 # What is left of a run that has got somewhere.
 REMAINS = ('checkpoints', 'best', 'weights.safetensors', 'result.json', 'log.jsonl')
 
@@ -158,7 +159,8 @@ class Run:
         was, now = places.located(self.out, {**self.defaults, **stored}), self.content()
         same = self.known.digest() == stored.get('fingerprint')
         differs = [
-            f'{option}: was {stored.get(option)!r}, now {self.options.get(option)!r}'
+            f'{printable(option, 40)}: was {records.excerpt(stored.get(option), 80)}, '
+            f'now {records.excerpt(self.options.get(option), 80)}'
             for option in sorted({*was, *self.options} - NOT_COMPARED)
             if was.get(option) != now.get(option)
             and not (same and option in places.OPTIONS)
@@ -194,7 +196,8 @@ class Run:
 
 
 def _changed(what: str, was: Any, now: Any) -> list[str]:
-    return [] if was == now else [f'{what}: was {was!r}, now {now!r}']
+    said = f'{what}: was {records.excerpt(was, 80)}, now {records.excerpt(now, 80)}'
+    return [] if was == now else [said]
 
 
 def _check_format(out: str, stored: Mapping[str, Any]) -> None:
@@ -220,7 +223,7 @@ def _remains(out: str) -> str:
 def _read_known(out: str) -> Known:
     path = Path(out, 'data.json')
     try:
-        return records.read(path, Known, 'restore it, or give another --out')
+        return records.read(path, Known, 'restore it, or give another --out', LARGEST)
     except FileNotFoundError:
         return Known()
 
