@@ -190,6 +190,12 @@ class Halves:
             self._other = self._make(self._images, self._recipe, start=nimg)
         return next(self._other)
 
+    def interrupt(self) -> None:
+        """End whatever wait there is, as a pipe does."""
+        self._pipe.interrupt()
+        if self._other is not None:
+            self._other.interrupt()
+
     def __enter__(self) -> 'Halves':
         return self
 
@@ -224,7 +230,11 @@ class CenterCrop:
         self._side = side
         self._scale = scale
         self.name = data.name
-        self.images = data.images
+
+    @property
+    def images(self) -> Any:
+        """What the set is made of."""
+        return self._data.images
 
     def __len__(self) -> int:
         return len(self._data)
