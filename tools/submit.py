@@ -45,7 +45,7 @@ from metrics.psnr import psnr
 from metrics.ssim import ssim
 from sources import files, layouts, listing
 from tools import arguments
-from training import checkpoint, outputs, run
+from training import checkpoint, outputs, places, run
 
 ROOT = Path(__file__).resolve().parents[1]
 ENTRY = (1980, 1, 1, 0, 0, 0)  # the same files make the same zip
@@ -410,7 +410,7 @@ def readme(
     args: argparse.Namespace, stored: Mapping[str, Any], names: Sequence[str], said: str
 ) -> str:
     """Text of Readme.txt. stored: config.json of the run; names: of the files in the zip"""
-    flags = ' '.join(_flags(stored))
+    flags = ' '.join(_flags(places.relative(stored)))
     weights = f'../checkpoint/{checkpoint.FINISHED}'
     lines = [
         f'Matriculation number: {args.matric}',

@@ -44,6 +44,12 @@ def located(run_dir: str | os.PathLike[str], stored: Mapping[str, Any]) -> dict[
     return _moved(stored, move) | {'out': now}
 
 
+def relative(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with paths as one would type them here: nobody's folders are given away."""
+    here = os.getcwd() + os.sep
+    return _moved(options, lambda path: path.removeprefix(here))
+
+
 def alike(option: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether an option of two absolute configurations is the same seen from their runs."""
     if option not in OPTIONS:
