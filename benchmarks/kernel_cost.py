@@ -35,6 +35,7 @@ from benchmarks.sass_machine import SECTOR, Machine, packed, segments_of
 from degrade import kernels, registers
 from degrade.draw import Draw
 from degrade.recipes import Recipe
+from tools import arguments
 
 RECIPES = 'ai6126_2024', 'ai6126_2024-usm', 'ai6126_2022'
 BATCH = 16  # images of a training step
@@ -255,15 +256,23 @@ def _bounds(found: Sequence[Cost]) -> str:
     return ''.join(f'{us:7.1f} us' for us in sums)
 
 
+def parser() -> argparse.ArgumentParser:
+    """Flags of kernel_cost.py."""
+    p = arguments.described(__doc__)
+    p.add_argument('recipes', nargs='*', help=f'recipes (default: {", ".join(RECIPES)})')
+    p.add_argument(
+        '--batch',
+        type=program.ranges.BATCH,
+        default=BATCH,
+        help='images of a batch (default: %(default)s)',
+    )
+    return p
+
+
 @program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table of every recipe -> exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('recipes', nargs='*', help=f'recipes (default: {", ".join(RECIPES)})')
-    parser.add_argument('--batch', type=int, default=BATCH, help='images of a batch')
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     for name in args.recipes or RECIPES:
         print(f'{name}: an image of {SIDE}x{SIDE} in batches of {args.batch}, sm_90')
         print('\n'.join(table(costs(named(name), args.batch))), flush=True)
