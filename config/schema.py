@@ -503,6 +503,8 @@ def meant(name: str, value: Any) -> Any:
 def _check(value: Any, kind: Any) -> None:
     """Raise BadFile for a value that is not of the type of an option."""
     records.convert(value, kind)
+    if value == []:
+        raise BadFile('an empty list says nothing')
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, str) and not _can_be_path(text):
             raise BadFile('a text that can name a file was expected')

@@ -34,6 +34,7 @@ _START = (
 _COLOUR = _box(b'colr', struct.pack('>BBBI', 1, 0, 0, 16))  # sRGB: ISO/IEC 15444-1, table I.10
 _HEADER = len(_START) + 4  # where the jp2h box begins
 _STREAM = _HEADER + 8 + 22 + len(_COLOUR)  # where the jp2c box begins
+_SIZE = _STREAM + 8 + 8  # where the SIZ marker of the codestream has the image's and tile's size
 
 
 def check(data: Buffer) -> tuple[int, int]:
@@ -53,6 +54,9 @@ def check(data: Buffer) -> tuple[int, int]:
 
     # The image header box is the first inside jp2h: two headers of 8 bytes precede its fields.
     height, width = struct.unpack_from('>II', data, _HEADER + 16)
+    # The decoder believes the stream, which `encode` writes as one tile of the same size.
+    if bytes(data[_SIZE : _SIZE + 24]) != struct.pack('>6I', width, height, 0, 0, width, height):
+        raise BadFile(f'its codestream is not of {width}x{height} pixels')
     return width, height
 
 

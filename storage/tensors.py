@@ -67,10 +67,7 @@ def parse(data: bytes) -> Weights:
         return _safetensors(data)
     content = unpickle(data)
     # Wrappers may be nested, in two levels at most.
-    for _ in range(2):
-        key = next((k for k in WRAPPERS if _wraps(content, k)), None)
-        content = content if key is None else content[key]
-    return checked(content, len(data))
+    return checked(_unwrapped(_unwrapped(content)), len(data))
 
 
 def checked(content: Any, size: int) -> Weights:
@@ -98,14 +95,24 @@ def metadata(path: FilePath) -> dict[str, str]:
         length = int.from_bytes(file.read(8), 'little')
         # A wrong length must not make memory be taken for it.
         header = file.read(length) if length <= MOST_HEADER else b''
-    if not header.startswith(b'{') or len(header) < length:
-        raise BadFile('not a safetensors file')
+        if not header.startswith(b'{') or len(header) < length:
+            file.seek(0)
+            _check_stranger(file.read(100))
+            raise BadFile('not a safetensors file')
     kept: dict[str, Any] = records.parse(header, dict[str, Any])
     return records.convert(kept.get('__metadata__', {}), dict[str, str])
 
 
-def _wraps(content: Any, key: str) -> bool:
-    return isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
+def _unwrapped(content: Any) -> Any:
+    """What lies under a name that weights are known to lie under, or under the one that has any."""
+    if not isinstance(content, Mapping):
+        return content
+    inner = {k: v for k, v in content.items() if isinstance(v, Mapping)}
+    known = next((k for k in WRAPPERS if k in inner), None)
+    if known is not None:
+        return inner[known]
+    full = [v for v in inner.values() if any(isinstance(x, (Tensor, _Array)) for x in v.values())]
+    return full[0] if len(full) == 1 else content
 
 
 def _check_tensor(name: str, tensor: Tensor, size: int) -> None:
@@ -175,13 +182,18 @@ def unpickle(data: bytes, map_location: torch.device | str = 'cpu') -> Any:
         raise BadFile(_refusal(error)) from None
 
 
-def _check_kind(data: bytes) -> None:
-    """Raise BadFile, with the reason, for what torch.save has not written."""
+def _check_stranger(data: bytes) -> None:
+    """Raise BadFile, with the reason, for what is often met under the name of weights."""
     if not data:
         raise BadFile('empty (0 bytes): download or copy it again')
     for pattern, reason in STRANGERS:
         if re.match(pattern, data.removeprefix(b'\xef\xbb\xbf')):
             raise BadFile(reason)
+
+
+def _check_kind(data: bytes) -> None:
+    """Raise BadFile, with the reason, for what torch.save has not written."""
+    _check_stranger(data)
     if data.startswith(b'PK'):
         _check_zip(data)
     elif not data.startswith(b'\x80'):

@@ -29,6 +29,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -237,6 +238,14 @@ def _picture(_: Path, file: Path) -> None:
     files.decode(data)
 
 
+def _stream(home: Path, file: Path) -> None:
+    """A codestream that is wrong though its checksum is right."""
+    data = bytearray(file.read_bytes())
+    data[jph._HEADER - 4 : jph._HEADER] = zlib.crc32(data[jph._HEADER :]).to_bytes(4, 'big')
+    file.write_bytes(data)
+    _picture(home, file)
+
+
 def _drawn(home: Path, _: Path) -> None:
     synthetic._is_complete(home / 'drawn', {'count': 1})
 
@@ -270,6 +279,7 @@ KINDS = {
     'tar': Kind('faces.tar', lambda _, file: shards.index(str(file)), 1024, bare=True),
     'png': Kind('face.png', _picture, 200, bare=True),
     'jpeg': Kind('face.jpg', _picture, 700, bare=True),
+    'stream': Kind('face.jph', _stream, 700, bare=True),
     'jph': Kind('face.jph', _picture, 300, bare=True),
 }
 

@@ -285,6 +285,7 @@ KNOWN = {
         'state_dict': under('generator.', {k: v + 1 for k, v in w.items()})
         | under('generator_ema.', w)
     },
+    'a name of its own': lambda w: {'my_net': w, 'optimizer': {'lr': 1e-3}, 'epoch': 3},
     'first ESRGAN': first_names,
     'first ESRGAN, parallel': lambda w: under('module.', first_names(w)),
     'ESRGAN of 2018': second_names,
