@@ -36,7 +36,7 @@ import dali_pipes
 import models
 import storage
 import tasks
-from config import flags, rules, schema
+from config import flags, presets, rules, schema
 from config.schema import Config
 from errors import Interrupted, ProcessError, RunError
 from storage import records
@@ -260,6 +260,13 @@ def load(path: Path, players: Players, ema: EMA, device: torch.device) -> TrainS
     return checkpoint.taken_over(path, take)
 
 
+def network_name(config: Config) -> str:
+    """The preset, and the network where it is another one than the preset's."""
+    network = config.network.network
+    own = presets.config(config.preset).network.network
+    return config.preset if network == own else f'{network} (preset {config.preset})'
+
+
 def headline(training: Training) -> str:
     """What is going to happen, in a line."""
     config, world = training.config, training.world
@@ -274,8 +281,8 @@ def headline(training: Training) -> str:
         feeding = f'feeding and training take turns on {torch.get_num_threads()} threads'
     resumed = f', resumed at {training.state.nimg:,} images' if training.resumed else ''
     return (
-        f'{training.out}: {config.preset}, {models.count(training.players.net):,} parameters, '
-        f'{degradation}, '
+        f'{training.out}: {network_name(config)}, '
+        f'{models.count(training.players.net):,} parameters, {degradation}, '
         f'{len(training.images):,} {sources.kind(training.images)}, {sets}, '
         f'{config.run.precision} on {world.device}{processes}, {config.data.pipe} pipe, '
         f'{feeding}{resumed}'

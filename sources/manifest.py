@@ -554,9 +554,9 @@ def _pair_fault(pair: Pair, scale: int, size: int | None) -> str:
     """What is wrong with the sizes of a pair, or ''."""
     lq, gt = pair
     if (gt.width, gt.height) != (scale * lq.width, scale * lq.height):
-        return f'not {scale} times as large, the scale of --recipe'
+        return f'pairs whose GT is not {scale} times as large, the scale of --recipe'
     if size and (gt.width, gt.height) != (size, size):
-        return f'not of the training size {size}, --size'
+        return f'pairs whose GT is not {size}x{size}, --size'
     return ''
 
 

@@ -196,9 +196,9 @@ def test_bad_pairs_are_named_and_left_out(home, tmp_path):
         'LQ/1.png',
         '1 without a LQ partner',
         'GT/0.png',
-        '1 not 4 times as large',
+        '1 pairs whose GT is not 4 times as large',
         '2.png is 48x48, its LQ 5x5',
-        '1 not of the training size 48',
+        '1 pairs whose GT is not 48x48',
         '3.png is 32x32',
         'left out',
     ):
@@ -350,8 +350,8 @@ GAN = ['--preset', 'realesrgan_gan', '--net', '{}', '--crop', '32']
     [
         ([*UNET, '--val', '{home}/4'], 'holds nothing but the images of --val'),
         ([*UNET, '--target-usm'], '--target-usm is for faces that are degraded while training'),
-        ([*UNET, '--size', '64'], 'not of the training size 64'),
-        ([*RENOVATION, '--recipe', 'face_renovation'], 'not 1 times as large'),
+        ([*UNET, '--size', '64'], 'whose GT is not 64x64'),
+        ([*RENOVATION, '--recipe', 'face_renovation'], 'whose GT is not 1 times as large'),
         (GAN, 'give --no-target-usm'),
     ],
 )
