@@ -343,7 +343,8 @@ def run_cuda(c: Canvas, p: Params, r: torch.Tensor) -> Canvas:
     """
     if (p.kind == DELTA).all():
         return c
-    return apply_cuda(c, kernels_cuda(p, r), r)
+    k, spans = _made(p, r)
+    return apply_cuda(c, k, r, spans)
 
 
 def kernels_cuda(p: Params, r: torch.Tensor) -> torch.Tensor:
@@ -351,6 +352,11 @@ def kernels_cuda(p: Params, r: torch.Tensor) -> torch.Tensor:
 
     Raises KernelError for more than 41.
     """
+    return _made(p, r)[0]
+
+
+def _made(p: Params, r: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Kernels, and spans of their taps that matter, as `apply_cuda` takes them."""
     most = int(p.taps.max())
     if most > MOST_TAPS:
         raise KernelError(
@@ -358,23 +364,28 @@ def kernels_cuda(p: Params, r: torch.Tensor) -> torch.Tensor:
             "choose fewer, or impl='torch'"
         )
     k = torch.empty(len(p.taps), most**2, device=r.device)
-    cuda.launch('blur.cu', 'make', (len(k),), (256,), r, k, np.int32(most**2))
-    return k
+    spans = torch.empty(len(p.taps), MOST_TAPS + 1, 2, dtype=torch.int16, device=r.device)
+    cuda.launch('blur.cu', 'make', (len(k),), (256,), r, k, np.int32(most**2), spans)
+    return k, spans
 
 
-def apply_cuda(c: Canvas, k: torch.Tensor, r: torch.Tensor) -> Canvas:
+def apply_cuda(
+    c: Canvas, k: torch.Tensor, r: torch.Tensor, spans: torch.Tensor | None = None
+) -> Canvas:
     """Correlate a batch with its kernels on the GPU.
 
-    k: [B, K * K] float32, K <= 41: taps x taps values of every sample, row by row; only the `taps`
-       values of the margin where r says that it is an isotropic Gaussian
+    k:     [B, K * K] float32, K <= 41: taps x taps values of every sample, row by row; only the
+           `taps` values of the margin where r says that it is an isotropic Gaussian
+    spans: [B, 42, 2] int16: first and number of the taps that matter, of every column; the last
+           holds their reach across and down. All taps matter if None.
     """
-    name = 'blur21' if k.shape[1] <= 21**2 else 'blur41'
+    name, rows = ('blur21', 64) if k.shape[1] <= 21**2 else ('blur41', 48)
     h, w = c.size.max(0)
     y = cuda.blank(c.pix)
     pix, is_bytes, *shape = cuda.canvas_of(c.pix)
-    grid = (cuda.tiles(w, 32), cuda.tiles(h, 32), 3 * len(k))
-    arguments = (pix, is_bytes, y, *shape, r, k, np.int32(k.shape[1]))
-    cuda.launch('blur.cu', name, grid, (32, 4), *arguments)
+    grid = (cuda.tiles(w, 64), cuda.tiles(h, rows), 3 * len(k))
+    arguments = (pix, is_bytes, y, *shape, r, k, np.int32(k.shape[1]), spans)
+    cuda.launch('blur.cu', name, grid, (64, rows // 16), *arguments)
     return c._replace(pix=y)
 
 

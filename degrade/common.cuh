@@ -5,20 +5,28 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
+// Pixels as floats in [0, 1]. Of 8-bit values the sum is v / 255, correctly rounded, for each of
+// them: a true division takes ten instructions, and many more where it is of 0.
+__device__ __forceinline__ float unit8(float v)
+{
+    return fmaf(v, 0x1.010102p-8f, v * -0x1.fdfdfep-33f);
+}
+__device__ __forceinline__ float value(u8 v) { return unit8(v); }
+__device__ __forceinline__ float value(float v) { return v; }
+
 // Value i of a canvas that holds floats or, before the first stage and after JPEG, 8-bit values.
 __device__ __forceinline__ float pixel(const void* x, bool bytes, size_t i)
 {
-    return bytes ? ((const u8*)x)[i] / 255.0f : ((const float*)x)[i];
+    return bytes ? value(((const u8*)x)[i]) : ((const float*)x)[i];
 }
 
 // Index i reflected into 0 .. n-1 without repeating the edge, however far out it lies.
 __device__ __forceinline__ int reflect(int i, int n)
 {
-    if (n == 1) return 0;
-    int period = 2 * (n - 1);
-    i = i < 0 ? -i : i;
-    if (i >= period) i %= period;
-    return i < n ? i : period - i;
+    const int period = max(2 * n - 2, 1);
+    i = abs(i);
+    if (i > period) i %= period;
+    return min(i, period - i);
 }
 
 __device__ __forceinline__ int clamp(int i, int low, int high)
@@ -34,23 +42,63 @@ __device__ __forceinline__ int level8(float v, float nudge)
     return clamp((int)rintf(__fadd_rn(__fmul_rn(v, 255.0f), nudge)), 0, 255);
 }
 
-// acc[r] += sum_u w[u] s[(u + r) step] for r = 0..7: eight neighbouring outputs of one filter,
-// which share their inputs and taps in registers. w has n taps and then 7 zeros.
-__device__ __forceinline__ void slide(float* acc, const float* w, const float* s, int n, int step)
+// Inputs of a filter: every STEP-th value, or the sums of two such lines.
+template <int STEP> struct Line
 {
-    float tap[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-    for (int j0 = 0; j0 < n + 7; j0 += 8)
+    const float* s;
+    __device__ __forceinline__ float operator[](int i) const { return s[i * STEP]; }
+    __device__ __forceinline__ void advance(int i) { s += i * STEP; }
+};
+template <int STEP> struct Pair
+{
+    const float *s, *t;
+    __device__ __forceinline__ float operator[](int i) const { return s[i * STEP] + t[i * STEP]; }
+    __device__ __forceinline__ void advance(int i) { s += i * STEP; t += i * STEP; }
+};
+
+// acc[r] += sum_u w[u] in[u + r] for r = 0..15: sixteen neighbouring outputs of one filter, which
+// share their inputs and taps in registers. There are n > 0 taps; of an odd number a zero follows.
+// One input more than n + 15 is read then.
+template <class Inputs> __device__ __forceinline__ void slide(
+    float* acc, const float* w, Inputs in, int n)
+{
+    // The inputs u .. u + 15 in a ring, so that none is ever moved.
+    float ring[16];
+    #pragma unroll
+    for (int r = 0; r < 15; r++) ring[r] = in[r];
+    for (;;)
     {
         #pragma unroll
-        for (int i = 0; i < 8; i++)
-            if (j0 + i < n + 7)
-            {
-                tap[i] = w[j0 + i];
-                float v = s[(j0 + i) * step];
-                #pragma unroll
-                for (int r = 0; r < 8; r++)
-                    acc[r] += tap[(i - r) & 7] * v;      // input j lies under tap j - r of output r
-            }
+        for (int u = 0; u < 16; u++)
+        {
+            ring[(u + 15) % 16] = in[u + 15];
+            #pragma unroll
+            for (int r = 0; r < 16; r++) acc[r] += w[u] * ring[(u + r) % 16];
+            if (u % 2 && n <= u + 1) return;
+        }
+        n -= 16;
+        w += 16;
+        in.advance(16);
+    }
+}
+
+// Part of one channel of an image [h, w], whose values lie STEP apart on a canvas of width W,
+// reflected at its borders: `rows` rows and `columns` columns, of which there are at most 32 CHUNKS,
+// from (top, left) on. Thread t of a block of WARPS warps.
+template <int CHUNKS, int WARPS, int STEP, class T> __device__ __forceinline__ void fill(
+    float* tile, int pitch, const T* image, int W, int h, int w, int top, int left, int rows,
+    int columns, int t)
+{
+    const int lane = t % 32;
+    int at[CHUNKS];
+    #pragma unroll
+    for (int c = 0; c < CHUNKS; c++) at[c] = STEP * reflect(left + lane + 32 * c, w);
+    for (int i = t / 32; i < rows; i += WARPS)
+    {
+        const T* line = image + (size_t)reflect(top + i, h) * W * STEP;
+        #pragma unroll
+        for (int c = 0; c < CHUNKS; c++)
+            if (lane + 32 * c < columns) tile[i * pitch + lane + 32 * c] = value(line[at[c]]);
     }
 }
 

@@ -1,76 +1,119 @@
 // USM sharpening, see usm.py: the Gaussian of 51 taps is separable, so two passes blur and two
-// soften the mask.
+// soften the mask. What lies between the passes are planes [B, 3, PH, PW], large enough for whole
+// tiles.
 
 struct Usm { int on, h, w; };
 const int TAPS = 51, R = 25;
 
-// Across: of x, or of the mask |x - blurred| > 10/255 where `blurred` is given. 64 x 16 pixels of
-// one channel by 128 threads, 8 pixels in a row each.
-extern "C" __global__ void __launch_bounds__(128) across(
-    const void* x, bool bytes, const float* blurred, float* y, int H, int W, const Usm* params,
-    const float* row)
+// The mask as 8-bit values: 1 where a residual has more than 10 grey levels.
+__device__ __forceinline__ u8 edge(float v, float blurred)
 {
-    const int SIDE = 64 + 2 * R, PITCH = SIDE + 1;
-    __shared__ float tile[16 * PITCH], taps[TAPS + 7];
-    const int b = blockIdx.z / 3, x0 = 64 * blockIdx.x, y0 = 16 * blockIdx.y, t = threadIdx.x;
+    return fabsf(v - blurred) * 255 > 10 ? 255 : 0;
+}
+
+// What a thread does with 16 pixels below each other, or those of them that there are. Neighbours
+// lie `step` values apart on a canvas and PW in a plane; acc are those of the Gaussian.
+template <class T> __device__ __forceinline__ void find_edges(
+    const T* x, float* blurred, u8* mask, const float* acc, int step, int PW, int count)
+{
+    #pragma unroll
+    for (int i = 0; i < 16; i++)
+    {
+        if (i == count) return;
+        blurred[i * PW] = acc[i];
+        mask[i * PW] = edge(value(x[i * step]), acc[i]);
+    }
+}
+template <class T> __device__ __forceinline__ void sharpen(
+    const T* x, const float* blurred, float* y, const float* acc, int step, int PW, int count)
+{
+    #pragma unroll
+    for (int i = 0; i < 16; i++)
+    {
+        if (i == count) return;
+        const float v = value(x[i * step]);
+        y[i * step] = v + acc[i] * (unit(v + 0.5f * (v - blurred[i * PW])) - v);
+    }
+}
+
+// Across: of x or, where it is given, of the mask. 128 x 16 pixels of one channel by 128 threads,
+// 16 pixels in a row each.
+extern "C" __global__ void __launch_bounds__(128) across(
+    const void* x, bool bytes, const u8* mask, float* rows, int H, int W, int PH, int PW,
+    const Usm* params, const float* row)
+{
+    // Lanes take different rows: an odd pitch keeps them in different banks.
+    const int SIDE = 128 + 2 * R + 1, PITCH = SIDE, CHUNKS = (SIDE + 31) / 32;
+    __shared__ float tile[16 * PITCH], taps[TAPS + 1];
+    const int b = blockIdx.z / 3, x0 = 128 * blockIdx.x, y0 = 16 * blockIdx.y, t = threadIdx.x;
     const Usm p = params[b];
     if (!p.on || x0 >= p.w || y0 >= p.h) return;
     const size_t image = (size_t)b * H * W * 3 + blockIdx.z % 3;
-    for (int i = t; i < 16 * SIDE; i += 128)
-    {
-        int sy = min(y0 + i / SIDE, p.h - 1), sx = reflect(x0 + i % SIDE - R, p.w);
-        size_t at = image + ((size_t)sy * W + sx) * 3;
-        float v = pixel(x, bytes, at);
-        const bool edge = blurred && fabsf(v - blurred[at]) * 255 > 10;
-        tile[i / SIDE * PITCH + i % SIDE] = !blurred ? v : edge ? 1.0f : 0.0f;
-    }
-    if (t < TAPS + 7) taps[t] = t < TAPS ? row[t] : 0.0f;
+    const size_t plane = (size_t)blockIdx.z * PH * PW;
+    const int left = x0 - R;
+    if (mask)
+        fill<CHUNKS, 4, 1>(tile, PITCH, mask + plane, PW, p.h, p.w, y0, left, 16, SIDE, t);
+    else if (bytes)
+        fill<CHUNKS, 4, 3>(tile, PITCH, (const u8*)x + image, W, p.h, p.w, y0, left, 16, SIDE, t);
+    else
+        fill<CHUNKS, 4, 3>(tile, PITCH, (const float*)x + image, W, p.h, p.w, y0, left, 16, SIDE, t);
+    if (t < TAPS + 1) taps[t] = t < TAPS ? row[t] : 0.0f;
     __syncthreads();
 
-    float acc[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-    slide(acc, taps, tile + t % 16 * PITCH + t / 16 * 8, TAPS, 1);
-    const int py = y0 + t % 16, px = x0 + t / 16 * 8;
-    for (int i = 0; i < 8; i++)
-        if (py < p.h && px + i < p.w)
-            y[image + ((size_t)py * W + px + i) * 3] = acc[i];
+    float acc[16] = {0};
+    const int i = t % 16, j = t / 16 * 16;
+    slide(acc, taps, Line<1>{tile + i * PITCH + j}, TAPS);
+    __syncthreads();
+
+    // In rows again, so that lanes write what lies side by side.
+    for (int o = 0; o < 16; o++) tile[i * PITCH + j + o] = acc[o];
+    __syncthreads();
+    float* to = rows + plane + (size_t)y0 * PW + x0 + t;
+    for (int o = 0; o < 16; o++) to[(size_t)o * PW] = tile[o * PITCH + t];
 }
 
-// Down. Without `x` y is the blurred picture; else `rows` is the mask, and y the sharpened x. 32 x
-// 64 pixels of one channel by (32, 8) threads.
-extern "C" __global__ void __launch_bounds__(256) down(
-    const float* rows, const void* x, bool bytes, const float* blurred, float* y, int H, int W,
-    const Usm* params, const float* row)
+// Down. Where y is not given, the rows are the picture's: `blurred` and the mask are made; else
+// they are the mask's, and y is the sharpened x. 64 x 128 pixels of one channel by (64, 8) threads,
+// 16 pixels below each other each.
+extern "C" __global__ void __launch_bounds__(512) down(
+    const float* rows, const void* x, bool bytes, float* blurred, u8* mask, float* y, int H, int W,
+    int PH, int PW, const Usm* params, const float* row)
 {
-    const int SIDE = 64 + 2 * R;
-    __shared__ float tile[SIDE * 33], taps[TAPS + 7];
-    const int b = blockIdx.z / 3, x0 = 32 * blockIdx.x, y0 = 64 * blockIdx.y;
-    const int t = 32 * threadIdx.y + threadIdx.x;
+    const int SIDE = 128 + 2 * R + 1;
+    __shared__ float tile[SIDE * 64], taps[TAPS + 1];
+    const int b = blockIdx.z / 3, x0 = 64 * blockIdx.x, y0 = 128 * blockIdx.y;
+    const int t = 64 * threadIdx.y + threadIdx.x, px = x0 + threadIdx.x, py = y0 + 16 * threadIdx.y;
     const Usm p = params[b];
-    if ((!p.on && !x) || x0 >= p.w || y0 >= p.h) return;
-    const size_t image = (size_t)b * H * W * 3 + blockIdx.z % 3;
-    const int px = x0 + threadIdx.x, py = y0 + 8 * threadIdx.y;
-    float acc[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    if ((!p.on && !y) || x0 >= p.w || y0 >= p.h) return;
+    const size_t plane = (size_t)blockIdx.z * PH * PW;
+    float acc[16] = {0};
     if (p.on)
     {
-        for (int i = t; i < SIDE * 32; i += 256)
-        {
-            const size_t line = (size_t)reflect(y0 + i / 32 - R, p.h) * W;
-            tile[i / 32 * 33 + i % 32] = rows[image + (line + min(x0 + i % 32, p.w - 1)) * 3];
-        }
-        if (t < TAPS + 7) taps[t] = t < TAPS ? row[t] : 0.0f;
+        // A warp copies a row, a lane two values.
+        const float2* from = (const float2*)(rows + plane + x0) + t % 32;
+        for (int i = t / 32; i < SIDE; i += 16)
+            ((float2*)tile)[t + 32 * (i - t / 32)] = from[reflect(y0 + i - R, p.h) * (PW / 2)];
+        if (t < TAPS + 1) taps[t] = t < TAPS ? row[t] : 0.0f;
         __syncthreads();
-        slide(acc, taps, tile + 8 * threadIdx.y * 33 + threadIdx.x, TAPS, 33);
+        slide(acc, taps, Line<64>{tile + 16 * threadIdx.y * 64 + threadIdx.x}, TAPS);
     }
-    for (int i = 0; i < 8; i++)
-        if (px < p.w && py + i < p.h)
-        {
-            size_t at = image + ((size_t)(py + i) * W + px) * 3;
-            if (x)
-            {
-                float v = pixel(x, bytes, at);
-                y[at] = p.on ? v + acc[i] * (unit(v + 0.5f * (v - blurred[at])) - v) : v;
-            }
-            else
-                y[at] = acc[i];
-        }
+    if (px >= p.w || py >= p.h) return;
+
+    const int count = min(p.h - py, 16), step = 3 * W;
+    const size_t at = (((size_t)b * H + py) * W + px) * 3 + blockIdx.z % 3;
+    const size_t in_plane = plane + (size_t)py * PW + px;
+    const u8* levels = (const u8*)x + at;
+    const float* floats = (const float*)x + at;
+    blurred += in_plane;
+    if (!p.on)
+        for (int i = 0; i < count; i++)
+            y[at + i * step] = bytes ? value(levels[i * step]) : floats[i * step];
+    else if (y && bytes)
+        sharpen(levels, blurred, y + at, acc, step, PW, count);
+    else if (y)
+        sharpen(floats, blurred, y + at, acc, step, PW, count);
+    else if (bytes)
+        find_edges(levels, blurred, mask + in_plane, acc, step, PW, count);
+    else
+        find_edges(floats, blurred, mask + in_plane, acc, step, PW, count);
 }

@@ -140,18 +140,23 @@ def run_cuda(c: Canvas, p: Params, r: torch.Tensor) -> Canvas:
         return c
     h, w = c.size.max(0)
     pix, is_bytes, *shape = cuda.canvas_of(c.pix)
-    common: tuple[cuda.Argument, ...] = (*shape, r, _row_on(pix.device))
-    across = (cuda.tiles(w, 64), cuda.tiles(h, 16), 3 * len(pix)), (128,)
-    down = (cuda.tiles(w, 32), cuda.tiles(h, 64), 3 * len(pix)), (32, 8)
-    rows, blurred, y = (cuda.blank(pix) for _ in range(3))
+    y = cuda.blank(pix)
 
-    # The picture, blurred across and down.
+    # What lies between the passes: planes of whole tiles, the same for picture and mask.
+    planes = len(pix), 3, 16 * cuda.tiles(h, 16), 128 * cuda.tiles(w, 128)
+    rows, blurred = (torch.empty(planes, device=pix.device) for _ in range(2))
+    mask = torch.empty(planes, dtype=torch.uint8, device=pix.device)
+    common = (*shape, np.int32(planes[2]), np.int32(planes[3]), r, _row_on(pix.device))
+    across = (cuda.tiles(w, 128), cuda.tiles(h, 16), 3 * len(pix)), (128,)
+    down = (cuda.tiles(w, 64), cuda.tiles(h, 128), 3 * len(pix)), (64, 8)
+
+    # The picture, blurred across and down, and the mask of its residuals.
     cuda.launch('usm.cu', 'across', *across, pix, is_bytes, None, rows, *common)
-    cuda.launch('usm.cu', 'down', *down, rows, None, is_bytes, None, blurred, *common)
+    cuda.launch('usm.cu', 'down', *down, rows, pix, is_bytes, blurred, mask, None, *common)
 
-    # Its mask, softened in the same way; the second pass also sharpens.
-    cuda.launch('usm.cu', 'across', *across, pix, is_bytes, blurred, rows, *common)
-    cuda.launch('usm.cu', 'down', *down, rows, pix, is_bytes, blurred, y, *common)
+    # The mask, softened in the same way; the second pass also sharpens.
+    cuda.launch('usm.cu', 'across', *across, pix, is_bytes, mask, rows, *common)
+    cuda.launch('usm.cu', 'down', *down, rows, pix, is_bytes, blurred, mask, y, *common)
     return c._replace(pix=y)
 
 

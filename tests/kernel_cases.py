@@ -185,6 +185,27 @@ def cases():
             rng,
         ),
     )
+    # More than one tile in each direction, and kernels far smaller than their frames.
+    yield Case(
+        'blur tiles',
+        blur,
+        pictures([(70, 131), (130, 66), (67, 65), (65, 129)], True),
+        blur.Params(
+            np.array([blur.ISO, blur.ANISO, blur.GEN_ISO, blur.SINC]),
+            np.array([21, 19, 17, 5]),
+            np.array([0.4, 2.5, 0.3, 1.0]),
+            np.array([0.4, 0.3, 0.3, 1.0]),
+            np.array([0, 0.7, 0, 0]),
+            np.array([1.0, 1, 0.5, 1]),
+            np.full(4, 1.2),
+        ),
+    )
+    yield Case(
+        'usm tiles',
+        usm,
+        pictures([(131, 70), (28, 141)], False),
+        usm.Params(np.array([True, True])),
+    )
     yield Case('blur one', blur, pictures([(23, 37)], False), _blur([21], [blur.ANISO], rng))
     yield Case(
         'blur motion',

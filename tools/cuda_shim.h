@@ -19,6 +19,7 @@ static void __sanitizer_finish_switch_fiber(void*, const void**, size_t*) {}
 #define __launch_bounds__(threads)
 #define __shared__ static        // one block runs at a time
 
+struct float2 { float x, y; };
 struct dim3 { int x, y, z; };
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
 
