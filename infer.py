@@ -132,7 +132,7 @@ def load(args: argparse.Namespace) -> Loaded:
         read = checkpoint.load_weights(net, path)
     else:
         path = home = Path(args.run or run.newest())
-        if not (home / 'config.json').is_file():
+        if not (home / 'config.json').exists():
             raise RunError(f'--run {home} is no run directory: it has no config.json')
         config = tasks.of_run(str(home))
         task = tasks.of(config)

@@ -5,14 +5,18 @@ import functools
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from errors import FacesError
 
 from . import surroundings
 
+PLAIN = warnings.formatwarning
+ROOT = Path(__file__).resolve().parents[1]
+OURS = {ROOT, *(file.parent for file in ROOT.glob('*/__init__.py'))}
 STOPPED = 128 + signal.SIGINT  # as a shell has it for a Ctrl-C
 # Of a disk or a right that is missing: nothing that a program could have known before.
 REFUSALS = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM
@@ -34,6 +38,7 @@ def entry(main: Callable[[Sequence[str] | None], int]) -> Main:
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         surroundings.mend_streams()
+        warnings.formatwarning = functools.partial(_formatted, main)
         try:
             status = main(argv)
             sys.stdout.flush()
@@ -51,6 +56,19 @@ def entry(main: Callable[[Sequence[str] | None], int]) -> Main:
             return _refused(main, error)
 
     return run
+
+
+def _formatted(
+    main: Callable[..., int],
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    *place: Any,
+) -> str:
+    """A warning of ours as one line for the user; one of a library with its place in the code."""
+    if Path(filename).parent in OURS:
+        return f'{name(main)}: {message}\n'
+    return PLAIN(message, category, filename, *place)
 
 
 def _say(main: Callable[..., int], text: str) -> None:

@@ -81,7 +81,9 @@ def _name_entry(content: Any, kind: Any) -> None:
         try:
             convert(value, of_values)
         except BadFile as error:
-            separator = '.' if isinstance(value, dict) else f' is {excerpt(value)}: '
+            # Where a field inside is wrong, it is what is named.
+            bare = str(error).startswith(('expected', 'object '))
+            separator = f' is {excerpt(value)}: ' if bare else '.'
             raise BadFile(f'{printable(key, 60)}{separator}{error}') from None
 
 
