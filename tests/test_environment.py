@@ -281,7 +281,11 @@ def test_exit_statuses(what, status, said, script):
 )
 def test_signals_end_a_program_without_a_word(number, status, script):
     process = subprocess.Popen(
-        [sys.executable, 'script.py', 'wait'], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, 'script.py', 'wait'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell's background job, as these tests may be, ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not Path('waiting').exists():
         time.sleep(0.01)

@@ -40,28 +40,28 @@ from torch import Tensor, nn
 from .entry import Entry
 
 
-class Visitor(nn.Module):
+class Guest0(nn.Module):
     """One convolution and a pixel shuffle (Nobody et al., 2026)."""
 
     scale = 4
 
     def __init__(self, width: int = 48) -> None:
         super().__init__()
-        self.visitor = nn.Conv2d(3, width, 3, padding=1)
+        self.guest0 = nn.Conv2d(3, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, h, w] in [0, 1] -> [B, 3, 4 h, 4 w]"""
-        return nn.functional.pixel_shuffle(self.visitor(x), 4)
+        return nn.functional.pixel_shuffle(self.guest0(x), 4)
 
 
-ENTRY = Entry('visitor', Visitor, 'restorer', mark='visitor.weight', rebuild=lambda weights: Visitor())
+ENTRY = Entry('guest0', Guest0, 'restorer', mark='guest0.weight', rebuild=lambda weights: Guest0())
 '''
 LOSS = '''"""The largest error."""
 
 from torch import Tensor
 
 
-def visitor(output: Tensor, target: Tensor) -> Tensor:
+def guest0(output: Tensor, target: Tensor) -> Tensor:
     """Mean over the batch of the largest error of each image."""
     return (output - target).abs().flatten(1).amax(1).mean()
 '''
@@ -98,40 +98,40 @@ def run(guest, code):
 
 
 def test_a_network_is_a_file_and_an_import(guest):
-    (guest / 'models/visitor.py').write_text(NETWORK)
-    insert_import(guest / 'models/__init__.py', 'from .visitor import ENTRY as _VISITOR, Visitor')
+    (guest / 'models/guest0.py').write_text(NETWORK)
+    insert_import(guest / 'models/__init__.py', 'from .guest0 import ENTRY as _GUEST0, Guest0')
     said = run(
         guest,
         'import sys, torch, models, tasks\n'
-        'argv = ["--network", "visitor", "--net", \'{"width": 48}\', "--device", "cpu", "--out", "x"]\n'
+        'argv = ["--network", "guest0", "--net", \'{"width": 48}\', "--device", "cpu", "--out", "x"]\n'
         'config = tasks.configure(argv)\n'
         'net = tasks.network(config)\n'
         'assert net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)\n'
         'weights = net.state_dict()\n'
-        'assert type(models.like(weights)).__name__ == "Visitor" == models.recognise(weights)\n'
+        'assert type(models.like(weights)).__name__ == "Guest0" == models.recognise(weights)\n'
         'print(models.count(net))\n',
     )
     assert said.split()[-1] == str(48 * 27 + 48)
 
 
 def test_a_loss_is_a_file_and_an_import(guest):
-    (guest / 'losses/visitor.py').write_text(LOSS)
-    insert_import(guest / 'losses/__init__.py', 'from .visitor import visitor')
+    (guest / 'losses/guest0.py').write_text(LOSS)
+    insert_import(guest / 'losses/__init__.py', 'from .guest0 import guest0')
     run(
         guest,
         'import tasks\n'
-        'config = tasks.configure(["--loss", "visitor", "--device", "cpu", "--out", "x"])\n'
-        'assert config.loss.loss == "visitor"\n',
+        'config = tasks.configure(["--loss", "guest0", "--device", "cpu", "--out", "x"])\n'
+        'assert config.loss.loss == "guest0"\n',
     )
 
 
 def test_an_operation_is_a_file(guest):
-    shutil.copy(guest / 'degrade/quantize.py', guest / 'degrade/visitor.py')
+    shutil.copy(guest / 'degrade/quantize.py', guest / 'degrade/guest0.py')
     run(
         guest,
         'import numpy, torch, degrade\n'
-        'from degrade import visitor\n'
-        'mine = degrade.Recipe("mine", (degrade.Stage("visitor", visitor, 0.5),), scale=1)\n'
+        'from degrade import guest0\n'
+        'mine = degrade.Recipe("mine", (degrade.Stage("guest0", guest0, 0.5),), scale=1)\n'
         'params = degrade.sample(mine, degrade.Draw(0, numpy.arange(8)), (16, 16))\n'
         'x = torch.rand(8, 3, 16, 16)\n'
         'y = degrade.degrade(x, mine, params)\n'

@@ -414,9 +414,10 @@ def test_bfloat16_stays_bfloat16(name):
     SwinIR's stream has the type that its first normalisation returns.
     """
     net, kinds = make(name), set()
-    for module in net.modules():
-        if isinstance(module, (torch.nn.Sequential, torch.nn.Conv2d)):
-            module.register_forward_hook(lambda module, args, out: kinds.add(out.dtype))
+    modules = list(net.modules())
+    streams = [m for m in modules if isinstance(m, torch.nn.Sequential)]
+    for module in streams or [m for m in modules if isinstance(m, torch.nn.Conv2d)]:
+        module.register_forward_hook(lambda module, args, out: kinds.add(out.dtype))
     with torch.autocast('cpu', torch.bfloat16):
         net(torch.rand(1, 3, 8, 8))
     assert kinds == {torch.bfloat16}

@@ -282,7 +282,8 @@ def test_replay_is_what_the_run_saw(hq, tmp_path, capsys):
 
 
 def test_samples_of_other_tasks_are_not_replayed(tmp_path, capsys):
-    (tmp_path / 'config.json').write_text(json.dumps(dict(task='parse', preset='parse_unet')))
+    options = dict(task='parse', preset='parse_unet', network='parse_unet', loss='ce')
+    (tmp_path / 'config.json').write_text(json.dumps(options))
     assert run('replay', tmp_path, 3) == 2 and 'of restorers only' in capsys.readouterr().err
 
 

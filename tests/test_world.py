@@ -291,7 +291,8 @@ def test_a_row_of_the_log_is_the_mean_of_its_steps():
 
 
 def hints(rows, wait=0.0, skipped=0):
-    return watch.hints(rows, wait, skipped, PSNR)
+    numbered = [{'nimg': i} | row for i, row in enumerate(rows)]
+    return watch.hints(numbered, wait, skipped, PSNR)
 
 
 def test_hints():
