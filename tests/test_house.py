@@ -103,8 +103,8 @@ def test_a_network_is_a_file_and_an_import(guest):
     said = run(
         guest,
         'import sys, torch, models, tasks\n'
-        'argv = ["--network", "guest0", "--net", \'{"width": 48}\', "--device", "cpu", "--out", "x"]\n'
-        'config = tasks.configure(argv)\n'
+        'argv = ["--network", "guest0", "--net", \'{"width": 48}\', "--device", "cpu"]\n'
+        'config = tasks.configure([*argv, "--out", "x"])\n'
         'net = tasks.network(config)\n'
         'assert net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)\n'
         'weights = net.state_dict()\n'
