@@ -41,7 +41,8 @@ RECIPES = 'ai6126_2024', 'ai6126_2024-usm', 'ai6126_2022'
 BATCH = 16  # images of a training step
 BATCHES = 4  # that the figures are means of
 SIDE = 512  # of a face
-THREADS = 1 << 13  # executed of each launch, at most
+WHOLE = 1 << 16  # threads up to which a whole launch is executed
+THREADS = 1 << 13  # executed of a larger launch
 
 
 class Gpu(NamedTuple):
@@ -96,7 +97,9 @@ class Counter:
         """Execute some blocks of a launch, or all where there are few, and count for all."""
         grid = tuple(int(n) for n in grid)
         total, threads = int(np.prod(grid)), int(np.prod(block))
-        blocks = _chosen(total, max(THREADS // threads, 1))
+        # Tables, which later launches need whole, are made by few threads.
+        few = total * threads <= WHOLE
+        blocks = np.arange(total) if few else _chosen(total, max(THREADS // threads, 1))
         kernel, segments = kernels_of(file)[name], segments_of(args)
         done = Machine(kernel, grid, block, blocks, packed(args), segments).run()
         each = total / len(blocks) / self.batch

@@ -33,6 +33,7 @@ LOCAL = 4096  # bytes of a thread's own memory
 RUNNING, MEETING, BARRIER, ENDED = range(4)
 SECTOR = 32  # bytes that memory is read and written by
 NEVER = 1 << 60
+LONGEST = 10_000  # turns of a loop, for every thread, after which it is taken for endless
 
 
 class Segment(NamedTuple):
@@ -97,6 +98,7 @@ class Machine:
         self.segments = sorted([s for s in (*segments, tables) if len(s.data)])
         self.bases = np.array([s.base for s in self.segments], U64)
         self.counts: dict[int, int] = defaultdict(int)
+        self.most = LONGEST * count  # of one instruction
         self.sectors = 0
         self.touched: list[np.ndarray] = []  # sectors and blocks, of every access
         self.group: Any = slice(None)  # threads that execute the present instruction
@@ -298,6 +300,7 @@ class Machine:
         while True:
             instruction = code[pc]
             self.counts[pc] += warps
+            assert self.counts[pc] < self.most, f'{self.kernel.name} does not end'
             self.mask = None
             if instruction.guard and instruction.guard.place != 7:
                 self.mask = self.predicate(instruction.guard)

@@ -35,11 +35,13 @@ __device__ __forceinline__ int clamp(int i, int low, int high)
 }
 __device__ __forceinline__ float unit(float v) { return fminf(fmaxf(v, 0.0f), 1.0f); }
 
-// 8-bit level of a float in [0, 1], half to even. Products and sums are kept apart here as torch
-// and NumPy have them: an FMA would settle other ties.
+// 8-bit level of a float, clamped, half to even. Products and sums are kept apart here as torch and
+// NumPy have them: an FMA would settle other ties. The sum with 1.5 * 2^23 has no bits for fractions
+// and ends in the level; a conversion would take as long as four sums.
 __device__ __forceinline__ int level8(float v, float nudge)
 {
-    return clamp((int)rintf(__fadd_rn(__fmul_rn(v, 255.0f), nudge)), 0, 255);
+    const float scaled = __fadd_rn(__fmul_rn(unit(v), 255.0f), nudge);
+    return __float_as_int(__fadd_rn(scaled, 12582912.0f)) & 255;
 }
 
 // Inputs of a filter: every STEP-th value, or the sums of two such lines.

@@ -22,46 +22,66 @@ __device__ __forceinline__ int step(int quality, int chroma, int k)
 
 __device__ __forceinline__ int descale(int v, int n) { return (v + (1 << (n - 1))) >> n; }
 
-// out = M in, or M^T in: libjpeg's DCT as a matrix with 13 fractional bits. The loops unroll, so
-// every entry is a constant.
-__device__ __forceinline__ void dct(int* out, const int* in, bool back)
+// libjpeg's DCT as a matrix with 13 fractional bits, see jpeg.py. Row 8 - k is the mirror image of
+// row k, or its negative: sums and differences of opposite values save half of the products.
+const int A = 8192, B = 10703, B6 = 10704, C = 4433;
+__device__ const int ODD[4][4] = {               // rows 1, 3, 5, 7
+    {11363, 9633, 6437, 2260}, {9633, -2259, -11362, -6436}, {6437, -11362, 2261, 9633},
+    {2260, -6436, 9633, -11363}};
+
+// v = M v
+__device__ __forceinline__ void dct(int* v)
 {
-    const int M[8][8] = {
-        {8192, 8192, 8192, 8192, 8192, 8192, 8192, 8192},
-        {11363, 9633, 6437, 2260, -2260, -6437, -9633, -11363},
-        {10703, 4433, -4433, -10703, -10703, -4433, 4433, 10703},
-        {9633, -2259, -11362, -6436, 6436, 11362, 2259, -9633},
-        {8192, -8192, -8192, 8192, 8192, -8192, -8192, 8192},
-        {6437, -11362, 2261, 9633, -9633, -2261, 11362, -6437},
-        {4433, -10704, 10704, -4433, -4433, 10704, -10704, 4433},
-        {2260, -6436, 9633, -11363, 11363, -9633, 6436, -2260}};
+    int sum[4], difference[4];
     #pragma unroll
-    for (int i = 0; i < 8; i++)
+    for (int j = 0; j < 4; j++)
     {
-        out[i] = 0;
+        sum[j] = v[j] + v[7 - j];
+        difference[j] = v[j] - v[7 - j];
+    }
+    v[0] = A * (sum[0] + sum[3] + (sum[1] + sum[2]));
+    v[4] = A * (sum[0] + sum[3] - (sum[1] + sum[2]));
+    v[2] = B * (sum[0] - sum[3]) + C * (sum[1] - sum[2]);
+    v[6] = C * (sum[0] - sum[3]) - B6 * (sum[1] - sum[2]);
+    #pragma unroll
+    for (int i = 0; i < 4; i++)
+    {
+        v[2 * i + 1] = 0;
         #pragma unroll
-        for (int j = 0; j < 8; j++)
-            out[i] += (back ? M[j][i] : M[i][j]) * in[j];
+        for (int j = 0; j < 4; j++) v[2 * i + 1] += ODD[i][j] * difference[j];
+    }
+}
+
+// v = M^T v
+__device__ __forceinline__ void idct(int* v)
+{
+    const int p = A * (v[0] + v[4]), q = A * (v[0] - v[4]);
+    const int r = B * v[2] + C * v[6], s = C * v[2] - B6 * v[6];
+    const int even[4] = {p + r, q + s, q - s, p - r};
+    int odd[4];
+    #pragma unroll
+    for (int j = 0; j < 4; j++)
+    {
+        odd[j] = 0;
+        #pragma unroll
+        for (int i = 0; i < 4; i++) odd[j] += ODD[i][j] * v[2 * i + 1];
+    }
+    #pragma unroll
+    for (int j = 0; j < 4; j++)
+    {
+        v[j] = even[j] + odd[j];
+        v[7 - j] = even[j] - odd[j];
     }
 }
 
 struct Ycc { int y, cb, cr; };
 
-__device__ __forceinline__ Ycc convert(const void* x, bool bytes, size_t at)
+__device__ __forceinline__ int level(u8 v) { return v; }
+__device__ __forceinline__ int level(float v) { return level8(v, 0); }
+
+template <class T> __device__ __forceinline__ Ycc convert(const T* at)
 {
-    int r, g, b;
-    if (bytes)
-    {
-        r = ((const u8*)x)[at];
-        g = ((const u8*)x)[at + 1];
-        b = ((const u8*)x)[at + 2];
-    }
-    else
-    {
-        r = level8(((const float*)x)[at], 0);
-        g = level8(((const float*)x)[at + 1], 0);
-        b = level8(((const float*)x)[at + 2], 0);
-    }
+    const int r = level(at[0]), g = level(at[1]), b = level(at[2]);
     Ycc c;
     c.y = (19595 * r + 38470 * g + 7471 * b + 32768) >> 16;
     c.cb = (-11059 * r - 21709 * g + 32768 * b + (128 << 16) + 32767) >> 16;
@@ -69,110 +89,160 @@ __device__ __forceinline__ Ycc convert(const void* x, bool bytes, size_t at)
     return c;
 }
 
-// Four MCUs of 16 x 16 pixels side by side: 24 blocks of 8 x 8 (four of Y, one of Cb, one of Cr
-// each), a row or a column of a block per thread, 192 threads. luma [B, 16 mh, 16 mw] and chroma
+// Blocks of 8 x 8 values of four MCUs of 16 x 16 pixels side by side: four of Y, one of Cb, one of
+// Cr each. A ninth column keeps the values of a column in different banks.
+typedef int Blocks[24][8][9];
+
+// All values, less 128, of an image [h, w] on a canvas of width W, from (top, left) on. Y repeats
+// the last row and column. Chroma repeats the last column, then takes means of 2 x 2, rounded up and
+// down alternately, and repeats the last row of those.
+template <class T> __device__ __forceinline__ void stage(
+    Blocks& blocks, const T* image, int W, int h, int w, int top, int left, int t)
+{
+    // Two by two pixels at a time.
+    for (int i = t; i < 256; i += 192)
+    {
+        const int x = 2 * (i % 32), y = 2 * (i / 32), last = (h + 1) / 2 - 1;
+        const int cy = min((top + y) / 2, last);
+        const T* above = image + (size_t)(2 * cy) * W * 3;
+        const T* below = image + (size_t)min(2 * cy + 1, h - 1) * W * 3;
+        const int x0 = 3 * min(left + x, w - 1), x1 = 3 * min(left + x + 1, w - 1);
+        const Ycc a = convert(above + x0), b = convert(above + x1);
+        const Ycc c = convert(below + x0), d = convert(below + x1);
+
+        // Below the last row there is that row, which need not be the upper one of the last two.
+        const bool beyond = top + y > 2 * last;
+        const int mcu = 6 * (x / 16), k = mcu + y / 8 * 2 + x / 8 % 2, up = 1 + (x / 2 & 1);
+        blocks[k][y % 8][x % 8] = (beyond ? c.y : a.y) - 128;
+        blocks[k][y % 8][x % 8 + 1] = (beyond ? d.y : b.y) - 128;
+        blocks[k][y % 8 + 1][x % 8] = c.y - 128;
+        blocks[k][y % 8 + 1][x % 8 + 1] = d.y - 128;
+        blocks[mcu + 4][y / 2][x / 2 % 8] = ((a.cb + b.cb + c.cb + d.cb + up) >> 2) - 128;
+        blocks[mcu + 5][y / 2][x / 2 % 8] = ((a.cr + b.cr + c.cr + d.cr + up) >> 2) - 128;
+    }
+}
+
+// Four MCUs by 192 threads, a row or a column of a block each. luma [B, 16 mh, 16 mw] and chroma
 // [B, 2, 8 mh, 8 mw] bytes, with mh x mw the MCUs of the canvas.
 extern "C" __global__ void __launch_bounds__(192) planes(
     const void* x, bool bytes, u8* luma, u8* chroma, int H, int W, int mh, int mw,
     const Jpeg* params)
 {
-    __shared__ int blocks[24][8][9];             // [8][9]: a column does not lie in one bank
+    __shared__ Blocks blocks;
+    __shared__ uint2 steps[2][64];               // of both tables: 8 T, and 2^32 / 8 T rounded up
     const int b = blockIdx.z, t = threadIdx.x, k = t / 8, line = t % 8, part = k % 6;
     const Jpeg p = params[b];
-    const int mcu = 4 * blockIdx.x + k / 6, left = 16 * mcu, top = 16 * blockIdx.y;
-    if (!p.quality || 64 * (int)blockIdx.x >= p.w || top >= p.h) return;
+    const int mcu = 4 * blockIdx.x + k / 6, left = 64 * blockIdx.x, top = 16 * blockIdx.y;
+    if (!p.quality || left >= p.w || top >= p.h) return;
+    const size_t image = (size_t)b * H * W * 3;
+    if (bytes)
+        stage(blocks, (const u8*)x + image, W, p.h, p.w, top, left, t);
+    else
+        stage(blocks, (const float*)x + image, W, p.h, p.w, top, left, t);
+    if (t < 128)
+    {
+        const u32 eight = 8 * step(p.quality, t / 64, t % 64);
+        steps[t / 64][t % 64] = {eight, 0xffffffffu / eight + 1};
+    }
+    __syncthreads();
 
-    // A row of the block, less 128. Y repeats the last row and column. Chroma repeats the last
-    // column, then takes means of 2 x 2, rounded up and down alternately, and repeats the last row
-    // of those.
-    int in[8], out[8];
-    const size_t image = (size_t)b * H * W;
+    int v[8];
+    for (int i = 0; i < 8; i++) v[i] = blocks[k][line][i];
+    dct(v);                                      // rows
+    for (int i = 0; i < 8; i++) blocks[k][line][i] = descale(v[i], 11);
+    __syncthreads();
+    for (int i = 0; i < 8; i++) v[i] = blocks[k][i][line];
+    dct(v);                                      // columns; 8 times the DCT
     for (int i = 0; i < 8; i++)
     {
-        if (part < 4)
-        {
-            int sy = min(top + part / 2 * 8 + line, p.h - 1);
-            int sx = min(left + part % 2 * 8 + i, p.w - 1);
-            in[i] = convert(x, bytes, (image + (size_t)sy * W + sx) * 3).y - 128;
-        }
-        else
-        {
-            int cy = min(top / 2 + line, (p.h + 1) / 2 - 1), cx = left / 2 + i, sum = 1 + (cx & 1);
-            for (int q = 0; q < 4; q++)
-            {
-                int sy = min(2 * cy + q / 2, p.h - 1), sx = min(2 * cx + q % 2, p.w - 1);
-                Ycc c = convert(x, bytes, (image + (size_t)sy * W + sx) * 3);
-                sum += part == 4 ? c.cb : c.cr;
-            }
-            in[i] = (sum >> 2) - 128;
-        }
+        // The quotient is exact: it is less than 2^18, and 8 T less than 2^11.
+        const int D = descale(v[i], 15);
+        const uint2 s = steps[part >= 4][8 * i + line];
+        const int level = __umulhi(abs(D) + s.x / 2, s.y) * (s.x / 8);
+        v[i] = D < 0 ? -level : level;
     }
-
-    dct(out, in, false);                         // rows
-    for (int i = 0; i < 8; i++) blocks[k][line][i] = descale(out[i], 11);
+    idct(v);                                     // back: columns first
+    for (int i = 0; i < 8; i++) blocks[k][i][line] = descale(v[i], 11);
     __syncthreads();
-    for (int i = 0; i < 8; i++) in[i] = blocks[k][i][line];
-    dct(out, in, false);                         // columns; 8 times the DCT
-    for (int i = 0; i < 8; i++)
-    {
-        int D = descale(out[i], 15);
-        int T = step(p.quality, part >= 4, 8 * i + line), level = (abs(D) + 4 * T) / (8 * T);
-        in[i] = (D < 0 ? -level : level) * T;
-    }
-    dct(out, in, true);                          // back: columns first
-    for (int i = 0; i < 8; i++) blocks[k][i][line] = descale(out[i], 11);
-    __syncthreads();
-    for (int i = 0; i < 8; i++) in[i] = blocks[k][line][i];
-    dct(out, in, true);                          // rows
+    for (int i = 0; i < 8; i++) v[i] = blocks[k][line][i];
+    idct(v);                                     // rows
 
     if (mcu >= mw) return;
     u8* plane = part < 4
-        ? luma + ((size_t)b * 16 * mh + top + part / 2 * 8 + line) * 16 * mw + left + part % 2 * 8
-        : chroma + (((size_t)2 * b + part - 4) * 8 * mh + top / 2 + line) * 8 * mw + left / 2;
+        ? luma + ((size_t)b * 16 * mh + top + part / 2 * 8 + line) * 16 * mw + 16 * mcu
+            + part % 2 * 8
+        : chroma + (((size_t)2 * b + part - 4) * 8 * mh + top / 2 + line) * 8 * mw + 8 * mcu;
+    u32 words[2] = {0, 0};
     for (int i = 0; i < 8; i++)
-        plane[i] = clamp(descale(out[i], 18) + 128, 0, 255);
+        words[i / 4] |= (u32)clamp(descale(v[i], 18) + 128, 0, 255) << 8 * (i % 4);
+    *(uint2*)plane = {words[0], words[1]};
 }
 
-// Chroma of one plane at pixel (py, px): the triangle filter 3:1 towards the nearer sample, first
-// down, then across; copies where the plane is at most two wide.
-__device__ __forceinline__ int upsample(const u8* plane, int pitch, int py, int px, int h, int w)
+// Chroma of one plane at pixels (2 ny, 2 nx), (2 ny, 2 nx + 1), (2 ny + 1, 2 nx) and (2 ny + 1, 2 nx
+// + 1), less 128: the triangle filter 3:1 towards the nearer sample, first down, then across; copies
+// where the plane, of which [h, w] pixels are made, is at most two wide.
+__device__ __forceinline__ void upsample(
+    int* out, const u8* plane, int pitch, int ny, int nx, int h, int w)
 {
-    const int last_y = (h + 1) / 2 - 1, last_x = (w + 1) / 2 - 1, ny = py / 2, nx = px / 2;
-    if (last_x < 2) return plane[(size_t)ny * pitch + nx];
+    const int last_y = (h + 1) / 2 - 1, last_x = (w + 1) / 2 - 1;
     const u8* near = plane + (size_t)ny * pitch;
-    const u8* far = plane + (size_t)clamp(py & 1 ? ny + 1 : ny - 1, 0, last_y) * pitch;
-    const int ox = clamp(px & 1 ? nx + 1 : nx - 1, 0, last_x);
-    return (3 * (3 * near[nx] + far[nx]) + 3 * near[ox] + far[ox] + (px & 1 ? 7 : 8)) >> 4;
+    if (last_x < 2)
+    {
+        for (int i = 0; i < 4; i++) out[i] = near[nx] - 128;
+        return;
+    }
+    const int x[3] = {max(nx - 1, 0), nx, min(nx + 1, last_x)};
+    #pragma unroll
+    for (int dy = 0; dy < 2; dy++)
+    {
+        const u8* far = plane + (size_t)(dy ? min(ny + 1, last_y) : max(ny - 1, 0)) * pitch;
+        int s[3];
+        #pragma unroll
+        for (int i = 0; i < 3; i++) s[i] = 3 * near[x[i]] + far[x[i]];
+        out[2 * dy] = ((3 * s[1] + s[0] + 8) >> 4) - 128;
+        out[2 * dy + 1] = ((3 * s[1] + s[2] + 7) >> 4) - 128;
+    }
 }
 
-// One pixel a thread, (32, 8) threads. y: bytes where every sample is compressed, floats otherwise.
-extern "C" __global__ void __launch_bounds__(256) colour(
+// Two by two pixels a thread, (32, 4) threads. y: bytes where every sample is compressed, floats
+// otherwise.
+extern "C" __global__ void __launch_bounds__(128) colour(
     const void* x, bool bytes, const u8* luma, const u8* chroma, void* y, bool to_bytes, int H,
     int W, int mh, int mw, const Jpeg* params)
 {
-    const int b = blockIdx.z, px = 32 * blockIdx.x + threadIdx.x, py = 8 * blockIdx.y + threadIdx.y;
+    const int b = blockIdx.z, nx = 32 * blockIdx.x + threadIdx.x, ny = 4 * blockIdx.y + threadIdx.y;
     const Jpeg p = params[b];
-    if (px >= p.w || py >= p.h) return;
-    const size_t at = (((size_t)b * H + py) * W + px) * 3;
-    if (!p.quality)
+    if (2 * nx >= p.w || 2 * ny >= p.h) return;
+    int cb[4] = {0, 0, 0, 0}, cr[4] = {0, 0, 0, 0};
+    if (p.quality)
     {
-        for (int c = 0; c < 3; c++)
-            ((float*)y)[at + c] = pixel(x, bytes, at + c);
-        return;
+        const u8* plane = chroma + (size_t)128 * b * mh * mw;
+        upsample(cb, plane, 8 * mw, ny, nx, p.h, p.w);
+        upsample(cr, plane + (size_t)64 * mh * mw, 8 * mw, ny, nx, p.h, p.w);
     }
-    const size_t plane = (size_t)64 * mh * mw;
-    const int Y = luma[((size_t)b * 16 * mh + py) * 16 * mw + px];
-    const int cb = upsample(chroma + 2 * b * plane, 8 * mw, py, px, p.h, p.w) - 128;
-    const int cr = upsample(chroma + (2 * b + 1) * plane, 8 * mw, py, px, p.h, p.w) - 128;
-    const int rgb[3] = {Y + ((91881 * cr + 32768) >> 16),
-                        Y + ((-22554 * cb - 46802 * cr + 32768) >> 16),
-                        Y + ((116130 * cb + 32768) >> 16)};
-    for (int c = 0; c < 3; c++)
+    #pragma unroll
+    for (int i = 0; i < 4; i++)
     {
-        int v = clamp(rgb[c], 0, 255);
-        if (to_bytes)
-            ((u8*)y)[at + c] = v;
-        else
-            ((float*)y)[at + c] = v / 255.0f;
+        const int py = 2 * ny + i / 2, px = 2 * nx + i % 2;
+        if (py >= p.h || px >= p.w) continue;
+        const size_t at = (((size_t)b * H + py) * W + px) * 3;
+        if (!p.quality)
+        {
+            for (int c = 0; c < 3; c++) ((float*)y)[at + c] = pixel(x, bytes, at + c);
+            continue;
+        }
+        const int Y = luma[((size_t)b * 16 * mh + py) * 16 * mw + px];
+        const int rgb[3] = {Y + ((91881 * cr[i] + 32768) >> 16),
+                            Y + ((-22554 * cb[i] - 46802 * cr[i] + 32768) >> 16),
+                            Y + ((116130 * cb[i] + 32768) >> 16)};
+        #pragma unroll
+        for (int c = 0; c < 3; c++)
+        {
+            const int v = clamp(rgb[c], 0, 255);
+            if (to_bytes)
+                ((u8*)y)[at + c] = v;
+            else
+                ((float*)y)[at + c] = unit8((float)v);
+        }
     }
 }

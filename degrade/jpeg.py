@@ -312,9 +312,9 @@ def run_cuda(c: Canvas, p: Params, r: torch.Tensor) -> Canvas:
     # Back to colour; samples that are skipped keep their floats.
     all_compressed = (p.quality > 0).all()
     y = cuda.blank(pix, dtype=torch.uint8 if all_compressed else torch.float32)
-    grid = (cuda.tiles(w, 32), cuda.tiles(h, 8), b)
+    grid = (cuda.tiles(w, 64), cuda.tiles(h, 8), b)
     arguments = (pix, is_bytes, luma, chroma, y, np.bool_(all_compressed), *common)
-    cuda.launch('jpeg.cu', 'colour', grid, (32, 8), *arguments)
+    cuda.launch('jpeg.cu', 'colour', grid, (32, 4), *arguments)
     return c._replace(pix=y)
 
 

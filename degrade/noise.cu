@@ -25,12 +25,15 @@ extern "C" __global__ void __launch_bounds__(256) occupied(
     if (p.kind != POISSON) return;
     if (t < 8) mine[t] = 0;
     __syncthreads();
-    const int per_pixel = p.gray ? 1 : 3, row = p.w * per_pixel, count = p.h * row;
-    for (int i = 256 * blockIdx.x + t; i < count; i += 256 * gridDim.x)
+    const int step = p.gray ? 3 : 1;
+    for (int i = blockIdx.x; i < p.h; i += gridDim.x)
     {
-        size_t at = ((size_t)b * H + i / row) * W * 3 + i % row * (p.gray ? 3 : 1);
-        int l = level(x, bytes, at, p.gray, nudge);
-        if (!(mine[l / 32] >> l % 32 & 1)) atomicOr(&mine[l / 32], 1u << l % 32);
+        const size_t row = ((size_t)b * H + i) * W * 3;
+        for (int j = t * step; j < 3 * p.w; j += 256 * step)
+        {
+            const int l = level(x, bytes, row + j, p.gray, nudge);
+            if (!(mine[l / 32] >> l % 32 & 1)) atomicOr(&mine[l / 32], 1u << l % 32);
+        }
     }
     __syncthreads();
     if (t < 8 && mine[t]) atomicOr(&seen[8 * b + t], mine[t]);
@@ -38,30 +41,101 @@ extern "C" __global__ void __launch_bounds__(256) occupied(
 
 struct Alias { u16 threshold, own, other, unused; };
 
-// A thread makes 16 values, those of one block of 16-bit numbers. quantiles [., 32768]: the lower
-// halves of the tables, the upper half is its mirror image. alias [9, 65536] of V = 1, 2, 4, ...,
-// 256, indexed level * 256 + r8. field, where given, holds the numbers or the counts instead, on a
-// canvas like x. Grid (., B) of 128 threads.
+// Random bits of 4,096 values of a field, by 64-bit words: word i of the q-th block lies at [i][q].
+// A block of plane 0 has sixteen 16-bit numbers, one of plane 1 has 32 bytes. The pitches keep the
+// words that lanes read, and those that they write, in different banks.
+struct Bits
+{
+    u64 numbers[4][260], bytes[4][132];
+    __device__ __forceinline__ u32 number(int v) const
+    {
+        return ((const u16*)&numbers[v / 4 % 4][v / 16])[v % 4];
+    }
+    __device__ __forceinline__ u32 byte(int v) const
+    {
+        return ((const u8*)&bytes[v / 8 % 4][v / 32])[v % 8];
+    }
+};
+
+// Draws the bits of the values from `first` to `end`; 128 threads.
+__device__ __forceinline__ void draw(Bits& bits, const Noise& p, int first, int end, int t)
+{
+    u64 words[4];
+    for (int q = t; q < 256 && first + 16 * q < end; q += 128)
+    {
+        philox(words, first / 16 + q, p.number, 0, p.seed, p.stream);
+        for (int i = 0; i < 4; i++) bits.numbers[i][q] = words[i];
+    }
+    if (p.kind != POISSON || first + 32 * t >= end) return;
+    philox(words, first / 32 + t, p.number, 1, p.seed, p.stream);
+    for (int i = 0; i < 4; i++) bits.bytes[i][t] = words[i];
+}
+
+// The quantile of a 16-bit number: the table holds the lower half, the upper one is its negative.
+__device__ __forceinline__ float quantile(const float* table, u32 r16)
+{
+    return r16 < 32768 ? table[r16] : -table[65535 - r16];
+}
+
+// Values of a sample's field, added to as many channels each. x, y and field begin with the sample.
+template <int KIND, int CHANNELS> __device__ __forceinline__ void add_values(
+    const void* x, bool bytes, float* y, int W, const Noise& p, const Bits& bits, const void* table,
+    float V, float nudge, const float* field, int first, int end)
+{
+    // `at` is the place on the canvas of the value at `column` of its row.
+    const int t = threadIdx.x, row = p.w * 3 / CHANNELS;
+    int column = (first + t) % row, at = (first + t) / row * W * 3 + column * CHANNELS;
+    const float amount = (float)p.amount;
+    for (int v = t; v < end - first; v += 128)
+    {
+        float n = 0;
+        if (KIND == GAUSSIAN)
+            n = field ? field[at] : quantile((const float*)table, bits.number(v));
+        else if (KIND == POISSON)
+        {
+            const int l = level(x, bytes, at, CHANNELS == 3, nudge);
+            const Alias a = ((const Alias*)table)[l * 256 + bits.byte(v)];
+            const u32 drawn = bits.number(v) < a.threshold ? a.own : a.other;
+            n = __fadd_rn((field ? field[at] : (float)drawn) / V, -unit8((float)l));
+        }
+        n = __fmul_rn(n, amount);
+        #pragma unroll
+        for (int c = 0; c < CHANNELS; c++)
+        {
+            const float value = pixel(x, bytes, at + c);
+            y[at + c] = KIND == NONE ? value : unit(__fadd_rn(value, n));
+        }
+
+        column += 128;
+        at += 128 * CHANNELS;
+        while (column >= row)
+        {
+            column -= row;
+            at += 3 * (W - p.w);
+        }
+    }
+}
+
+// A block of 128 threads makes 4,096 values. quantiles [., 32768]: the lower halves of the tables.
+// alias [9, 65536] of V = 1, 2, 4, ..., 256, indexed level * 256 + r8. field, where given, holds the
+// numbers or the counts instead, on a canvas like x. Grid (., B).
 extern "C" __global__ void __launch_bounds__(128) add(
     const void* x, bool bytes, float* y, int H, int W, const Noise* params, const u32* seen,
     const float* quantiles, const Alias* alias, float nudge, const float* field)
 {
-    const int b = blockIdx.y;
-    const u64 block = 128ull * blockIdx.x + threadIdx.x;
+    __shared__ Bits bits;
+    const int b = blockIdx.y, t = threadIdx.x, first = 4096 * blockIdx.x;
     const Noise p = params[b];
     const bool gray = p.gray && p.kind != NONE;
-    const int per_pixel = gray ? 1 : 3, row = p.w * per_pixel, count = p.h * row;
-    const int first = (int)min(16 * block, (u64)count), last = min(first + 16, count);
-    if (first == last) return;
+    const int count = p.h * p.w * (gray ? 1 : 3), end = min(first + 4096, count);
+    if (first >= end) return;
+    if (p.kind != NONE) draw(bits, p, first, end, t);
+    __syncthreads();
 
-    u64 bits[4], more[4] = {0, 0, 0, 0};
-    // One pointer for both: registers are scarce.
     const void* table = quantiles + 32768 * p.table;
     float V = 1;
-    if (p.kind != NONE) philox(bits, block, p.number, 0, p.seed, p.stream);
     if (p.kind == POISSON)
     {
-        philox(more, block / 2, p.number, 1, p.seed, p.stream);
         int levels = 0, power = 0;
         for (int i = 0; i < 8; i++)
             levels += __popc(seen[8 * b + i]);
@@ -70,45 +144,18 @@ extern "C" __global__ void __launch_bounds__(128) add(
         V = (float)(1 << power);
     }
 
-    const float amount = (float)p.amount;
-    int at_row = first / row, at_col = first % row;
-    #pragma unroll 1
-    for (int k = 0; k < 4; k++)
-    {
-        // Selected: an indexed array would live in memory.
-        const u64 word = k < 2 ? k ? bits[1] : bits[0] : k == 2 ? bits[2] : bits[3];
-        const u64 half = (block % 2 ? k < 2 ? more[2] : more[3] : k < 2 ? more[0] : more[1])
-            >> 32 * (k % 2);
-        #pragma unroll
-        for (int i = 0; i < 4; i++)
-        {
-            if (first + 4 * k + i >= last) return;
-            const size_t at = ((size_t)b * H + at_row) * W * 3 + at_col * (gray ? 3 : 1);
-            const u32 r16 = word >> 16 * i & 0xffff, r8 = half >> 8 * i & 0xff;
-            float n = 0;
-            if (p.kind != NONE && p.kind != POISSON)
-            {
-                const float* numbers = (const float*)table;
-                n = field ? field[at] : r16 < 32768 ? numbers[r16] : -numbers[65535 - r16];
-            }
-            else if (p.kind == POISSON)
-            {
-                const int l = level(x, bytes, at, gray, nudge);
-                const Alias a = ((const Alias*)table)[l * 256 + r8];
-                n = __fadd_rn((field ? field[at] : r16 < a.threshold ? a.own : a.other) / V,
-                              -(l / 255.0f));
-            }
-            n = __fmul_rn(n, amount);
-            for (int c = 0; c < 3 / per_pixel; c++)
-            {
-                const float v = pixel(x, bytes, at + c);
-                y[at + c] = p.kind == NONE ? v : unit(__fadd_rn(v, n));
-            }
-            if (++at_col == row)
-            {
-                at_col = 0;
-                at_row++;
-            }
-        }
-    }
+    const size_t image = (size_t)b * H * W * 3;
+    x = bytes ? (const void*)((const u8*)x + image) : (const void*)((const float*)x + image);
+    y += image;
+    field = field ? field + image : nullptr;
+    if (p.kind == NONE)
+        add_values<NONE, 1>(x, bytes, y, W, p, bits, table, V, nudge, field, first, end);
+    else if (p.kind == POISSON && gray)
+        add_values<POISSON, 3>(x, bytes, y, W, p, bits, table, V, nudge, field, first, end);
+    else if (p.kind == POISSON)
+        add_values<POISSON, 1>(x, bytes, y, W, p, bits, table, V, nudge, field, first, end);
+    else if (gray)
+        add_values<GAUSSIAN, 3>(x, bytes, y, W, p, bits, table, V, nudge, field, first, end);
+    else
+        add_values<GAUSSIAN, 1>(x, bytes, y, W, p, bits, table, V, nudge, field, first, end);
 }

@@ -418,7 +418,7 @@ def run_cuda(
     pix, is_bytes, *shape = cuda.canvas_of(c.pix)
     occupied = occupied_cuda(c, r, nudge) if (p.kind == POISSON).any() else None
     y = cuda.blank(pix)
-    grid = (cuda.tiles(3 * c.size.prod(1).max(), 16 * 128), len(pix))
+    grid = (cuda.tiles(3 * c.size.prod(1).max(), 4096), len(pix))
     tables = _tables(pix.device)
     arguments = (pix, is_bytes, y, *shape, r, occupied, *tables, np.float32(nudge), field)
     cuda.launch('noise.cu', 'add', grid, (128,), *arguments)
@@ -429,7 +429,7 @@ def occupied_cuda(c: Canvas, r: torch.Tensor, nudge: float) -> torch.Tensor:
     """[B, 8] int32: 256 bits of each Poisson sample, one for each 8-bit level that occurs in it."""
     occupied = torch.zeros(len(c.pix), 8, dtype=torch.int32, device=c.pix.device)
     pix, is_bytes, *shape = cuda.canvas_of(c.pix)
-    grid = (min(cuda.tiles(3 * c.size.prod(1).max(), 16 * 256), 64), len(pix))
+    grid = (min(int(c.size[:, 0].max()), 64), len(pix))
     arguments = (pix, is_bytes, *shape, r, occupied, np.float32(nudge))
     cuda.launch('noise.cu', 'occupied', grid, (256,), *arguments)
     return occupied

@@ -75,38 +75,83 @@ extern "C" __global__ void weights(
     }
 }
 
-// y [B, outH, outW, 3] of x [B, inH, inW, 3]: one pixel a thread, (32, 8) threads.
+// Up to 32 source rows, from row `first` on, filtered across: rows [32, 3, 32] for 32 columns of the
+// output, of which lane l has the one that begins at source pixel `left`. A warp makes four rows.
+template <class T> __device__ __forceinline__ void across(
+    float (*rows)[3][32], const T* image, int W, int h, int w, int first, int count, int left,
+    const float* weights, int length, int taps)
+{
+    const int lane = threadIdx.x, i0 = 4 * threadIdx.y;
+    if (i0 >= count) return;
+    const T* line[4];
+    float acc[4][3] = {{0}};
+    #pragma unroll
+    for (int i = 0; i < 4; i++)
+        line[i] = image + (size_t)clamp(first + min(i0 + i, count - 1), 0, h - 1) * W * 3;
+    for (int j = 0; j < taps; j++)
+    {
+        const float weight = weights[j * length];
+        const int at = 3 * clamp(left + j, 0, w - 1);
+        #pragma unroll
+        for (int i = 0; i < 4; i++)
+            #pragma unroll
+            for (int c = 0; c < 3; c++) acc[i][c] += weight * value(line[i][at + c]);
+    }
+    #pragma unroll
+    for (int i = 0; i < 4; i++)
+        #pragma unroll
+        for (int c = 0; c < 3; c++) rows[i0 + i][c][lane] = acc[i][c];
+}
+
+// y [B, outH, outW, 3] of x [B, inH, inW, 3]: 32 x 32 pixels by (32, 8) threads, four below each
+// other each. The source rows that they need are filtered across, 32 at a time, and then down.
 extern "C" __global__ void __launch_bounds__(256) resize(
     const void* x, bool bytes, float* y, int inH, int inW, int outH, int outW,
     const Resize* params, const int* first, const float* bands, int length, int most)
 {
-    const int b = blockIdx.z, px = 32 * blockIdx.x + threadIdx.x, py = 8 * blockIdx.y + threadIdx.y;
+    __shared__ float rows[32][3][32];
+    const int b = blockIdx.z, x0 = 32 * blockIdx.x, y0 = 32 * blockIdx.y, lane = threadIdx.x;
     const Resize p = params[b];
-    if (px >= p.W || py >= p.H) return;
+    if (x0 >= p.W || y0 >= p.H) return;
+    const int px = min(x0 + lane, p.W - 1), py = y0 + 4 * threadIdx.y;
+    const int last = min(y0 + 31, p.H - 1);
     const int* first_y = first + (size_t)2 * b * length;
-    const int j0 = first_y[py], i0 = first_y[length + px];
-    const float* down = bands + (size_t)2 * b * most * length + py;
-    const float* across = bands + (size_t)(2 * b + 1) * most * length + px;
-    float red = 0, green = 0, blue = 0;
-    for (int j = 0; j < p.taps_y; j++)
+    const float* down = bands + (size_t)2 * b * most * length;
+    const float* weights = bands + (size_t)(2 * b + 1) * most * length + px;
+    const int left = first_y[length + px], end = first_y[last] + p.taps_y;
+    const size_t image = (size_t)b * inH * inW * 3;
+    float acc[4][3] = {{0}};
+    for (int row = first_y[y0]; row < end; row += 32)
     {
-        const size_t line = ((size_t)b * inH + clamp(j0 + j, 0, p.h - 1)) * inW;
-        float r = 0, g = 0, u = 0;
-        for (int i = 0; i < p.taps_x; i++)
+        const int count = min(end - row, 32);
+        if (bytes)
+            across(rows, (const u8*)x + image, inW, p.h, p.w, row, count, left, weights, length,
+                   p.taps_x);
+        else
+            across(rows, (const float*)x + image, inW, p.h, p.w, row, count, left, weights, length,
+                   p.taps_x);
+        __syncthreads();
+        #pragma unroll
+        for (int k = 0; k < 4; k++)
         {
-            const size_t at = (line + clamp(i0 + i, 0, p.w - 1)) * 3;
-            const float w = across[i * length];
-            r += w * pixel(x, bytes, at);
-            g += w * pixel(x, bytes, at + 1);
-            u += w * pixel(x, bytes, at + 2);
+            if (py + k > last) break;
+            const int j0 = first_y[py + k];
+            for (int j = max(row - j0, 0); j < min(row + count - j0, p.taps_y); j++)
+            {
+                const float weight = down[j * length + py + k];
+                #pragma unroll
+                for (int c = 0; c < 3; c++) acc[k][c] += weight * rows[j0 + j - row][c][lane];
+            }
         }
-        const float w = down[j * length];
-        red += w * r;
-        green += w * g;
-        blue += w * u;
+        __syncthreads();
     }
-    const size_t at = (((size_t)b * outH + py) * outW + px) * 3;
-    y[at] = red;
-    y[at + 1] = green;
-    y[at + 2] = blue;
+    if (x0 + lane >= p.W) return;
+    float* to = y + (((size_t)b * outH + py) * outW + px) * 3;
+    #pragma unroll
+    for (int k = 0; k < 4; k++)
+    {
+        if (py + k > last) break;
+        #pragma unroll
+        for (int c = 0; c < 3; c++) to[(size_t)k * outW * 3 + c] = acc[k][c];
+    }
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <ucontext.h>
 #include <vector>
 #if defined(__SANITIZE_ADDRESS__)
@@ -20,6 +21,7 @@ static void __sanitizer_finish_switch_fiber(void*, const void**, size_t*) {}
 #define __shared__ static        // one block runs at a time
 
 struct float2 { float x, y; };
+struct uint2 { unsigned int x, y; };
 struct dim3 { int x, y, z; };
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -37,6 +39,16 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
 // Compiled without contraction.
 static inline float __fadd_rn(float a, float b) { return a + b; }
 static inline float __fmul_rn(float a, float b) { return a * b; }
+static inline int __float_as_int(float v)
+{
+    int bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits;
+}
+static inline unsigned int __umulhi(unsigned int a, unsigned int b)
+{
+    return (unsigned long long)a * b >> 32;
+}
 static inline double __dadd_rn(double a, double b) { return a + b; }
 static inline double __dmul_rn(double a, double b) { return a * b; }
 static inline unsigned int atomicOr(unsigned int* at, unsigned int v)
