@@ -11,7 +11,7 @@ The package can be used alone. Five lines degrade a batch `hq` [B, 3, 512, 512]:
 
 import difflib
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -30,6 +30,7 @@ __all__ = [
     'IMPLS',
     'RECIPES',
     'SAME_SIZE',
+    'SHARPENING',
     'Draw',
     'Op',
     'Recipe',
@@ -40,8 +41,10 @@ __all__ = [
     'chain_torch',
     'degrade',
     'recipe',
+    'records',
     'sample',
     'sharpen',
+    'sharpened',
     'take',
     'without_usm',
 ]
@@ -135,22 +138,37 @@ def chain_torch(
         yield stage, c
 
 
+def records(recipe: Recipe, params: ChainParams, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """What the kernels are given of every stage: [B] arrays of structs.
+
+    size: (height, width) of the ground truth
+    They can be made ahead for many samples at once, and be cut like the parameters.
+    """
+    # They hold the true sizes, which are known here and never read back from the GPU.
+    now = np.full((len(params[0][0]) if params else 0, 2), size, np.int64)
+    made = []
+    for stage, p in zip(recipe.stages, params, strict=True):
+        made.append(stage.op.record(p, now))
+        now = _size_after(p, now)
+    return tuple(made)
+
+
 def chain_cuda(
-    x: torch.Tensor, recipe: Recipe, params: ChainParams
+    x: torch.Tensor,
+    recipe: Recipe,
+    params: ChainParams,
+    there: Sequence[torch.Tensor] | None = None,
 ) -> Iterator[tuple[Stage, Canvas]]:
-    """Yield (stage, Canvas) after every stage of x [B, 3, h, w] float32 or uint8 on a GPU."""
+    """Yield (stage, Canvas) after every stage of x [B, 3, h, w] float32 or uint8 on a GPU.
+
+    there: the bytes of `records` on the GPU; without them they are made and sent
+    """
     kernels.need_gpu(x)
     c = canvas.of(x.contiguous(memory_format=torch.channels_last))
 
-    # The parameters of all stages travel in one copy before the first kernel starts. They hold the
-    # true sizes, which are known here and never read back from the GPU.
-    size = c.size
-    records = []
-    for stage, p in zip(recipe.stages, params, strict=True):
-        records.append(stage.op.record(p, size))
-        size = _size_after(p, size)
-    there = kernels.upload(records, x.device)
-
+    # The parameters of all stages travel in one copy before the first kernel starts.
+    if there is None:
+        there = kernels.upload(records(recipe, params, (x.shape[2], x.shape[3])), x.device)
     for stage, p, r in zip(recipe.stages, params, there, strict=True):
         c = stage.op.run_cuda(c, p, r)
         yield stage, c
@@ -167,6 +185,7 @@ def degrade(
     *,
     opencv: bool | None = None,
     pool: Executor | None = None,
+    there: Sequence[torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Apply a recipe.
 
@@ -176,6 +195,7 @@ def degrade(
             must be on a GPU)
     opencv: on CPU tensors, let OpenCV do what it does faster within tolerance; None means True
     pool:   executor of threads over which the images of a CPU batch are spread
+    there:  bytes of `records`, where they are on the GPU already
     Returns [B, 3, h, w] float32, multiples of 1/255 in [0, 1], channels-last.
     Raises ValueError for an unknown impl and for 'cuda' without a GPU, and KernelError where the
     kernels cannot run or the GPU's memory does not suffice.
@@ -183,7 +203,7 @@ def degrade(
     if impl not in IMPLS:
         raise ValueError(f'unknown impl {impl!r} (there are: {", ".join(IMPLS)})')
     if impl == 'cuda':
-        return _on_gpu(x, recipe, params)
+        return _on_gpu(x, recipe, params, there)
     if impl == 'torch' and x.device.type != 'cpu':
         return canvas.unit(_last(chain_torch(x, recipe, params)).pix)
 
@@ -198,13 +218,27 @@ def degrade(
     return torch.cat(list(images)).contiguous(memory_format=torch.channels_last)
 
 
-def sharpen(x: torch.Tensor, impl: str = 'torch', *, pool: Executor | None = None) -> torch.Tensor:
+def sharpen(
+    x: torch.Tensor,
+    impl: str = 'torch',
+    *,
+    pool: Executor | None = None,
+    there: Sequence[torch.Tensor] | None = None,
+) -> torch.Tensor:
     """Return USM-sharpened [B, 3, H, W] float32 of uint8 or float32 images.
 
     It is the target of runs that train on sharpened ground truth.
+    there: bytes of the `records` of SHARPENING, where they are on the GPU already
     """
-    only = Recipe('usm', (Stage('usm', usm),))
-    return degrade(x, only, (usm.Params(np.ones(len(x), bool)),), impl, pool=pool)
+    return degrade(x, SHARPENING, sharpened(len(x)), impl, pool=pool, there=there)
+
+
+SHARPENING = Recipe('usm', (Stage('usm', usm),))
+
+
+def sharpened(count: int) -> ChainParams:
+    """Parameters of SHARPENING that sharpen every one of `count` images."""
+    return (usm.Params(np.ones(count, bool)),)
 
 
 def _one_ref(x: torch.Tensor, recipe: Recipe, params: ChainParams) -> torch.Tensor:
@@ -215,11 +249,18 @@ def _one_ref(x: torch.Tensor, recipe: Recipe, params: ChainParams) -> torch.Tens
     return canvas.nchw(y.astype(np.float32)).to(x.device)
 
 
-def _on_gpu(x: torch.Tensor, recipe: Recipe, params: ChainParams) -> torch.Tensor:
+def _on_gpu(
+    x: torch.Tensor,
+    recipe: Recipe,
+    params: ChainParams,
+    there: Sequence[torch.Tensor] | None,
+) -> torch.Tensor:
     """Degrade a batch by the kernels."""
     try:
-        y = canvas.unit(_last(chain_cuda(x, recipe, params)).pix)
-        return y.contiguous(memory_format=torch.channels_last)
+        c = _last(chain_cuda(x, recipe, params, there))
+        # All samples have the size of the network's input now, and the canvas may be larger.
+        h, w = c.size[0]
+        return canvas.unit(c.pix[:, :, :h, :w]).contiguous(memory_format=torch.channels_last)
     except torch.OutOfMemoryError as e:
         traceback.clear_frames(e.__traceback__)  # they hold the canvases
         raise KernelError(_too_large(x, params)) from e
@@ -227,7 +268,8 @@ def _on_gpu(x: torch.Tensor, recipe: Recipe, params: ChainParams) -> torch.Tenso
 
 def _too_large(x: torch.Tensor, params: ChainParams) -> str:
     """What to say when the GPU's memory does not suffice, with the batch that would fit."""
-    areas = [int(p.size.prod(1).max()) for p in params if hasattr(p, 'size')]
+    sizes = [p.size for p in params if hasattr(p, 'size')]
+    areas = [int((-(-s // kernels.SIDE) * kernels.SIDE).prod(1).max()) for s in sizes]
     largest = max(x.shape[2] * x.shape[3], *areas)
 
     # At most four float32 canvases of three channels live at once.

@@ -90,14 +90,16 @@ def sample(
     length: range of a motion's length in pixels; even lengths grow by 1
     """
     kind = np.where(draw.uniform('sinc') < sinc, SINC, draw.choice('kind', kinds))
-    kind = np.where(draw.uniform('motion') < motion, MOTION, kind)
-    moves = kind == MOTION
+    if motion:
+        kind = np.where(draw.uniform('motion') < motion, MOTION, kind)
 
     # Extent: a motion is as long as its kernel is wide, and has no sigma of its own.
     sx, sy = draw.uniform('sigma_x', *sigma), draw.uniform('sigma_y', *sigma)
     side = 2 * draw.integers('taps', taps[0] // 2, taps[1] // 2) + 1 if taps else imgaug_taps(sx)
-    side = np.where(moves, draw.integers('length', *length) // 2 * 2 + 1, side)
-    sx = np.where(moves, side // 2, sx)
+    if motion:
+        moves = kind == MOTION
+        side = np.where(moves, draw.integers('length', *length) // 2 * 2 + 1, side)
+        sx = np.where(moves, side // 2, sx)
     iso = np.isin(kind, (ISO, GEN_ISO, PLATEAU_ISO))
 
     # Draws of what a sample's kind does not use are harmless: every draw has a name of its own.

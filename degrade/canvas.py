@@ -20,7 +20,7 @@ class Canvas(NamedTuple):
 
 def of(x: torch.Tensor) -> Canvas:
     """Return a Canvas that the images [B, 3, H, W] fill completely."""
-    return Canvas(x, np.tile(np.array(x.shape[-2:], np.int64), (len(x), 1)))
+    return Canvas(x, np.full((len(x), 2), x.shape[-2:], np.int64))
 
 
 def each_size(

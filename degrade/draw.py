@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 _M0, _M1 = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)  # round multipliers
 _W0, _W1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)  # key increments
 _LOW, _32, _11 = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(11)
+BLOCK = 1 << 14  # numbers that are drawn at once
 
 
 def _mulhilo(a: np.uint64, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -23,10 +24,20 @@ def _mulhilo(a: np.uint64, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     It is put together from 32-bit halves, none of which can overflow.
     """
-    a0, a1, b0, b1 = a & _LOW, a >> _32, b & _LOW, b >> _32
-    mid = a1 * b0 + (a0 * b0 >> _32)
-    mid2 = a0 * b1 + (mid & _LOW)
-    return a1 * b1 + (mid >> _32) + (mid2 >> _32), a * b
+    # In place: most of the time of large arrays goes into fetching memory.
+    a0, a1, low, high = a & _LOW, a >> _32, b & _LOW, b >> _32
+    carry = low * a0
+    carry >>= _32
+    low *= a1
+    low += carry  # the middle of the product, first part
+    product = high * a1
+    high *= a0
+    high += low & _LOW  # second part
+    low >>= _32
+    high >>= _32
+    product += low
+    product += high
+    return product, b * a
 
 
 def philox(
@@ -99,7 +110,7 @@ class Draw:
         """Evaluate the draws `known` from earlier batches in one vectorised pass."""
         self.seed = seed
         self.samples = np.asarray(samples, np.int64)
-        self.tied = tied
+        self.tied = frozenset(tied)
         self.batch = batch
         self.pool = pool
         self.prefix = prefix
@@ -171,14 +182,24 @@ class Draw:
         if self.pool and 'pool/pick' not in self._cache and names != ['pool/pick']:
             self._evaluate(['pool/pick'])
 
-        # NumPy's first block has the counter 1, so the first word here is NumPy's first, too.
+        # A few names at a time, whose numbers fit in the CPU's cache. The samples are the same for
+        # all names that are not tied.
         root = self._view('')
-        numbers = np.stack([root.numbers(n) for n in names]).astype(np.uint64)
+        count = max(BLOCK // max(len(self.samples), 1), 1)
+        for i in range(0, len(names), count):
+            some = names[i : i + count]
+            numbers = self.samples[None]
+            if not self.tied.isdisjoint(some):
+                numbers = np.stack([root.numbers(n) for n in some])
+            self._cache.update(zip(some, self._units(some, numbers), strict=True))
+
+    def _units(self, names: list[str], numbers: np.ndarray) -> np.ndarray:
+        """[names, B] numbers in [0, 1) of sample numbers [names or 1, B]."""
+        # NumPy's first block has the counter 1, so the first word here is NumPy's first, too.
         keys = np.array([stream(n) for n in names], np.uint64)[:, None]
         zero = np.zeros((1, 1), np.uint64)
-        one = zero + np.uint64(1)
-        words = philox((one, numbers, zero, zero), (np.uint64(self.seed), keys))[0]
+        counter = zero + np.uint64(1), numbers.astype(np.uint64), zero, zero
+        words = philox(counter, (np.uint64(self.seed), keys))[0]
 
         # 53 bits of mantissa, as numpy.random.Generator.random has them.
-        unit = (words >> _11).astype(np.float64) * 2.0**-53
-        self._cache.update(zip(names, unit, strict=True))
+        return (words >> _11).astype(np.float64) * 2.0**-53

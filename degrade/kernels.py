@@ -18,6 +18,12 @@ FOLDER = Path(__file__).parent
 FILES = tuple(sorted(path.name for path in FOLDER.glob('*.cu')))
 OLDEST = (7, 5)  # compute capability of Turing, 2018
 OPTIONS = ('--std=c++17',)
+SIDE = 64  # sides of canvases are multiples of it where sizes are drawn
+# Types of arrays on the device.
+_TYPES = {
+    np.dtype(name): getattr(torch, name)
+    for name in ('bool', 'uint8', 'int16', 'int32', 'int64', 'float32', 'float64')
+}
 
 # CuPy is an optional dependency: it is imported where it is used, and its types are `Any` here.
 
@@ -165,20 +171,30 @@ def _check_versions(driver: int, nvrtc: tuple[int, int], extra: str) -> None:
 # ---- arguments of the kernels ----
 
 
-def upload(records: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
-    """Copy the bytes of structured arrays to the device as uint8 tensors.
+def upload(arrays: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
+    """Copy small arrays to the device; structured ones arrive as their bytes, in uint8.
 
-    All of them travel in one asynchronous copy.
+    All of them travel in one asynchronous copy out of pinned memory, which torch uses again once
+    the copy is done.
     """
-    # Each record begins at a multiple of 16 bytes, which satisfies the alignment of every struct.
-    places = np.cumsum([0] + [-(-r.nbytes // 16) * 16 for r in records])
-    host = torch.empty(int(places[-1]), dtype=torch.uint8, pin_memory=device.type == 'cuda')
-    for r, at in zip(records, places, strict=False):
-        host[at : at + r.nbytes] = torch.from_numpy(r.view(np.uint8))
+    # Each begins at a multiple of 16 bytes, which satisfies the alignment of every type.
+    places = [0]
+    for a in arrays:
+        places.append(places[-1] + -(-a.nbytes // 16) * 16)
+    host = torch.empty(places[-1], dtype=torch.uint8, pin_memory=device.type == 'cuda')
+    room = host.numpy()
+    for a, at in zip(arrays, places, strict=False):
+        np.copyto(room[at : at + a.nbytes], np.ascontiguousarray(a).reshape(-1).view(np.uint8))
 
-    # torch keeps the pinned memory until the copy is done.
     there = host.to(device, non_blocking=True)
-    return [there[at : at + r.nbytes] for r, at in zip(records, places, strict=False)]
+    return [_typed(there[at : at + a.nbytes], a) for a, at in zip(arrays, places, strict=False)]
+
+
+def _typed(data: torch.Tensor, array: np.ndarray) -> torch.Tensor:
+    """Bytes on the device as what the array is; those of structs as they are."""
+    if array.dtype.names:
+        return data
+    return data.view(_TYPES[array.dtype]).view(array.shape)
 
 
 def record(
@@ -212,11 +228,15 @@ def blank(
     size: Sequence[int] | np.ndarray | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Uninitialised channels-last pixels for the samples of `pix`, of height and width `size`.
+    """Uninitialised channels-last pixels for the samples of `pix`, at least of this height, width.
 
     The size is that of `pix` by default.
     """
-    h, w = pix.shape[2:] if size is None else (int(n) for n in size)
+    h, w = pix.shape[2:]
+    if size is not None:
+        # Sizes are drawn: of rounded ones there are few, so that the memory of one batch fits the
+        # next and a small card is not cut into pieces.
+        h, w = (tiles(n, SIDE) * SIDE for n in size)
     shape = (len(pix), 3, h, w)
     return torch.empty(shape, dtype=dtype, device=pix.device, memory_format=torch.channels_last)
 

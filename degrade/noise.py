@@ -82,9 +82,9 @@ def sample(
     amounts = [
         draw.uniform('sigma', *sigma) / 255,
         draw.uniform('scale', *scale),
-        draw.uniform('laplace', *laplace) / 255,
-        draw.integers('rate', *rate) / 255,
     ]
+    if len(kinds) > 2:
+        amounts += [draw.uniform('laplace', *laplace) / 255, draw.integers('rate', *rate) / 255]
 
     # Where a recipe ties 'plane', the grey samples of a batch share one.
     is_gray = draw.uniform('gray') < gray

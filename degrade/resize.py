@@ -349,7 +349,7 @@ def run_cuda(c: Canvas, p: Params, r: torch.Tensor) -> Canvas:
 
     y = cuda.blank(c.pix, (H, W))
     pix, is_bytes, *shape = cuda.canvas_of(c.pix)
-    arguments = (pix, is_bytes, y, *shape, np.int32(H), np.int32(W), *weights)
+    arguments = (pix, is_bytes, y, *shape, *cuda.canvas_of(y)[2:], *weights)
     grid = (cuda.tiles(W, 32), cuda.tiles(H, 32), b)
     cuda.launch('resize.cu', 'resize', grid, (32, 8), *arguments)
     return Canvas(y, p.size)

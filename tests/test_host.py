@@ -1,0 +1,91 @@
+"""The host side of the kernels: what is sent to them, and canvases larger than needed."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import degrade
+import synthetic
+from degrade import kernels
+from degrade.draw import Draw
+from degrade.upload import upload
+from tools import cuda_shim
+
+CPU = torch.device('cpu')
+needs_gxx = pytest.mark.skipif(not shutil.which('g++'), reason='g++ is not installed')
+
+
+def drawn(recipe, count, size, start=0):
+    draw = Draw(5, np.arange(start, start + count), tied=recipe.tied, batch=4, pool=recipe.pool)
+    return degrade.sample(recipe, draw, size)
+
+
+def test_arrays_arrive_as_they_are():
+    """In one copy: every type and shape, empty ones, and structs as bytes."""
+    structs = np.zeros(3, [('a', np.float64), ('b', np.int32)])
+    structs['b'] = 7
+    arrays = [
+        np.array([True, False, True]),
+        np.arange(5, dtype=np.int64),
+        structs,
+        np.zeros((0, 4), np.float32),
+        np.arange(6, dtype=np.float64).reshape(2, 3).T,
+        np.arange(7, dtype=np.uint8),
+    ]
+    there = kernels.upload(arrays, CPU)
+    for array, tensor in zip(arrays, there, strict=True):
+        assert tensor.data_ptr() % 16 == 0 or not tensor.numel()
+        if array.dtype.names:
+            assert tensor.numpy().tobytes() == array.tobytes()
+        else:
+            assert tensor.numpy().dtype == array.dtype and (tensor.numpy() == array).all()
+            assert (upload(array, CPU).numpy() == array).all()
+
+
+@pytest.mark.parametrize('recipe', degrade.RECIPES)
+def test_records_of_many_samples_are_those_of_each(recipe):
+    """They are made for many batches at once and then cut."""
+    recipe, size = degrade.recipe(recipe), (96, 96)
+    params = drawn(recipe, 12, size)
+    together = degrade.records(recipe, params, size)
+    for start in (0, 4, 8):
+        part = slice(start, start + 4)
+        own = degrade.records(recipe, degrade.take(params, part), size)
+        assert [r[part].tobytes() for r in together] == [r.tobytes() for r in own]
+
+
+@needs_gxx
+@pytest.mark.parametrize('recipe', ['ai6126_2024', 'ai6126_2022', 'face_renovation', 'bicubic'])
+def test_padding_changes_no_bit(recipe, monkeypatch):
+    """Canvases of the very size, and rounded up to 64 with whatever the memory held before."""
+    recipe, size = degrade.recipe(recipe), (60, 60)
+    faces = np.stack([synthetic.face(i, 60).image for i in range(4)])
+    x = torch.from_numpy(faces).permute(0, 3, 1, 2)
+    params = drawn(recipe, 4, size)
+    blank = kernels.blank
+
+    def filled(value):
+        return lambda *a, **k: blank(*a, **k).fill_(value)
+
+    with cuda_shim.Shim():
+        rounded = degrade.degrade(x, recipe, params, 'cuda')
+        for value in (0, 200):
+            monkeypatch.setattr(kernels, 'blank', filled(value))
+            assert torch.equal(degrade.degrade(x, recipe, params, 'cuda'), rounded)
+        monkeypatch.setattr(kernels, 'SIDE', 1)
+        assert torch.equal(degrade.degrade(x, recipe, params, 'cuda'), rounded)
+    assert rounded.shape[2:] == (60 // recipe.scale,) * 2
+    assert rounded.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_sizes_of_canvases_repeat():
+    """The largest sizes of 50 batches are few after rounding."""
+    recipe = degrade.recipe('ai6126_2024')
+    pix = torch.empty(1, 3, 512, 512, device='meta')
+    seen = set()
+    for i in range(50):
+        params = drawn(recipe, 8, (512, 512), 8 * i)
+        seen |= {kernels.blank(pix, p.size.max(0)).shape for p in params if hasattr(p, 'size')}
+    assert len(seen) <= 40
