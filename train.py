@@ -39,7 +39,7 @@ import tasks
 from config import flags, presets, rules, schema
 from config.schema import Config
 from errors import Interrupted, ProcessError, RunError
-from storage import records
+from storage import counted, records
 from tasks import data as sources
 from tasks.initial import init_weights
 from tasks.players import Players, Step, autocast
@@ -274,16 +274,18 @@ def headline(training: Training) -> str:
     degradation = config.degradation.recipe or 'no degradation'
     if dali_pipes.is_paired(training.images):
         degradation = 'degraded before'
-    sets = ', '.join(f'{len(v):,} validation pairs ({k})' for k, v in training.sets.items())
+    sets = ', '.join(
+        f'{counted(len(v), "validation pair")} ({k})' for k, v in training.sets.items()
+    )
     processes = f' x {world.size}' if world.size > 1 else ''
-    feeding = f'{config.run.threads} threads feed'
+    feeding = f'{counted(config.run.threads or 1, "thread")} to feed'
     if on_cpu:
-        feeding = f'feeding and training take turns on {torch.get_num_threads()} threads'
-    resumed = f', resumed at {training.state.nimg:,} images' if training.resumed else ''
+        feeding = f'feeding and training take turns on {counted(torch.get_num_threads(), "thread")}'
+    resumed = f', resumed at {counted(training.state.nimg, "image")}' if training.resumed else ''
     return (
         f'{training.out}: {network_name(config)}, '
         f'{models.count(training.players.net):,} parameters, {degradation}, '
-        f'{len(training.images):,} {sources.kind(training.images)}, {sets}, '
+        f'{counted(len(training.images), sources.kind(training.images))}, {sets}, '
         f'{config.run.precision} on {world.device}{processes}, {config.data.pipe} pipe, '
         f'{feeding}{resumed}'
     )

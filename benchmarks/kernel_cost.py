@@ -3,8 +3,10 @@
     python benchmarks/kernel_cost.py [RECIPE ...]
 
 prints for every stage and kernel of a recipe the warp instructions that an image takes, the memory
-it moves, registers, occupancy and spills, and the time below which an H200 and an RTX 3060 cannot
-come. A recipe's name may end in `-usm` for the recipe without its sharpening.
+it moves, the sectors of 32 bytes that its loads and stores ask for, registers, occupancy, spills,
+and the time below which an H200 and an RTX 3060 cannot come. A recipe's name may end in `-usm` for
+the recipe without its sharpening. `--json FILE` writes the sums; the committed ones are in
+benchmarks/results/kernel_cost.json, and a test fails where that of `ai6126_2024` rises.
 
 A seeded batch of plans goes through the chain as in training. NVRTC compiles every kernel for sm_90
 with CuPy's options, and a sample of the blocks of every launch executes that machine code on the
@@ -31,11 +33,13 @@ import torch
 
 import degrade
 from benchmarks.sass import kernels_of
-from benchmarks.sass_machine import SECTOR, Machine, packed, segments_of
+from benchmarks.sass_machine import SECTOR, Machine, laid_out
 from degrade import kernels, registers
 from degrade.draw import Draw
 from degrade.recipes import Recipe
+from storage import files
 from tools import arguments
+from training import outputs
 
 RECIPES = 'ai6126_2024', 'ai6126_2024-usm', 'ai6126_2022'
 BATCH = 16  # images of a training step
@@ -99,9 +103,10 @@ class Counter:
         total, threads = int(np.prod(grid)), int(np.prod(block))
         # Tables, which later launches need whole, are made by few threads.
         few = total * threads <= WHOLE
-        blocks = np.arange(total) if few else _chosen(total, max(THREADS // threads, 1))
-        kernel, segments = kernels_of(file)[name], segments_of(args)
-        done = Machine(kernel, grid, block, blocks, packed(args), segments).run()
+        most = max(THREADS // threads, 3 * self.batch)
+        blocks = np.arange(total) if few else _chosen(total, most)
+        packed, segments = laid_out(args)
+        done = Machine(kernels_of(file)[name], grid, block, blocks, packed, segments).run()
         each = total / len(blocks) / self.batch
         whole = sum(len(segment.data) for segment in segments) / self.batch
         cost = Cost(
@@ -120,9 +125,9 @@ def _chosen(total: int, most: int) -> np.ndarray:
     """At most so many numbers of blocks, evenly spread over samples, rows and columns."""
     if total <= most:
         return np.arange(total)
-    # Multiples of the golden section leave no gaps and hit no period of the grid.
-    places = (np.arange(most) * 0.6180339887498949 + 0.5) % 1
-    return np.unique((places * total).astype(np.int64))
+    # One of every so many: at random, lest they hit a period of the grid.
+    places = np.arange(most) + np.random.default_rng(0).random(most)
+    return (places * total / most).astype(np.int64)
 
 
 @contextmanager
@@ -248,10 +253,15 @@ def table(found: Sequence[Cost]) -> Iterator[str]:
             f'{cost.sectors / 1e6:8.2f}{usage.registers:5}{usage.shared:7}'
             f'{100 * occupancy(usage, cost.threads):7.0f}{usage.spilled:6}{_bounds([cost])}'
         )
-    total = sum(cost.instructions for cost in found) / 1e6
+    total = millions(found)
     moved = sum(cost.moved for cost in found) / 1e6
     sectors = sum(cost.sectors for cost in found) / 1e6
     yield f'{"sum":19}{total:9.2f}{moved:7.1f}{sectors:8.2f}{"":25}{_bounds(found)}'
+
+
+def millions(found: Sequence[Cost]) -> float:
+    """Warp instructions of all launches, in millions per image."""
+    return round(sum(cost.instructions for cost in found) / 1e6, 2)
 
 
 def _bounds(found: Sequence[Cost]) -> str:
@@ -269,6 +279,7 @@ def parser() -> argparse.ArgumentParser:
         default=BATCH,
         help='images of a batch (default: %(default)s)',
     )
+    p.add_argument('--json', type=Path, help='also write the sums to this file')
     return p
 
 
@@ -276,9 +287,15 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table of every recipe -> exit status."""
     args = parser().parse_args(argv)
+    outputs.check({'--json': args.json}, {})
+    sums = {}
     for name in args.recipes or RECIPES:
+        found = costs(named(name), args.batch)
+        sums[name] = millions(found)
         print(f'{name}: an image of {SIDE}x{SIDE} in batches of {args.batch}, sm_90')
-        print('\n'.join(table(costs(named(name), args.batch))), flush=True)
+        print('\n'.join(table(found)), flush=True)
+    if args.json:
+        files.write_json(args.json, {'batch': args.batch, 'millions': sums})
     return 0
 
 

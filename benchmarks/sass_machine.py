@@ -242,7 +242,7 @@ class Machine:
         """
         assert not (at % size).any(), f'{self.kernel.name}: address not aligned to {size}'
         threads = self.chosen()
-        sectors = np.unique(self.warp[threads] * (1 << 43) + at // SECTOR)
+        sectors = _distinct(self.warp[threads] * (1 << 43) + at // SECTOR)
         self.sectors += len(sectors)
         block = (sectors >> 43) * 32 // self.threads
         self.touched.append(block * (1 << 43) + (sectors & (1 << 43) - 1))
@@ -271,7 +271,7 @@ class Machine:
         with np.errstate(all='ignore'):
             while self._schedule():
                 pass
-        touched = np.unique(np.concatenate(self.touched)) if self.touched else ()
+        touched = _distinct(np.concatenate(self.touched)) if self.touched else ()
         return Executed(dict(self.counts), self.sectors, len(touched))
 
     def _schedule(self) -> bool:
@@ -536,6 +536,12 @@ TABLE.update(
 )
 
 
+def _distinct(numbers: np.ndarray) -> np.ndarray:
+    """Sorted, each once: np.unique takes five times as long."""
+    ranked = np.sort(numbers)
+    return ranked[np.concatenate([[True], ranked[1:] != ranked[:-1]])]
+
+
 # ---- launches ----
 
 
@@ -569,24 +575,20 @@ def _bank(grid: Sequence[int], block: Sequence[int], arguments: bytes) -> bytes:
     return bytes(bank + arguments + bytes(16))
 
 
-def packed(args: Sequence[kernels.Argument]) -> bytes:
-    """Arguments as C lays them out."""
+def laid_out(args: Sequence[kernels.Argument]) -> tuple[bytes, list[Segment]]:
+    """Arguments as C lays them out, and the memory that they point to."""
+    # Addresses of our own, so that runs repeat, and tensors that cross a multiple of 2^32.
     out = bytearray()
-    for a in args:
-        address = a.data_ptr() if isinstance(a, torch.Tensor) else 0
-        value = a if isinstance(a, np.generic) else np.uint64(address)
-        out += bytes(-len(out) % value.itemsize) + value.tobytes()
-    return bytes(out)
-
-
-def segments_of(args: Sequence[kernels.Argument]) -> list[Segment]:
-    """Memory of the tensors among the arguments."""
-    found = []
-    for a in args:
+    segments = []
+    for number, a in enumerate(args):
+        value = a if isinstance(a, np.generic) else np.uint64(0)
         if isinstance(a, torch.Tensor):
+            base = (number + 1 << 34) - 4096
             flat = a.detach().as_strided((a.numel(),), (1,)).view(torch.uint8).numpy()
-            found.append(Segment(a.data_ptr(), flat))
-    return found
+            segments.append(Segment(base, flat))
+            value = np.uint64(base)
+        out += bytes(-len(out) % value.itemsize) + value.tobytes()
+    return bytes(out), segments
 
 
 def _float_bits(text: str) -> np.ndarray:
@@ -615,8 +617,7 @@ class Launcher:
         at_once = max(1, (1 << 14) // threads)
         for start in range(0, len(every), at_once):
             blocks = every[start : start + at_once]
-            segments = segments_of(args)
-            Machine(kernel, grid, block, blocks, packed(args), segments).run()
+            Machine(kernel, grid, block, blocks, *laid_out(args)).run()
 
     def __enter__(self) -> 'Launcher':
         """Put this object's launch in place of the GPU's."""

@@ -75,8 +75,9 @@ def _iadd3(m: 'Machine', i: Instruction) -> None:
         # A difference adds the complement and one, so that it carries where it does not borrow.
         total = total + (m.predicate(op) if _is_predicate(op) else m.addend(op))
     m.put(target, (total & MASK).astype(U32))
-    for out in outs:
-        m.put_predicate(out, (total >> U64(32)) > 0)
+    # Three numbers may carry twice: the second target tells.
+    for k, out in enumerate(outs):
+        m.put_predicate(out, (total >> U64(32)) > k)
 
 
 @computes('IMAD')
@@ -245,9 +246,10 @@ def _brev(m: 'Machine', i: Instruction) -> None:
 @computes('IDP')
 def _idp(m: 'Machine', i: Instruction) -> None:
     target, a, b, c = (i.operands[0], *(m.u32(op) for op in i.operands[1:]))
-    assert i.modifiers == ('2A', 'LO', 'S16', 'U8'), i.text
-    low = (a & U32(0xFFFF)).astype(np.uint16).view(np.int16).astype(S32)
-    high = (a >> U32(16)).astype(np.uint16).view(np.int16).astype(S32)
+    assert i.modifiers[:2] == ('2A', 'LO') and i.modifiers[3] == 'U8', i.text
+    kind = np.int16 if i.modifiers[2] == 'S16' else np.uint16
+    low = (a & U32(0xFFFF)).astype(np.uint16).view(kind).astype(S32)
+    high = (a >> U32(16)).astype(np.uint16).view(kind).astype(S32)
     value = low * (b & U32(255)).astype(S32) + high * (b >> U32(8) & U32(255)).astype(S32)
     m.put(target, (value + _signed(c)).astype(S32).view(U32))
 

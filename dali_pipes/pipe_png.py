@@ -19,19 +19,20 @@ import torch
 
 from degrade.upload import upload
 from errors import DataError
-from sources import order
 from sources.aliases import Say
 from sources.files import decode
 from sources.reader import PairedReader
 
 from . import pipe_dali, png
-from .batch import assembled, flipped
+from .ahead import Steps
+from .batch import assembled, rows_of
 from .loader import Options, completed, to_decode
 from .plan import BatchPlan, Step
 
-# Images decoded at once, each by one warp. There are so many groups of them: one in use and the
-# others under way. They take at most this share of the free GPU memory.
-GROUP = 256
+# Images decoded at once, each by one warp: of fewer, a large GPU would be half idle. There are so
+# many groups of them: one in use and the others under way. They take at most this share of the free
+# GPU memory.
+GROUP = 1024
 FLYING = 3
 SHARE = 0.1
 # Steps planned beyond those, for steps whose images are all in the cache.
@@ -117,7 +118,8 @@ def _png_is_faster(plan: BatchPlan, options: Options, say: Say) -> bool:
         return False
 
     # As many files as the pipe decodes at once, since a few would leave the GPU idle.
-    group = (files * GROUP)[:GROUP]
+    count = group_size(plan, options.device)
+    group = (files * count)[:count]
 
     def on_gpu() -> torch.Tensor:
         return png.run_cuda(_packed(group, options), options.device)[1].cpu()
@@ -174,6 +176,17 @@ def _head(data: bytes, plan: BatchPlan) -> png.Head | None:
     return head if (head.height, head.width) == (plan.tall * plan.size, plan.size) else None
 
 
+def group_size(plan: BatchPlan, device: torch.device) -> int:
+    """Images in a group: a batch at least, and as many as the memory allows."""
+    group = GROUP
+    if device.type == 'cuda':
+        # A pixel takes six bytes: three as the PNG has them, and three of the picture.
+        each = FLYING * 6 * plan.tall * plan.size**2
+        free = torch.cuda.mem_get_info(device)[0]
+        group = min(GROUP, int(SHARE * free / each))
+    return max(group, plan.batch)
+
+
 # ---- the loader ----
 
 # (bytes of a file, number of the image that it is); no bytes are kept once the CPU has decoded it
@@ -218,28 +231,18 @@ class PngLoader:
         self._options = options
         self._cache = options.cache
         self._reader = options.reader
-        self._samples = order.shard(options.start, plan.batch, options.rank, options.world)
+        self._steps = Steps(plan, options)
         self._planned: deque[_Planned] = deque()
         self._flying: list[_Group] = []
         self._stream: torch.cuda.Stream | None = None
         if options.device.type == 'cuda':
             self._stream = torch.cuda.Stream(options.device)
-        self._group = self._group_size()
+        self._group = group_size(plan, options.device)
         steps_flying = FLYING * -(-self._group // plan.batch)
         self._most_planned = steps_flying + LOOKAHEAD
 
         # A single thread reads, in one order, so that a stream repeats.
         self._worker = ThreadPoolExecutor(1, 'png')
-
-    def _group_size(self) -> int:
-        """Images in a group: a batch at least, and as many as the memory allows."""
-        group = GROUP
-        if self._options.device.type == 'cuda':
-            # A pixel takes six bytes: three as the PNG has them, and three of the picture.
-            each = FLYING * 6 * self._plan.tall * self._plan.size**2
-            free = torch.cuda.mem_get_info(self._options.device)[0]
-            group = min(GROUP, int(SHARE * free / each))
-        return max(group, self._plan.batch)
 
     # ---- reading and decoding ahead ----
 
@@ -255,7 +258,7 @@ class PngLoader:
         """Plan steps until a group is full, or there are enough of them."""
         group = _Group()
         while len(group.index) < self._group and len(self._planned) < self._most_planned:
-            step = self._plan(next(self._samples))
+            step = next(self._steps)
             places = to_decode(self._cache, step.index)
             self._planned.append(_Planned(step, places, group, len(group.index)))
             group.index += step.index[places].tolist()
@@ -281,7 +284,8 @@ class PngLoader:
                 pixels, status = self._decode(chosen, [heads[i] for i in on_device])
             if len(on_cpu):
                 images = np.stack(self._replace(files, on_cpu, index))[..., :3]
-                pixels = assembled(pixels, upload(images, device), on_cpu, len(files))
+                rows = upload(rows_of(on_cpu, len(files)), device)
+                pixels = assembled(pixels, upload(images, device), rows)
             assert pixels is not None
             pixels = self._with_paired(pixels, [used for _, used in files])
             ready = self._stream.record_event() if self._stream else None
@@ -330,8 +334,9 @@ class PngLoader:
             group.steps -= 1
             if not group.steps:
                 self._flying.remove(group)
-        x = completed(self._cache, step, places, decoded, used)
-        return step, flipped(x, step.flip).permute(0, 3, 1, 2)
+        device = self._options.device
+        step, x = completed(self._cache, step, places, decoded, used, device)
+        return step, x.permute(0, 3, 1, 2)
 
     def _finish(self, group: _Group) -> tuple[torch.Tensor, np.ndarray]:
         """(pixels, images that they are) of a group, once it is decoded."""
@@ -352,6 +357,7 @@ class PngLoader:
     def close(self) -> None:
         """End the worker. Nothing may be freed that the stream still fills."""
         # The reader is closed first, so that the worker waits for nothing more.
+        self._steps.close()
         self._worker.shutdown(wait=False, cancel_futures=True)
         self._reader.close()
         self._worker.shutdown()

@@ -199,7 +199,8 @@ template <int R, int ROWS> __device__ __forceinline__ void correlate(
         if (py + i < p.h) to[(size_t)i * W * 3] = acc[i];
 }
 
-extern "C" __global__ void __launch_bounds__(256) blur21(
+// Four blocks to a multiprocessor: left to itself, the compiler spills registers for a fifth.
+extern "C" __global__ void __launch_bounds__(256, 4) blur21(
     const void* x, bool bytes, float* y, int H, int W, const Blur* params, const float* kernels,
     int stride, const Span* spans)
 {

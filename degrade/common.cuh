@@ -36,8 +36,8 @@ __device__ __forceinline__ int clamp(int i, int low, int high)
 __device__ __forceinline__ float unit(float v) { return fminf(fmaxf(v, 0.0f), 1.0f); }
 
 // 8-bit level of a float, clamped, half to even. Products and sums are kept apart here as torch and
-// NumPy have them: an FMA would settle other ties. The sum with 1.5 * 2^23 has no bits for fractions
-// and ends in the level; a conversion would take as long as four sums.
+// NumPy have them: an FMA would settle other ties. The sum with 1.5 * 2^23 has no bits for
+// fractions and ends in the level; a conversion would take as long as eight sums.
 __device__ __forceinline__ int level8(float v, float nudge)
 {
     const float scaled = __fadd_rn(__fmul_rn(unit(v), 255.0f), nudge);
@@ -85,8 +85,8 @@ template <class Inputs> __device__ __forceinline__ void slide(
 }
 
 // Part of one channel of an image [h, w], whose values lie STEP apart on a canvas of width W,
-// reflected at its borders: `rows` rows and `columns` columns, of which there are at most 32 CHUNKS,
-// from (top, left) on. Thread t of a block of WARPS warps.
+// reflected at its borders: `rows` rows and `columns` columns, at most 32 CHUNKS, from (top, left)
+// on. Thread t of a block of WARPS warps.
 template <int CHUNKS, int WARPS, int STEP, class T> __device__ __forceinline__ void fill(
     float* tile, int pitch, const T* image, int W, int h, int w, int top, int left, int rows,
     int columns, int t)

@@ -22,8 +22,9 @@ __device__ __forceinline__ int step(int quality, int chroma, int k)
 
 __device__ __forceinline__ int descale(int v, int n) { return (v + (1 << (n - 1))) >> n; }
 
-// libjpeg's DCT as a matrix with 13 fractional bits, see jpeg.py. Row 8 - k is the mirror image of
-// row k, or its negative: sums and differences of opposite values save half of the products.
+// libjpeg's DCT as a matrix with 13 fractional bits, see jpeg.py. Rows are
+// their own mirror images, or the negatives of these: sums and differences of opposite values save
+// half of the products.
 const int A = 8192, B = 10703, B6 = 10704, C = 4433;
 __device__ const int ODD[4][4] = {               // rows 1, 3, 5, 7
     {11363, 9633, 6437, 2260}, {9633, -2259, -11362, -6436}, {6437, -11362, 2261, 9633},
@@ -94,8 +95,8 @@ template <class T> __device__ __forceinline__ Ycc convert(const T* at)
 typedef int Blocks[24][8][9];
 
 // All values, less 128, of an image [h, w] on a canvas of width W, from (top, left) on. Y repeats
-// the last row and column. Chroma repeats the last column, then takes means of 2 x 2, rounded up and
-// down alternately, and repeats the last row of those.
+// the last row and column. Chroma repeats the last column, then takes means of 2 x 2, rounded up
+// and down alternately, and repeats the last row of those.
 template <class T> __device__ __forceinline__ void stage(
     Blocks& blocks, const T* image, int W, int h, int w, int top, int left, int t)
 {
@@ -178,9 +179,9 @@ extern "C" __global__ void __launch_bounds__(192) planes(
     *(uint2*)plane = {words[0], words[1]};
 }
 
-// Chroma of one plane at pixels (2 ny, 2 nx), (2 ny, 2 nx + 1), (2 ny + 1, 2 nx) and (2 ny + 1, 2 nx
-// + 1), less 128: the triangle filter 3:1 towards the nearer sample, first down, then across; copies
-// where the plane, of which [h, w] pixels are made, is at most two wide.
+// Chroma of one plane, less 128, at the two by two pixels from (2 ny, 2 nx) on: the triangle filter
+// 3:1 towards the nearer sample, first down, then across; copies where the plane, of which [h, w]
+// pixels are made, is at most two wide.
 __device__ __forceinline__ void upsample(
     int* out, const u8* plane, int pitch, int ny, int nx, int h, int w)
 {

@@ -75,8 +75,8 @@ extern "C" __global__ void weights(
     }
 }
 
-// Up to 32 source rows, from row `first` on, filtered across: rows [32, 3, 32] for 32 columns of the
-// output, of which lane l has the one that begins at source pixel `left`. A warp makes four rows.
+// Up to 32 source rows, from row `first` on, filtered across: rows [32, 3, 32] for 32 columns of
+// the output. A lane's column begins at source pixel `left`. A warp makes four rows.
 template <class T> __device__ __forceinline__ void across(
     float (*rows)[3][32], const T* image, int W, int h, int w, int first, int count, int left,
     const float* weights, int length, int taps)

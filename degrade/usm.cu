@@ -56,7 +56,8 @@ extern "C" __global__ void __launch_bounds__(128) across(
     else if (bytes)
         fill<CHUNKS, 4, 3>(tile, PITCH, (const u8*)x + image, W, p.h, p.w, y0, left, 16, SIDE, t);
     else
-        fill<CHUNKS, 4, 3>(tile, PITCH, (const float*)x + image, W, p.h, p.w, y0, left, 16, SIDE, t);
+        fill<CHUNKS, 4, 3>(tile, PITCH, (const float*)x + image, W, p.h, p.w, y0, left, 16, SIDE,
+                           t);
     if (t < TAPS + 1) taps[t] = t < TAPS ? row[t] : 0.0f;
     __syncthreads();
 

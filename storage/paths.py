@@ -20,6 +20,11 @@ def printable(text: str, most: int | None = None) -> str:
     return line if most is None or len(line) <= most else f'{line[:most]}...'
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things for a message: '1 image', '1,200 images'."""
+    return f'{number:,} {noun}{"" if number == 1 else "s"}'
+
+
 def some(names: Sequence[str], most: int, separator: str = ', ') -> str:
     """The first `most` names, and how many more there are."""
     rest = [f'and {len(names) - most:,} more'] if len(names) > most else []

@@ -349,12 +349,12 @@ def fingerprint(images: Any) -> str:
     paths = images.urls if streamed else [image.path for image in images]
     names = '\n'.join(map(os.path.basename, paths))
     digest = hashlib.blake2b(names.encode('utf-8', 'surrogateescape'), digest_size=8).hexdigest()
-    return f'{len(images)} {kind(images)}, {digest}'
+    return f'{len(images)} {kind(images)}s, {digest}'
 
 
 def kind(images: Any) -> str:
     """What len(images) counts."""
     if isinstance(images, stream.Shards):
-        return 'shards'
+        return 'shard'
     paired = isinstance(images[0], (manifest.Pair, manifest.Stacked))
-    return 'stored pairs' if paired else 'images'
+    return 'stored pair' if paired else 'image'

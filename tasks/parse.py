@@ -138,7 +138,8 @@ class Parse:
                     _check_size(name, ids, truth)
                     confusion.update(ids, truth)
         lines = [
-            f'{count} masks written to {storage.shown(folder)}, pictures to {storage.shown(colour)}'
+            f'{storage.counted(count, "mask")} written to {storage.shown(folder)}, '
+            f'pictures to {storage.shown(colour)}'
         ]
         if confusion.counts.any():
             s = confusion.compute()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import models
 from metrics.psnr import psnr, to_uint8
 from metrics.ssim import ssim
+from storage import counted
 from training.world import World
 
 from .batches import SHOWN, batches, collected
@@ -65,7 +66,8 @@ class RestoreScores(NamedTuple):
         text = (
             f'PSNR {self.psnr.mean():.3f} dB, SSIM {self.ssim.mean():.4f}, '
             f'{self.baseline_name} {self.baseline.mean():.3f} dB '
-            f'(gain {gain.mean():+.3f}; worst image {gain.min():+.3f}), {len(self.psnr)} pairs'
+            f'(gain {gain.mean():+.3f}; worst image {gain.min():+.3f}), '
+            f'{counted(len(self.psnr), "pair")}'
         )
         if np.isnan(self.pass0).any():
             return text

@@ -183,7 +183,10 @@ class Restore:
                 count += 1
                 if truth is not None:
                     scores.append(_score(path, truth.to(how.device), name, metrics))
-        return [f'{count} images restored to {storage.shown(folder)}', *_mean_scores(scores)]
+        return [
+            f'{storage.counted(count, "image")} restored to {storage.shown(folder)}',
+            *_mean_scores(scores),
+        ]
 
 
 def _check_scale(config: Config, scale: float) -> None:
@@ -471,7 +474,7 @@ def _mean_scores(scores: list[dict[str, float]]) -> list[str]:
         return []
     mean = {k: np.mean([s[k] for s in scores]) for k in scores[0]}
     others = ''.join(f', {k}: {v:.4f}' for k, v in mean.items() if k != 'PSNR')
-    return [f'PSNR: {mean["PSNR"]:.4f} dB{others}, over {len(scores)} images']
+    return [f'PSNR: {mean["PSNR"]:.4f} dB{others}, over {storage.counted(len(scores), "image")}']
 
 
 @lru_cache(maxsize=1)

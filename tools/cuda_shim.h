@@ -17,7 +17,7 @@ static void __sanitizer_finish_switch_fiber(void*, const void**, size_t*) {}
 #define __global__
 #define __device__
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __shared__ static        // one block runs at a time
 
 struct float2 { float x, y; };

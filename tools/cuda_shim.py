@@ -26,7 +26,7 @@ import torch
 from degrade import kernels
 
 KERNEL = re.compile(
-    r'extern "C" __global__ void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)\(([^)]*)\)'
+    r'extern "C" __global__ void\s+(?:__launch_bounds__\([\d, ]+\)\s+)?(\w+)\(([^)]*)\)'
 )
 SCALARS: dict[str, type[np.generic]] = {'int': np.int32, 'float': np.float32, 'bool': np.bool_}
 SANITIZERS = (

@@ -351,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write(args, list(truths), text, done)
 
     print(text)
-    print(f'\nover {len(truths):,} images')
+    print(f'\nover {storage.counted(len(truths), "image")}')
     if not all('ms_ssim' in row for row in means.values()):
         print(f'MS-SSIM is left out: its five scales need images of {LEAST}x{LEAST} or more')
     if args.out:

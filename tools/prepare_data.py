@@ -93,7 +93,7 @@ def split(args: argparse.Namespace) -> None:
     lists = [listing.list_of(os.path.abspath(path) for path in part.paths) for part in parts]
     for name, part, text in zip(LISTS, parts, lists, strict=True):
         storage.write(args.out / name, text)
-        print(f'{args.out / name}: {len(part):,} images')
+        print(f'{args.out / name}: {storage.counted(len(part), "image")}')
 
 
 def annotate(args: argparse.Namespace) -> None:
@@ -142,6 +142,7 @@ def degrade_all(args: argparse.Namespace) -> None:
             pass
     where = f'{sources.STACKED if args.stacked else ""}{args.out}'
     print(
-        f'{len(data):,} pairs in {args.out}: python train.py --recipe {args.recipe} --val {where}, '
+        f'{storage.counted(len(data), "pair")} in {args.out}: '
+        f'python train.py --recipe {args.recipe} --val {where}, '
         f'or, to train on them, --data {where} --size {args.size}'
     )

@@ -92,7 +92,7 @@ def show(plan: Plan, reader: Reader, samples: Iterable[int], path: Path) -> None
         lq, target = ((t[0] * 255).round().to(torch.uint8) for t in (batch.input, batch.target))
         rows.append((f'sample {n}', lq, target, lines))
     pictures.sheet(path, rows)
-    print(f'{path}: {len(rows)} samples')
+    print(f'{path}: {storage.counted(len(rows), "sample")}')
 
 
 def told(recipe: degrade.Recipe, params: Any, size: Any) -> Iterator[str]:

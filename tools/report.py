@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out.suffix == '.html':
         runs = [FinishedRun(folder) for folder in args.runs]
         storage.write(args.out, report_html.page(runs).encode())
-        print(f'{args.out}: {len(runs)} runs')
+        print(f'{args.out}: {storage.counted(len(runs), "run")}')
         return 0
 
     # The page compares; the PDF is of one run, whose validation images are restored for it.
