@@ -24,10 +24,14 @@ class Batch(NamedTuple):
     plain: torch.Tensor | None
 
 
-def flipped(x: torch.Tensor, flip: np.ndarray) -> torch.Tensor:
-    """Mirror the samples of x [B, H, W, C] uint8 for which flip [B] bool is set."""
+def flipped(x: torch.Tensor, flip: np.ndarray, there: torch.Tensor | None = None) -> torch.Tensor:
+    """Mirror the samples of x [B, H, W, C] uint8 for which flip [B] bool is set.
+
+    there: flip on a GPU, where it is there already
+    """
     if x.device.type != 'cpu':
-        return torch.where(upload(flip, x.device)[:, None, None, None], x.flip(2), x)
+        there = upload(flip, x.device) if there is None else there
+        return torch.where(there[:, None, None, None], x.flip(2), x)
     x = x.clone()
     for i in np.flatnonzero(flip):
         # OpenCV drops the dimension of a single channel.
@@ -37,24 +41,26 @@ def flipped(x: torch.Tensor, flip: np.ndarray) -> torch.Tensor:
 
 
 def assembled(
-    cached: torch.Tensor | None, decoded: torch.Tensor | None, places: np.ndarray, count: int
+    cached: torch.Tensor | None, decoded: torch.Tensor | None, rows: torch.Tensor
 ) -> torch.Tensor:
     """Merge the images of a batch.
 
-    cached:  the images at all other places, in order; None if there are none
-    decoded: [k, ...] the images at `places`; None if there are none
-    places:  [k] places of the decoded images in the batch
-    count:   size of the batch
-    Returns [count, ...].
+    cached:  images in the order of their places; None if there are none
+    decoded: the others, likewise
+    rows:    of `rows_of`, on the device of the images
+    Returns [B, ...].
     """
     if cached is None:
         assert decoded is not None
         return decoded
     if decoded is None:
         return cached
+    return torch.cat([cached, decoded])[rows]
 
-    # One gather on the device: row `order[i]` of the concatenation belongs at place i.
-    order = np.empty(count, np.int64)
-    order[np.setdiff1d(np.arange(count), places)] = np.arange(len(cached))
-    order[places] = len(cached) + np.arange(len(decoded))
-    return torch.cat([cached, decoded])[upload(order, decoded.device)]
+
+def rows_of(places: np.ndarray, count: int) -> np.ndarray:
+    """[count] int64: which image of first the others and then those at `places` [k] goes where."""
+    rows = np.empty(count, np.int64)
+    rows[np.setdiff1d(np.arange(count), places)] = np.arange(count - len(places))
+    rows[places] = np.arange(count - len(places), count)
+    return rows

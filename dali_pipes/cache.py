@@ -10,7 +10,9 @@ import hashlib
 import os
 import shutil
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +29,7 @@ MODES = 'auto', 'gpu', 'host', 'file', 'off'  # what --cache offers
 # Share of the free GPU memory, or of the available host memory, that `auto` takes at most: the rest
 # is left to the training.
 SHARE = 0.4
+MOST_WRITING = 4  # batches on their way from a GPU to a mapped file
 
 Index = Sequence[int] | np.ndarray
 
@@ -45,8 +48,11 @@ class Cache(Protocol):
         """
         ...
 
-    def take(self, index: Index) -> torch.Tensor:
-        """Return uint8 pixels of full slots, on the device of the batches."""
+    def take(self, index: Index, there: torch.Tensor | None = None) -> torch.Tensor:
+        """Return uint8 pixels of full slots, on the device of the batches.
+
+        there: index on that device, where it is there already
+        """
         ...
 
     def close(self) -> None:
@@ -231,6 +237,7 @@ class Memory:
             device=device if on_gpu else 'cpu',
         )
         self._full = np.zeros(count, bool)
+        self._views = self._pixels.unbind()  # its slots
 
         # Not by torch's allocator of pinned memory, which rounds up to a power of two.
         self._pinned = not on_gpu and device.type == 'cuda'
@@ -250,21 +257,29 @@ class Memory:
     def put(self, index: Index, pixels: torch.Tensor, used: Index | None = None) -> None:
         """Fill slots. On a GPU the same stream has to take the images again."""
         # Copies are queued on the current stream and thus precede every `take` on it.
-        for i, image in zip(index, pixels, strict=True):
-            self._pixels[int(i)].copy_(image, non_blocking=True)
-            self._full[i] = True
+        if self._pixels.device == pixels.device:
+            self._pixels.index_copy_(0, self._numbers(index), pixels)
+        else:
+            torch._foreach_copy_(self._slots(index), pixels.unbind(), non_blocking=True)
+        self._full[index] = True
 
-    def take(self, index: Index) -> torch.Tensor:
+    def take(self, index: Index, there: torch.Tensor | None = None) -> torch.Tensor:
         """Return the pixels of full slots on the device."""
         if self._pixels.device == self.device:
-            return self._pixels[upload(np.asarray(index, np.int64), self.device)]
+            return self._pixels[self._numbers(index) if there is None else there]
 
         # Straight from pinned memory, image by image: to gather them first would be another copy.
+        # In one call, since a call of Python's for each would keep the training waiting.
         shape = (len(index), *self._pixels.shape[1:])
         out = torch.empty(shape, dtype=torch.uint8, device=self.device)
-        for image, i in zip(out, index, strict=True):
-            image.copy_(self._pixels[int(i)], non_blocking=True)
+        torch._foreach_copy_(out.unbind(), self._slots(index), non_blocking=True)
         return out
+
+    def _numbers(self, index: Index) -> torch.Tensor:
+        return upload(np.asarray(index, np.int64), self._pixels.device)
+
+    def _slots(self, index: Index) -> list[torch.Tensor]:
+        return [self._views[i] for i in np.asarray(index).tolist()]
 
     def close(self) -> None:
         """Unpin the memory."""
@@ -312,6 +327,9 @@ class Mapped:
         self.folder = os.path.join(os.path.expanduser(folder), name)
         self._disk_full = False
         self._file: int | None = None  # descriptor that pixels are written through
+        # Pixels of a GPU are written by a thread once they have come.
+        self._writer = ThreadPoolExecutor(1, 'cache')
+        self._writing: deque[Future[None]] = deque()
         try:
             self._open(len(images))
         except OSError as e:
@@ -359,13 +377,36 @@ class Mapped:
         return np.flatnonzero(~self._full[index])
 
     def put(self, index: Index, pixels: torch.Tensor, used: Index | None = None) -> None:
-        """Fill slots as long as the disk has room; says so once it has not."""
-        for i, image, u in zip(index, pixels, index if used is None else used, strict=True):
+        """Fill slots as long as the disk has room; says so once it has not.
+
+        Those with pixels of a GPU are filled a little later.
+        """
+        used = index if used is None else used
+        if pixels.device.type == 'cpu':
+            self._fill(index, pixels, used)
+        elif not self._disk_full:
+            # Few batches wait, so that their memory is bounded; a slow disk slows the first epoch.
+            if len(self._writing) == MOST_WRITING:
+                self._writing.popleft().result()
+            host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+            host.copy_(pixels, non_blocking=True)
+            done = torch.cuda.current_stream(pixels.device).record_event()
+            self._writing.append(self._writer.submit(self._fill_after, done, index, host, used))
+
+    def _fill_after(
+        self, done: torch.cuda.Event, index: Index, pixels: torch.Tensor, used: Index
+    ) -> None:
+        """Fill slots with pixels that have come once an event is done."""
+        done.synchronize()
+        self._fill(index, pixels, used)
+
+    def _fill(self, index: Index, pixels: torch.Tensor, used: Index) -> None:
+        for i, image, u in zip(index, pixels, used, strict=True):
             if self._disk_full:
                 return
 
             # Pixels first. Whatever the record says meanwhile, its checksum does not fit them.
-            data = image.cpu().contiguous().numpy().tobytes()
+            data = image.contiguous().numpy().tobytes()
             try:
                 self._write(int(i), data)
             except OSError as e:
@@ -401,12 +442,18 @@ class Mapped:
             data = data[written:]
             at += written
 
-    def take(self, index: Index) -> torch.Tensor:
+    def take(self, index: Index, there: torch.Tensor | None = None) -> torch.Tensor:
         """Return the pixels of full slots on the device."""
-        return upload(self._pixels[index], self.device)
+        # Gathered where a GPU can fetch them.
+        shape = (len(index), *self._shape)
+        gpu = self.device.type == 'cuda'
+        host = torch.empty(shape, dtype=torch.uint8, pin_memory=gpu)
+        np.take(self._pixels, np.asarray(index), 0, out=host.numpy(), mode='clip')
+        return host.to(self.device, non_blocking=True)
 
     def close(self) -> None:
-        """Close the file; the map is released with the object."""
+        """Write what has come and close the file; the map is released with the object."""
+        self._writer.shutdown()
         if self._file is not None:
             os.close(self._file)
             self._file = None

@@ -80,6 +80,10 @@ class PairedPlan(Plan):
         super().__init__(count, nothing, **options)
         self.channels = 3 + planes(scale)
 
+    def records(self, step: Step) -> tuple[np.ndarray, ...]:
+        """None: nothing is degraded."""
+        return ()
+
     def finish(
         self, x: torch.Tensor, step: Step, impl: str = 'torch', pool: Executor | None = None
     ) -> Batch:

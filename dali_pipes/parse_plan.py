@@ -3,6 +3,7 @@
 Sample numbers -> pairs, augmentations, degradations; decoded pairs -> Batch.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -74,6 +75,11 @@ class ParsePlan:
             np.zeros((len(samples), 2), np.int64),
         )
 
+    def records(self, step: Step) -> tuple[np.ndarray, ...]:
+        """Those of the recipe, where there is one."""
+        _, chain = step.params
+        return degrade.records(self.recipe, chain, (self.size, self.size)) if self.recipe else ()
+
     def finish(
         self, x: torch.Tensor, step: Step, impl: str = 'torch', pool: Executor | None = None
     ) -> Batch:
@@ -84,7 +90,8 @@ class ParsePlan:
         # The chain starts from 8-bit images, as it does for a restorer.
         if self.recipe:
             grey_levels = (255 * image).round().to(torch.uint8)
-            image = degraded(grey_levels, self.recipe, chain, impl, pool)
+            there = step.records or None
+            image = degraded(grey_levels, self.recipe, chain, impl, pool, there)
         return Batch(image, mask, torch.from_numpy(step.sample), None)
 
 
@@ -150,11 +157,13 @@ def degraded(
     params: ChainParams,
     impl: str = 'torch',
     pool: Executor | None = None,
+    there: Sequence[torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Degrade [B, 3, H, W] uint8 and enlarge the result to the same size, float32 in [0, 1].
 
-    This is what a parser is given by a restorer that asks it about a degraded face.
+    This is what a parser is given by a restorer that asks it about a degraded face. The arguments
+    are those of degrade.degrade.
     """
-    lq = degrade.degrade(image, recipe, params, impl, pool=pool)
+    lq = degrade.degrade(image, recipe, params, impl, pool=pool, there=there)
     large = F.interpolate(lq, image.shape[-2:], mode='bicubic').clamp(0, 1)
     return large.contiguous(memory_format=torch.channels_last)

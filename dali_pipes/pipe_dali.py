@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from degrade.upload import upload
-from sources import jph, order
+from sources import jph
 from sources.files import own_colours
 from sources.reader import PairedReader
 
-from .batch import assembled, flipped
-from .loader import Options, to_decode
+from .ahead import Steps
+from .batch import flipped
+from .loader import Options, completed, sent, to_decode
 from .plan import BatchPlan, Step
 
 # Batches searched for the next one with an image that is not in the cache.
@@ -55,7 +56,7 @@ class DaliLoader:
         self._gpu = options.device.type == 'cuda'
         self._uniform = options.reader.uniform
         self._decoder = 'mixed' if options.mixed else 'cpu'
-        self._samples = order.shard(options.start, plan.batch, options.rank, options.world)
+        self._steps = Steps(plan, options)
 
         # Steps that are not yet returned, and how many of them have been given to DALI.
         self._planned: deque[_Planned] = deque()
@@ -146,7 +147,7 @@ class DaliLoader:
         return planned
 
     def _plan_one(self) -> None:
-        step = self._plan(next(self._samples))
+        step = next(self._steps)
         self._planned.append(_Planned(step, to_decode(self._cache, step.index)))
 
     def _decode_others(self, files: list[tuple[bytes, int]], index: np.ndarray) -> None:
@@ -176,21 +177,21 @@ class DaliLoader:
         # looked any further.
         self._planned.popleft()
         self._fed = max(self._fed - 1, 0)
-        return first.step, self._completed(first, decoded).permute(0, 3, 1, 2)
+        step, x = self._completed(first, decoded)
+        return step, x.permute(0, 3, 1, 2)
 
-    def _completed(self, planned: _Planned, decoded: torch.Tensor | None) -> torch.Tensor:
+    def _completed(
+        self, planned: _Planned, decoded: torch.Tensor | None
+    ) -> tuple[Step, torch.Tensor]:
         """Add the cached images of a step to those decoded and flipped, and cache the latter."""
-        step, places = planned.step, planned.places
-        # As in `completed`, but for DALI's images, which are flipped already.
-        cached = None
-        if self._cache is not None:
-            others = np.setdiff1d(np.arange(len(step.index)), places)
-            if len(others):
-                cached = flipped(self._cache.take(step.index[others]), step.flip[others])
-            if decoded is not None:
-                upright = flipped(decoded, step.flip[places])  # flipped back
-                self._cache.put(step.index[places], upright, planned.used)
-        return assembled(cached, decoded, places, len(step.index))
+        step, places, device = planned.step, planned.places, self._options.device
+        if self._cache is None:
+            assert decoded is not None
+            return sent(step, device)[0], decoded
+
+        # The cache holds images that are not flipped, and those of DALI are.
+        upright = None if decoded is None else flipped(decoded, step.flip[places])
+        return completed(self._cache, step, places, upright, planned.used, device)
 
     def _decode(self, flip: np.ndarray) -> torch.Tensor:
         """DALI's next output: [k, H, W, 3] uint8 on the device, flipped."""
@@ -204,8 +205,7 @@ class DaliLoader:
 
         if not self._uniform:
             fitted = [self._options.reader.fit(np.asarray(image)) for image in out]
-            images = torch.from_numpy(np.stack(fitted))
-            return flipped(images.to(self._options.device), flip)
+            return flipped(upload(np.stack(fitted), self._options.device), flip)
 
         # The buffer is DALI's own. On a GPU it is copied, and the copy waited for before the next
         # run; on a CPU the batch has been made of it by then.
@@ -218,6 +218,7 @@ class DaliLoader:
     def close(self) -> None:
         """End DALI's threads, which live as long as the pipeline."""
         self._pipe = None
+        self._steps.close()
 
 
 def _is_for_dali(data: bytes) -> bool:

@@ -6,6 +6,7 @@ thread pools that wait for each other.
 """
 
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import Any
@@ -15,41 +16,34 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sources import order
 from sources.reader import ImageReader
 
-from .batch import flipped
+from .ahead import Steps
 from .loader import Options, completed, to_decode
 from .plan import BatchPlan, Step
 
-# (step, [k] places in the batch, [k] images they are, [k, H, W, C] uint8 decoded, not flipped)
-Item = tuple[Step, np.ndarray, np.ndarray, np.ndarray]
+# ([k] numbers of the images that they are, [k, H, W, C] uint8 decoded, not flipped)
+Item = tuple[np.ndarray, np.ndarray]
 
 
 class Decoded(Dataset[Any]):
     """Data set whose items are batches, for a DataLoader.
 
-    plan:   of the batches
     reader: of the images
     """
 
-    def __init__(self, plan: BatchPlan, reader: ImageReader) -> None:
+    def __init__(self, reader: ImageReader) -> None:
         """Read with one thread unless `pool` is set."""
-        self.plan = plan
         self.reader = reader
         self.pool: Executor | None = None  # threads, in this process only
 
-    def __getitems__(self, wanted: list[tuple[int, bool]]) -> Item:
-        """Decode a batch. wanted: (sample number, whether to decode its image)."""
-        # The whole batch is planned here, too, so that only sample numbers have to be sent.
-        samples, decode = (np.array(column) for column in zip(*wanted, strict=True))
-        step = self.plan(samples)
-        places = np.flatnonzero(decode)
-        decoded = self.reader.decoded(step.index[places].tolist(), self.pool)
+    def __getitems__(self, wanted: list[int]) -> Item:
+        """Decode the images of these numbers, of which there may be none."""
+        decoded = self.reader.decoded(wanted, self.pool)
         images = np.empty((0, 0, 0, 3), np.uint8)
         if decoded:
             images = np.stack([image for image, _ in decoded])
-        return step, places, np.array([used for _, used in decoded]), images
+        return np.array([used for _, used in decoded]), images
 
 
 def _workers(threads: int, batch_bytes: int) -> tuple[int, int]:
@@ -72,8 +66,8 @@ def _one_thread(_: int) -> None:
     cv2.setNumThreads(1)
 
 
-def _as_tensor(item: Item) -> tuple[Step, np.ndarray, np.ndarray, torch.Tensor]:
-    return *item[:3], torch.from_numpy(item[3])
+def _as_tensor(item: Item) -> tuple[np.ndarray, torch.Tensor]:
+    return item[0], torch.from_numpy(item[1])
 
 
 class TorchLoader:
@@ -84,11 +78,14 @@ class TorchLoader:
         self._plan = plan
         self._options = options
         self._cache = options.cache
+        self._steps = Steps(plan, options)
+        # (step, places of the images to decode) of the batches that are being decoded
+        self._planned: deque[tuple[Step, np.ndarray]] = deque()
         self._decoded: Iterator[Any] | None = iter(self._data_loader())
 
     def _data_loader(self) -> DataLoader[Any]:
         plan, options = self._plan, self._options
-        data = Decoded(plan, options.reader)
+        data = Decoded(options.reader)
         common: dict[str, Any] = dict(batch_sampler=self._wanted(), collate_fn=_as_tensor)
         if options.device.type != 'cuda':
             data.pool = options.pool
@@ -108,31 +105,29 @@ class TorchLoader:
             worker_init_fn=_one_thread,
         )
 
-    def _wanted(self) -> Iterator[list[tuple[int, bool]]]:
-        """Yield what each batch is made of: (sample number, whether to decode its image).
+    def _wanted(self) -> Iterator[list[int]]:
+        """Yield the numbers of the images that are decoded for each batch.
 
         It is asked for in this process, some batches ahead, so that an image may be decoded a
         second time before the cache is found to have it.
         """
-        options, plan = self._options, self._plan
-        for samples in order.shard(options.start, plan.batch, options.rank, options.world):
-            decode = np.ones(len(samples), bool)
-            if self._cache:
-                assert plan.count is not None, 'a stream has no cache'
-                index = order.index(samples, plan.count, plan.seed)
-                decode[:] = False
-                decode[to_decode(self._cache, index)] = True
-            yield list(zip(samples.tolist(), decode.tolist(), strict=True))
+        for step in self._steps:
+            places = to_decode(self._cache, step.index)
+            self._planned.append((step, places))
+            yield step.index[places].tolist()
 
     def load(self) -> tuple[Step, torch.Tensor]:
         """Return the next step and its images; see Loader."""
         assert self._decoded is not None, 'the loader is closed'
         # Flipped last, because the cache holds images that are not flipped.
-        step, places, used, images = next(self._decoded)
-        images = images.to(self._options.device, non_blocking=True)
-        x = completed(self._cache, step, places, images if len(places) else None, used)
-        return step, flipped(x, step.flip).permute(0, 3, 1, 2)
+        used, images = next(self._decoded)
+        step, places = self._planned.popleft()
+        device = self._options.device
+        decoded = images.to(device, non_blocking=True) if len(places) else None
+        step, x = completed(self._cache, step, places, decoded, used, device)
+        return step, x.permute(0, 3, 1, 2)
 
     def close(self) -> None:
         """End the worker processes, which live as long as the iterator."""
         self._decoded = None
+        self._steps.close()

@@ -22,6 +22,9 @@ class Step(NamedTuple):
     flip: np.ndarray  # [B] bool, mirrored when decoded
     params: tuple[Any, ...]  # of the recipe's stages; of a parser (augment.Params, those or None)
     corner: np.ndarray  # [B, 2] int64 top and left of the crop in pixels of the input; 0 without
+    # What the kernels are given of it, from `BatchPlan.records`: arrays of [B] structs, and tensors
+    # once they are on the GPU. Empty where they are not made ahead.
+    records: tuple[Any, ...] = ()
 
 
 class BatchPlan(Protocol):
@@ -40,6 +43,10 @@ class BatchPlan(Protocol):
 
     def __call__(self, samples: np.ndarray) -> Step:
         """Draw everything for [B] int64 sample numbers."""
+        ...
+
+    def records(self, step: Step) -> tuple[np.ndarray, ...]:
+        """What the kernels are given of a step: arrays of [B] structs."""
         ...
 
     def finish(
@@ -139,15 +146,28 @@ class Plan:
             return np.zeros((len(draw.samples), 2), np.int64)
         return np.stack([draw.integers(f'crop/{side}', 0, room) for side in ('top', 'left')], 1)
 
+    def records(self, step: Step) -> tuple[np.ndarray, ...]:
+        """Those of the sharpened target, if there is one, and then those of the recipe."""
+        sides = (self.size, self.size)
+        own = degrade.records(self.recipe, step.params, sides)
+        if not self.sharp_first:
+            return own
+        every = degrade.sharpened(len(step.sample))
+        return degrade.records(degrade.SHARPENING, every, sides) + own
+
     def finish(
         self, x: torch.Tensor, step: Step, impl: str = 'torch', pool: Executor | None = None
     ) -> Batch:
         """Make the batch of x [B, 3, H, W] uint8; see BatchPlan."""
         # Degrade whole images and crop afterwards, so that a crop equals the same part of the
         # whole pair.
-        sharp = degrade.sharpen(x, impl, pool=pool) if self.sharp_first else None
+        sharp, there = None, step.records or None
+        if self.sharp_first:
+            first = there and there[:1]
+            sharp = degrade.sharpen(x, impl, pool=pool, there=first)
+            there = there and there[1:]
         source = sharp if sharp is not None and self.sharp_input else x
-        lq = degrade.degrade(source, self.recipe, step.params, impl, pool=pool)
+        lq = degrade.degrade(source, self.recipe, step.params, impl, pool=pool, there=there)
 
         # The corner is drawn in pixels of the input, where both sides lie on whole pixels.
         corner = step.corner * self.scale

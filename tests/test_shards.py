@@ -22,7 +22,7 @@ from zoo import png, rows
 import dali_pipes
 import degrade
 import train
-from dali_pipes import batch, cache, pipe_torch, plan, validation
+from dali_pipes import batch, cache, pipe_torch, validation
 from errors import BadFile, DataError
 from sources import manifest, reader, shards
 from sources.manifest import scan, scan_pairs
@@ -381,14 +381,8 @@ def test_the_decoded_file_forgets_a_shard_that_changes(both, tmp_path):
 
 def test_worker_processes(both):
     """As on a GPU: a DataLoader's spawned process opens the shards itself."""
-    recipe = degrade.recipe('bicubic')
-    files, tars = (
-        pipe_torch.Decoded(
-            plan.Plan(COUNT, recipe, batch=3, size=SIZE), Reader(images(source), SIZE, str)
-        )
-        for source in both
-    )
-    wanted = [(n, True) for n in range(COUNT)]
+    files, tars = (pipe_torch.Decoded(Reader(images(source), SIZE, str)) for source in both)
+    wanted = list(range(COUNT))
     loader = torch.utils.data.DataLoader(
         tars,
         batch_sampler=[wanted],
@@ -396,8 +390,8 @@ def test_worker_processes(both):
         collate_fn=pipe_torch._as_tensor,
         multiprocessing_context='spawn',
     )
-    ((_, _, used, pix),) = loader
-    _, _, expected_used, expected = files.__getitems__(wanted)
+    ((used, pix),) = loader
+    expected_used, expected = files.__getitems__(wanted)
     assert (used == expected_used).all() and (pix.numpy() == expected).all()
     assert pickle.loads(pickle.dumps(tars)).reader.images == tars.reader.images
 
