@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from degrade import kernels
 
@@ -31,3 +32,20 @@ def intercepted(handle: Callable[[str, Callable[[], None]], object]) -> Iterator
         yield
     finally:
         kernels.launch = original
+
+
+@contextmanager
+def left_out() -> Iterator[list[str]]:
+    """Note the name of every kernel meanwhile instead of launching it; no GPU is needed."""
+    names: list[str] = []
+    original = kernels.launch, kernels.need_gpu
+
+    def launch(file: str | Path, name: str, *_: Any) -> None:
+        names.append(name)
+
+    kernels.launch = launch  # type: ignore[assignment]  # takes whatever the other does
+    kernels.need_gpu = lambda x: None
+    try:
+        yield names
+    finally:
+        kernels.launch, kernels.need_gpu = original

@@ -8,7 +8,7 @@ are separable, so a resize is two small banded matrices.
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -318,20 +318,17 @@ def record(p: Params, size: np.ndarray) -> np.ndarray:
 
 def _most_taps(p: Params, size: np.ndarray) -> np.ndarray:
     """[B, 2] int64: at least as many taps as `taps` has on each axis."""
-    mode, ratio = p.mode[:, None], size / p.size
     grows = (p.size > size).any(1, keepdims=True)
-    counts = [
-        (mode == AREA, np.ceil(ratio) + 1),
-        (mode == BILINEAR, 2),
-        (mode == BICUBIC, 4),
-        ((mode == AREA_CV) & grows, 2),
-        (mode == AREA_CV, np.ceil(p.step) + 1),
-        (mode == NEAREST, 1),
-    ]
-    # The bounds follow `taps`, in which the first condition that holds counts.
-    antialiased = np.ceil(4 * np.maximum(p.step, 1)) + 2
-    conditions, numbers = zip(*counts, strict=True)
-    return np.select(conditions, numbers, antialiased).astype(np.int64)
+    whole = np.ceil(p.step)
+    of_mode: Any = (
+        np.ceil(size / p.size) + 1,  # area
+        2.0,  # bilinear
+        4.0,  # bicubic
+        np.where(grows, 2.0, whole + 1),  # area_cv
+        np.ceil(4 * np.maximum(p.step, 1)) + 2,  # bicubic_aa
+        1.0,  # nearest
+    )
+    return np.choose(p.mode[:, None], of_mode).astype(np.int64)
 
 
 def run_cuda(c: Canvas, p: Params, r: torch.Tensor) -> Canvas:

@@ -1,5 +1,6 @@
 """The host side of the kernels: what is sent to them, and canvases larger than needed."""
 
+import json
 import shutil
 
 import numpy as np
@@ -8,9 +9,12 @@ import torch
 
 import degrade
 import synthetic
+from benchmarks import host_cost, launches
+from dali_pipes import ahead
 from degrade import kernels
 from degrade.draw import Draw
 from degrade.upload import upload
+from errors import FacesError
 from tools import cuda_shim
 
 CPU = torch.device('cpu')
@@ -89,3 +93,25 @@ def test_sizes_of_canvases_repeat():
         params = drawn(recipe, 8, (512, 512), 8 * i)
         seen |= {kernels.blank(pix, p.size.max(0)).shape for p in params if hasattr(p, 'size')}
     assert len(seen) <= 40
+
+
+# ---- the benchmark ----
+
+
+def test_host_cost_times_what_it_has_checked(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(host_cost, 'BATCHES', (8, 16))
+    monkeypatch.setattr(ahead, 'SAMPLES', 64)
+    assert host_cost.main(['--rounds', '1', '--json', str(tmp_path / 'host.json')]) == 0
+    rows = json.loads((tmp_path / 'host.json').read_text())['rows']
+    assert [(row['batch'], row['launches']) for row in rows] == [(8, 27), (16, 27)]
+    assert all(row[part] > 0 for row in rows for part in host_cost.PARTS)
+    assert 'goal  60' in capsys.readouterr().out
+
+
+def test_host_cost_refuses_a_batch_that_is_not_as_planned_alone(monkeypatch):
+    case = host_cost.case_of(degrade.recipe('bicubic'), 4)
+    with launches.left_out() as names:
+        host_cost.check(case, names)
+        case.steps[0].records[0]['step_x'] += 1
+        with pytest.raises(FacesError, match='not as planned alone'):
+            host_cost.check(case, names)
