@@ -92,7 +92,8 @@ def kernel(op: Op[Any], impl: str, x: np.ndarray, p: Any, apply: Launch) -> np.n
         c = canvas.of(_tensor(x).to(device))
         (r,) = kernels.upload([op.record(p, c.size)], c.pix.device)
         c = apply(c, r)
-    return canvas.unit(c.pix)[0].cpu().numpy()
+    h, w = c.size[0]  # of the image, which may lie in a larger canvas
+    return canvas.unit(c.pix)[0, :, :h, :w].cpu().numpy()
 
 
 def _hwc(x: np.ndarray) -> np.ndarray:
