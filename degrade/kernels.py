@@ -102,6 +102,11 @@ def _module(file: str | Path, index: int) -> Any:
         module.compile()
     except cupy.cuda.compiler.CompileException as e:
         raise KernelError(f'{file} does not compile for this GPU (cuda:{index}):\n{e}') from e
+    except RuntimeError as e:  # headers that CuPy adds are missing, or the memory for the module
+        raise KernelError(
+            f'{file} cannot be compiled for this GPU (cuda:{index}): {e}: pip install -e .[cuda13] '
+            'in a fresh environment, or end what else runs on the GPU'
+        ) from e
     return module
 
 
@@ -141,11 +146,15 @@ def _cuda_versions(extra: str) -> tuple[int, tuple[int, int]]:
     try:
         import cupy
         from cupy.cuda import nvrtc
-
-        version = nvrtc.getVersion()
     except ImportError as e:
         raise KernelError(f'the GPU degradation needs CuPy ({e}): {remedy}') from e
-    except (RuntimeError, OSError) as e:  # CuPy loads the compiler when it is first asked for it
+    except OSError as e:  # CuPy makes the folder of its compiled kernels when it is imported
+        raise KernelError(
+            f'CuPy cannot keep compiled kernels ({e}): set CUPY_CACHE_DIR to a writable folder'
+        ) from e
+    try:
+        version = nvrtc.getVersion()
+    except (RuntimeError, OSError) as e:  # the compiler is loaded when it is first asked for
         raise KernelError(
             f'CuPy {cupy.__version__} does not find NVRTC, which compiles the kernels ({e}): '
             f'{remedy}'

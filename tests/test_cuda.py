@@ -4,6 +4,7 @@ Every one compiles for every architecture, and its body runs on the CPU: against
 under sanitizers, and mutated.
 """
 
+import builtins
 import re
 import shutil
 import subprocess
@@ -302,6 +303,7 @@ def test_cuda_on_a_cpu_tensor_is_an_error():
         ('old card', 'compute capability 7.0; the kernels need 7.5'),
         ('no compiler', r'does not find NVRTC.*libnvrtc.*pip install -e .\[cuda1[23]\]'),
         ('no CuPy', r'needs CuPy .*pip install -e .\[cuda1[23]\]'),
+        ('no place', r'cannot keep compiled kernels .*set CUPY_CACHE_DIR to a writable folder'),
         (
             'old driver',
             r'driver is for CUDA 12.9, CuPy compiles for CUDA 13: pip install -e .\[cuda12\]',
@@ -331,9 +333,40 @@ def test_a_machine_that_cannot_is_told_why(what, message, monkeypatch):
         )
     if what == 'no CuPy':
         monkeypatch.setitem(sys.modules, 'cupy', None)
+    if what == 'no place':
+        monkeypatch.setitem(sys.modules, 'cupy', None)
+        monkeypatch.setattr(builtins, '__import__', without_a_place(builtins.__import__))
     kernels._checked.cache_clear()
     with pytest.raises(KernelError, match='(?s)' + message):
         kernels._checked(0)
+
+
+def without_a_place(original):
+    """__import__ where CuPy, as it is imported, cannot make the folder of its kernels."""
+
+    def wanted(name, *args):
+        if name == 'cupy':
+            raise PermissionError(13, 'Permission denied', '/.cupy')
+        return original(name, *args)
+
+    return wanted
+
+
+def test_headers_that_are_missing_are_named(monkeypatch):
+    """CuPy adds CUDA's headers to every kernel, and says so where there are none."""
+    cupy = pytest.importorskip('cupy')
+
+    class Module:
+        def __init__(self, **options):
+            pass
+
+        def compile(self):
+            raise RuntimeError('Failed to find CUDA headers.')
+
+    monkeypatch.setattr(cupy, 'RawModule', Module)
+    kernels._module.cache_clear()
+    with pytest.raises(KernelError, match='blur.cu cannot be compiled .*Failed to find CUDA head'):
+        kernels._module('blur.cu', 0)
 
 
 @needs_gxx
