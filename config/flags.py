@@ -272,7 +272,7 @@ def _resolved(config: Config, given: set[str]) -> Config:
         device=device,
         threads=config.run.threads if config.run.threads is not None else os.cpu_count(),
         precision=config.run.precision or default_precision(device),
-        pipe=config.data.pipe or _default_pipe(),
+        pipe=config.data.pipe or _default_pipe(config.data.decode),
     )
 
 
@@ -286,8 +286,9 @@ def default_precision(device: str) -> str:
     return 'bf16' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'fp32'
 
 
-def _default_pipe() -> str:
-    if has_dali():
+def _default_pipe(decode: str) -> str:
+    # Our kernels decode PNG in the dali pipe, and need no DALI for it.
+    if has_dali() or decode == 'gpu':
         return 'dali'
     print('DALI is not installed: --pipe torch (pip install -e .[cuda13] installs it)')
     return 'torch'

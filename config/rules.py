@@ -64,11 +64,11 @@ def _device_message(config: Config) -> str:
 MACHINE = (
     Rule(_unusable_device, _device_message),
     Rule(
-        lambda c: c.data.pipe == 'dali' and not flags.has_dali(),
+        lambda c: c.data.pipe == 'dali' and c.data.decode != 'gpu' and not flags.has_dali(),
         lambda c: (
             '--pipe dali needs NVIDIA DALI: pip install -e .[cuda13], or [cuda12] for drivers '
             '525-579; '
-            '--pipe torch works without it'
+            '--pipe torch works without it, and so does --decode gpu where the images are PNG'
         ),
     ),
     Rule(

@@ -258,6 +258,15 @@ class DaliPairs(DaliLoader):
         return torch.cat([images, flipped(paired, flip)], 3)
 
 
+def installed() -> bool:
+    """Whether DALI can be imported."""
+    try:
+        import nvidia.dali  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 # ---- DALI's decoder alone, for comparisons ----
 
 

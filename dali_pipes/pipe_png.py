@@ -61,7 +61,10 @@ def decoder(how: str, plan: BatchPlan, options: Options, say: Say) -> str:
         return 'cpu'
     if options.reader.jph:
         return 'mixed' if _jph_on_gpu(how, options, say) else 'cpu'
-    return 'png' if how == 'gpu' or _png_is_faster(plan, options, say) else 'cpu'
+    # This file needs no DALI, and where that is missing there is nothing to compare with.
+    if how == 'gpu' or not pipe_dali.installed():
+        return 'png'
+    return 'png' if _png_is_faster(plan, options, say) else 'cpu'
 
 
 def _jph_on_gpu(how: str, options: Options, say: Say) -> bool:
@@ -80,7 +83,7 @@ def _jph_on_gpu(how: str, options: Options, say: Say) -> bool:
         on_gpu = pipe_dali.decoder(files, options.threads, options.device)
         if not _equal(pipe_dali.pixels(on_gpu()), on_cpu()):
             fault = 'DALI decodes other pixels on the GPU, which should not be: please report it'
-    except RuntimeError as e:
+    except (RuntimeError, ImportError) as e:
         fault = f'DALI cannot decode JPH on this GPU ({str(e).splitlines()[0]})'
 
     if fault and how == 'gpu':

@@ -25,6 +25,7 @@ from benchmarks import (
     decode_throughput,
     degrade_throughput,
     gpu_suite,
+    gpu_table,
     pipe_throughput,
     train_step,
 )
@@ -235,7 +236,11 @@ def test_gpu_suite_without_a_gpu():
 
 def suite_results(degraded, trained, stall, used, decoded):
     """What the parts leave, as far as it is judged."""
-    rates = {'cuda, batch 64': degraded, 'torch, batched parity recipe': 2000}
+    rates = {
+        'cuda, batch 64': degraded / 2,
+        'cuda, batch 256': degraded,
+        'torch, batched parity recipe': 4000,
+    }
     decoders = {'OpenCV': 1e5, 'GPU, 64 at once': 1, 'GPU, 256 at once': decoded}
     step = {'preset': 'srresnet16', 'resident': trained, 'stall': stall}
     figures = {
@@ -249,10 +254,10 @@ def suite_results(degraded, trained, stall, used, decoded):
 
 def test_gpu_suite_judges():
     """The verdicts on made-up figures, just reached and just missed."""
-    reached = gpu_suite.verdicts(suite_results(20_000, 600, 1.04, 6, 10_000))
-    missed = gpu_suite.verdicts(suite_results(19_999, 599, 1.05, 6.1, 9_999))
-    assert [v.reached for v in reached] == [True] * 6
-    assert [v.reached for v in missed] == [False] * 6
+    reached = gpu_suite.verdicts(suite_results(40_000, 800, 1.03, 6, 10_000))
+    missed = gpu_suite.verdicts(suite_results(39_999, 799, 1.04, 6.1, 9_999))
+    assert [v.reached for v in reached] == [True] * 7
+    assert [v.reached for v in missed] == [False] * 7
     assert gpu_suite.verdicts({}) == [] and gpu_suite.verdicts({'tests': {'figures': None}}) == []
 
 
@@ -273,13 +278,68 @@ def test_gpu_suite_runs_what_the_scripts_take():
     assert len(taken) == 5 and all(args.data == 'faces' and args.json for args in taken)
 
 
-def test_gpu_suite_writes_the_result_of_a_part_that_passed(tmp_path, capsys):
+def test_gpu_suite_writes_the_result_of_every_part(tmp_path, capsys):
     code = 'import sys; open(sys.argv[1], "w").write("[1]"); print("said"); sys.exit(%d)'
-    assert gpu_suite.run('good', ['-c', code % 0, gpu_suite.FIGURES], tmp_path) == 0
-    assert gpu_suite.run('bad', ['-c', code % 1, gpu_suite.FIGURES], tmp_path) == 1
-    result = json.loads((tmp_path / 'good.json').read_text())
-    assert result['tail'] == ['said'] and result['figures'] == [1]
-    assert 'said' in capsys.readouterr().out and not (tmp_path / 'bad.json').exists()
+    good = gpu_suite.run('good', ['-c', code % 0, gpu_suite.FIGURES], tmp_path, None)
+    bad = gpu_suite.run('bad', ['-c', code % 1, gpu_suite.FIGURES], tmp_path, 60)
+    assert json.loads((tmp_path / 'good.json').read_text()) == good
+    assert json.loads((tmp_path / 'bad.json').read_text()) == bad
+    assert good['tail'] == bad['tail'] == ['said'] and 'said' in capsys.readouterr().out
+    assert (good['code'], good['figures'], good['stopped']) == (0, [1], False)
+    assert (bad['code'], bad['figures'], bad['stopped']) == (1, None, False)
+
+
+def test_gpu_suite_stops_a_part_and_all_it_started(tmp_path):
+    child = f'import time, pathlib; time.sleep(4); pathlib.Path({str(tmp_path)!r}, "late").touch()'
+    code = f'import subprocess, sys; subprocess.run([sys.executable, "-c", {child!r}])'
+    result = gpu_suite.run('slow', ['-c', code], tmp_path, 1)
+    assert result['stopped'] and result['code'] and result['seconds'] < 4
+    time.sleep(4)
+    assert not (tmp_path / 'late').exists()
+
+
+def test_gpu_suite_goes_on_with_what_is_missing(tmp_path):
+    """Passed ones are done, failed ones wait until asked for, stopped ones come last."""
+    commands = dict.fromkeys(['stopped', 'bad', 'good', 'new'])
+    for name, code, stopped in (('good', 0, False), ('bad', 1, False), ('stopped', -15, True)):
+        (tmp_path / f'{name}.json').write_text(json.dumps({'code': code, 'stopped': stopped}))
+
+    def wanted(*flags):
+        return gpu_suite.wanted(commands, gpu_suite.parser().parse_args(flags), tmp_path)
+
+    assert wanted() == ['new', 'stopped']
+    assert wanted('--retry') == ['new', 'bad', 'stopped']
+    assert wanted('--only', 'good,bad') == ['bad', 'good']
+
+
+def test_gpu_suite_ends_with_its_minutes(tmp_path, monkeypatch):
+    """And the summary is written after every part."""
+    args = gpu_suite.parser().parse_args(['--minutes', '0.02'])
+    commands = {'a': ['-c', 'import time; time.sleep(60)'], 'b': ['-c', '']}
+    gpu_suite.run_wanted(commands, args, tmp_path)
+    parts = json.loads((tmp_path / 'summary.json').read_text())['parts']
+    assert list(parts) == ['a'] and parts['a']['stopped']
+
+
+def test_gpu_table_fills_its_page(tmp_path):
+    results = suite_results(40_000, 800, 1.5, 6, 10_000)
+    row = {'pipe': 'torch', 'cache': 'gpu', 'batch warm': 1234.4}
+    results['pipes'] = {'figures': {'images_per_second': [row]}}
+    results['train'] = {'figures': None}
+    results['step']['figures']['rows'][0].update(batch=32, pipe=500.0)
+    summary = gpu_suite._summary(tmp_path, results)
+    page = tmp_path / 'page.md'
+    page.write_text(f'before\n{gpu_table.BEGIN}\nold\n{gpu_table.END}\nafter\n')
+    for _ in range(2):
+        assert gpu_table.main([str(summary), '--page', str(page)]) == 0
+    text = page.read_text()
+    assert text.startswith('before\n') and text.endswith('\nafter\n') and 'old' not in text
+    assert '| torch pipe, cache gpu, warm, img/s | 1,234 | |' in text
+    assert '| stall with the real pipe | 1.5 | <= 1.030, missed |' in text
+    assert gpu_table.table({'verdicts': [], 'parts': {}}).startswith('No figure')
+    page.write_text('no marks')
+    with pytest.raises(FacesError, match='the page needs the lines'):
+        gpu_table.filled(page.read_text(), '')
 
 
 SCRIPTS = sorted(

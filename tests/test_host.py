@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 import degrade
 import synthetic
 from benchmarks import host_cost, launches
-from dali_pipes import ahead
+from config import flags, rules
+from dali_pipes import ahead, pipe_dali, pipe_png
 from degrade import kernels
 from degrade.draw import Draw
 from degrade.upload import upload
@@ -93,6 +95,33 @@ def test_sizes_of_canvases_repeat():
         params = drawn(recipe, 8, (512, 512), 8 * i)
         seen |= {kernels.blank(pix, p.size.max(0)).shape for p in params if hasattr(p, 'size')}
     assert len(seen) <= 40
+
+
+# ---- without DALI ----
+
+
+def test_png_on_a_gpu_needs_no_dali(monkeypatch):
+    """Neither as an option nor in a pipe."""
+    reader = types.SimpleNamespace(jph=False)
+    options = types.SimpleNamespace(device=torch.device('cuda', 0), reader=reader)
+    monkeypatch.setattr(pipe_dali, 'installed', lambda: False)
+    assert pipe_png.decoder('auto', None, options, pytest.fail) == 'png'
+    assert pipe_png.decoder('gpu', None, options, pytest.fail) == 'png'
+
+    monkeypatch.setattr(flags, 'has_dali', lambda: False)
+    assert flags._default_pipe('gpu') == 'dali' and flags._default_pipe('auto') == 'torch'
+    refused = [
+        decode
+        for decode in ('auto', 'cpu', 'gpu')
+        if any('needs NVIDIA DALI' in m for m in messages(decode))
+    ]
+    assert refused == ['auto', 'cpu']
+
+
+def messages(decode):
+    data = types.SimpleNamespace(pipe='dali', decode=decode)
+    config = types.SimpleNamespace(data=data, run=types.SimpleNamespace(device='cuda'))
+    return [rule.message(config) for rule in rules.MACHINE[1:] if rule.broken(config)]
 
 
 # ---- the benchmark ----
