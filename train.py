@@ -21,6 +21,7 @@ import contextlib
 import copy
 import gc
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +51,7 @@ from training.ema import EMA
 from training.lock import Lock
 from training.machine import machine
 from training.record import RunRecord
-from training.world import World
+from training.world import World, first_on_gpu
 
 MAX_SKIPPED = 10  # steps in a row with gradients that are not finite, after which a run gives up
 READ_EVERY = 50  # steps between two looks at the losses on a GPU, which has to be waited for
@@ -152,6 +153,7 @@ def train(config: Config, world: World, exit_stack: contextlib.ExitStack) -> int
     """
     say: Callable[[str], None] = print if world.main else lambda *_, **__: None
     use_machine(config, world)
+    exit_stack.enter_context(first_on_gpu(world.device))
     training = build(config, world, say, exit_stack)
     say(headline(training))
     write_machine(training)
@@ -171,6 +173,9 @@ def use_machine(config: Config, world: World) -> None:
     torch.manual_seed(config.run.seed)
     # Off by default: on a GPU some operations are several times faster without.
     torch.use_deterministic_algorithms(config.run.deterministic)
+    if config.run.deterministic:
+        # Of cuBLAS, which reads it when it is first used: torch refuses to multiply without.
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     if world.device.index is not None:
         torch.cuda.set_device(world.device)  # what names no GPU means this one
 

@@ -59,7 +59,12 @@ def batches(
         items = ahead(pool, lambda i: data[mine[i]], len(mine), 2 * batch)
         for group in grouped(items, batch):
             columns = list(zip(*group, strict=True))
-            yield [torch.stack(column).to(device) for column in columns[1:]]
+            yield [_on(torch.stack(column), torch.device(device)) for column in columns[1:]]
+
+
+def _on(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on the device; on a GPU without waiting for it."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else x.to(device)
 
 
 def share(count: int, world: World | None) -> range:

@@ -504,13 +504,17 @@ def test_dry_run_prints_the_options_and_writes_nothing(data, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_deterministic_runs_have_the_same_bits(data, tmp_path):
+def test_deterministic_runs_have_the_same_bits(data, tmp_path, monkeypatch):
+    """And cuBLAS is told, without which torch refuses to multiply on a GPU."""
+    monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', '')
+    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG')
     runs = [tmp_path / name for name in 'ab']
     for out in runs:
         torch.use_deterministic_algorithms(False)
         argv = flags(data, out, nimg=8, ticks=1)
         assert train.main([*argv, '--deterministic']) == 0
         assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
     assert same(*map(weights, runs))
     assert json.loads((runs[0] / 'config.json').read_text())['deterministic'] is True
 

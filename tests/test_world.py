@@ -3,6 +3,7 @@
 Then the parts of the training room that a run of any size relies on: lock, soup, losses, hints.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from errors import RunError
 from sources import manifest
 from training import soup, watch
 from training.lock import Lock
-from training.world import World
+from training.world import World, first_on_gpu
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64
@@ -203,6 +204,36 @@ def test_a_rank_that_dies_ends_the_run_and_the_command_resumes(data, tmp_path):
 
 
 # ---- lock ----
+
+
+class FakeStream:
+    """Notes for whom it waits."""
+
+    def __init__(self, device=None, priority=0):
+        self.priority, self.waited = priority, []
+
+    def wait_stream(self, other):
+        self.waited.append(other)
+
+
+def test_training_goes_before_other_streams(monkeypatch):
+    """On a GPU; it begins after what was queued before, and what follows waits for it."""
+    before, entered = FakeStream(), []
+
+    @contextlib.contextmanager
+    def stream(s):
+        entered.append(s)
+        yield
+
+    monkeypatch.setattr(torch.cuda, 'current_stream', lambda device: before)
+    monkeypatch.setattr(torch.cuda, 'Stream', FakeStream)
+    monkeypatch.setattr(torch.cuda, 'stream', stream)
+    with first_on_gpu(torch.device('cpu')):
+        assert not entered
+    with first_on_gpu(torch.device('cuda', 0)):
+        (own,) = entered
+        assert own.priority < before.priority and own.waited == [before] and not before.waited
+    assert before.waited == [own]
 
 
 def test_lock(tmp_path):
