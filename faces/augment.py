@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from degrade.draw import Draw
-from degrade.upload import upload
+from degrade.kernels import upload
 
 from . import masks
 
@@ -175,20 +175,21 @@ def run_torch(
     image [B, 3, H, W] uint8, mask [B, H, W] uint8 -> [B, 3, H, W] float32 in [0, 1], channels-last,
     and [B, H, W] uint8
     """
-    x, y = _positions(p, mask)
+    # All that is small travels in one copy.
+    arrays = [p.flip, masks.SWAP, p.matrix, p.colour.astype(np.float32)]
+    flip, swap, matrix, colour = upload(arrays, mask.device)
+    x, y = _positions(matrix, mask)
     out, ids = _bilinear(image, x, y), _nearest(mask, x, y)
 
     # The mirror image, in which a left eye is a right one.
-    flip = upload(p.flip, mask.device)
     out = torch.where(flip[:, None, None, None], out.flip(3), out)
-    swapped = upload(masks.SWAP, mask.device)[ids.flip(2).long()]
-    return _tint(out, p), torch.where(flip[:, None, None], swapped, ids)
+    swapped = swap[ids.flip(2).long()]
+    return _tint(out, colour), torch.where(flip[:, None, None], swapped, ids)
 
 
-def _positions(p: Params, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x and y in the source of every pixel, [B, H, W] float64 each."""
+def _positions(m: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x and y in the source of every pixel, [B, H, W] float64 each. m: matrices [B, 2, 3]"""
     h, w = mask.shape[1:]
-    m = upload(p.matrix, mask.device)
     x, y = (torch.arange(n, dtype=torch.float64, device=mask.device) for n in (w, h))
     source_x, source_y = (
         m[:, i, 0, None, None] * x + m[:, i, 1, None, None] * y[:, None] + m[:, i, 2, None, None]
@@ -217,9 +218,8 @@ def _nearest(mask: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tens
     return torch.where(inside, mask.flatten(1).gather(1, place.flatten(1)).view_as(mask), 0)
 
 
-def _tint(image: torch.Tensor, p: Params) -> torch.Tensor:
-    """Apply the colour matrices to [B, 3, H, W] float32 in [0, 1]."""
+def _tint(image: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+    """Apply the colour matrices m [B, 3, 4] float32 to [B, 3, H, W] float32 in [0, 1]."""
     # One matrix product for all colours of a picture, whose offset is the fourth column.
-    m = upload(p.colour.astype(np.float32), image.device)
     out = torch.baddbmm(m[:, :, 3:], m[:, :, :3], image.flatten(2)).clamp_(0, 1)
     return out.view_as(image).contiguous(memory_format=torch.channels_last)
