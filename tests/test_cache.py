@@ -6,6 +6,8 @@ file.
 
 import errno
 import os
+import threading
+import types
 import zlib
 from pathlib import Path
 
@@ -256,3 +258,47 @@ def test_what_cannot_be(images, tmp_path, monkeypatch):
         cache.make('host', images, SIZE, CPU)
     with pytest.raises(ValueError, match="unknown cache 'disk'"):
         dali_pipes.make('torch', images, 'bicubic', cache='disk')
+
+
+def test_pixels_on_another_device_come_image_by_image():
+    """As from pinned memory to a GPU, for which a device of another name stands here."""
+    c = cache.Memory(5, 4, torch.device('cpu', 0), on_gpu=False)
+    pixels = torch.randint(256, (3, 4, 4, 3), dtype=torch.uint8)
+    c.put(np.array([4, 0, 2]), pixels)
+    assert c.missing(np.arange(5)).tolist() == [1, 3]
+    assert torch.equal(c.take(np.array([2, 4, 2])), pixels[[2, 0, 2]])
+
+
+def test_pixels_of_a_gpu_are_written_once_they_have_come(images, tmp_path, monkeypatch):
+    """On a thread, few batches at a time, and all of them before the file is closed."""
+    monkeypatch.setattr(cache, 'MOST_WRITING', 2)
+    come = threading.Event()
+    done = types.SimpleNamespace(synchronize=come.wait)
+    stream = types.SimpleNamespace(record_event=lambda: done)
+    monkeypatch.setattr(torch.cuda, 'current_stream', lambda device: stream)
+    empty = torch.empty
+    monkeypatch.setattr(torch, 'empty', lambda *a, pin_memory=False, **k: empty(*a, **k))
+
+    c = mapped(images, tmp_path)
+    pixels = torch.randint(256, (len(images), SIZE, SIZE, 3), dtype=torch.uint8)
+    elsewhere = [Elsewhere(pixels[i : i + 1]) for i in range(3)]
+    for i in range(2):
+        c.put(np.array([i]), elsewhere[i])
+    assert len(c.missing(np.arange(3))) == 3
+    threading.Timer(0.2, come.set).start()
+    c.put(np.array([2]), elsewhere[2])
+    c.close()
+    assert not len(c.missing(np.arange(3)))
+    assert torch.equal(c.take(np.array([2, 0])), pixels[[2, 0]])
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says that it is on a GPU."""
+
+    @staticmethod
+    def __new__(cls, x):
+        return x.as_subclass(cls)
+
+    @property
+    def device(self):
+        return torch.device('cuda', 0)
