@@ -29,7 +29,7 @@ from tasks.trial import Alone
 from tools import arguments, timing
 from training import outputs
 from training.ema import EMA
-from training.world import World
+from training.world import World, first_on_gpu
 
 TrainStep = Callable[[Batch], None]
 
@@ -268,9 +268,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(title(args, device))
 
     rows = []
-    for preset in args.presets.split(','):
-        rows.append(measure(preset, images, args, device))
-        print(line(rows[-1]))
+    with first_on_gpu(device):  # as in train.py
+        for preset in args.presets.split(','):
+            rows.append(measure(preset, images, args, device))
+            print(line(rows[-1]))
     if args.json:
         timing.write(
             args.json,

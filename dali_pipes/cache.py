@@ -30,6 +30,7 @@ MODES = 'auto', 'gpu', 'host', 'file', 'off'  # what --cache offers
 # is left to the training.
 SHARE = 0.4
 MOST_WRITING = 4  # batches on their way from a GPU to a mapped file
+READERS = 4  # threads that gather a batch for a GPU out of a mapped file
 
 Index = Sequence[int] | np.ndarray
 
@@ -330,6 +331,7 @@ class Mapped:
         # Pixels of a GPU are written by a thread once they have come.
         self._writer = ThreadPoolExecutor(1, 'cache')
         self._writing: deque[Future[None]] = deque()
+        self._readers = ThreadPoolExecutor(READERS, 'cache')
         try:
             self._open(len(images))
         except OSError as e:
@@ -444,16 +446,24 @@ class Mapped:
 
     def take(self, index: Index, there: torch.Tensor | None = None) -> torch.Tensor:
         """Return the pixels of full slots on the device."""
-        # Gathered where a GPU can fetch them.
-        shape = (len(index), *self._shape)
+        # Gathered where a GPU can fetch them, for which several threads keep the training waiting
+        # for less; on a CPU the training wants the cores.
         gpu = self.device.type == 'cuda'
-        host = torch.empty(shape, dtype=torch.uint8, pin_memory=gpu)
-        np.take(self._pixels, np.asarray(index), 0, out=host.numpy(), mode='clip')
+        host = torch.empty((len(index), *self._shape), dtype=torch.uint8, pin_memory=gpu)
+        room, numbers = host.numpy(), np.asarray(index)
+
+        def gather(part: slice) -> None:
+            np.take(self._pixels, numbers[part], 0, out=room[part], mode='clip')
+
+        count = -(-len(index) // READERS) if gpu else len(index)
+        parts = [slice(i, i + count) for i in range(0, len(index), max(count, 1))]
+        list(self._readers.map(gather, parts) if gpu else map(gather, parts))
         return host.to(self.device, non_blocking=True)
 
     def close(self) -> None:
         """Write what has come and close the file; the map is released with the object."""
         self._writer.shutdown()
+        self._readers.shutdown()
         if self._file is not None:
             os.close(self._file)
             self._file = None

@@ -292,6 +292,19 @@ def test_pixels_of_a_gpu_are_written_once_they_have_come(images, tmp_path, monke
     assert torch.equal(c.take(np.array([2, 0])), pixels[[2, 0]])
 
 
+@pytest.mark.parametrize('count', [0, 1, 3, 9])
+def test_pixels_for_a_gpu_are_gathered_by_threads(count, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, 'to', lambda self, *_, **__: self)
+    empty = torch.empty
+    monkeypatch.setattr(torch, 'empty', lambda *a, pin_memory=False, **k: empty(*a, **k))
+    c = filled(images, tmp_path)
+    index = np.arange(count) % COUNT
+    expected = c.take(index)
+    c.device = torch.device('cuda', 0)
+    assert torch.equal(c.take(index), expected) and len(expected) == count
+    c.close()
+
+
 class Elsewhere(torch.Tensor):
     """A tensor that says that it is on a GPU."""
 

@@ -12,7 +12,9 @@ import degrade
 import synthetic
 from benchmarks import host_cost, launches
 from config import flags, rules
-from dali_pipes import ahead, pipe_dali, pipe_png
+from dali_pipes import ahead, cache, loader, pipe_dali, pipe_png
+from dali_pipes.parse_plan import ParsePlan
+from dali_pipes.plan import Plan
 from degrade import kernels
 from degrade.draw import Draw
 from degrade.upload import upload
@@ -84,6 +86,54 @@ def test_padding_changes_no_bit(recipe, monkeypatch):
         assert torch.equal(degrade.degrade(x, recipe, params, 'cuda'), rounded)
     assert rounded.shape[2:] == (60 // recipe.scale,) * 2
     assert rounded.is_contiguous(memory_format=torch.channels_last)
+
+
+@needs_gxx
+@pytest.mark.parametrize('kind', ['restore', 'sharp target', 'plain input', 'parse'])
+def test_records_sent_ahead_are_those_sent_with_the_chain(kind, monkeypatch):
+    """A loader sends them with everything else that is small, in one copy."""
+    recipe, shared = degrade.recipe('ai6126_2024'), dict(batch=3, size=64)
+    plan = {
+        'restore': lambda: Plan(9, recipe, **shared),
+        'sharp target': lambda: Plan(9, recipe, target_usm=True, **shared),
+        'plain input': lambda: Plan(9, recipe, target_usm=True, lq_from_usm=False, **shared),
+        'parse': lambda: ParsePlan(9, recipe=recipe, **shared),
+    }[kind]()
+    (step,) = ahead.planned(plan, [np.arange(3)], records=True)
+    decoded = torch.randint(256, (3, 64, 64, plan.channels), dtype=torch.uint8)
+    sent, original = [], kernels.upload
+
+    def upload(arrays, device):
+        sent.append(device)
+        return original(arrays, CPU)
+
+    monkeypatch.setattr(kernels, 'upload', upload)
+    gpu = torch.device('cuda', 0)
+    there, x = loader.completed(None, step, np.arange(3), decoded, np.arange(3), gpu)
+    assert sent == [gpu] and all(map(torch.is_tensor, there.records))
+    bare = step._replace(records=())
+    with cuda_shim.Shim():
+        expected = plan.finish(x.permute(0, 3, 1, 2), bare, 'cuda')
+        before = len(sent)
+        ours = plan.finish(x.permute(0, 3, 1, 2), there, 'cuda')
+    assert len(sent) == before
+    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True) if a is not None)
+
+
+def test_cached_and_decoded_images_are_put_in_their_places():
+    """Some of a batch come from the cache, the others go there; all are flipped."""
+    images = torch.randint(256, (9, 8, 8, 3), dtype=torch.uint8)
+    step = Plan(9, degrade.recipe('bicubic'), batch=9, size=8)(np.arange(9))
+    flips = torch.from_numpy(step.flip)[:, None, None, None]
+    ordered = images[step.index]
+    expected = torch.where(flips, ordered.flip(2), ordered)
+    memory = cache.Memory(9, 8, CPU, on_gpu=False)
+    for places in (np.arange(9), np.array([7, 2]), np.arange(0), np.arange(9)):
+        memory._full[step.index[places]] = False
+        decoded = ordered[places] if len(places) else None
+        used = step.index[places]
+        _, x = loader.completed(memory, step, places, decoded, used, CPU)
+        assert torch.equal(x, expected) and not len(memory.missing(step.index))
 
 
 def test_sizes_of_canvases_repeat():
