@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cupy_stand_in
 import kernel_cases
 import numpy as np
 import pytest
@@ -396,3 +397,62 @@ def test_out_of_memory_names_the_batch_that_fits(monkeypatch):
     )
     with cuda_shim.Shim(), pytest.raises(KernelError, match=message):
         degrade.degrade(x, recipe, params, 'cuda')
+
+
+# ---- on the way to the driver ----
+
+# A case of every kernel.
+LAUNCHED = [*(f'{op} bytes' for op in ('blur', 'median', 'usm', 'jpeg', 'resize')), 'quantize']
+LAUNCHED += ['noise bytes 256', 'noise floats tables', 'blur 41']
+
+
+@needs_gxx
+@pytest.mark.parametrize('name', LAUNCHED)
+def test_a_launch_gives_what_the_kernels_give(name):
+    case = CASES[name]
+    with cuda_shim.Shim():
+        expected = kernel_cases.run_kernels(case)
+    with cupy_stand_in.Cupy() as cupy:
+        found = kernel_cases.run_kernels(case)
+    assert cupy.launched and all(launch.stream == cupy_stand_in.STREAM for launch in cupy.launched)
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(expected, found, strict=True))
+
+
+@needs_gxx
+def test_a_kernel_is_compiled_once():
+    case = CASES['jpeg bytes']
+    with cupy_stand_in.Cupy() as cupy:
+        kernel_cases.run_kernels(case)
+        first = len(cupy.launched)
+        before = kernels._module.cache_info().misses
+        kernel_cases.run_kernels(case)
+        assert kernels._module.cache_info().misses == before
+        assert len(cupy.launched) == 2 * first
+
+
+@needs_gxx
+@pytest.mark.parametrize(
+    'grid, block', [((1,), (2048,)), ((1, 70_000), (32,)), ((0,), (32,)), ((1,), (32, 64))]
+)
+def test_what_the_driver_refuses_is_refused(grid, block):
+    x = torch.zeros(8)
+    with cupy_stand_in.Cupy(), pytest.raises(AssertionError):
+        kernels.launch('quantize.cu', 'quantize', grid, block, x, x, np.int64(8))
+
+
+@needs_gxx
+@pytest.mark.parametrize('wrong', [np.int64(4), np.float64(4), np.float32(4)])
+def test_an_argument_of_another_type_is_noticed(wrong):
+    """Eight bytes where the kernel reads four."""
+    seen = []
+    with cupy_stand_in.Cupy(), pytest.MonkeyPatch.context() as patch:
+        launch = kernels.launch
+
+        def with_wrong(file, name, grid, block, *args):
+            swapped = [wrong if isinstance(a, np.int32) and not seen else a for a in args]
+            seen.append(name)
+            launch(file, name, grid, block, *swapped)
+
+        patch.setattr(kernels, 'launch', with_wrong)
+        with pytest.raises(AssertionError, match='is given as'):
+            kernel_cases.run_kernels(CASES['jpeg bytes'])
