@@ -119,7 +119,7 @@ template <int KIND, int CHANNELS> __device__ __forceinline__ void add_values(
 // A block of 128 threads makes 4,096 values. quantiles [., 32768]: the lower halves of the tables.
 // alias [9, 65536]: of V = 1, 2, 4, ..., 256, indexed level * 256 + r8. field: where given, the
 // numbers or the counts to use instead, on a canvas like x. Grid (., B).
-extern "C" __global__ void __launch_bounds__(128) add(
+extern "C" __global__ void __launch_bounds__(128, 8) add(
     const void* x, bool bytes, float* y, int H, int W, const Noise* params, const u32* seen,
     const float* quantiles, const Alias* alias, float nudge, const float* field)
 {
