@@ -15,13 +15,20 @@ from training.record import RunRecord
 # ------------------------------------------------------------------------------------------------
 # What processes that run tests side by side share, or a test leaves to the next.
 
-# These files wait for processes that they start.
+# These files take longest, or wait for processes that they start.
 SLOW = (
     'test_train',
+    'test_cuda',
     'test_world',
     'test_faults',
+    'test_kernel_cost',
+    'test_benchmarks',
+    'test_stored',
+    'test_options',
+    'test_environment',
+    'test_foreign',
     'test_checkpoint',
-    'test_cuda',
+    'test_parse',
     'test_png',
     'test_gan',
 )
