@@ -38,7 +38,7 @@ from degrade import kernels, registers
 from degrade.draw import Draw
 from degrade.recipes import Recipe
 from storage import files
-from tools import arguments
+from tools import arguments, cuda_shim
 from training import outputs
 
 RECIPES = 'ai6126_2024', 'ai6126_2024-usm', 'ai6126_2022'
@@ -133,13 +133,11 @@ def _chosen(total: int, most: int) -> np.ndarray:
 @contextmanager
 def _counting(counter: Counter) -> Iterator[None]:
     """Put the counter in place of the GPU, and pictures where results would be."""
-    replaced = kernels.launch, kernels.need_gpu, kernels.blank
-    kernels.launch = counter.launch  # type: ignore[assignment]  # a method in a function's place
-    kernels.need_gpu = lambda x: None
+    original = kernels.blank
 
     def blank(pix: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
         # Few of its pixels are computed; the next kernel is to find some everywhere.
-        y = replaced[2](pix, *args, **options)  # type: ignore[arg-type]
+        y = original(pix, *args, **options)  # type: ignore[arg-type]
         top = 256 if y.dtype == torch.uint8 else 1
         flat = y.as_strided((y.numel(),), (1,))
         flat.copy_(_PIXELS.repeat(-(-y.numel() // len(_PIXELS)))[: y.numel()] * top)
@@ -147,9 +145,10 @@ def _counting(counter: Counter) -> Iterator[None]:
 
     kernels.blank = blank
     try:
-        yield
+        with cuda_shim.in_place(counter.launch):
+            yield
     finally:
-        kernels.launch, kernels.need_gpu, kernels.blank = replaced
+        kernels.blank = original
 
 
 # Values in [0, 1), neighbours alike, and a little noise.

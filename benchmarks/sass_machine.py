@@ -1,6 +1,6 @@
 """A GPU's machine code, executed on a CPU in NumPy, to count what it executes.
 
-    with Launcher() as launcher:
+    with cuda_shim.in_place(launch):
         degrade.degrade(x, recipe, params, 'cuda')
 
 Within the block every launch of degrade.kernels runs the instructions that ptxas made for sm_90:
@@ -598,34 +598,19 @@ def _float_bits(text: str) -> np.ndarray:
     return np.asarray(float(text.replace('QNAN', 'NAN')), np.float32).view(U32)
 
 
-class Launcher:
-    """A stand-in for `kernels.launch`; as a context manager it replaces that function."""
-
-    def launch(
-        self,
-        file: str | Path,
-        name: str,
-        grid: tuple[int, ...],
-        block: tuple[int, ...],
-        *args: kernels.Argument,
-    ) -> None:
-        """Do what `kernels.launch` does, on CPU tensors, by the machine code."""
-        kernel = kernels_of(file)[name]
-        grid = tuple(int(n) for n in grid)
-        every = np.arange(int(np.prod(grid)))
-        threads = int(np.prod(block))
-        at_once = max(1, (1 << 14) // threads)
-        for start in range(0, len(every), at_once):
-            blocks = every[start : start + at_once]
-            Machine(kernel, grid, block, blocks, *laid_out(args)).run()
-
-    def __enter__(self) -> 'Launcher':
-        """Put this object's launch in place of the GPU's."""
-        self._replaced = kernels.launch, kernels.need_gpu
-        kernels.launch = self.launch  # type: ignore[assignment]  # a method in a function's place
-        kernels.need_gpu = lambda x: None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Restore the GPU's launch."""
-        kernels.launch, kernels.need_gpu = self._replaced
+def launch(
+    file: str | Path,
+    name: str,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    *args: kernels.Argument,
+) -> None:
+    """Do what `kernels.launch` does, on CPU tensors, by the machine code."""
+    kernel = kernels_of(file)[name]
+    grid = tuple(int(n) for n in grid)
+    every = np.arange(int(np.prod(grid)))
+    threads = int(np.prod(block))
+    at_once = max(1, (1 << 14) // threads)
+    for start in range(0, len(every), at_once):
+        blocks = every[start : start + at_once]
+        Machine(kernel, grid, block, blocks, *laid_out(args)).run()

@@ -33,7 +33,7 @@ COMMITTED = Path(kernel_cost.__file__).with_name('results') / 'kernel_cost.json'
 @pytest.mark.parametrize('name', CASES)
 def test_machine_code_gives_the_reference(name):
     """So loops and branches are taken as on a GPU, whatever the compiler made of them."""
-    with sass_machine.Launcher():
+    with cuda_shim.in_place(sass_machine.launch):
         images = kernel_cases.run_kernels(CASES[name])
     error, allowed = kernel_cases.errors(CASES[name], images)
     assert error <= allowed

@@ -10,6 +10,7 @@ results that depend on a missing barrier differ between the two. It is slow (abo
 thread) and not meant for degrading images on a CPU.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -38,6 +39,17 @@ SANITIZERS = (
 # No contraction, because __fmul_rn and __fadd_rn must remain two roundings. Symbolic binding,
 # because zlib, which some builds of torch bring into the process, has an `inflate` as well.
 FLAGS = ('-std=c++17', '-ffp-contract=off', '-fPIC', '-shared', '-Wl,-Bsymbolic', '-w')
+
+
+@contextlib.contextmanager
+def in_place(launch: Callable[..., None]) -> Iterator[None]:
+    """Put a function in the place of `kernels.launch`, as if there were a GPU for CPU tensors."""
+    replaced = kernels.launch, kernels.need_gpu
+    kernels.launch, kernels.need_gpu = launch, lambda x: None
+    try:
+        yield
+    finally:
+        kernels.launch, kernels.need_gpu = replaced
 
 
 class Shim:
@@ -105,14 +117,13 @@ class Shim:
 
     def __enter__(self) -> 'Shim':
         """Put this object's launch in place of the GPU's."""
-        self._replaced = kernels.launch, kernels.need_gpu
-        kernels.launch = self.launch  # type: ignore[assignment]  # a method in a function's place
-        kernels.need_gpu = lambda x: None
+        self._entered = in_place(self.launch)
+        self._entered.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Restore the GPU's launch."""
-        kernels.launch, kernels.need_gpu = self._replaced
+        self._entered.__exit__(None, None, None)
 
 
 def sanitized() -> dict[str, str]:
