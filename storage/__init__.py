@@ -4,12 +4,11 @@ A file may be anything: damaged, hostile, another kind than its name says, a pip
 """
 
 from .files import open_regular, read, write, write_json
-from .paths import FilePath, check_apart, check_files_apart, counted, printable, shown, some
+from .paths import FilePath, check_apart, counted, printable, shown, some
 
 __all__ = [
     'FilePath',
     'check_apart',
-    'check_files_apart',
     'counted',
     'open_regular',
     'printable',

@@ -1,7 +1,7 @@
 """Paths in messages, and destinations that must not be sources."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from errors import RunError
@@ -50,19 +50,6 @@ def check_apart(
                     f'{flag} {shown(target)} {place} {source_flag} {shown(source)}, which would be '
                     f'changed: give {flag} a place of its own'
                 )
-
-
-def check_files_apart(
-    flag: str, written: Iterable[FilePath], source_flag: str, read: Iterable[FilePath]
-) -> None:
-    """Raise RunError if a file that would be written is one of those that are read."""
-    sources = {os.path.realpath(path) for path in read}
-    for target in written:
-        if os.path.realpath(target) in sources:
-            raise RunError(
-                f'{flag} would replace {shown(target)}, which {source_flag} reads: give {flag} '
-                'a place of its own'
-            )
 
 
 def _within(target: FilePath, source: FilePath) -> str:
