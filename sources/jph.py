@@ -3,7 +3,8 @@
 OpenJPH decodes such a file in less time than a PNG takes. But JPEG 2000 has no checksum, and its
 decoders are not safe from damaged files: on flipped bits, OpenJPH returns wrong pixels silently or
 ends the process. Hence only files that `encode` wrote are read. They are JPH files for any reader;
-their third box holds the CRC-32 of everything after it.
+their third box holds the CRC-32 of everything after it. A checksum can be made to fit, so the
+headers that the decoder believes have to be those of `encode`, byte for byte.
 """
 
 import functools
@@ -34,7 +35,17 @@ _START = (
 _COLOUR = _box(b'colr', struct.pack('>BBBI', 1, 0, 0, 16))  # sRGB: ISO/IEC 15444-1, table I.10
 _HEADER = len(_START) + 4  # where the jp2h box begins
 _STREAM = _HEADER + 8 + 22 + len(_COLOUR)  # where the jp2c box begins
-_SIZE = _STREAM + 8 + 8  # where the SIZ marker of the codestream has the image's and tile's size
+_CODE = _STREAM + 8  # where the codestream begins
+
+# Main header of a codestream (ISO/IEC 15444-1, annex A) as `encode` writes it: behind the size three
+# components of eight bits; HTJ2K; five levels of the reversible 5/3 wavelet in blocks of 64x64, and
+# its exponents. Then follow the encoder's name, and the only tile in its only part.
+_COMPONENTS = bytes.fromhex('0003 070101 070101 070101')
+_CAP = bytes.fromhex('ff50 0008 00020000 0003')
+_COD = bytes.fromhex('ff52 000c 00 02 0001 01 05 04 04 40 01')
+_QCD = bytes.fromhex('ff5c 0013 20 50 585858 585858 585858 585858 505050')
+_COM = bytes.fromhex('ff64')
+_LONGEST_NAME = 64
 
 
 def check(data: Buffer) -> tuple[int, int]:
@@ -54,10 +65,24 @@ def check(data: Buffer) -> tuple[int, int]:
 
     # The image header box is the first inside jp2h: two headers of 8 bytes precede its fields.
     height, width = struct.unpack_from('>II', data, _HEADER + 16)
-    # The decoder believes the stream, which `encode` writes as one tile of the same size.
-    if bytes(data[_SIZE : _SIZE + 24]) != struct.pack('>6I', width, height, 0, 0, width, height):
-        raise BadFile(f'its codestream is not of {width}x{height} pixels')
+    if not _is_ours(bytes(data[_CODE : _CODE + 200]), len(data) - _CODE, width, height):
+        raise BadFile(
+            f'its codestream is not one of {width}x{height} pixels by python tools/prepare.py htj2k'
+        )
     return width, height
+
+
+def _is_ours(stream: bytes, length: int, width: int, height: int) -> bool:
+    """Whether a codestream of this length begins as `encode` begins one for this size."""
+    # The tile is as large as the image, and neither is moved.
+    size = struct.pack('>HHHH8I', 0xFF4F, 0xFF51, 47, 0x4000, *(width, height, 0, 0) * 2)
+    start = size + _COMPONENTS + _CAP + _COD + _QCD + _COM
+    name = int.from_bytes(stream[len(start) : len(start) + 2], 'big')
+    at = len(start) + name
+    if not stream.startswith(start) or name > _LONGEST_NAME or at > length - 2:
+        return False
+    tile = struct.pack('>HHHIBBH', 0xFF90, 10, 0, length - at - 2, 0, 1, 0xFF93)
+    return stream[at:].startswith(tile)
 
 
 @functools.cache
@@ -70,7 +95,7 @@ def decode(data: Buffer) -> np.ndarray:
     """Decode bytes that `check` accepts to [H, W, 3] uint8 RGB, by OpenJPH."""
     import imagecodecs
 
-    return imagecodecs.htj2k_decode(bytes(data[_STREAM + 8 :]))
+    return imagecodecs.htj2k_decode(bytes(data[_CODE:]))
 
 
 def encode(rgb: np.ndarray) -> bytes:

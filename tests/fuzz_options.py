@@ -89,7 +89,7 @@ SMALL = {
     'frsnet': {'width': 32, 'growth': 8},
     'search_sr': {'width': 16, 'growth': 8},
     'search_prior': {'width': 16, 'growth': 8},
-    'search_fusion': {'width': 16},
+    'search_fusion': {'width': 16, 'layers': 2},
 }
 SWITCHES = (
     '--target-usm',

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -94,6 +95,19 @@ def test_nothing_is_made_of_a_damaged_file(face):
         files.check(data[:-7])
 
 
+def test_a_fitting_checksum_does_not_make_a_header_ours(face):
+    """OpenJPH believes lengths, levels and block sizes, and ends the process over wrong ones."""
+    data = jph.encode(face)
+    name = data.index(b'OpenJPH', jph._CODE)
+    end = data.index(bytes.fromhex('ff93'), name) + 2
+    for at in (*range(jph._CODE, name - 2), *range(data.index(b'\xff\x90', name), end)):
+        hurt = bytearray(data)
+        hurt[at] ^= 1 + at % 255
+        hurt[jph._HEADER - 4 : jph._HEADER] = zlib.crc32(hurt[jph._HEADER :]).to_bytes(4, 'big')
+        with pytest.raises(BadFile, match='is not one of 64x64 pixels'):
+            files.check(bytes(hurt))
+
+
 def test_jpeg_2000_from_elsewhere_is_refused(face):
     """Its decoders cannot be trusted with files that nobody has checked."""
     plain = cv2.imencode('.jp2', face)[1].tobytes()
@@ -102,7 +116,7 @@ def test_jpeg_2000_from_elsewhere_is_refused(face):
         match='JPEG 2000 without a checksum: only files written by python tools/prepare.py htj2k',
     ):
         files.check(plain)
-    bare = jph.encode(face)[jph._STREAM + 8 :]
+    bare = jph.encode(face)[jph._CODE :]
     with pytest.raises(BadFile, match='it looks like a bare JPEG 2000 codestream'):
         files.check(bare)
 
@@ -262,7 +276,7 @@ def test_opencv_is_silent(face, capfd):
     cv2.imdecode(np.frombuffer(jph.encode(face), np.uint8), cv2.IMREAD_COLOR)
     said = capfd.readouterr()
     assert not said.out and not said.err
-    cv2.imdecode(np.frombuffer(jph.encode(face)[jph._STREAM + 8 :], np.uint8), cv2.IMREAD_COLOR)
+    cv2.imdecode(np.frombuffer(jph.encode(face)[jph._CODE :], np.uint8), cv2.IMREAD_COLOR)
     assert 'color space' in capfd.readouterr().err
 
 
