@@ -37,9 +37,9 @@ _HEADER = len(_START) + 4  # where the jp2h box begins
 _STREAM = _HEADER + 8 + 22 + len(_COLOUR)  # where the jp2c box begins
 _CODE = _STREAM + 8  # where the codestream begins
 
-# Main header of a codestream (ISO/IEC 15444-1, annex A) as `encode` writes it: behind the size three
-# components of eight bits; HTJ2K; five levels of the reversible 5/3 wavelet in blocks of 64x64, and
-# its exponents. Then follow the encoder's name, and the only tile in its only part.
+# Main header of a codestream (ISO/IEC 15444-1, annex A) as `encode` writes it: behind the size
+# three components of eight bits; HTJ2K; five levels of the reversible 5/3 wavelet in blocks of
+# 64x64, and its exponents. Then follow the encoder's name, and the only tile in its only part.
 _COMPONENTS = bytes.fromhex('0003 070101 070101 070101')
 _CAP = bytes.fromhex('ff50 0008 00020000 0003')
 _COD = bytes.fromhex('ff52 000c 00 02 0001 01 05 04 04 40 01')
