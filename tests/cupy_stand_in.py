@@ -8,15 +8,20 @@ CuPy's own types, and the kernels read them from those bytes: what would be pass
 is read wrongly here. Every launch is held to the limits of CUDA.
 """
 
+import builtins
 import ctypes
 import functools
 import sys
+import threading
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from gpu_stand_in import Gpu
 
+from dali_pipes import png
 from degrade import kernels, registers
 from tools import cuda_shim
 
@@ -28,7 +33,7 @@ STREAM = 0x5EED  # handle of what is the current stream of torch
 
 
 @functools.cache
-def shared_memory(file: str) -> dict[str, int]:
+def shared_memory(file: str | Path) -> dict[str, int]:
     """{kernel: bytes of shared memory of a block} of a file, as NVRTC compiles it."""
     return {usage.kernel: usage.shared for usage in registers.report([file], [ARCHITECTURE])}
 
@@ -37,19 +42,23 @@ class Launch(NamedTuple):
     """A launch as the driver would have seen it."""
 
     kernel: str
-    device: int | None
+    device: int
     stream: int
     grid: tuple[int, ...]
     block: tuple[int, ...]
 
 
 class Cupy:
-    """Module `cupy` for as long as the block lasts; `launched` is what was run."""
+    """Module `cupy` for as long as the block lasts; `launched` is what was run.
 
-    def __init__(self) -> None:
+    gpu: on which the kernels' memory lies; without one, tensors on the CPU are taken for it
+    """
+
+    def __init__(self, gpu: Gpu | None = None) -> None:
+        self.gpu = gpu
         self.launched: list[Launch] = []
-        self.devices: list[int | None] = [0]
-        self.streams = [0]  # CuPy's default stream, on which nothing of ours may run
+        self.devices = _Stack(0)
+        self.streams = _Stack(0)  # of it is CuPy's default stream, on which nothing of ours may run
         self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> 'Cupy':
@@ -70,9 +79,13 @@ class Cupy:
         for cached in (kernels._stream, kernels._kernel, kernels._module):
             cached.cache_clear()
         self._patch.setitem(sys.modules, 'cupy', stand_in)
+        # CuPy loads this part lazily, as soon as anybody looks at it, and would miss CuPy.
+        for name in [name for name in sys.modules if name.split('.')[0] == 'cupyx']:
+            self._patch.delitem(sys.modules, name)
         self._patch.setattr(kernels, 'need_gpu', lambda x: None)
-        current = _Namespace(cuda_stream=STREAM)
-        self._patch.setattr(torch.cuda, 'current_stream', lambda device=None: current)
+        if not self.gpu:
+            current = _Namespace(cuda_stream=STREAM)
+            self._patch.setattr(torch.cuda, 'current_stream', lambda device=None: current)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,7 +114,8 @@ class RawModule:
 
     def compile(self) -> None:
         """By the real compiler, with CuPy's options."""
-        file = next(f for f in kernels.FILES if kernels.source(f) == self._code)
+        files = *kernels.FILES, png.KERNELS
+        file = next(f for f in files if kernels.source(f) == self._code)
         self._shared = shared_memory(file)
         self._library, self._declared = cuda_shim.Shim().library(file)
 
@@ -111,9 +125,10 @@ class RawModule:
 
         def run(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
             self._check(name, grid, block)
-            launch = Launch(name, self._cupy.devices[-1], self._cupy.streams[-1], grid, block)
+            launch = Launch(name, self._cupy.devices.last, self._cupy.streams.last, grid, block)
             self._cupy.launched.append(launch)
-            assert launch.stream == STREAM, 'not on the current stream of torch'
+            current = torch.cuda.current_stream().cuda_stream
+            assert launch.stream == current, 'not on the current stream of torch'
             self._run(name, grid, block, args)
 
         return run
@@ -135,8 +150,49 @@ class RawModule:
         for argument, kind in zip(args, declared, strict=True):
             wanted = np.uint64 if kind.endswith('*') else cuda_shim.SCALARS[kind]
             assert argument.dtype == wanted, f'{name}: {kind} is given as {argument.dtype}'
+        if self._cupy.gpu:
+            pointers_given = [
+                (int(a), not kind.startswith('const'))
+                for a, kind in zip(args, declared, strict=True)
+                if kind.endswith('*')
+            ]
+            self._cupy.gpu.launched(name, pointers_given)
         run = getattr(self._library, f'run_{name}')
         run(cuda_shim._three(grid), cuda_shim._three(block), pointers, 0)
+
+
+def spoil(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the machine one on which the kernels cannot run, though it has a GPU and CuPy."""
+    cupy = pytest.importorskip('cupy')
+    capability = (7, 0) if what == 'old card' else (9, 0)
+    driver = 12090 if what == 'old driver' else 13000
+
+    def version() -> tuple[int, int]:
+        if what == 'no compiler':
+            raise RuntimeError('libnvrtc.so.13: cannot open')
+        return 13, 0
+
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda *_: 'Some Card')
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda *_: capability)
+    monkeypatch.setattr(cupy.cuda.nvrtc, 'getVersion', version)
+    monkeypatch.setattr(cupy.cuda.runtime, 'driverGetVersion', lambda: driver)
+    monkeypatch.setattr(torch.version, 'cuda', '12.8' if what == 'other torch' else '13.0')
+    if what in ('no CuPy', 'no place'):
+        monkeypatch.setitem(sys.modules, 'cupy', None)
+    if what == 'no place':
+        monkeypatch.setattr(builtins, '__import__', _without_a_place(builtins.__import__))
+    kernels._checked.cache_clear()
+
+
+def _without_a_place(original: Any) -> Any:
+    """__import__ where CuPy, as it is imported, cannot make the folder of its kernels."""
+
+    def wanted(name: str, *args: Any) -> Any:
+        if name == 'cupy':
+            raise PermissionError(13, 'Permission denied', '/.cupy')
+        return original(name, *args)
+
+    return wanted
 
 
 class _Namespace:
@@ -146,14 +202,25 @@ class _Namespace:
         self.__dict__.update(attributes)
 
 
+class _Stack(threading.local):
+    """What a thread has entered: devices or streams."""
+
+    def __init__(self, first: int) -> None:
+        self.entered = [first]
+
+    @property
+    def last(self) -> int:
+        return self.entered[-1]
+
+
 class _Entered:
     """Context that puts a value on a stack: the current device, or the current stream."""
 
-    def __init__(self, stack: list[Any], value: Any) -> None:
+    def __init__(self, stack: _Stack, value: int) -> None:
         self._stack, self._value = stack, value
 
     def __enter__(self) -> None:
-        self._stack.append(self._value)
+        self._stack.entered.append(self._value)
 
     def __exit__(self, *_: object) -> None:
-        self._stack.pop()
+        self._stack.entered.pop()

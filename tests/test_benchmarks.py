@@ -41,7 +41,7 @@ def drawn(monkeypatch, tmp_path_factory):
     monkeypatch.setenv('FACES_CACHE', str(tmp_path_factory.getbasetemp() / 'bench'))
 
 
-DEGRADE = ['--plans', '8', '--size', '128', '--rounds', '1', '--batches', '3']
+DEGRADE = ['--plans', '4', '--size', '64', '--rounds', '1', '--batches', '3']
 PIPES = ['--size', '64', '--rounds', '1', '--recipe', 'bicubic']
 
 

@@ -4,7 +4,6 @@ Every one compiles for every architecture, and its body runs on the CPU: against
 under sanitizers, and mutated.
 """
 
-import builtins
 import re
 import shutil
 import subprocess
@@ -316,41 +315,9 @@ def test_cuda_on_a_cpu_tensor_is_an_error():
     ],
 )
 def test_a_machine_that_cannot_is_told_why(what, message, monkeypatch):
-    cupy = pytest.importorskip('cupy')
-    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda index: 'Some Card')
-    monkeypatch.setattr(
-        torch.cuda, 'get_device_capability', lambda index: (7, 0) if what == 'old card' else (9, 0)
-    )
-    monkeypatch.setattr(cupy.cuda.nvrtc, 'getVersion', lambda: (13, 0))
-    monkeypatch.setattr(
-        cupy.cuda.runtime, 'driverGetVersion', lambda: 12090 if what == 'old driver' else 13000
-    )
-    monkeypatch.setattr(torch.version, 'cuda', '12.8' if what == 'other torch' else '13.0')
-    if what == 'no compiler':
-        monkeypatch.setattr(
-            cupy.cuda.nvrtc,
-            'getVersion',
-            lambda: (_ for _ in ()).throw(RuntimeError('libnvrtc.so.13: cannot open')),
-        )
-    if what == 'no CuPy':
-        monkeypatch.setitem(sys.modules, 'cupy', None)
-    if what == 'no place':
-        monkeypatch.setitem(sys.modules, 'cupy', None)
-        monkeypatch.setattr(builtins, '__import__', without_a_place(builtins.__import__))
-    kernels._checked.cache_clear()
+    cupy_stand_in.spoil(what, monkeypatch)
     with pytest.raises(KernelError, match='(?s)' + message):
         kernels._checked(0)
-
-
-def without_a_place(original):
-    """__import__ where CuPy, as it is imported, cannot make the folder of its kernels."""
-
-    def wanted(name, *args):
-        if name == 'cupy':
-            raise PermissionError(13, 'Permission denied', '/.cupy')
-        return original(name, *args)
-
-    return wanted
 
 
 def test_headers_that_are_missing_are_named(monkeypatch):
