@@ -157,8 +157,8 @@ class RawModule:
                 if kind.endswith('*')
             ]
             self._cupy.gpu.launched(name, pointers_given)
-        run = getattr(self._library, f'run_{name}')
-        run(cuda_shim._three(grid), cuda_shim._three(block), pointers, 0)
+        fault = cuda_shim.run(self._library, name, grid, block, pointers)
+        assert not fault, f'{name}: {fault}'
 
 
 def spoil(what: str, monkeypatch: pytest.MonkeyPatch) -> None:

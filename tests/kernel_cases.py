@@ -1,11 +1,12 @@
 """Small ragged batches that use every kernel and every branch of it, and what must come out.
 
-    python tests/kernel_cases.py
+    python tests/kernel_cases.py --plain --orders 22
 
-runs them all through sanitized kernels, forwards and backwards. test_cuda.py starts it with libasan
-preloaded.
+runs them all forwards, backwards and in 20 random orders. Without --plain the kernels are built
+with sanitizers; test_cuda.py starts that, with libasan preloaded.
 """
 
+import argparse
 import math
 import sys
 from pathlib import Path
@@ -317,11 +318,19 @@ def errors(case, images):
 def main():
     from tools import cuda_shim
 
-    for backwards in False, True:
-        with cuda_shim.Shim(backwards, sanitize=True) as shim:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--orders', type=int, default=3, help='orders of threads (default: %(default)s)')
+    p.add_argument('--plain', action='store_true', help='without the sanitizers')
+    args = p.parse_args()
+    for order in range(args.orders):
+        with cuda_shim.Shim(order, sanitize=not args.plain) as shim:
             for case in cases():
-                run_kernels(case)
-    print(len(shim.launched), 'kernels executed under the sanitizers')
+                images = run_kernels(case)
+                if args.plain:
+                    error, allowed = errors(case, images)
+                    assert error <= allowed, (case.name, order, error)
+    how = 'as the reference has it' if args.plain else 'under the sanitizers'
+    print(len(shim.launched), f'kernels executed in {args.orders} orders {how}')
 
 
 if __name__ == '__main__':

@@ -604,7 +604,7 @@ def compare(files, device=CPU):
 def _share(count, seed):
     counts = Counter()
     for first in range(0, count, BATCH):
-        with cuda_shim.Shim(backwards=bool(first // BATCH % 2), sanitize=True):
+        with cuda_shim.Shim(order=first // BATCH % 3, sanitize=True):
             counts += compare(damaged(min(BATCH, count - first), seed * 1_000_003 + first))
     return counts
 

@@ -24,6 +24,7 @@ from degrade.draw import Draw
 from errors import KernelError
 from tools import cuda_shim
 
+ORDERS = 4  # forwards, backwards and two at random; kernel_cases.py tries more
 CASES = {case.name: case for case in kernel_cases.cases()}
 
 # (file, kernel) of the degradation; test_png.py runs the others.
@@ -89,16 +90,81 @@ def test_records_have_the_layout_of_the_structs(file):
 @needs_gxx
 @pytest.mark.parametrize('name', CASES)
 def test_kernels_are_the_reference(name):
-    forwards, backwards = cuda_shim.Shim(), cuda_shim.Shim(backwards=True)
-    with forwards:
+    """In every order of blocks and threads: forwards, backwards, and at random."""
+    with cuda_shim.Shim():
         images = kernel_cases.run_kernels(CASES[name])
-    with backwards:
-        assert all(
-            (a == b).all()
-            for a, b in zip(images, kernel_cases.run_kernels(CASES[name]), strict=True)
-        )
+    for order in range(1, ORDERS):
+        with cuda_shim.Shim(order):
+            again = kernel_cases.run_kernels(CASES[name])
+        assert all((a == b).all() for a, b in zip(images, again, strict=True)), f'order {order}'
     error, allowed = kernel_cases.errors(CASES[name], images)
     assert error <= allowed
+
+
+@needs_gxx
+@pytest.mark.parametrize(
+    'threads, body, fault',
+    [
+        (64, '__syncthreads(); y[t] = t;', None),
+        (64, 'if (t < 40) return; __syncthreads(); y[t] = t;', None),  # the ended are not awaited
+        (
+            64,
+            'if (t < 32)\n __syncthreads();\n else\n __syncthreads();',
+            'some threads wait at line 3, others at 5',
+        ),
+        (64, '__syncwarp();', 'line 2 waits for a part of a warp'),
+        (32, '__syncwarp(); y[t] = t;', None),
+        (32, '__syncwarp(0xffff);', 'line 2 waits for a part of a warp'),
+        (32, 'if (t == 9) return;\n __syncwarp();', 'line 3: lane 9 has ended'),
+        (32, 'y[t] = __shfl_up_sync(1u << t, t, 1);', 'line 2 waits for a part of a warp'),
+    ],
+)
+def test_threads_that_do_not_meet_are_an_error(threads, body, fault, monkeypatch):
+    """On a GPU they would wait for ever, or go on with what is not there."""
+    text = (
+        '#line 1\nextern "C" __global__ void mine(float* y)\n{ const int t = threadIdx.x; BODY }\n'
+    )
+    monkeypatch.setattr(kernels, 'source', lambda file: text.replace('BODY', body))
+    shim, y = cuda_shim.Shim(), torch.full((threads,), -1.0)
+    if fault:
+        with pytest.raises(AssertionError, match=f'mine.cu mine: {fault}'):
+            shim.launch('mine.cu', 'mine', (1,), (threads,), y)
+    else:
+        shim.launch('mine.cu', 'mine', (1,), (threads,), y)
+        assert y[40:].tolist() == list(range(40, threads))
+
+
+@needs_gxx
+def test_shared_memory_begins_with_nothing(monkeypatch):
+    """What the block before has left there is not what a GPU would have."""
+    text = """extern "C" __global__ void mine(float* y)
+    {
+    __shared__ float kept[2][3], one;
+        y[blockIdx.x] = kept[1][2] + one;
+        __syncthreads();
+        kept[1][2] = one = 1;
+    }
+    """
+    monkeypatch.setattr(kernels, 'source', lambda file: text)
+    y = torch.zeros(3)
+    cuda_shim.Shim().launch('mine.cu', 'mine', (3,), (32,), y)
+    assert y.isnan().all()
+
+
+@needs_gxx
+def test_random_orders_repeat_and_differ(monkeypatch):
+    text = """extern "C" __global__ void mine(int* n, int* y)
+    { y[4 * blockIdx.x + threadIdx.x] = (*n)++; }
+    """
+    monkeypatch.setattr(kernels, 'source', lambda file: text)
+
+    def order(number):
+        n, y = torch.zeros(1, dtype=torch.int32), torch.zeros(16, dtype=torch.int32)
+        cuda_shim.Shim(number).launch('mine.cu', 'mine', (4,), (4,), n, y)
+        return tuple(y.tolist())
+
+    assert order(0) == tuple(range(16)) and order(1) == tuple(range(15, -1, -1))
+    assert order(7) == order(7) and len({order(n) for n in range(20)}) == 20
 
 
 @needs_gxx
@@ -133,7 +199,7 @@ def test_sanitizers(record_property):
     """
     done = _sanitized(kernel_cases.__file__)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-    assert done.stdout == f'{len(OPS)} kernels executed under the sanitizers\n'
+    assert done.stdout == f'{len(OPS)} kernels executed in 3 orders under the sanitizers\n'
     record_property('summary', done.stdout.strip())
 
 
@@ -277,10 +343,10 @@ def test_mutants_fail(file, kernel, old, new):
     def edit(name, source):
         return source.replace(old, new) if name == f'{file}.cu' else source
 
-    for backwards in False, True:
+    for order in range(4):
         for case in CASES.values():
             if case.name.startswith(file):
-                with cuda_shim.Shim(backwards, edit=edit):
+                with cuda_shim.Shim(order, edit=edit):
                     error, allowed = kernel_cases.errors(case, kernel_cases.run_kernels(case))
                 if not error <= allowed:
                     return

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ucontext.h>
@@ -18,7 +19,7 @@ static void __sanitizer_finish_switch_fiber(void*, const void**, size_t*) {}
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __shared__ static        // one block runs at a time
+#define __shared__ static        // one block runs at a time; `fresh` follows every declaration
 
 struct float2 { float x, y; };
 struct uint2 { unsigned int x, y; };
@@ -59,7 +60,14 @@ static inline unsigned int atomicOr(unsigned int* at, unsigned int v)
 }
 
 static const size_t STACK = 128 << 10;
-struct Fiber { ucontext_t context; void* fake; bool done; std::vector<char> stack; };
+struct Fiber
+{
+    ucontext_t context;
+    void* fake;
+    bool done;
+    int barrier;                 // line of the one that it waits at
+    std::vector<char> stack;
+};
 static std::vector<Fiber> fibers;
 static ucontext_t scheduler;
 static void* scheduler_fake;
@@ -68,49 +76,85 @@ static size_t scheduler_size;
 static size_t current;
 static void (*body)(void**);
 static void** arguments;
+static long blocks_begun;
+static char fault[200];          // what a GPU would not survive, or not survive in any order
 
-static void leave(bool done)
+static void leave(bool done, int line)
 {
     Fiber& f = fibers[current];
     f.done = done;
+    f.barrier = line;
     __sanitizer_start_switch_fiber(done ? nullptr : &f.fake, scheduler_stack, scheduler_size);
     swapcontext(&f.context, &scheduler);
     __sanitizer_finish_switch_fiber(f.fake, &scheduler_stack, &scheduler_size);
 }
 
-static void __syncthreads() { leave(false); }
+#define __syncthreads() leave(false, __LINE__)
 
-// A warp waits for itself alone; here it must be the whole block.
-static void __syncwarp()
+// A warp waits for itself alone; here it must be the whole block, and all of it.
+static void sync_warp(int line, unsigned int mask)
 {
-    if (blockDim.x * blockDim.y * blockDim.z > 32) abort();
-    leave(false);
+    if (blockDim.x * blockDim.y * blockDim.z != 32 || mask != 0xffffffffu)
+        snprintf(fault, sizeof fault, "line %d waits for a part of a warp", line);
+    for (int i = 0; i < 32; i++)
+        if (fibers[i].done) snprintf(fault, sizeof fault, "line %d: lane %d has ended", line, i);
+    leave(false, line);
 }
+static unsigned int lanes(unsigned int mask = 0xffffffffu) { return mask; }
+#define __syncwarp(...) sync_warp(__LINE__, lanes(__VA_ARGS__))
 
 // `v` of the lane `by` below, one's own where there is none. What a lane hands in stays until all
 // have taken it: the next exchange uses the other places.
-static unsigned int __shfl_up_sync(unsigned int, unsigned int v, int by)
+static unsigned int shuffle_up(int line, unsigned int mask, unsigned int v, int by)
 {
     static unsigned int places[2][32];
     static int exchanges[32];
     const int lane = threadIdx.x, side = exchanges[lane]++ & 1;
     places[side][lane] = v;
-    __syncwarp();
+    sync_warp(line, mask);
     return places[side][lane < by ? lane : lane - by];
 }
+#define __shfl_up_sync(mask, v, by) shuffle_up(__LINE__, mask, v, by)
+
+// What the block before has left in shared memory is of no use: NaN, or -1, for the first thread of
+// a block that comes to the declaration.
+static void fresh(void* memory, size_t bytes, long* block)
+{
+    if (*block == blocks_begun) return;
+    *block = blocks_begun;
+    memset(memory, 0xff, bytes);
+}
+#define FRESH(name) { static long block; fresh(&name, sizeof name, &block); }
 
 static void thread()
 {
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size);
     body(arguments);
-    leave(true);
+    leave(true, 0);
 }
 
-// All threads of a block run to their next barrier in turn, forwards or backwards, until all have
-// ended.
-static void run_block(bool backwards)
+// ---- order ----
+
+// 0: forwards; 1: backwards; any other number: at random, from that seed.
+static unsigned long long chance;
+static int order_kind;
+
+static void order(std::vector<int>& places)
 {
-    const size_t n = (size_t)blockDim.x * blockDim.y * blockDim.z;
+    const int n = (int)places.size();
+    for (int i = 0; i < n; i++) places[i] = order_kind == 1 ? n - 1 - i : i;
+    if (order_kind < 2) return;
+    for (int i = n - 1; i > 0; i--)
+    {
+        // Xorshift (Marsaglia 2003).
+        chance ^= chance << 13, chance ^= chance >> 7, chance ^= chance << 17;
+        std::swap(places[i], places[chance % (i + 1)]);
+    }
+}
+
+static void begin(size_t n)
+{
+    blocks_begun++;
     if (fibers.size() < n) fibers.resize(n);
     for (size_t i = 0; i < n; i++)
     {
@@ -124,37 +168,55 @@ static void run_block(bool backwards)
         f.context.uc_link = nullptr;
         makecontext(&f.context, thread, 0);
     }
-    for (bool left = true; left;)
-    {
-        left = false;
-        for (size_t k = 0; k < n; k++)
-        {
-            current = backwards ? n - 1 - k : k;
-            Fiber& f = fibers[current];
-            if (f.done) continue;
-            const int i = (int)current;
-            const int row = i / blockDim.x;
-            threadIdx = {i % blockDim.x, row % blockDim.y, row / blockDim.y};
-            __sanitizer_start_switch_fiber(&scheduler_fake, f.stack.data(), STACK);
-            swapcontext(&scheduler, &f.context);
-            __sanitizer_finish_switch_fiber(scheduler_fake, nullptr, nullptr);
-            left = left || !f.done;
-        }
-    }
 }
 
-static void run(
-    const int* grid, const int* block, void (*kernel)(void**), void** args, bool backwards)
+// Every thread to its next barrier -> whether one is left. All that are left are at the same one.
+static bool run_to_barrier(size_t n, std::vector<int>& places)
+{
+    bool left = false;
+    int line = 0;
+    order(places);
+    for (size_t k = 0; k < n && !fault[0]; k++)
+    {
+        current = places[k];
+        Fiber& f = fibers[current];
+        if (f.done) continue;
+        const int i = (int)current;
+        const int row = i / blockDim.x;
+        threadIdx = {i % blockDim.x, row % blockDim.y, row / blockDim.y};
+        __sanitizer_start_switch_fiber(&scheduler_fake, f.stack.data(), STACK);
+        swapcontext(&scheduler, &f.context);
+        __sanitizer_finish_switch_fiber(scheduler_fake, nullptr, nullptr);
+        if (f.done) continue;
+        if (left && f.barrier != line)
+            snprintf(
+                fault, sizeof fault, "some threads wait at line %d, others at %d", line, f.barrier);
+        left = true;
+        line = f.barrier;
+    }
+    return left && !fault[0];
+}
+
+// Returns what went wrong, or nothing.
+static const char* run(
+    const int* grid, const int* block, void (*kernel)(void**), void** args, int kind)
 {
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
     body = kernel;
     arguments = args;
-    const int n = grid[0] * grid[1] * grid[2];
-    for (int k = 0; k < n; k++)
+    fault[0] = 0;
+    order_kind = kind;
+    chance = 0x9E3779B97F4A7C15ull * (unsigned)kind | 1;
+    const size_t n = (size_t)block[0] * block[1] * block[2];
+    std::vector<int> blocks(grid[0] * grid[1] * grid[2]), places(n);
+    order(blocks);
+    for (int i : blocks)
     {
-        const int i = backwards ? n - 1 - k : k;
         blockIdx = {i % grid[0], i / grid[0] % grid[1], i / (grid[0] * grid[1])};
-        run_block(backwards);
+        begin(n);
+        while (run_to_barrier(n, places)) {}
+        if (fault[0]) break;
     }
+    return fault[0] ? fault : nullptr;
 }

@@ -5,9 +5,10 @@
 
 Within the block every launch of degrade.kernels runs here, on CPU tensors, with the same arguments.
 
-The threads of a block run one after the other from barrier to barrier, forwards or backwards:
-results that depend on a missing barrier differ between the two. It is slow (about a microsecond a
-thread) and not meant for degrading images on a CPU.
+The threads of a block run one after the other from barrier to barrier, forwards, backwards or in a
+random order: results that depend on a missing barrier differ. Shared memory is NaN at the beginning
+of every block. Threads that wait at different barriers, and a warp that waits for a part of itself,
+are errors. It is slow (about a microsecond a thread) and not meant for degrading images on a CPU.
 """
 
 import contextlib
@@ -29,6 +30,8 @@ from degrade import kernels
 KERNEL = re.compile(
     r'extern "C" __global__ void\s+(?:__launch_bounds__\([\d, ]+\)\s+)?(\w+)\(([^)]*)\)'
 )
+# Declarations of shared memory, each in a line of its own.
+SHARED = re.compile(r'^ *__shared__ \w+ ([^;]+);', re.MULTILINE)
 SCALARS: dict[str, type[np.generic]] = {'int': np.int32, 'float': np.float32, 'bool': np.bool_}
 SANITIZERS = (
     '-fsanitize=address,undefined',
@@ -55,10 +58,11 @@ def in_place(launch: Callable[..., None]) -> Iterator[None]:
 class Shim:
     """A stand-in for `kernels.launch`; as a context manager it replaces that function.
 
-    backwards: run blocks and threads from the last to the first
-    sanitize:  build with AddressSanitizer and UndefinedBehaviorSanitizer; the process must have
-               been started with libasan preloaded (see `sanitized`)
-    edit:      function of (file name, source) -> source, for tests that must fail
+    order:    of blocks, and of threads after every barrier: 0 forwards, 1 backwards, any other
+              number seeds a random one
+    sanitize: build with AddressSanitizer and UndefinedBehaviorSanitizer; the process must have
+              been started with libasan preloaded (see `sanitized`)
+    edit:     function of (file name, source) -> source, for tests that must fail
     Raises RuntimeError with the compiler's message.
     """
 
@@ -66,12 +70,12 @@ class Shim:
 
     def __init__(
         self,
-        backwards: bool = False,
+        order: int = 0,
         sanitize: bool = False,
         edit: Callable[[str, str], str] = lambda file, text: text,
     ) -> None:
         """Nothing is built before a kernel is launched."""
-        self.backwards = backwards
+        self.order = order
         self.sanitize = sanitize
         self.edit = edit
         self.launched: set[tuple[str, str]] = set()  # (file name, kernel)
@@ -95,8 +99,8 @@ class Shim:
         assert len(types) == len(args), f'{where}: {len(types)} parameters, {len(args)} arguments'
         values = [_argument(a, t, f'{where}, {t}') for a, t in zip(args, types, strict=True)]
         pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
-        run = getattr(library, f'run_{name}')
-        run(_three(grid), _three(block), pointers, int(self.backwards))
+        fault = run(library, name, grid, block, pointers, self.order)
+        assert not fault, f'{where}: {fault}'
         self.launched.add((Path(file).name, name))
 
     def library(self, file: str | Path) -> tuple[ctypes.CDLL, dict[str, list[str]]]:
@@ -126,6 +130,23 @@ class Shim:
         self._entered.__exit__(None, None, None)
 
 
+def run(
+    library: ctypes.CDLL,
+    name: str,
+    grid: Sequence[int],
+    block: Sequence[int],
+    pointers: ctypes.Array,
+    order: int = 0,
+) -> str:
+    """Run a kernel of a built library -> what is wrong with it, or nothing.
+
+    pointers: to the arguments
+    """
+    function = getattr(library, f'run_{name}')
+    function.restype = ctypes.c_char_p
+    return (function(_three(grid), _three(block), pointers, order) or b'').decode()
+
+
 def sanitized() -> dict[str, str]:
     """Environment for a process that is to load kernels built with `sanitize`."""
     # Both libraries must be there from the start: libasan looks for C++'s exceptions, which OpenCV
@@ -145,6 +166,12 @@ def _library_path(name: str) -> str:
 
 
 # ---- arguments ----
+
+
+def _poisoned(declaration: re.Match[str]) -> str:
+    """A declaration of shared memory, and what makes it of no use to begin with."""
+    names = re.findall(r'(\w+)(?:\[[^,]*\])*(?:,|$)', declaration[1])
+    return declaration[0] + ''.join(f' FRESH({name})' for name in names)
 
 
 def _three(size: Sequence[int]) -> ctypes.Array:
@@ -194,14 +221,14 @@ def _build(text: str, declared: dict[str, list[str]], sanitize: bool) -> ctypes.
 def _code(text: str, declared: dict[str, list[str]]) -> Iterator[str]:
     """Parts of the C++ source: the shim, the kernels, and what calls them from Python."""
     yield f'#include "{Path(__file__).with_suffix(".h")}"'
-    yield text
+    yield SHARED.sub(_poisoned, text)
     for name, types in declared.items():
         arguments = ', '.join(f'*({t}*)a[{i}]' for i, t in enumerate(types))
         yield f'static void body_{name}(void** a) {{ {name}({arguments}); }}'
         yield (
-            f'extern "C" void run_{name}'
-            '(const int* grid, const int* block, void** args, int backwards) '
-            f'{{ run(grid, block, body_{name}, args, backwards); }}'
+            f'extern "C" const char* run_{name}'
+            '(const int* grid, const int* block, void** args, int order) '
+            f'{{ return run(grid, block, body_{name}, args, order); }}'
         )
     for struct in re.findall(r'^struct (\w+) {', text, re.MULTILINE):
         yield f'extern "C" int sizeof_{struct}() {{ return sizeof({struct}); }}'
