@@ -319,7 +319,7 @@ def main():
     from tools import cuda_shim
 
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--orders', type=int, default=3, help='orders of threads (default: %(default)s)')
+    p.add_argument('--orders', type=int, default=2, help='orders of threads (default: %(default)s)')
     p.add_argument('--plain', action='store_true', help='without the sanitizers')
     args = p.parse_args()
     for order in range(args.orders):

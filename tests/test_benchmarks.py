@@ -149,7 +149,7 @@ def test_train_step_runs(drawn, tmp_path):
     out = tmp_path / 'step.json'
     assert train_step.main([*PIPES, '--steps', '2', '--json', str(out)]) == 0
     (row,) = json.loads(out.read_text())['rows']
-    assert row['preset'] == 'unet' and row['stall'] > 0.5 and 0 <= row['waiting'] < 1
+    assert row['preset'] == 'unet' and row['stall'] > 0 and 0 <= row['waiting'] < 1
 
 
 def test_ablate_compares_and_goes_on(tmp_path, capsys, monkeypatch):

@@ -24,6 +24,7 @@ from degrade.draw import Draw
 from errors import KernelError
 from tools import cuda_shim
 
+ARCHITECTURES = '75', '86', '90', '120'  # python -m degrade.registers knows them all
 ORDERS = 4  # forwards, backwards and two at random; kernel_cases.py tries more
 CASES = {case.name: case for case in kernel_cases.cases()}
 
@@ -49,12 +50,12 @@ def test_all_files_are_listed():
 def test_every_kernel_compiles(record_property):
     """Through NVRTC, which needs no GPU; no register is spilled."""
     pytest.importorskip('cupy')
-    rows = list(registers.report([*kernels.FILES, png.KERNELS]))
+    rows = list(registers.report([*kernels.FILES, png.KERNELS], ARCHITECTURES))
     assert {(file, name) for file, name, *_ in rows} == KERNELS
-    assert {row[2] for row in rows} == set(registers.ARCHITECTURES)
-    assert len(rows) == len(KERNELS) * len(registers.ARCHITECTURES)
+    assert {row[2] for row in rows} == set(ARCHITECTURES) <= set(registers.ARCHITECTURES)
+    assert len(rows) == len(KERNELS) * len(ARCHITECTURES)
     assert all(shared <= 48 << 10 and spilled == 0 for *_, shared, spilled in rows), rows
-    architectures = len(registers.ARCHITECTURES)
+    architectures = len(ARCHITECTURES)
     summary = f'{len(rows)} kernels compiled ({len(KERNELS)} for {architectures} architectures)'
     record_property('summary', summary)
 
@@ -199,7 +200,7 @@ def test_sanitizers(record_property):
     """
     done = _sanitized(kernel_cases.__file__)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-    assert done.stdout == f'{len(OPS)} kernels executed in 3 orders under the sanitizers\n'
+    assert done.stdout == f'{len(OPS)} kernels executed in 2 orders under the sanitizers\n'
     record_property('summary', done.stdout.strip())
 
 

@@ -2,15 +2,19 @@
 // fibers, so that __syncthreads() works. For tests on small canvases.
 #include <algorithm>
 #include <cmath>
+#include <csetjmp>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <ucontext.h>
 #include <vector>
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
+#define SANITIZED 1
 #else
+#define SANITIZED 0
 static void __sanitizer_start_switch_fiber(void**, const void*, size_t) {}
 static void __sanitizer_finish_switch_fiber(void*, const void**, size_t*) {}
 #endif
@@ -63,13 +67,15 @@ static const size_t STACK = 128 << 10;
 struct Fiber
 {
     ucontext_t context;
+    jmp_buf place;               // where it goes on, unless SANITIZED
     void* fake;
-    bool done;
+    bool begun, done;
     int barrier;                 // line of the one that it waits at
     std::vector<char> stack;
 };
-static std::vector<Fiber> fibers;
-static ucontext_t scheduler;
+static std::deque<Fiber> fibers;   // which do not move
+static ucontext_t scheduler_context;
+static jmp_buf scheduler;
 static void* scheduler_fake;
 static const void* scheduler_stack;
 static size_t scheduler_size;
@@ -79,14 +85,30 @@ static void** arguments;
 static long blocks_begun;
 static char fault[200];          // what a GPU would not survive, or not survive in any order
 
+// Jumps ask the system for nothing, as contexts do, but AddressSanitizer does not follow them.
 static void leave(bool done, int line)
 {
     Fiber& f = fibers[current];
     f.done = done;
     f.barrier = line;
-    __sanitizer_start_switch_fiber(done ? nullptr : &f.fake, scheduler_stack, scheduler_size);
-    swapcontext(&f.context, &scheduler);
+    __sanitizer_start_switch_fiber(&f.fake, scheduler_stack, scheduler_size);
+    if (SANITIZED) swapcontext(&f.context, &scheduler_context);
+    else if (!_setjmp(f.place)) _longjmp(scheduler, 1);
     __sanitizer_finish_switch_fiber(f.fake, &scheduler_stack, &scheduler_size);
+}
+
+static void enter(Fiber& f)
+{
+    __sanitizer_start_switch_fiber(&scheduler_fake, f.stack.data(), STACK);
+    if (SANITIZED) swapcontext(&scheduler_context, &f.context);
+    else if (!_setjmp(scheduler))
+    {
+        if (f.begun) _longjmp(f.place, 1);
+        f.begun = true;
+        setcontext(&f.context);
+    }
+    f.begun = true;
+    __sanitizer_finish_switch_fiber(scheduler_fake, nullptr, nullptr);
 }
 
 #define __syncthreads() leave(false, __LINE__)
@@ -126,11 +148,15 @@ static void fresh(void* memory, size_t bytes, long* block)
 }
 #define FRESH(name) { static long block; fresh(&name, sizeof name, &block); }
 
+// A thread of one block after the other.
 static void thread()
 {
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size);
-    body(arguments);
-    leave(true, 0);
+    for (;;)
+    {
+        body(arguments);
+        leave(true, 0);
+    }
 }
 
 // ---- order ----
@@ -159,8 +185,9 @@ static void begin(size_t n)
     for (size_t i = 0; i < n; i++)
     {
         Fiber& f = fibers[i];
-        f.stack.resize(STACK);
         f.done = false;
+        if (f.begun) continue;
+        f.stack.resize(STACK);
         f.fake = nullptr;
         getcontext(&f.context);
         f.context.uc_stack.ss_sp = f.stack.data();
@@ -184,9 +211,7 @@ static bool run_to_barrier(size_t n, std::vector<int>& places)
         const int i = (int)current;
         const int row = i / blockDim.x;
         threadIdx = {i % blockDim.x, row % blockDim.y, row / blockDim.y};
-        __sanitizer_start_switch_fiber(&scheduler_fake, f.stack.data(), STACK);
-        swapcontext(&scheduler, &f.context);
-        __sanitizer_finish_switch_fiber(scheduler_fake, nullptr, nullptr);
+        enter(f);
         if (f.done) continue;
         if (left && f.barrier != line)
             snprintf(
@@ -218,5 +243,7 @@ static const char* run(
         while (run_to_barrier(n, places)) {}
         if (fault[0]) break;
     }
+    // Threads that were left half-way begin anew.
+    if (fault[0]) fibers.clear();
     return fault[0] ? fault : nullptr;
 }

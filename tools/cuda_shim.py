@@ -41,7 +41,15 @@ SANITIZERS = (
 )
 # No contraction, because __fmul_rn and __fadd_rn must remain two roundings. Symbolic binding,
 # because zlib, which some builds of torch bring into the process, has an `inflate` as well.
-FLAGS = ('-std=c++17', '-ffp-contract=off', '-fPIC', '-shared', '-Wl,-Bsymbolic', '-w')
+FLAGS = (
+    '-std=c++17',
+    '-ffp-contract=off',
+    '-fPIC',
+    '-shared',
+    '-Wl,-Bsymbolic',
+    '-U_FORTIFY_SOURCE',  # which takes jumps between stacks for mistakes
+    '-w',
+)
 
 
 @contextlib.contextmanager
