@@ -13,6 +13,7 @@ are errors. It is slow (about a microsecond a thread) and not meant for degradin
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import os
 import re
@@ -39,17 +40,15 @@ SANITIZERS = (
     '-fno-omit-frame-pointer',
     '-g',
 )
-# No contraction, because __fmul_rn and __fadd_rn must remain two roundings. Symbolic binding,
-# because zlib, which some builds of torch bring into the process, has an `inflate` as well.
 FLAGS = (
     '-std=c++17',
-    '-ffp-contract=off',
+    '-ffp-contract=off',  # __fmul_rn and __fadd_rn must remain two roundings
     '-fPIC',
-    '-shared',
-    '-Wl,-Bsymbolic',
+    '-fvisibility=hidden',
     '-U_FORTIFY_SOURCE',  # which takes jumps between stacks for mistakes
     '-w',
 )
+HERE = Path(__file__).parent
 
 
 @contextlib.contextmanager
@@ -210,33 +209,49 @@ def _argument(a: kernels.Argument, declared: str, where: str) -> np.ndarray:
 
 def _build(text: str, declared: dict[str, list[str]], sanitize: bool) -> ctypes.CDLL:
     """Compile and load a .cu file."""
-    if not shutil.which('g++'):
-        raise RuntimeError('g++ is needed to run kernels on the CPU (Debian: apt install g++)')
     code = '\n'.join(_code(text, declared))
     name = hashlib.blake2b(code.encode(), digest_size=8).hexdigest()
-    optimise = ('-O1', *SANITIZERS) if sanitize else ('-O2',)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, f'{name}.cpp')
         library = Path(folder, f'{name}.so')
+        threads = Path(folder, 'threads.o')
         source.write_text(code)
-        command = ['g++', *FLAGS, *optimise, '-o', str(library), str(source)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f'g++ cannot build the kernels:\n{done.stderr[:4000]}')
+        threads.write_bytes(_threads(sanitize))
+        _compile(sanitize, '-shared', str(source), str(threads), '-o', str(library))
         return ctypes.CDLL(str(library))
+
+
+@functools.cache
+def _threads(sanitize: bool) -> bytes:
+    """Object file of cuda_shim.cpp, which is the same for all kernels."""
+    with tempfile.TemporaryDirectory() as folder:
+        built = Path(folder, 'threads.o')
+        _compile(sanitize, '-c', str(HERE / 'cuda_shim.cpp'), '-o', str(built))
+        return built.read_bytes()
+
+
+def _compile(sanitize: bool, *how: str) -> None:
+    """Raises RuntimeError with the compiler's message."""
+    if not shutil.which('g++'):
+        raise RuntimeError('g++ is needed to run kernels on the CPU (Debian: apt install g++)')
+    optimise = ('-O1', *SANITIZERS) if sanitize else ('-O2',)
+    command = ['g++', *FLAGS, *optimise, *how]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f'g++ cannot build the kernels:\n{done.stderr[:4000]}')
 
 
 def _code(text: str, declared: dict[str, list[str]]) -> Iterator[str]:
     """Parts of the C++ source: the shim, the kernels, and what calls them from Python."""
-    yield f'#include "{Path(__file__).with_suffix(".h")}"'
+    yield f'#include "{HERE / "cuda_shim.h"}"'
     yield SHARED.sub(_poisoned, text)
     for name, types in declared.items():
         arguments = ', '.join(f'*({t}*)a[{i}]' for i, t in enumerate(types))
         yield f'static void body_{name}(void** a) {{ {name}({arguments}); }}'
         yield (
-            f'extern "C" const char* run_{name}'
+            f'EXPORTED const char* run_{name}'
             '(const int* grid, const int* block, void** args, int order) '
             f'{{ return run(grid, block, body_{name}, args, order); }}'
         )
     for struct in re.findall(r'^struct (\w+) {', text, re.MULTILINE):
-        yield f'extern "C" int sizeof_{struct}() {{ return sizeof({struct}); }}'
+        yield f'EXPORTED int sizeof_{struct}() {{ return sizeof({struct}); }}'
