@@ -160,6 +160,9 @@ def _baseline(work: Work, processes: int) -> Iterator[Callable[[], object]]:
     # Fresh processes: a fork of one with threads or a GPU may hang.
     with multiprocessing.get_context('spawn').Pool(processes, _start_worker, case) as pool:
         yield lambda: pool.map(_degrade_part, parts, chunksize=1)
+        # What is timed next shall not share the cores with processes that end.
+        pool.close()
+        pool.join()
 
 
 # ---- one recipe on the CPU ----
