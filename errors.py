@@ -20,6 +20,10 @@ class DataError(FacesError):
     """Images, masks, landmarks or priors that cannot be used."""
 
 
+class RecipeError(FacesError):
+    """A recipe file that is none."""
+
+
 class CheckpointError(FacesError):
     """A checkpoint or weights that cannot be written, read or used."""
 

@@ -341,6 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for title, name, sharpens in CASES
         if not args.recipes or name in args.recipes
     ]
+    cases += [(name, degrade.recipe(name)) for name in args.recipes or () if name.endswith('.toml')]
     print(timing.header())
 
     # Threads go over images; none of them may start more.

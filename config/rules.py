@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+import degrade
 import models
 from errors import RunError
 from storage import shown
@@ -38,7 +39,9 @@ def check_names(config: Config, *, networks: Iterable[str], losses: Iterable[str
     of_task = {'network': tuple(networks), 'loss': tuple(losses), 'last_loss': tuple(losses)}
     flat = schema.flatten(config)
     for option, names in (schema.CHOICES | of_task).items():
-        if flat[option] is not None:
+        if option == 'recipe' and str(flat[option]).endswith('.toml'):
+            degrade.recipe(flat[option])  # which says what is wrong with a file
+        elif flat[option] is not None:
             run.choose(flat[option], names, option)
 
 

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -26,7 +27,7 @@ from errors import BadFile, RunError
 from storage import records, shown
 from training import places, run
 from training.optim import OPTIMIZERS
-from training.run import RENAMED
+from training.run import RECIPE, RENAMED
 from training.schedule import SCHEDULES
 
 # ------------------------------------------------------------------------------------------------
@@ -169,8 +170,12 @@ class Data:
 class Degradation:
     """How an HQ face becomes the network's input."""
 
-    recipe: Annotated[str | None, _one_of('recipe')] = 'ai6126_2024'
-    """degradation recipe; it also sets the scale"""
+    recipe: Annotated[
+        str | None, _meta('{' + ','.join((*CHOICES['recipe'], 'FILE.toml')) + '}')
+    ] = 'ai6126_2024'
+    """degradation recipe, or a file of your own (python tools/prepare.py recipe NAME writes one to
+    begin with); it also sets the scale
+    """
     lq_from_usm: bool = True
     """degrade the sharpened face, if the recipe sharpens"""
     target_usm: bool = False
@@ -460,7 +465,14 @@ def of_run(folder: str | os.PathLike[str]) -> Config | None:
     """
     stored = run.read_config(folder)
     source = f'{shown(folder)}/config.json'
-    return from_flat(places.located(folder, checked(stored, source)), source) if stored else None
+    if not stored:
+        return None
+    flat = places.located(folder, checked(stored, source))
+
+    # A recipe of the user's own as it was: the run keeps it.
+    if str(flat.get('recipe')).endswith('.toml') and Path(folder, RECIPE).exists():
+        flat['recipe'] = str(Path(folder, RECIPE))
+    return from_flat(flat, source)
 
 
 def checked(flat: Mapping[str, Any], source: str) -> dict[str, Any]:

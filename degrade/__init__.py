@@ -20,11 +20,12 @@ import torch
 
 from errors import KernelError
 
-from . import canvas, kernels, usm
+from . import canvas, kernels, recipe_file, usm
 from .canvas import Canvas
 from .draw import Draw
 from .op import ChainParams, Op, Sizes
 from .recipes import RECIPES, SAME_SIZE, Recipe, Stage
+from .sampling import sample, size_after
 
 __all__ = [
     'IMPLS',
@@ -56,56 +57,24 @@ IMPLS = 'ref', 'torch', 'cuda'
 
 
 def recipe(name: str) -> Recipe:
-    """Return a recipe by name. Raises ValueError with the nearest name."""
+    """Return a recipe by its name, or that of a file: FILE.toml.
+
+    Raises ValueError with the nearest name, and RecipeError for a file that is no recipe.
+    """
+    if name.endswith('.toml'):
+        return recipe_file.read(name)
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, 1)
         hint = f', did you mean {near[0]!r}?' if near else ''
-        raise ValueError(f'unknown recipe {name!r}{hint} (there are: {", ".join(RECIPES)})')
+        raise ValueError(
+            f'unknown recipe {name!r}{hint} (there are: {", ".join(RECIPES)}; FILE.toml)'
+        )
     return RECIPES[name]
 
 
 def without_usm(recipe: Recipe) -> Recipe:
     """Return the recipe without sharpening, so that it starts from the plain ground truth."""
     return recipe._replace(stages=tuple(s for s in recipe.stages if s.op is not usm))
-
-
-def sample(recipe: Recipe, draw: Draw, size: tuple[int, int]) -> ChainParams:
-    """Draw the parameters of every stage.
-
-    draw: of B samples
-    size: (height, width) of the ground truth
-    Returns a tuple of NamedTuples of [B] arrays, one per stage.
-    """
-    # Sizes are drawn on the CPU and per sample: a resize changes what later stages see.
-    gt = np.tile(np.array(size, np.int64), (len(draw.samples), 1))
-    sizes = Sizes(now=gt, gt=gt, lq=gt // recipe.scale)
-    params = []
-    for stage in recipe.stages:
-        p = stage.op.sample(draw.at(stage.name), _active(draw, stage), sizes, **stage.ranges)
-        sizes = sizes._replace(now=_size_after(p, sizes.now))
-        params.append(p)
-    return tuple(params)
-
-
-def _active(draw: Draw, stage: Stage) -> np.ndarray:
-    """[B] bool: where the stage acts."""
-    here = np.ones(len(draw.samples), bool)
-    if stage.place:
-        # In a drawn order the stage acts only where its part stands.
-        order = draw.order(stage.place.order, stage.place.parts)
-        here = order[:, stage.place.position] == stage.place.part
-    if isinstance(stage.on, tuple):
-        name, low, high = stage.on
-        u = draw.uniform(name)
-        return here & (low <= u) & (u < high)
-    if stage.on == 1:
-        return here
-    return here & (draw.uniform(f'{stage.name}/on') < stage.on)
-
-
-def _size_after(p: Any, size: np.ndarray) -> np.ndarray:
-    """[B, 2] sizes after a stage: only a resize's parameters have a size."""
-    return getattr(p, 'size', size)
 
 
 def take(params: ChainParams, i: int | slice | np.ndarray) -> ChainParams:
@@ -149,7 +118,7 @@ def records(recipe: Recipe, params: ChainParams, size: tuple[int, int]) -> tuple
     made = []
     for stage, p in zip(recipe.stages, params, strict=True):
         made.append(stage.op.record(p, now))
-        now = _size_after(p, now)
+        now = size_after(p, now)
     return tuple(made)
 
 

@@ -19,6 +19,7 @@ repeating the edge.
 """
 
 import math
+from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -33,7 +34,8 @@ from . import canvas
 from . import kernels as cuda
 from .canvas import Canvas
 from .draw import Draw
-from .op import Sizes
+from .op import Sizes, number
+from .ranges import PROBABILITY, Interval, Intervals, Values, Weights
 
 KINDS = (
     'iso',
@@ -49,6 +51,21 @@ KINDS = (
 ISO, ANISO, GEN_ISO, GEN_ANISO, PLATEAU_ISO, PLATEAU_ANISO, SINC, DELTA, MOTION = range(9)
 
 Range = tuple[float, float]
+
+
+# Of recipe files; see `sample`.
+_SIGMAS = Interval(0.01, 50)
+RANGES: Mapping[str, Values] = {
+    'kinds': Weights(KINDS[:6]),
+    'sinc': PROBABILITY,
+    'taps': Interval(3, 41, whole=True, unless='from sigma'),
+    'sigma': _SIGMAS,
+    'beta_gaussian': Interval(0.1, 10),
+    'beta_plateau': Interval(0.1, 10),
+    'omega': Intervals(('small', 'large'), Interval(0.01, math.pi)),
+    'motion': PROBABILITY,
+    'length': Interval(3, 41, whole=True),
+}
 
 
 class Params(NamedTuple):
@@ -138,6 +155,23 @@ def imgaug_taps(sigma: np.ndarray) -> np.ndarray:
     reach = np.select([sigma < 3, sigma < 5], [3.3, 2.9], 2.6)  # in sigmas
     whole = np.maximum(reach * sigma, 5).astype(np.int64)
     return whole // 2 * 2 + 1
+
+
+def told(p: Params, size: np.ndarray) -> list[str]:
+    """Kind and shape of one sample's kernel in words, [] without one."""
+    unused = {'kind', 'omega'}
+    if p.kind == DELTA:
+        return []
+    if p.kind == SINC:
+        unused = {'kind', 'sigma_x', 'sigma_y', 'theta', 'beta'}
+    elif p.kind == MOTION:
+        unused |= {'sigma_y'}
+    elif p.kind in (ISO, GEN_ISO, PLATEAU_ISO):
+        unused |= {'sigma_y', 'theta'}
+    if p.kind in (ISO, ANISO):
+        unused.add('beta')
+    fields = p._asdict().items()
+    return [KINDS[int(p.kind)], *(f'{k} {number(v)}' for k, v in fields if k not in unused)]
 
 
 # ---- reference: one image, float64 ----

@@ -5,6 +5,7 @@ nor clamped, the luma table transposed, 2x2 mean chroma, nearest upsampling, one
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,8 @@ from . import kernels as cuda
 from .canvas import Canvas
 from .draw import Draw
 from .jpeg import CHROMA_TABLE, LUMA_TABLE
-from .op import Sizes
+from .op import Sizes, number
+from .ranges import Interval, Values
 
 TABLES = LUMA_TABLE.T.astype(np.float64), CHROMA_TABLE.astype(np.float64)
 TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
@@ -30,6 +32,10 @@ def _dct(u: int, x: int) -> float:
 
 
 DCT = np.array([[_dct(u, x) for x in range(8)] for u in range(8)])
+
+
+# Of recipe files; see `sample`.
+RANGES: Mapping[str, Values] = {'quality': Interval(1, 99.9)}
 
 
 class Params(NamedTuple):
@@ -49,6 +55,11 @@ def sample(
 def factor(quality: np.ndarray) -> np.ndarray:
     """Factor of the standard tables at a quality."""
     return np.where(quality < 50, 50 / np.maximum(quality, 1e-9), 2 - quality / 50)
+
+
+def told(p: Params, size: np.ndarray) -> list[str]:
+    """Quality of one sample's compression in words, [] without any."""
+    return [f'quality {number(p.quality)}'] if p.quality else []
 
 
 # ---- reference: one image, float64, block by block ----

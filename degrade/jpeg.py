@@ -7,6 +7,7 @@ libjpeg scales them; jidctint.c's accuracy classes. One image:
     -> quantise, dequantise -> inverse DCT -> chroma upsampled -> RGB
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
 import cv2
@@ -17,8 +18,9 @@ from . import canvas
 from . import kernels as cuda
 from .canvas import Canvas
 from .draw import Draw
-from .op import Sizes
+from .op import Sizes, number
 from .quantize import levels_opencv, to_8bit
+from .ranges import Interval, Values
 
 Integers = TypeVar('Integers', np.ndarray, torch.Tensor)
 
@@ -54,6 +56,13 @@ DCT = np.array([
     [ 2260,  -6436,   9633, -11363,  11363,  -9633,   6436,  -2260],
 ])
 # fmt: on
+
+
+# Of recipe files; see `sample`.
+RANGES: Mapping[str, Values] = {
+    'quality': Interval(1, 100, whole=True),
+    'compression': Interval(0, 100),
+}
 
 
 class Params(NamedTuple):
@@ -115,6 +124,11 @@ def _to_rgb(Y: Integers, Cb: Integers, Cr: Integers) -> tuple[Integers, Integers
     G = Y + ((-22554 * Cb - 46802 * Cr + 32768) >> 16)
     B = Y + ((116130 * Cb + 32768) >> 16)
     return R, G, B
+
+
+def told(p: Params, size: np.ndarray) -> list[str]:
+    """Quality of one sample's compression in words, [] without any."""
+    return [f'quality {number(p.quality)}'] if p.quality else []
 
 
 # ---- reference: one 8-bit image, block by block ----

@@ -4,6 +4,7 @@ Each channel is filtered on its own and the edge is repeated. The picture is rou
 first.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import cv2
@@ -15,10 +16,15 @@ from . import canvas
 from . import kernels as cuda
 from .canvas import Canvas
 from .draw import Draw
-from .op import Sizes
+from .op import Sizes, number
 from .quantize import levels_opencv
+from .ranges import Interval, Values
 
 LARGEST = 15  # side of the largest window
+
+
+# Of recipe files; see `sample`.
+RANGES: Mapping[str, Values] = {'side': Interval(3, LARGEST, whole=True)}
 
 
 class Params(NamedTuple):
@@ -38,6 +44,11 @@ def sample(draw: Draw, on: np.ndarray, sizes: Sizes, *, side: tuple[int, int] = 
         )
     sides = 2 * draw.integers('side', side[0] // 2, side[1] // 2) + 1
     return Params(np.where(on, sides, 1))
+
+
+def told(p: Params, size: np.ndarray) -> list[str]:
+    """Window of one sample's filter in words, [] without one."""
+    return [f'side {number(p.side)}'] if p.side > 1 else []
 
 
 # ---- reference: one 8-bit image, row by row ----

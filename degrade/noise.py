@@ -19,6 +19,7 @@ grey) takes the i-th 16 bits of plane 0 of `draw.bits16`, and for Poisson the i-
 import itertools
 import math
 import statistics
+from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -30,8 +31,9 @@ from . import canvas
 from . import kernels as cuda
 from .canvas import Canvas
 from .draw import Draw, bits16
-from .op import Sizes
+from .op import Sizes, number
 from .quantize import NUDGE, levels_opencv
+from .ranges import PROBABILITY, Interval, Values, Weights
 
 KINDS = 'none', 'gaussian', 'poisson', 'laplace', 'signed'
 NONE, GAUSSIAN, POISSON, LAPLACE, SIGNED = range(5)
@@ -39,6 +41,17 @@ MOST_RATE = 32  # of signed counts: each rate has a table
 LUMA = 0.2989, 0.587, 0.114
 
 Range = tuple[float, float]
+
+
+# Of recipe files; see `sample`.
+RANGES: Mapping[str, Values] = {
+    'kinds': Weights(KINDS[1:]),
+    'sigma': Interval(0, 255),
+    'scale': Interval(0, 10),
+    'laplace': Interval(0, 255),
+    'rate': Interval(1, MOST_RATE, whole=True),
+    'gray': PROBABILITY,
+}
 
 
 class Params(NamedTuple):
@@ -98,6 +111,13 @@ def sample(
         stream=np.full(len(kind), stream, np.uint64),
         number=number,
     )
+
+
+def told(p: Params, size: np.ndarray) -> list[str]:
+    """Kind and strength of one sample's noise in words, [] without any."""
+    if p.kind == NONE:
+        return []
+    return [KINDS[int(p.kind)], f'gray {p.gray}', f'amount {number(p.amount)}']
 
 
 # ---- tables ----

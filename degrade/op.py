@@ -1,5 +1,6 @@
 """What an operation of the chain offers: parameters, a draw, and a body per implementation."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 
 from .canvas import Canvas
 from .draw import Draw
+from .ranges import Values
 
 P = TypeVar('P', bound=tuple[Any, ...])
 
@@ -37,6 +39,13 @@ class Op(Protocol[P]):
     def Params(self) -> type[P]:
         """NamedTuple of [B] arrays; a skipped operation is a value of these, not a branch."""
 
+    @property
+    def RANGES(self) -> Mapping[str, Values]:
+        """What recipe files may say for each keyword of `sample`."""
+
+    def told(self, p: P, size: np.ndarray, /) -> list[str]:
+        """What one sample's parameters do to an image of this size [2], in words; [] if nothing."""
+
     def sample(self, draw: Draw, on: np.ndarray, sizes: Sizes, /, *args: Any, **ranges: Any) -> P:
         """Draw the parameters of B samples; `on` [B] bool says where the operation acts."""
 
@@ -51,3 +60,10 @@ class Op(Protocol[P]):
 
     def run_cuda(self, c: Canvas, p: P, r: torch.Tensor, /) -> Canvas:
         """Apply to a batch on the GPU; `r` holds the bytes of `record(p, c.size)` there."""
+
+
+def number(v: Any) -> str:
+    """A parameter of one sample in words: 0.35, 64x64."""
+    if np.ndim(v):
+        return 'x'.join(number(x) for x in v)
+    return f'{v:.3g}' if isinstance(v, (float, np.floating)) else str(v)

@@ -1,5 +1,6 @@
 """Rounding to 8 bits, as when a picture is written to a file."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import cv2
@@ -11,11 +12,15 @@ from . import kernels as cuda
 from .canvas import Canvas
 from .draw import Draw
 from .op import Sizes
+from .ranges import Flag, Values
 
 # Grey levels added before rounding values of which many lie exactly half-way, as averages of 8-bit
 # values do: float32 and float64 would round them differently. The nudge exceeds float32's error,
 # so that every implementation rounds them up.
 NUDGE = 1e-4
+
+
+RANGES: Mapping[str, Values] = {'up': Flag()}  # of recipe files; see `sample`
 
 
 class Params(NamedTuple):
@@ -28,6 +33,11 @@ class Params(NamedTuple):
 def sample(draw: Draw, on: np.ndarray, sizes: Sizes, *, up: bool = False) -> Params:
     """Parameters of B samples; nothing is random. `up` rounds halves up in all of them."""
     return Params(on=on, up=np.full(len(on), up))
+
+
+def told(p: Params, size: np.ndarray) -> list[str]:
+    """What is done to one sample in words, [] where nothing is."""
+    return ['8 bits'] if p.on else []
 
 
 def run_ref(x: np.ndarray, p: Params) -> np.ndarray:

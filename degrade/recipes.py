@@ -2,16 +2,24 @@
 
 A stage draws its parameters under its own name, per sample. `on` says where it acts: always (1),
 with a probability, or where a named draw lies in a range. Names in `tied` are drawn once per batch,
-which only the parity recipe needs. Where the order is drawn as well (`_shuffled`), every stage
+which only the parity recipe needs. Where the order is drawn as well (`shuffled`), every stage
 stands at every place that it may have and is skipped at all but one of them.
 """
 
 import importlib
 import math
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from . import blur, diffjpeg, jpeg, median, noise, quantize, resize, usm
 from .op import Op
+
+# The operations by name: all that are imported above.
+OPS: dict[str, Any] = {
+    name: op
+    for name, op in globals().items()
+    if isinstance(op, ModuleType) and hasattr(op, 'RANGES')
+}
 
 
 class Place(NamedTuple):
@@ -57,8 +65,11 @@ def _stage(
     return Stage(name, op, on, ranges)
 
 
-def _shuffled(name: str, *parts: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    """Several parts in an order drawn per sample; no part may change the size of a picture."""
+def shuffled(name: str, *parts: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """Return several parts in an order drawn per sample.
+
+    No part may change the size of a picture.
+    """
     return tuple(
         stage._replace(place=Place(name, len(parts), position, part))
         for position in range(len(parts))
@@ -117,7 +128,7 @@ def _second_order(
 
 def _down(mode: int, **scale: Any) -> tuple[Stage, ...]:
     """Smaller and back, with 8-bit values each time."""
-    modes = tuple(int(m == mode) for m in range(len(resize.MODES)))
+    modes = tuple(int(m == mode) for m in range(mode + 1))
     # fmt: off
     return (
         _stage('shrink', resize,   to='gt', modes=modes, **scale),
@@ -225,11 +236,11 @@ _ALL = (
 
     # Face Renovation (the SaintWatson project's degrader): four steps in an order drawn for every
     # sample, with 8-bit values after each; same size.
-    Recipe('face_renovation', _shuffled('order', *_RENOVATION), scale=1),
+    Recipe('face_renovation', shuffled('order', *_RENOVATION), scale=1),
 
     # HiFaceGAN (Yang et al. 2020, sec. 4.1): all of it in an order drawn for every sample, or one
     # step alone; same size.
-    Recipe('hifacegan',       _shuffled('order', _BLUR, _NOISE, _JPEG, _DOWN), scale=1),
+    Recipe('hifacegan',       shuffled('order', _BLUR, _NOISE, _JPEG, _DOWN), scale=1),
     Recipe('hifacegan_down',  _DOWN,  scale=1),
     Recipe('hifacegan_noise', _NOISE, scale=1),
     Recipe('hifacegan_blur',  _BLUR,  scale=1),

@@ -6,7 +6,7 @@ are separable, so a resize is two small banded matrices.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ from . import canvas
 from . import kernels as cuda
 from .canvas import Canvas
 from .draw import Draw
-from .op import Sizes
+from .op import Sizes, number
+from .ranges import Interval, Values, Weights, Word
 
 # area:        torch's: plain mean over source pixels floor(i n/m) .. ceil((i+1) n/m) - 1, also when
 #              it enlarges
@@ -37,6 +38,18 @@ Range = tuple[float, float]
 # Banded weights of one axis: index [m, T] int64 source pixels, clamped to the image, and weight
 # [m, T] float64, whose rows sum to 1.
 Band = tuple[np.ndarray, np.ndarray]
+
+
+# Of recipe files; see `sample`.
+RANGES: Mapping[str, Values] = {
+    'to': Word(('now', 'gt', 'lq')),
+    'factor': Interval(1 / 64, 4),
+    'shrink': Interval(1 / 4, 64),
+    'divide': Interval(1, 64, whole=True),
+    'updown': Weights(('up', 'down', 'keep')),
+    'modes': Weights(MODES),
+    'by': Word(('size', 'scale')),
+}
 
 
 class Params(NamedTuple):
@@ -120,6 +133,13 @@ def keeps(p: Params, size: np.ndarray | tuple[int, int]) -> np.ndarray:
 def _grows(size: Sequence[int], target: Sequence[int]) -> bool:
     """Whether either axis of an image is enlarged."""
     return any(after > before for before, after in zip(size, target, strict=True))
+
+
+def told(p: Params, size: np.ndarray) -> list[str]:
+    """Filter and geometry of one sample's resize in words, [] where the size stays."""
+    if keeps(p, size):
+        return []
+    return [MODES[int(p.mode)], f'size {number(p.size)}', f'step {number(p.step)}']
 
 
 # ---- reference: one image, float64 ----

@@ -4,6 +4,7 @@ With G a Gaussian of 51 taps (sigma 8.0 by OpenCV's rule) and r = x - G*x: where
 softened by G, x gives way to clip(x + r/2, 0, 1).
 """
 
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -17,12 +18,16 @@ from . import kernels as cuda
 from .canvas import Canvas
 from .draw import Draw
 from .op import Sizes
+from .ranges import Values
 
 TAPS, WEIGHT, THRESHOLD = 51, 0.5, 10.0  # the threshold in grey levels
 _SIGMA = 0.3 * ((TAPS - 1) * 0.5 - 1) + 0.8
 _ROW = np.exp(-((np.arange(TAPS) - TAPS // 2) ** 2) / (2 * _SIGMA**2))
 _ROW = _ROW / _ROW.sum()
 _ROW32 = _ROW.astype(np.float32)
+
+
+RANGES: Mapping[str, Values] = {}  # of recipe files; nothing is drawn
 
 
 class Params(NamedTuple):
@@ -34,6 +39,11 @@ class Params(NamedTuple):
 def sample(draw: Draw, on: np.ndarray, sizes: Sizes) -> Params:
     """Parameters of B samples; nothing is random."""
     return Params(on=on)
+
+
+def told(p: Params, size: np.ndarray) -> list[str]:
+    """What is done to one sample in words, [] where nothing is."""
+    return ['sharpened'] if p.on else []
 
 
 # ---- reference: one image, float64 ----

@@ -58,6 +58,12 @@ def of_file(path: str | os.PathLike[str]) -> list[File]:
         return []
 
 
+def of_text(text: str) -> list[File]:
+    """A text in place of a file."""
+    data = text.encode()
+    return [File('', len(data), hashlib.blake2b(data, digest_size=8).hexdigest())]
+
+
 def digest(files: Iterable[File]) -> str:
     """A word that stands for these files."""
     text = '\n'.join('\t'.join(map(str, file)) for file in files)

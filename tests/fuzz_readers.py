@@ -42,6 +42,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import degrade
 import infer
 import models
 import storage
@@ -50,6 +51,7 @@ import tasks
 import train
 from config import flags
 from dali_pipes import validation  # noqa: F401  what a run reads is imported before it is forked
+from degrade import recipe_file
 from errors import BadFile, FacesError, RunError
 from faces import landmarks, prior_file
 from sources import files, jph, scan_cache, shards
@@ -134,6 +136,7 @@ def _write_texts(home: Path) -> None:
     toml = 'preset = "unet"\n[optimization]\nbatch = 4\nlr = 1e-3\nmilestones = [0.5, 0.75]\n'
     storage.write(home / 'options.toml', f'{toml}[network]\nnet = {{steps = 2}}\n'.encode())
     shutil.copy(home / 'run/config.json', home / 'options.json')
+    storage.write(home / 'recipe.toml', recipe_file.text(degrade.recipe('realesrgan')).encode())
     done = {'count': 1, 'first_seed': 0, 'size': SIDE, 'version': 3, 'complete': True}
     storage.write_json(home / 'drawn/done.json', done)
     storage.write_json(home / 'scan.json', {'version': 1, 'images': [['a.png', 1, 2]]})
@@ -273,6 +276,7 @@ KINDS = {
     'parser': Kind('parser/config.json', _parser),
     'landmarks': Kind('landmarks.json', lambda _, file: landmarks.read(file)),
     'toml': Kind('options.toml', _options),
+    'recipe': Kind('recipe.toml', lambda _, file: recipe_file.read(file)),
     'json': Kind('options.json', _options),
     'drawn': Kind('drawn/done.json', _drawn),
     'scan': Kind('scan.json', lambda _, file: scan_cache.load(file, 1)),

@@ -19,8 +19,11 @@ NO_OP = {
     'draw',
     'kernels',
     'op',
+    'ranges',
+    'recipe_file',
     'recipes',
     'registers',
+    'sampling',
     'upload',
     'workers',
 }  # modules of degrade that are none
@@ -77,8 +80,9 @@ def test_every_op_has_its_names(path):
         n.name
         for n in ast.parse(path.read_text()).body
         if isinstance(n, (ast.ClassDef, ast.FunctionDef))
-    }
-    assert {'Params', 'sample', 'run_ref', 'run_torch', 'run_cuda'} <= names
+    } | {n.target.id for n in ast.parse(path.read_text()).body if isinstance(n, ast.AnnAssign)}
+    of_an_op = {'RANGES', 'Params', 'sample', 'told', 'run_ref', 'run_torch', 'run_cuda'}
+    assert of_an_op <= names
 
 
 def test_the_ops_are_found():

@@ -324,7 +324,7 @@ def test_told_leaves_out_what_is_skipped_and_unused():
     'argv, said',
     [
         (['index', 'nowhere'], 'nowhere'),
-        (['preview', 'nowhere', '--recipe', 'gfpgn'], 'nowhere'),
+        (['preview', 'nowhere', '--recipe', 'gfpgan'], 'nowhere'),
         (['replay', 'nowhere', '1'], 'no run directory'),
     ],
 )

@@ -5,6 +5,7 @@ import program
 import argparse
 
 import degrade
+from errors import RecipeError
 
 
 def described(doc: str | None) -> argparse.ArgumentParser:
@@ -18,8 +19,9 @@ def names(text: str) -> list[str]:
 
 
 def recipe(text: str) -> str:
-    """The name of a recipe; an unknown one is refused with the nearest."""
+    """The name of a recipe, or a file of one; an unknown one is refused with the nearest."""
     try:
-        return degrade.recipe(text).name
-    except ValueError as e:
+        degrade.recipe(text)
+    except (ValueError, RecipeError) as e:
         raise argparse.ArgumentTypeError(str(e)) from None
+    return text

@@ -6,6 +6,7 @@ python tools/prepare.py degrade DATA --recipe ai6126_2024 --out val/  val/LQ and
 python tools/prepare.py degrade DATA --recipe hifacegan --stacked     one picture a pair
 python tools/prepare.py htj2k DATA --out htj2k/                       copies that decode fast
 python tools/prepare.py annotate DATA --out meta_info.txt             names and sizes
+python tools/prepare.py recipe realesrgan > mine.toml                 a recipe to change
 python tools/prepare.py preview DATA --recipe ai6126_2024             a sheet of degraded faces
 python tools/prepare.py priors DATA --parser runs/parser              facial priors for mfpsnet
 python tools/prepare.py replay runs/mine 12345 12346                  samples of a run
@@ -27,7 +28,7 @@ from errors import RunError
 from tools.prepare_data import LISTS, annotate, degrade_all, index, split
 from tools.prepare_htj2k import htj2k
 from tools.prepare_priors import priors
-from tools.prepare_samples import preview, replay
+from tools.prepare_samples import preview, recipe, replay
 from training import outputs
 
 Verb = Callable[[argparse.Namespace], None]
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     _add_degrade(verb('degrade', degrade_all, 'pairs'))
     verb('htj2k', htj2k, 'htj2k').add_argument('data', help=f'{HQ}, of any size')
     _add_data(verb('annotate', annotate, 'meta_info.txt'))
+    _add_own_recipe(verb('recipe', recipe))
     _add_preview(verb('preview', preview, 'preview.png'))
     _add_priors(verb('priors', priors, 'priors.safetensors'))
     v = verb('replay', replay, 'replay.png')
@@ -80,7 +82,14 @@ def _add_data(v: argparse.ArgumentParser) -> None:
 
 def _add_recipe(v: argparse.ArgumentParser) -> None:
     names = ', '.join(degrade.RECIPES)
-    v.add_argument('--recipe', default='ai6126_2024', help=f'{names} (default: %(default)s)')
+    v.add_argument(
+        '--recipe', default='ai6126_2024', help=f'{names}, or FILE.toml (default: %(default)s)'
+    )
+
+
+def _add_own_recipe(v: argparse.ArgumentParser) -> None:
+    names = ', '.join(degrade.RECIPES)
+    v.add_argument('recipe', help=f'{names}, or FILE.toml, which is written with what it extends')
 
 
 def _add_index(v: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ import degrade
 import storage
 import tasks
 from dali_pipes.plan import Plan
-from degrade import blur, noise, resize
+from degrade import recipe_file
 from errors import RunError
 from sources import stream
 from sources.reader import Reader
@@ -22,21 +22,18 @@ from training import pictures, run
 
 from .prepare_data import scan
 
-# Numbers that have names: operation -> (parameter, its names).
-NAMED: dict[str, tuple[str, Any]] = {
-    'blur': ('kind', blur.KINDS),
-    'resize': ('mode', resize.MODES),
-    'noise': ('kind', noise.KINDS),
-}
-# Parameters that say nothing to a reader.
-UNTOLD = {'on', 'up', 'seed', 'stream', 'number'}
-
 
 def preview(args: argparse.Namespace) -> None:
     """Write a sheet of degraded faces with the numbers drawn for each."""
-    reader, recipe = Reader(scan(args).images, args.size), degrade.recipe(args.recipe)
+    recipe = degrade.recipe(args.recipe)
+    reader = Reader(scan(args).images, args.size)
     plan = Plan(len(reader), recipe, batch=1, size=args.size, seed=args.seed)
     show(plan, reader, range(args.count), args.out)
+
+
+def recipe(args: argparse.Namespace) -> None:
+    """Print a recipe as a file, to be changed and given to --recipe."""
+    print(recipe_file.text(degrade.recipe(args.recipe)), end='')
 
 
 def replay(args: argparse.Namespace) -> None:
@@ -98,48 +95,7 @@ def show(plan: Plan, reader: Reader, samples: Iterable[int], path: Path) -> None
 def told(recipe: degrade.Recipe, params: Any, size: Any) -> Iterator[str]:
     """One line for every stage that acts on a sample of this height and width: name and numbers."""
     for stage, p in zip(recipe.stages, params, strict=True):
-        before, size = size, getattr(p, 'size', size)
-        if not _acts(stage.op, p, before):
-            continue
-        field, names = NAMED.get(stage.op.__name__.split('.')[-1], ('', ()))
-        words = []
-        for k, v in p._asdict().items():
-            if k == field:
-                words.append(names[int(v)])
-            elif k not in UNTOLD and _matters(stage.op, p, k):
-                words.append(f'{k} {_number(v)}')
-        yield f'{stage.name}: ' + ', '.join(words)
-
-
-def _acts(op: Any, p: Any, size: Any) -> bool:
-    """Whether a stage with these parameters changes a picture of this size."""
-    values = p._asdict()
-    if not values.get('on', True) or values.get('quality', 1) == 0 or values.get('side', 0) == 1:
-        return False
-    if op is blur:
-        return p.kind != blur.DELTA
-    if op is noise:
-        return p.kind != noise.NONE
-    return not (op is resize and resize.keeps(p, size))
-
-
-def _matters(op: Any, p: Any, field: str) -> bool:
-    """Whether a kind of blur uses a parameter at all."""
-    if op is not blur:
-        return True
-    if p.kind == blur.MOTION:
-        return field not in {'sigma_y', 'omega'}
-    if p.kind == blur.SINC:
-        return field not in {'sigma_x', 'sigma_y', 'theta', 'beta'}
-    unused = {'omega'}
-    if p.kind in (blur.ISO, blur.GEN_ISO, blur.PLATEAU_ISO):
-        unused |= {'sigma_y', 'theta'}
-    if p.kind in (blur.ISO, blur.ANISO):
-        unused.add('beta')
-    return field not in unused
-
-
-def _number(v: Any) -> str:
-    if np.ndim(v):
-        return 'x'.join(_number(x) for x in v)
-    return f'{v:.3g}' if isinstance(v, (float, np.floating)) else str(v)
+        words = stage.op.told(p, np.array(size))
+        if words:
+            yield f'{stage.name}: ' + ', '.join(words)
+        size = getattr(p, 'size', size)

@@ -7,7 +7,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-OPTIONS = ('data', 'val', 'landmarks', 'start', 'trunk', 'vgg', 'parser', 'lpips', 'prior')
+OPTIONS = (
+    'data',
+    'val',
+    'landmarks',
+    'recipe',
+    'start',
+    'trunk',
+    'vgg',
+    'parser',
+    'lpips',
+    'prior',
+)
 
 # What may stand before a path, and what is none: an address, a number or share of images.
 _PREFIX = re.compile(r'(?:[\w.-]+=)?(?:stacked:)?')
@@ -71,6 +82,8 @@ def _moved(options: Mapping[str, Any], move: Move) -> dict[str, Any]:
     """The options with each of their paths replaced."""
 
     def one(value: str, option: str) -> str:
+        if option == 'recipe' and not value.endswith('.toml'):
+            return value
         # What exists under the whole text is a path, whatever it begins with.
         named = None if Path(value).exists() else _PREFIX.match(value)
         prefix = named[0] if named else ''

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import storage
+from degrade import recipe_file
 from errors import RunError
 from sources import identity
 from sources.identity import File
@@ -67,7 +68,16 @@ def files_of(options: Mapping[str, Any]) -> dict[str, list[File]]:
         if options.get(option):
             path = Path(options[option])
             found[option] = identity.of_file(path / checkpoint.FINISHED if path.is_dir() else path)
+    text = recipe_text(options)
+    if text:
+        found['recipe'] = identity.of_text(text)
     return found
+
+
+def recipe_text(options: Mapping[str, Any]) -> str:
+    """A recipe of the user's own with all that it extends, '' of another. Raises RecipeError."""
+    name = str(options.get('recipe'))
+    return recipe_file.text(recipe_file.read(name)) if name.endswith('.toml') else ''
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,9 @@ class Run:
             taken = (*places.OPTIONS, 'out', 'images_per_step', 'fingerprint')
             content = stored | {name: content[name] for name in taken if name in content}
         if content != stored:
+            text = recipe_text(self.options)
+            if text:
+                storage.write(out / run.RECIPE, text.encode())
             # What names the files first: config.json says that they are known.
             storage.write(out / 'data.json', (json.dumps(asdict(self.known)) + '\n').encode())
             storage.write_json(out / 'config.json', content)
@@ -165,6 +178,7 @@ class Run:
             if was.get(option) != now.get(option)
             and not (same and option in places.OPTIONS)
             and not places.alike(option, was, now)
+            and not (option == 'recipe' and _are_files(was.get(option), now.get(option)))
         ]
         differs += self._steps(stored)
         if differs:
@@ -193,6 +207,11 @@ class Run:
                 f'{shown(self.out)} was made with other data ({"; ".join(differs)}): put back what '
                 'was there to resume, or give another --out'
             )
+
+
+def _are_files(*recipes: Any) -> bool:
+    """Whether recipes are the user's own, which are compared by what they say."""
+    return all(str(name).endswith('.toml') for name in recipes)
 
 
 def _changed(what: str, was: Any, now: Any) -> list[str]:

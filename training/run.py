@@ -28,6 +28,8 @@ FREE = {
     'stream_timeout',
 }
 
+RECIPE = 'recipe.toml'  # in a run directory, where --recipe was a file
+
 # What to do about a config.json that is no such file.
 RESTORE = 'restore it, or start afresh with another --out'
 
