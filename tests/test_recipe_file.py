@@ -53,13 +53,19 @@ def test_every_recipe_survives(name, written):
     assert recipe_file.text(read) == recipe_file.text(ours)
 
 
-def test_prepare_prints_what_can_be_read(written, capsys):
+def test_prepare_writes_what_can_be_read(written, tmp_path, capsys):
     assert prepare.main(['recipe', 'face_renovation']) == 0
     text = capsys.readouterr().out
     assert degrade.recipe(written(text, 'face_renovation.toml')) == degrade.recipe(
         'face_renovation'
     )
     assert '# beta_gaussian = [0.5, 4.0]' in text  # what could be said besides
+    out = str(tmp_path / 'new.toml')
+    assert prepare.main(['recipe', 'gfpgan', '--out', out]) == 0
+    assert degrade.recipe(out) == degrade.recipe('gfpgan')
+    assert prepare.main(['recipe', 'mfps', '--out', out]) == 2
+    assert 'is there already' in capsys.readouterr().err
+    assert degrade.recipe(out) == degrade.recipe('gfpgan')
 
 
 def test_every_key_of_every_operation_is_known():

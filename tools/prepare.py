@@ -6,7 +6,7 @@ python tools/prepare.py degrade DATA --recipe ai6126_2024 --out val/  val/LQ and
 python tools/prepare.py degrade DATA --recipe hifacegan --stacked     one picture a pair
 python tools/prepare.py htj2k DATA --out htj2k/                       copies that decode fast
 python tools/prepare.py annotate DATA --out meta_info.txt             names and sizes
-python tools/prepare.py recipe realesrgan > mine.toml                 a recipe to change
+python tools/prepare.py recipe realesrgan --out mine.toml             a recipe to change
 python tools/prepare.py preview DATA --recipe ai6126_2024             a sheet of degraded faces
 python tools/prepare.py priors DATA --parser runs/parser              facial priors for mfpsnet
 python tools/prepare.py replay runs/mine 12345 12346                  samples of a run
@@ -90,6 +90,9 @@ def _add_recipe(v: argparse.ArgumentParser) -> None:
 def _add_own_recipe(v: argparse.ArgumentParser) -> None:
     names = ', '.join(degrade.RECIPES)
     v.add_argument('recipe', help=f'{names}, or FILE.toml, which is written with what it extends')
+    v.add_argument(
+        '--out', type=Path, help='file to write, which is not there yet (default: print)'
+    )
 
 
 def _add_index(v: argparse.ArgumentParser) -> None:

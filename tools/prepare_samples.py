@@ -32,8 +32,15 @@ def preview(args: argparse.Namespace) -> None:
 
 
 def recipe(args: argparse.Namespace) -> None:
-    """Print a recipe as a file, to be changed and given to --recipe."""
-    print(recipe_file.text(degrade.recipe(args.recipe)), end='')
+    """Write a recipe as a file, to be changed and given to --recipe."""
+    text = recipe_file.text(degrade.recipe(args.recipe))
+    if args.out is None:
+        print(text, end='')
+        return
+    if args.out.exists():
+        raise RunError(f'--out {storage.shown(args.out)} is there already: give another name')
+    storage.write(args.out, text.encode())
+    print(f'{args.out}: change it, look with: prepare.py preview FACES --recipe {args.out}')
 
 
 def replay(args: argparse.Namespace) -> None:
