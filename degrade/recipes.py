@@ -126,6 +126,20 @@ def _second_order(
     return Recipe(name, stages, frozenset(tied))
 
 
+def _first_order(name: str, *, sigma: Range, shrink: Range) -> Recipe:
+    """CodeFormer's chain."""
+    # fmt: off
+    return Recipe(name, (
+        _stage('blur',     blur,     kinds=(0.5, 0.5), taps=(41, 41), sigma=sigma),
+        _stage('shrink',   resize,   shrink=shrink, modes=(0, 1)),
+        _stage('noise',    noise,    kinds=(1,), sigma=(0, 20), gray=0.0),
+        _stage('jpeg',     jpeg,     quality=(30, 90)),
+        _stage('final',    resize,   to='lq', modes=(0, 1)),
+        _stage('quantize', quantize),
+    ))
+    # fmt: on
+
+
 def _down(mode: int, **scale: Any) -> tuple[Stage, ...]:
     """Smaller and back, with 8-bit values each time."""
     modes = tuple(int(m == mode) for m in range(mode + 1))
@@ -233,6 +247,11 @@ _ALL = (
         _stage('final',    resize,   to='lq', modes=(0, 1)),
         _stage('quantize', quantize),
     )),
+
+    # CodeFormer (Zhou et al. 2022, sec. 4.1) in its training code's ranges: of stage 2, which
+    # learns from almost nothing, and of stage 3. Brought to the network's input size, too.
+    _first_order('codeformer_stage2', sigma=(1, 15),    shrink=(4, 30)),
+    _first_order('codeformer',        sigma=(0.1, 10),  shrink=(1, 12)),
 
     # Face Renovation (the SaintWatson project's degrader): four steps in an order drawn for every
     # sample, with 8-bit values after each; same size.

@@ -1,7 +1,7 @@
 // Resize by explicit parameters, see resize.py: `weights` makes the banded weights of both axes of
 // every sample, `resize` applies them.
 
-enum { AREA, BILINEAR, BICUBIC, AREA_CV, BICUBIC_AA, NEAREST };
+enum { AREA, BILINEAR, BICUBIC, AREA_CV, BICUBIC_AA, NEAREST, LANCZOS };
 
 // h x w -> H x W.
 struct Resize { double step_y, step_x; int mode, taps_y, taps_x, H, W, h, w; };
@@ -13,6 +13,17 @@ __device__ double cubic(double t, double a)
     return t < 2 ? a * (t * t * t - 5 * t * t + 8 * t - 4) : 0;
 }
 
+// sin(pi t) / (pi t) for |t| <= 3: Taylor's series on half a period, exact to double's last bits.
+__device__ double sinc(double t)
+{
+    if (fabs(t) < 1e-8) return 1;
+    const double pi = 3.141592653589793, whole = rint(t), x = pi * (t - whole), q = x * x;
+    double s = 1;
+    #pragma unroll
+    for (int k = 10; k > 0; k--) s = 1 - s * q / (2 * k * (2 * k + 1));
+    return ((int)whole & 1 ? -x : x) * s / (pi * t);
+}
+
 // First source pixel of output i; not clamped to the image.
 __device__ int start(int mode, int i, int n, int m, double step, double x)
 {
@@ -20,7 +31,7 @@ __device__ int start(int mode, int i, int n, int m, double step, double x)
     if (mode == BILINEAR) return (int)floor(fmax(x, 0.0));
     if (mode == BICUBIC) return (int)floor(x) - 1;
     if (mode == AREA_CV || mode == NEAREST) return (int)floor(__dmul_rn(i, step));
-    return (int)floor(x - 2 * fmax(step, 1.0));
+    return (int)floor(x - (mode == LANCZOS ? 3 : 2) * fmax(step, 1.0));
 }
 
 // Weight of source pixel j in output i, not normalised. Sums and products that a floor or a
@@ -48,7 +59,10 @@ __device__ double weight(int mode, bool grows, int i, int j, int n, int m, doubl
         return j == first ? 1 - f : f;
     }
     if (mode == NEAREST) return 1;
-    return j >= 0 && j < n ? cubic((x - j) / fmax(step, 1.0), -0.5) : 0;
+    if (j < 0 || j >= n) return 0;
+    const double t = (x - j) / fmax(step, 1.0);
+    if (mode == BICUBIC_AA) return cubic(t, -0.5);
+    return fabs(t) < 3 ? sinc(t) * sinc(t / 3) : 0;
 }
 
 // first [B, 2, length], bands [B, 2, most, length]: of the rows (axis 0) and columns (axis 1) of

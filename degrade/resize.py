@@ -30,8 +30,9 @@ from .ranges import Interval, Values, Weights, Word
 # bicubic_aa:  a = -0.5, the kernel widened by the step when shrinking: the classical benchmark's
 #              (Pillow, torch antialias=True)
 # nearest:     source pixel floor(i step), as in OpenCV and torch
-MODES = 'area', 'bilinear', 'bicubic', 'area_cv', 'bicubic_aa', 'nearest'
-AREA, BILINEAR, BICUBIC, AREA_CV, BICUBIC_AA, NEAREST = range(6)
+# lanczos:     sinc(t) sinc(t / 3) for |t| < 3, widened like bicubic_aa: Pillow's LANCZOS
+MODES = 'area', 'bilinear', 'bicubic', 'area_cv', 'bicubic_aa', 'nearest', 'lanczos'
+AREA, BILINEAR, BICUBIC, AREA_CV, BICUBIC_AA, NEAREST, LANCZOS = range(7)
 
 Range = tuple[float, float]
 
@@ -153,6 +154,11 @@ def _cubic(t: float, a: float) -> float:
     return a * (t**3 - 5 * t**2 + 8 * t - 4) if t < 2 else 0.0
 
 
+def _lanczos(t: float) -> float:
+    """Lanczos' kernel of three lobes."""
+    return np.sinc(t) * np.sinc(t / 3) if abs(t) < 3 else 0.0
+
+
 def weights_ref(mode: int, n: int, m: int, step: float, grows: bool = False) -> np.ndarray:
     """[m, n] float64: row i holds the weights of the n source pixels in output pixel i.
 
@@ -160,7 +166,7 @@ def weights_ref(mode: int, n: int, m: int, step: float, grows: bool = False) -> 
     """
     W = np.zeros((m, n))
     for i in range(m):
-        if mode in (BILINEAR, BICUBIC, BICUBIC_AA):
+        if mode in (BILINEAR, BICUBIC, BICUBIC_AA, LANCZOS):
             _interpolate_ref(W[i], mode, (i + 0.5) * step - 0.5, step)
         elif mode == AREA_CV:
             _area_cv_ref(W[i], i, step, grows)
@@ -172,7 +178,7 @@ def weights_ref(mode: int, n: int, m: int, step: float, grows: bool = False) -> 
 
 
 def _interpolate_ref(row: np.ndarray, mode: int, x: float, step: float) -> None:
-    """Fill in the weights of a pixel at x of the source, linear or cubic."""
+    """Fill in the weights of a pixel at x of the source: linear, cubic or Lanczos."""
     n = len(row)
     if mode == BILINEAR:
         x = max(x, 0.0)
@@ -185,7 +191,8 @@ def _interpolate_ref(row: np.ndarray, mode: int, x: float, step: float) -> None:
     else:
         s = max(step, 1.0)
         for j in range(n):
-            row[j] = _cubic((x - j) / s, -0.5)
+            t = (x - j) / s
+            row[j] = _cubic(t, -0.5) if mode == BICUBIC_AA else _lanczos(t)
 
 
 def _area_cv_ref(row: np.ndarray, i: int, step: float, grows: bool) -> None:
@@ -218,7 +225,7 @@ def run_ref(x: np.ndarray, p: Params) -> np.ndarray:
 
 def taps(mode: int, n: int, m: int, step: float, grows: bool = False) -> Band:
     """Banded weights of one axis, from n source pixels to m output pixels."""
-    if mode in (BILINEAR, BICUBIC, BICUBIC_AA):
+    if mode in (BILINEAR, BICUBIC, BICUBIC_AA, LANCZOS):
         j, w = _interpolating(mode, n, m, step)
     elif mode == AREA_CV:
         j, w = _area_cv(n, m, step, grows)
@@ -233,7 +240,7 @@ def taps(mode: int, n: int, m: int, step: float, grows: bool = False) -> Band:
 
 
 def _interpolating(mode: int, n: int, m: int, step: float) -> Band:
-    """Linear and cubic weights, neither clamped nor normalised."""
+    """Linear, cubic and Lanczos weights, neither clamped nor normalised."""
     x = (np.arange(m) + 0.5) * step - 0.5
     if mode == BILINEAR:
         x = np.maximum(x, 0)
@@ -244,9 +251,11 @@ def _interpolating(mode: int, n: int, m: int, step: float) -> Band:
         return j, _cubics(x[:, None] - j, -0.75)
 
     # Antialiased: the support grows with the step, and what lies outside has no weight.
-    s = max(step, 1.0)
-    j = np.floor(x - 2 * s).astype(np.int64)[:, None] + np.arange(math.ceil(4 * s) + 2)
-    return j, _cubics((x[:, None] - j) / s, -0.5) * ((j >= 0) & (j < n))
+    s, reach = max(step, 1.0), 2 if mode == BICUBIC_AA else 3
+    j = np.floor(x - reach * s).astype(np.int64)[:, None] + np.arange(math.ceil(2 * reach * s) + 2)
+    t = (x[:, None] - j) / s
+    w = _cubics(t, -0.5) if mode == BICUBIC_AA else np.sinc(t) * np.sinc(t / 3) * (np.abs(t) < 3)
+    return j, w * ((j >= 0) & (j < n))
 
 
 def _area_cv(n: int, m: int, step: float, grows: bool) -> Band:
@@ -347,6 +356,7 @@ def _most_taps(p: Params, size: np.ndarray) -> np.ndarray:
         np.where(grows, 2.0, whole + 1),  # area_cv
         np.ceil(4 * np.maximum(p.step, 1)) + 2,  # bicubic_aa
         1.0,  # nearest
+        np.ceil(6 * np.maximum(p.step, 1)) + 2,  # lanczos
     )
     return np.choose(p.mode[:, None], of_mode).astype(np.int64)
 

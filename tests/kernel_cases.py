@@ -229,6 +229,16 @@ def cases():
         median.Params(np.array([15, 5])),
         exact=True,
     )
+    before, after = (
+        np.array([(33, 40), (40, 33), (25, 24)]),
+        np.array([(9, 13), (70, 50), (24, 31)]),
+    )
+    yield Case(
+        'resize lanczos',
+        resize,
+        pictures(before, False),
+        resize.Params(np.array([resize.LANCZOS] * 3), after, before / after),
+    )
     yield Case(
         'resize nearest',
         resize,

@@ -288,6 +288,8 @@ MUTANTS = [
     ('usm', 'down', '* 255 > 10', '* 255 > 12'),
     ('resize', 'weights', 'n = axis ? p.w : p.h', 'n = axis ? p.h : p.w'),
     ('resize', 'weights', 'return (int)floor(x) - 1;', 'return (int)floor(x);'),
+    ('resize', 'weights', '(int)whole & 1 ? -x : x', 'x'),
+    ('resize', 'weights', 'mode == LANCZOS ? 3 : 2', '2'),
     ('resize', 'resize', 'clamp(left + j, 0, w - 1)', 'clamp(left + j, 0, w)'),
     ('resize', 'resize', 'last = min(y0 + 31, p.H - 1)', 'last = min(y0 + 30, p.H - 1)'),
     ('resize', 'resize', '        __syncthreads();\n        #pragma', '        #pragma'),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from degrade import Sizes, canvas, resize
 from degrade.draw import Draw
@@ -32,7 +33,11 @@ def batched(p):
 def outsiders(x, mode, size):
     """x [h, w, 3] float64 -> what the libraries make of it by size."""
     t = canvas.nchw(x)
-    if mode != resize.AREA_CV:
+    if mode == resize.LANCZOS:
+        planes = [Image.fromarray(plane.astype(np.float32)) for plane in np.moveaxis(x, 2, 0)]
+        by_pillow = [np.array(p.resize(size[::-1], Image.Resampling.LANCZOS)) for p in planes]
+        yield np.stack(by_pillow, 2), 2e-6  # in float32
+    elif mode != resize.AREA_CV:
         how = {
             resize.AREA: dict(mode='area'),
             resize.BILINEAR: dict(mode='bilinear'),
@@ -51,7 +56,7 @@ def outsiders(x, mode, size):
         yield cv2.resize(x, size[::-1], interpolation=how), 1e-5  # its weights are float32
 
 
-@pytest.mark.parametrize('mode', range(6), ids=resize.MODES)
+@pytest.mark.parametrize('mode', range(7), ids=resize.MODES)
 @pytest.mark.parametrize('before, after', SHAPES)
 def test_by_size(mode, before, after, photo):
     x = photo(*before).astype(np.float32) / np.float32(255)
@@ -97,7 +102,7 @@ def test_by_scale(mode, scale, h, w, photo):
         )
 
 
-@pytest.mark.parametrize('mode', range(6), ids=resize.MODES)
+@pytest.mark.parametrize('mode', range(7), ids=resize.MODES)
 def test_weights(mode):
     for n, m in (63, 17), (17, 63), (40, 40), (7, 1), (1, 7), (64, 16), (31, 32):
         grows = mode == resize.AREA_CV and m > n
@@ -111,7 +116,7 @@ def test_weights(mode):
                 assert np.abs(W - np.eye(n)).max() < 1e-12
 
 
-@pytest.mark.parametrize('mode', range(6), ids=resize.MODES)
+@pytest.mark.parametrize('mode', range(7), ids=resize.MODES)
 @pytest.mark.parametrize('opencv', [False, True])
 def test_a_constant_stays_and_left_is_as_right(mode, opencv, photo):
     x, size = photo(30, 46).astype(np.float32) / 255, (41, 33)
