@@ -152,8 +152,9 @@ def run_jpeg(x: np.ndarray, p: jpeg.Params, rng: np.random.Generator) -> np.ndar
     """Encode by libjpeg and decode."""
     if not p.quality:
         return x
-    quality = [cv2.IMWRITE_JPEG_QUALITY, int(p.quality)]
-    _, data = cv2.imencode('.jpg', grey_levels(x)[..., ::-1], quality)
+    how = [cv2.IMWRITE_JPEG_QUALITY, int(p.quality)]
+    how += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, jpeg.OPENCV[int(p.sampling)]]
+    _, data = cv2.imencode('.jpg', grey_levels(x)[..., ::-1], how)
     bgr = cv2.imdecode(data, cv2.IMREAD_COLOR)
     assert bgr is not None
     return bgr[..., ::-1].astype(np.float32) / 255

@@ -1,7 +1,9 @@
-// libjpeg's round trip in integers, see jpeg.py: `planes` compresses Y, Cb and Cr, `colour`
-// enlarges the chroma and goes back to RGB.
+// libjpeg's round trip in integers, see jpeg.py: `planes` compresses Y, Cb and Cr of 4:2:0, `finer`
+// those of 4:2:2 and 4:4:4; `colour` enlarges the chroma and goes back to RGB.
 
-struct Jpeg { int quality, h, w; };              // quality 0: skipped
+enum { S420, S422, S444 };
+
+struct Jpeg { int quality, sampling, h, w; };    // quality 0: skipped
 
 __device__ const u8 STANDARD[2][64] = {          // luma, chroma; row = vertical frequency
     {16, 11, 10, 16,  24,  40,  51,  61,    12, 12, 14, 19,  26,  58,  60,  55,
@@ -90,6 +92,48 @@ template <class T> __device__ __forceinline__ Ycc convert(const T* at)
     return c;
 }
 
+// Compress the 8 x 8 values of a block by eight threads that stand side by side, a row or a column
+// each; v becomes the values of row `line`, which lack the last shift. steps: of its table.
+__device__ __forceinline__ void code(int (&block)[8][9], const uint2* steps, int line, int* v)
+{
+    for (int i = 0; i < 8; i++) v[i] = block[line][i];
+    dct(v);                                      // rows
+    for (int i = 0; i < 8; i++) block[line][i] = descale(v[i], 11);
+    __syncthreads();
+    for (int i = 0; i < 8; i++) v[i] = block[i][line];
+    dct(v);                                      // columns; 8 times the DCT
+    for (int i = 0; i < 8; i++)
+    {
+        // The quotient is exact: it is less than 2^18, and 8 T less than 2^11.
+        const int D = descale(v[i], 15);
+        const uint2 s = steps[8 * i + line];
+        const int level = __umulhi(abs(D) + s.x / 2, s.y) * (s.x / 8);
+        v[i] = D < 0 ? -level : level;
+    }
+    idct(v);                                     // back: columns first
+    for (int i = 0; i < 8; i++) block[i][line] = descale(v[i], 11);
+    __syncthreads();
+    for (int i = 0; i < 8; i++) v[i] = block[line][i];
+    idct(v);                                     // rows
+}
+
+// Both tables of a quality by 128 threads: 8 T, and 2^32 / 8 T rounded up.
+__device__ __forceinline__ void tables(uint2 (&steps)[2][64], int quality, int t)
+{
+    if (t >= 128) return;
+    const u32 eight = 8 * step(quality, t / 64, t % 64);
+    steps[t / 64][t % 64] = {eight, 0xffffffffu / eight + 1};
+}
+
+// Write what `code` left of a row as eight bytes.
+__device__ __forceinline__ void store(u8* to, const int* v)
+{
+    u32 words[2] = {0, 0};
+    for (int i = 0; i < 8; i++)
+        words[i / 4] |= (u32)clamp(descale(v[i], 18) + 128, 0, 255) << 8 * (i % 4);
+    *(uint2*)to = {words[0], words[1]};
+}
+
 // Blocks of 8 x 8 values of four MCUs of 16 x 16 pixels side by side: four of Y, one of Cb, one of
 // Cr each. A ninth column keeps the values of a column in different banks.
 typedef int Blocks[24][8][9];
@@ -124,59 +168,125 @@ template <class T> __device__ __forceinline__ void stage(
 }
 
 // Four MCUs by 192 threads, a row or a column of a block each. luma [B, 16 mh, 16 mw] and chroma
-// [B, 2, 8 mh, 8 mw] bytes, with mh x mw the MCUs of the canvas.
+// [B, 2, ch, cw] bytes, with mh x mw the MCUs of the canvas.
 extern "C" __global__ void __launch_bounds__(192) planes(
-    const void* x, bool bytes, u8* luma, u8* chroma, int H, int W, int mh, int mw,
+    const void* x, bool bytes, u8* luma, u8* chroma, int H, int W, int mh, int mw, int ch, int cw,
     const Jpeg* params)
 {
     __shared__ Blocks blocks;
-    __shared__ uint2 steps[2][64];               // of both tables: 8 T, and 2^32 / 8 T rounded up
+    __shared__ uint2 steps[2][64];
     const int b = blockIdx.z, t = threadIdx.x, k = t / 8, line = t % 8, part = k % 6;
     const Jpeg p = params[b];
     const int mcu = 4 * blockIdx.x + k / 6, left = 64 * blockIdx.x, top = 16 * blockIdx.y;
-    if (!p.quality || left >= p.w || top >= p.h) return;
+    if (!p.quality || p.sampling != S420 || left >= p.w || top >= p.h) return;
     const size_t image = (size_t)b * H * W * 3;
     if (bytes)
         stage(blocks, (const u8*)x + image, W, p.h, p.w, top, left, t);
     else
         stage(blocks, (const float*)x + image, W, p.h, p.w, top, left, t);
-    if (t < 128)
-    {
-        const u32 eight = 8 * step(p.quality, t / 64, t % 64);
-        steps[t / 64][t % 64] = {eight, 0xffffffffu / eight + 1};
-    }
+    tables(steps, p.quality, t);
     __syncthreads();
 
     int v[8];
-    for (int i = 0; i < 8; i++) v[i] = blocks[k][line][i];
-    dct(v);                                      // rows
-    for (int i = 0; i < 8; i++) blocks[k][line][i] = descale(v[i], 11);
-    __syncthreads();
-    for (int i = 0; i < 8; i++) v[i] = blocks[k][i][line];
-    dct(v);                                      // columns; 8 times the DCT
-    for (int i = 0; i < 8; i++)
-    {
-        // The quotient is exact: it is less than 2^18, and 8 T less than 2^11.
-        const int D = descale(v[i], 15);
-        const uint2 s = steps[part >= 4][8 * i + line];
-        const int level = __umulhi(abs(D) + s.x / 2, s.y) * (s.x / 8);
-        v[i] = D < 0 ? -level : level;
-    }
-    idct(v);                                     // back: columns first
-    for (int i = 0; i < 8; i++) blocks[k][i][line] = descale(v[i], 11);
-    __syncthreads();
-    for (int i = 0; i < 8; i++) v[i] = blocks[k][line][i];
-    idct(v);                                     // rows
-
+    code(blocks[k], steps[part >= 4], line, v);
     if (mcu >= mw) return;
-    u8* plane = part < 4
+    store(part < 4
         ? luma + ((size_t)b * 16 * mh + top + part / 2 * 8 + line) * 16 * mw + 16 * mcu
             + part % 2 * 8
-        : chroma + (((size_t)2 * b + part - 4) * 8 * mh + top / 2 + line) * 8 * mw + 8 * mcu;
-    u32 words[2] = {0, 0};
-    for (int i = 0; i < 8; i++)
-        words[i / 4] |= (u32)clamp(descale(v[i], 18) + 128, 0, 255) << 8 * (i % 4);
-    *(uint2*)plane = {words[0], words[1]};
+        : chroma + (((size_t)2 * b + part - 4) * ch + top / 2 + line) * cw + 8 * mcu, v);
+}
+
+// ---- 4:2:2 and 4:4:4 ----
+
+// 64 x 16 pixels: 16 blocks of Y, line by line, and then those of Cb and of Cr, 8 or 16 each.
+typedef int Finer[48][8][9];
+
+// All values, less 128, as `stage` has them. The last row and column are repeated.
+template <class T> __device__ __forceinline__ void stage_finer(
+    Finer& blocks, const T* image, int W, const Jpeg& p, int top, int left, int t)
+{
+    // Two pixels side by side at a time.
+    for (int i = t; i < 512; i += 384)
+    {
+        const int x = 2 * (i % 32), y = i / 32;
+        const T* row = image + (size_t)min(top + y, p.h - 1) * W * 3;
+        const Ycc a = convert(row + 3 * min(left + x, p.w - 1));
+        const Ycc b = convert(row + 3 * min(left + x + 1, p.w - 1));
+        const int k = y / 8 * 8 + x / 8;
+        blocks[k][y % 8][x % 8] = a.y - 128;
+        blocks[k][y % 8][x % 8 + 1] = b.y - 128;
+        if (p.sampling == S444)
+        {
+            blocks[16 + k][y % 8][x % 8] = a.cb - 128;
+            blocks[16 + k][y % 8][x % 8 + 1] = b.cb - 128;
+            blocks[32 + k][y % 8][x % 8] = a.cr - 128;
+            blocks[32 + k][y % 8][x % 8 + 1] = b.cr - 128;
+            continue;
+        }
+        // Means, rounded up and down alternately.
+        const int half = 16 + y / 8 * 4 + x / 16, up = x / 2 & 1;
+        blocks[half][y % 8][x / 2 % 8] = ((a.cb + b.cb + up) >> 1) - 128;
+        blocks[half + 8][y % 8][x / 2 % 8] = ((a.cr + b.cr + up) >> 1) - 128;
+    }
+}
+
+// 64 x 16 pixels by 384 threads, as `planes`; of 4:2:2 a third of them has nothing to do.
+extern "C" __global__ void __launch_bounds__(384) finer(
+    const void* x, bool bytes, u8* luma, u8* chroma, int H, int W, int mh, int mw, int ch, int cw,
+    const Jpeg* params)
+{
+    __shared__ Finer blocks;
+    __shared__ uint2 steps[2][64];
+    const int b = blockIdx.z, t = threadIdx.x, k = t / 8, line = t % 8;
+    const Jpeg p = params[b];
+    const int left = 64 * blockIdx.x, top = 16 * blockIdx.y;
+    if (!p.quality || p.sampling == S420 || left >= p.w || top >= p.h) return;
+    const size_t image = (size_t)b * H * W * 3;
+    if (bytes)
+        stage_finer(blocks, (const u8*)x + image, W, p, top, left, t);
+    else
+        stage_finer(blocks, (const float*)x + image, W, p, top, left, t);
+    tables(steps, p.quality, t);
+    __syncthreads();
+
+    int v[8];
+    code(blocks[k], steps[k >= 16], line, v);
+    if (k < 16)
+    {
+        const int at = left + k % 8 * 8;
+        if (at < 16 * mw)
+            store(luma + ((size_t)b * 16 * mh + top + k / 8 * 8 + line) * 16 * mw + at, v);
+        return;
+    }
+    const int across = p.sampling == S444 ? 8 : 4, of = 2 * across;      // blocks in a line, in all
+    const int plane = (k - 16) / of, n = (k - 16) % of;
+    const int at = left * across / 8 + n % across * 8;
+    if (plane < 2 && at < cw)
+        store(chroma + (((size_t)2 * b + plane) * ch + top + n / across * 8 + line) * cw + at, v);
+}
+
+// ---- back to colour ----
+
+// Chroma of a plane of 4:2:2 or 4:4:4, as `upsample`: the filter goes across alone, or not at all.
+__device__ __forceinline__ void upsample_finer(
+    int* out, const u8* plane, int pitch, int ny, int nx, const Jpeg& p)
+{
+    const int last = (p.w + 1) / 2 - 1;
+    #pragma unroll
+    for (int dy = 0; dy < 2; dy++)
+    {
+        const u8* row = plane + (size_t)min(2 * ny + dy, p.h - 1) * pitch;
+        if (p.sampling == S444)
+        {
+            out[2 * dy] = row[2 * nx] - 128;
+            out[2 * dy + 1] = row[min(2 * nx + 1, p.w - 1)] - 128;
+            continue;
+        }
+        const int near = row[nx];
+        const bool copies = last < 2;
+        out[2 * dy] = (copies ? near : (3 * near + row[max(nx - 1, 0)] + 1) >> 2) - 128;
+        out[2 * dy + 1] = (copies ? near : (3 * near + row[min(nx + 1, last)] + 2) >> 2) - 128;
+    }
 }
 
 // Chroma of one plane, less 128, at the two by two pixels from (2 ny, 2 nx) on: the triangle filter
@@ -209,7 +319,7 @@ __device__ __forceinline__ void upsample(
 // otherwise.
 extern "C" __global__ void __launch_bounds__(128) colour(
     const void* x, bool bytes, const u8* luma, const u8* chroma, void* y, bool to_bytes, int H,
-    int W, int mh, int mw, const Jpeg* params)
+    int W, int mh, int mw, int ch, int cw, const Jpeg* params)
 {
     const int b = blockIdx.z, nx = 32 * blockIdx.x + threadIdx.x, ny = 4 * blockIdx.y + threadIdx.y;
     const Jpeg p = params[b];
@@ -217,9 +327,18 @@ extern "C" __global__ void __launch_bounds__(128) colour(
     int cb[4] = {0, 0, 0, 0}, cr[4] = {0, 0, 0, 0};
     if (p.quality)
     {
-        const u8* plane = chroma + (size_t)128 * b * mh * mw;
-        upsample(cb, plane, 8 * mw, ny, nx, p.h, p.w);
-        upsample(cr, plane + (size_t)64 * mh * mw, 8 * mw, ny, nx, p.h, p.w);
+        const u8* plane = chroma + (size_t)2 * b * ch * cw;
+        const u8* other = plane + (size_t)ch * cw;
+        if (p.sampling == S420)
+        {
+            upsample(cb, plane, cw, ny, nx, p.h, p.w);
+            upsample(cr, other, cw, ny, nx, p.h, p.w);
+        }
+        else
+        {
+            upsample_finer(cb, plane, cw, ny, nx, p);
+            upsample_finer(cr, other, cw, ny, nx, p);
+        }
     }
     #pragma unroll
     for (int i = 0; i < 4; i++)

@@ -1,10 +1,11 @@
 """JPEG artefacts: the libjpeg round trip in integers, equal to cv2.imencode + imdecode to the bit.
 
-4:2:0 with integer DCT and triangle chroma upsampling; Annex K tables (ITU-T T.81), scaled as
-libjpeg scales them; jidctint.c's accuracy classes. One image:
+4:2:0, 4:2:2 or 4:4:4 with integer DCT and triangle chroma upsampling; Annex K tables (ITU-T T.81),
+scaled as libjpeg scales them; jidctint.c's accuracy classes. One image:
 
-    YCbCr by fixed point -> edges replicated to whole blocks -> chroma means of 2x2 -> 8x8 DCT
-    -> quantise, dequantise -> inverse DCT -> chroma upsampled -> RGB
+    YCbCr by fixed point -> edges replicated to whole blocks -> chroma means of 2x2 (4:2:0) or of 2
+    side by side (4:2:2) -> 8x8 DCT -> quantise, dequantise -> inverse DCT -> chroma upsampled
+    -> RGB
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from .canvas import Canvas
 from .draw import Draw
 from .op import Sizes, number
 from .quantize import levels_opencv, to_8bit
-from .ranges import Interval, Values
+from .ranges import Interval, Values, Weights
 
 Integers = TypeVar('Integers', np.ndarray, torch.Tensor)
 
@@ -58,17 +59,28 @@ DCT = np.array([
 # fmt: on
 
 
+# Chroma subsampling, and the pixels that a sample of chroma stands for, down and across.
+SAMPLINGS = '420', '422', '444'
+FACTORS = (2, 2), (1, 2), (1, 1)
+OPENCV = (
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+)
+
 # Of recipe files; see `sample`.
 RANGES: Mapping[str, Values] = {
     'quality': Interval(1, 100, whole=True),
     'compression': Interval(0, 100),
+    'sampling': Weights(SAMPLINGS),
 }
 
 
 class Params(NamedTuple):
-    """Qualities of the compression."""
+    """Qualities of the compression, and what it leaves of the chroma."""
 
     quality: np.ndarray  # [B] int64 1..100; 0 where the step is skipped
+    sampling: np.ndarray  # [B] int64 index into SAMPLINGS
 
 
 def sample(
@@ -78,17 +90,21 @@ def sample(
     *,
     quality: tuple[int, int] = (50, 95),
     compression: tuple[float, float] | None = None,
+    sampling: tuple[float, ...] = (1,),
 ) -> Params:
-    """Draw qualities.
+    """Draw qualities and subsamplings.
 
     quality:     range of libjpeg's quality
     compression: range of imgaug's compression in [0, 100], used instead of quality if given
+    sampling:    weights of SAMPLINGS; a shorter list is fine
     """
     if compression is None:
         qualities = draw.integers('quality', *quality)
     else:
         qualities = quality_of(np.floor(draw.uniform('quality', *compression)))
-    return Params(np.where(on, qualities, 0))
+    # Nothing is drawn where there is no choice.
+    which = draw.choice('sampling', sampling) if len(sampling) > 1 else np.zeros(len(on), np.int64)
+    return Params(np.where(on, qualities, 0), which)
 
 
 def quality_of(compression: np.ndarray) -> np.ndarray:
@@ -127,8 +143,11 @@ def _to_rgb(Y: Integers, Cb: Integers, Cr: Integers) -> tuple[Integers, Integers
 
 
 def told(p: Params, size: np.ndarray) -> list[str]:
-    """Quality of one sample's compression in words, [] without any."""
-    return [f'quality {number(p.quality)}'] if p.quality else []
+    """Quality and subsampling of one sample in words, [] without any compression."""
+    if not p.quality:
+        return []
+    words = [f'quality {number(p.quality)}']
+    return [*words, ':'.join(SAMPLINGS[int(p.sampling)])] if p.sampling else words
 
 
 # ---- reference: one 8-bit image, block by block ----
@@ -138,31 +157,32 @@ def run_ref(x: np.ndarray, p: Params) -> np.ndarray:
     """Round an image [h, w, 3] float64 to 8 bits, compress and decompress it."""
     if not p.quality:
         return x
-    return apply_ref(np.clip(np.rint(x * 255), 0, 255).astype(np.int64), int(p.quality)) / 255.0
+    levels = np.clip(np.rint(x * 255), 0, 255).astype(np.int64)
+    return apply_ref(levels, int(p.quality), int(p.sampling)) / 255.0
 
 
-def apply_ref(rgb: np.ndarray, quality: int) -> np.ndarray:
+def apply_ref(rgb: np.ndarray, quality: int, sampling: int = 0) -> np.ndarray:
     """Compress and decompress [h, w, 3] int64 in 0..255."""
     h, w, _ = rgb.shape
     Y, Cb, Cr = _to_ycc(*np.moveaxis(rgb, 2, 0))
     Y = np.pad(Y, ((0, -h % 8), (0, -w % 8)), 'edge')
     Y = _plane_ref(Y, table(quality, True))[:h, :w]
-    Cb, Cr = (
-        _upsample_ref(_plane_ref(_downsample_ref(C), table(quality, False)), h, w) - 128
-        for C in (Cb, Cr)
-    )
+    down, across = FACTORS[sampling]
+    coded = (_plane_ref(_downsample_ref(C, down, across), table(quality, False)) for C in (Cb, Cr))
+    Cb, Cr = (_upsample_ref(C, h, w, down, across) - 128 for C in coded)
     return np.clip(np.stack(_to_rgb(Y, Cb, Cr), 2), 0, 255)
 
 
-def _downsample_ref(C: np.ndarray) -> np.ndarray:
-    """Means of 2x2, rounded up and down alternately from column to column.
+def _downsample_ref(C: np.ndarray, down: int, across: int) -> np.ndarray:
+    """Means of down x across, rounded up and down alternately from column to column.
 
     The edges grow first, and then the rows of the small plane.
     """
     h, w = C.shape
-    C = np.pad(C, ((0, h % 2), (0, -w % 16)), 'edge')
-    s = C[0::2, 0::2] + C[0::2, 1::2] + C[1::2, 0::2] + C[1::2, 1::2]
-    small = (s + 1 + np.arange(s.shape[1]) % 2) >> 2
+    small = C = np.pad(C, ((0, -h % down), (0, -w % (8 * across))), 'edge')
+    if across == 2:
+        s = np.sum([C[y::down, x::2] for y in range(down) for x in range(2)], 0)
+        small = (s + (down - 1) + np.arange(s.shape[1]) % 2) >> down
     return np.pad(small, ((0, -len(small) % 8), (0, 0)), 'edge')
 
 
@@ -179,14 +199,16 @@ def _plane_ref(P: np.ndarray, T: np.ndarray) -> np.ndarray:
     return out
 
 
-def _upsample_ref(C: np.ndarray, h: int, w: int) -> np.ndarray:
+def _upsample_ref(C: np.ndarray, h: int, w: int, down: int, across: int) -> np.ndarray:
     """Triangle filter 3:1 towards the nearer sample, first down, then across.
 
     Planes at most two samples wide are copied instead, as libjpeg does.
     """
-    C = C[: -(-h // 2), : -(-w // 2)]
-    if C.shape[1] <= 2:
-        return C.repeat(2, 0).repeat(2, 1)[:h, :w]
+    C = C[: -(-h // down), : -(-w // across)]
+    if across == 1 or C.shape[1] <= 2:
+        return C.repeat(down, 0).repeat(across, 1)[:h, :w]
+    if down == 1:
+        return np.stack([_widened_ref(row, w) for row in C])
     out = np.empty((h, w), C.dtype)
     last_y, last_x = C.shape[0] - 1, C.shape[1] - 1
     for y in range(h):
@@ -198,17 +220,27 @@ def _upsample_ref(C: np.ndarray, h: int, w: int) -> np.ndarray:
     return out
 
 
+def _widened_ref(row: np.ndarray, w: int) -> np.ndarray:
+    """The triangle filter for a row alone, [w]."""
+    out = np.empty(w, row.dtype)
+    for x in range(w):
+        other = row[min(max(x // 2 + (1 if x % 2 else -1), 0), len(row) - 1)]
+        out[x] = (3 * row[x // 2] + other + (2 if x % 2 else 1)) >> 2
+    return out
+
+
 # ---- torch: the same integers for a batch of equal sizes ----
 
 
-def apply_torch(x: torch.Tensor, quality: np.ndarray) -> torch.Tensor:
+def apply_torch(x: torch.Tensor, quality: np.ndarray, sampling: int = 0) -> torch.Tensor:
     """Compress and decompress [B, 3, h, w] uint8 at [B] integer qualities 1..100."""
     h, w = x.shape[-2:]
     Y, Cb, Cr = _to_ycc(*x.int().unbind(1))
     luma, chroma = (_tables(quality, is_luma).to(x.device) for is_luma in (True, False))
     Y = _planes(_edge(Y[:, None], -h % 8, -w % 8), luma)[:, 0, :h, :w]
-    C = _planes(_downsample(torch.stack([Cb, Cr], 1)), chroma)
-    Cb, Cr = (_upsample(C, h, w) - 128).unbind(1)
+    down, across = FACTORS[sampling]
+    C = _planes(_downsample(torch.stack([Cb, Cr], 1), down, across), chroma)
+    Cb, Cr = (_upsample(C, h, w, down, across) - 128).unbind(1)
     return torch.stack(_to_rgb(Y, Cb, Cr), 1).clamp_(0, 255).to(torch.uint8)
 
 
@@ -223,11 +255,14 @@ def _edge(P: torch.Tensor, bottom: int, right: int) -> torch.Tensor:
     return torch.cat([P, P[..., -1:, :].expand(-1, -1, bottom, -1)], -2)
 
 
-def _downsample(C: torch.Tensor) -> torch.Tensor:
+def _downsample(C: torch.Tensor, down: int, across: int) -> torch.Tensor:
     h, w = C.shape[-2:]
-    C = _edge(C, h % 2, -w % 16)
-    s = C[..., 0::2, 0::2] + C[..., 0::2, 1::2] + C[..., 1::2, 0::2] + C[..., 1::2, 1::2]
-    small = (s + 1 + torch.arange(s.shape[-1], device=C.device, dtype=torch.int32) % 2) >> 2
+    small = C = _edge(C, -h % down, -w % (8 * across))
+    if across == 2:
+        parts = [C[..., y::down, x::2] for y in range(down) for x in range(2)]
+        s = sum(parts[1:], parts[0])
+        up = torch.arange(s.shape[-1], device=C.device, dtype=torch.int32) % 2
+        small = (s + (down - 1) + up) >> down
     return _edge(small, -small.shape[-2] % 8, 0)
 
 
@@ -250,11 +285,16 @@ def _product(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     return sum(terms[1:], terms[0])
 
 
-def _upsample(C: torch.Tensor, h: int, w: int) -> torch.Tensor:
+def _upsample(C: torch.Tensor, h: int, w: int, down: int, across: int) -> torch.Tensor:
     """Chroma of [h, w] pixels: `_upsample_ref` for all rows and columns at once."""
-    C = C[..., : -(-h // 2), : -(-w // 2)]
+    C = C[..., : -(-h // down), : -(-w // across)]
+    if across == 1:
+        return C
     if C.shape[-1] <= 2:
-        return C.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., :h, :w]
+        return C.repeat_interleave(down, -2).repeat_interleave(2, -1)[..., :h, :w]
+    if down == 1:
+        left, right = (3 * C + _shift(C, -1, -1) + 1) >> 2, (3 * C + _shift(C, -1, 1) + 2) >> 2
+        return _interleave(left, right, -1)[..., :w]
     s = _interleave(3 * C + _shift(C, -2, -1), 3 * C + _shift(C, -2, 1), -2)
     left = (3 * s + _shift(s, -1, -1) + 8) >> 4
     right = (3 * s + _shift(s, -1, 1) + 7) >> 4
@@ -282,18 +322,20 @@ def run_torch(c: Canvas, p: Params, opencv: bool = False) -> Canvas:
     if not p.quality.any():
         return c
     if opencv and len(p.quality) == 1:
-        return canvas.of(canvas.nchw(apply_opencv(canvas.hwc(c.pix), int(p.quality[0]))))
+        x = canvas.hwc(c.pix)
+        return canvas.of(canvas.nchw(apply_opencv(x, int(p.quality[0]), int(p.sampling[0]))))
     return canvas.each_size(c, p, _run)
 
 
 def _run(x: torch.Tensor, p: Params) -> torch.Tensor:
     """Samples of one size, some of which may be skipped."""
-    on = torch.from_numpy(p.quality > 0)
-    if not on.any():
-        return x
-    levels = (to_8bit(x[on]) * 255).round().to(torch.uint8)
-    y = x.clone()
-    y[on] = apply_torch(levels, p.quality[p.quality > 0]).to(x.dtype) / 255
+    y = x
+    for sampling in set(p.sampling[p.quality > 0].tolist()):
+        alike = (p.quality > 0) & (p.sampling == sampling)
+        on = torch.from_numpy(alike)
+        levels = (to_8bit(x[on]) * 255).round().to(torch.uint8)
+        y = x.clone() if y is x else y
+        y[on] = apply_torch(levels, p.quality[alike], sampling).to(x.dtype) / 255
     return y
 
 
@@ -302,7 +344,8 @@ def _run(x: torch.Tensor, p: Params) -> torch.Tensor:
 
 def record(p: Params, size: np.ndarray) -> np.ndarray:
     """Structs for jpeg.cu."""
-    return cuda.record([('quality', np.int32)], size, quality=p.quality)
+    fields = [('quality', np.int32), ('sampling', np.int32)]
+    return cuda.record(fields, size, **p._asdict())
 
 
 def run_cuda(c: Canvas, p: Params, r: torch.Tensor) -> Canvas:
@@ -315,13 +358,18 @@ def run_cuda(c: Canvas, p: Params, r: torch.Tensor) -> Canvas:
     b, (h, w), (H, W) = len(p.quality), c.size.max(0), c.pix.shape[2:]
     pix, is_bytes, *shape = cuda.canvas_of(c.pix)
 
-    # Coded planes of whole MCUs of 16 x 16 pixels: Y in full, Cb and Cr at half the size.
+    # Coded planes of whole MCUs of 16 x 16 pixels: Y in full, Cb and Cr as the finest needs them.
+    most = p.sampling[p.quality > 0].max()
     mh, mw = cuda.tiles(H, 16), cuda.tiles(W, 16)
+    down, across = FACTORS[most]
     luma = pix.new_empty(b, 1, 16 * mh, 16 * mw, dtype=torch.uint8)
-    chroma = pix.new_empty(b, 2, 8 * mh, 8 * mw, dtype=torch.uint8)
-    common = (*shape, np.int32(mh), np.int32(mw), r)
+    chroma = pix.new_empty(b, 2, 16 // down * mh, 16 // across * mw, dtype=torch.uint8)
+    sides = np.int32(mw), np.int32(chroma.shape[2]), np.int32(chroma.shape[3])
+    common = (*shape, np.int32(mh), *sides, r)
     grid = (cuda.tiles(w, 64), cuda.tiles(h, 16), b)
     cuda.launch('jpeg.cu', 'planes', grid, (192,), pix, is_bytes, luma, chroma, *common)
+    if most:
+        cuda.launch('jpeg.cu', 'finer', grid, (384,), pix, is_bytes, luma, chroma, *common)
 
     # Back to colour; samples that are skipped keep their floats.
     all_compressed = (p.quality > 0).all()
@@ -335,12 +383,14 @@ def run_cuda(c: Canvas, p: Params, r: torch.Tensor) -> Canvas:
 # ---- OpenCV: one image on the CPU ----
 
 
-def apply_opencv(x: np.ndarray, quality: int) -> np.ndarray:
+def apply_opencv(x: np.ndarray, quality: int, sampling: int = 0) -> np.ndarray:
     """Pass [h, w, 3] RGB, uint8 or float32 in [0, 1], through the library's encoder and decoder.
 
     Returns uint8.
     """
     u8 = x if x.dtype == np.uint8 else levels_opencv(x)
     bgr = cv2.cvtColor(u8, cv2.COLOR_RGB2BGR)
-    data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    how = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    how += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, OPENCV[sampling]]
+    data = cv2.imencode('.jpg', bgr, how)[1]
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))

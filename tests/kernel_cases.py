@@ -119,7 +119,7 @@ def cases():
             f'jpeg {kind}',
             jpeg,
             pictures(SIZES, as_bytes),
-            jpeg.Params(np.array([1, 50, 100, 10, 95, 75, 49, 30])),
+            jpeg.Params(np.array([1, 50, 100, 10, 95, 75, 49, 30]), np.zeros(8, int)),
             exact=True,
         )
         modes = [
@@ -274,14 +274,24 @@ def cases():
         'jpeg tiny',
         jpeg,
         pictures(tiny, True),
-        jpeg.Params(np.arange(len(tiny)) * 5 % 100 + 1),
+        jpeg.Params(np.arange(len(tiny)) * 5 % 100 + 1, np.arange(len(tiny)) // 3 % 3),
         exact=True,
     )
+    # Sizes around the rule for narrow planes, and wider than a block of threads.
+    shapes = [(h, w) for h in (1, 7, 17) for w in (1, 3, 4, 5, 31, 66, 129)]
+    for n, sampling in enumerate(jpeg.SAMPLINGS[1:], 1):
+        yield Case(
+            f'jpeg {sampling}',
+            jpeg,
+            pictures(shapes, n == 1),
+            jpeg.Params(np.arange(len(shapes)) * 5 % 100 + 1, np.full(len(shapes), n)),
+            exact=True,
+        )
     yield Case(
         'jpeg some',
         jpeg,
         pictures(SIZES[:4], False),
-        jpeg.Params(np.array([0, 60, 0, 90])),
+        jpeg.Params(np.array([0, 60, 0, 90]), np.array([1, 0, 2, 0])),
         exact=True,
     )
     yield Case(

@@ -211,8 +211,11 @@ for _ in range(4):
     save(1)
 one = (time.monotonic() - begin) / 4
 
-found, cut = 1, 0
-for _ in range(turns):
+# On a busy machine few saves get far; then there are more turns.
+found = cut = turn = 0
+while turn < turns or found < 5 or cut < 3:
+    turn += 1
+    assert turn < 50 * turns, (found, cut)
     pid = os.fork()
     if not pid:
         # Each number twice, so that a checkpoint is also replaced; it never comes to an end.
@@ -227,7 +230,7 @@ for _ in range(turns):
     path = checkpoint.latest(folder)
     assert path, 'a checkpoint is lost'
     tensors, state = checkpoint.load(path)
-    assert state['nimg'] >= found, 'it went back'
+    assert state['nimg'] >= max(found, 1), 'it went back'
     assert tensors['net']['a'].eq(state['nimg']).all() and len(tensors['net']['a']) == SIZE
     assert state['moments'].eq(state['nimg']).all() and len(state['moments']) == SIZE
     found = state['nimg']
@@ -248,7 +251,7 @@ def test_sigkill_at_random_times(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found, cut = map(int, done.stdout.split())
-    assert found >= 5 and cut >= 3, done.stdout  # saves were finished, and saves were cut
+    assert found >= 5 and cut >= 3  # saves were finished, and saves were cut
 
 
 # ---- damaged, full, read-only ----

@@ -10,9 +10,10 @@ from degrade import canvas, diffjpeg, jpeg
 from degrade.draw import Draw
 
 
-def opencv(x, quality):
+def opencv(x, quality, *more):
     """x [h, w, 3] uint8 RGB -> the same through a file in memory."""
-    ok, data = cv2.imencode('.jpg', x[..., ::-1].copy(), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    how = [cv2.IMWRITE_JPEG_QUALITY, quality, *more]
+    ok, data = cv2.imencode('.jpg', x[..., ::-1].copy(), how)
     assert ok
     return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
 
@@ -69,6 +70,37 @@ def test_torch_is_libjpeg(part, photo):
             assert (decoded == opencv(x, int(q))).all(), (h, w, q, i)
 
 
+@pytest.mark.parametrize('part', range(4))
+@pytest.mark.parametrize('sampling', range(3), ids=jpeg.SAMPLINGS)
+def test_every_subsampling_is_libjpegs(sampling, part, photo):
+    """Reference, torch and OpenCV's own way; what is not told to libjpeg is 4:2:0."""
+    rng = np.random.default_rng([2, part, sampling])
+    how = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, jpeg.OPENCV[sampling]] if sampling else []
+    for i in range(90):
+        h, w = rng.integers(1, 41, 2)
+        quality = rng.integers(1, 101, 8)
+        images = list(pictures(photo, h, w, 8, i))
+        expected = [opencv(x, int(q), *how) for x, q in zip(images, quality, strict=True)]
+        x = torch.cat([canvas.nchw(x) for x in images])
+        y = jpeg.apply_torch(x, quality, sampling).permute(0, 2, 3, 1).numpy()
+        for j, decoded in enumerate(expected):
+            assert (y[j] == decoded).all(), (h, w, quality[j], i)
+            assert (jpeg.apply_opencv(images[j], int(quality[j]), sampling) == decoded).all()
+        ref = jpeg.apply_ref(images[0].astype(np.int64), int(quality[0]), sampling)
+        assert (ref == expected[0]).all(), (h, w, quality[0], i)
+
+
+@pytest.mark.parametrize('sampling', [1, 2])
+def test_every_edge_case_of_the_size_of_subsamplings(sampling, photo):
+    how = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, jpeg.OPENCV[sampling]
+    for h in range(1, 19):
+        for w in range(1, 19):
+            x = photo(h, w, h * 20 + w)
+            y = canvas.hwc(jpeg.apply_torch(canvas.nchw(x), [80], sampling))
+            assert (y == opencv(x, 80, *how)).all(), (h, w)
+            assert (jpeg.apply_ref(x.astype(np.int64), 80, sampling) == y).all(), (h, w)
+
+
 @pytest.mark.parametrize('quality', [1, 49, 50, 90, 100])
 def test_every_edge_case_of_the_size(quality, photo):
     """All remainders modulo 16 and the widths around the rule for narrow planes."""
@@ -118,16 +150,33 @@ def test_tables_are_those_in_the_file(quality):
     assert (tables[1] == jpeg.table(quality, False)).all()
 
 
+def test_subsamplings_follow_their_weights():
+    draw, on = Draw(1, np.arange(20_000)).at('j'), np.arange(20_000) % 5 > 0
+    p = jpeg.sample(draw, on, None, quality=(50, 60), sampling=(0.5, 0.2, 0.3))
+    assert np.abs(np.bincount(p.sampling) / 20_000 - (0.5, 0.2, 0.3)).max() < 0.015
+    plain = jpeg.sample(draw, on, None, quality=(50, 60))
+    assert not plain.sampling.any() and (plain.quality == p.quality).all()
+    words = [jpeg.told(jpeg.Params(*(f[i] for f in p)), None) for i in range(100)]
+    assert words[0] == [] and ['quality', '4:4:4'] in [[w[0][:7], *w[1:]] for w in words if w]
+
+
 def ops():
     return [(jpeg, np.int64), (diffjpeg, np.float64)]
+
+
+def params(op, quality):
+    """Parameters of these qualities; of JPEG with every subsampling in turn."""
+    if op is diffjpeg:
+        return op.Params(quality)
+    return op.Params(quality, np.arange(np.size(quality)) % 3 if np.ndim(quality) else 0)
 
 
 @pytest.mark.parametrize('op, number', ops())
 @pytest.mark.parametrize('opencv', [False, True])
 def test_quality_zero_is_the_identity(op, number, opencv, photo):
     x = canvas.unit(canvas.nchw(photo(20, 13)))
-    assert torch.equal(op.run_torch(canvas.of(x), op.Params(np.zeros(1, number)), opencv).pix, x)
-    assert (op.run_ref(x.numpy(), op.Params(number(0))) == x.numpy()).all()
+    assert torch.equal(op.run_torch(canvas.of(x), params(op, np.zeros(1, number)), opencv).pix, x)
+    assert (op.run_ref(x.numpy(), params(op, number(0))) == x.numpy()).all()
 
 
 @pytest.mark.parametrize('op, number', ops())
@@ -139,10 +188,11 @@ def test_ragged_canvas_sample_by_sample(op, number, photo):
     pix = torch.full((5, 3, 35, 44), torch.nan)
     for i, (h, w) in enumerate(sizes):
         pix[i, :, :h, :w] = canvas.unit(canvas.nchw(photo(h, w, i)))[0]
-    out = op.run_torch(canvas.Canvas(pix, np.array(sizes)), op.Params(quality)).pix
+    p = params(op, quality)
+    out = op.run_torch(canvas.Canvas(pix, np.array(sizes)), p).pix
     for i, (h, w) in enumerate(sizes):
         expected = op.run_ref(
-            pix[i, :, :h, :w].permute(1, 2, 0).double().numpy(), op.Params(quality[i])
+            pix[i, :, :h, :w].permute(1, 2, 0).double().numpy(), op.Params(*(f[i] for f in p))
         )
         error = np.abs(out[i, :, :h, :w].permute(1, 2, 0).numpy() - expected)
         # A coefficient on a rounding tie moves a whole block of DiffJPEG.
@@ -155,8 +205,8 @@ def test_floats_are_rounded_half_to_even_and_clamped():
     x[0, 0], x[1, 1] = -0.3, 1.4  # as a blur may leave it
     plane = np.clip(np.rint(x * 255), 0, 255).astype(np.uint8)
     expected = opencv(plane, 80)
-    p = jpeg.Params(np.array([80]))
-    assert (np.rint(jpeg.run_ref(x, jpeg.Params(80)) * 255) == expected).all()
+    p = jpeg.Params(np.array([80]), np.array([0]))
+    assert (np.rint(jpeg.run_ref(x, jpeg.Params(80, 0)) * 255) == expected).all()
     for way in False, True:
         y = canvas.unit(jpeg.run_torch(canvas.of(canvas.nchw(x.astype(np.float32))), p, way).pix)
         assert (np.rint(canvas.hwc(y) * 255) == expected).all()

@@ -335,7 +335,7 @@ def check_jpeg(g: Vectors, impl: str) -> Iterator[Check]:
         match = re.match(r'(\w+?)_cv2_q(\d+)', key)
         if match:
             name, q = match.groups()
-            p = _one(jpeg.Params, np.int64(q))
+            p = _one(jpeg.Params, np.int64(q), np.int64(0))
             y = run(jpeg, impl, unit(g[f'{name}_u8']), p)
             yield 'jpeg cv2', _error(np.rint(y * 255).transpose(1, 2, 0), g[key]), 0
     for case in sorted(k[4] for k in g if re.match(r'diff\w_img_u8', k)):
