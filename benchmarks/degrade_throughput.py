@@ -48,8 +48,6 @@ CASES: Sequence[tuple[str, str, bool]] = (
     ('ai6126_2024 without USM', 'ai6126_2024', False),
     *((name, name, True) for name in degrade.RECIPES),
 )
-# OpenCV has neither DiffJPEG nor an antialiased bicubic.
-NO_BASELINE = ('ai6126_2024_parity', 'bicubic')
 FACES = 16  # that are drawn where no data are given
 BASELINE = 'opencv chain'
 OURS, OTHERS = '#1f6fb4', '#8a8a8a'  # colours of the bars
@@ -103,7 +101,7 @@ def check(work: Work, pool: Executor, count: int = 6) -> None:
                 f'{work.recipe.name}: torch (opencv={opencv}) differs from the reference by more '
                 f'than 1/255 in {share:.1%} of the values: not timed'
             )
-    if work.recipe.name not in NO_BASELINE:
+    if opencv_chain.can(work.recipe):
         _check_baseline(work, reference, pool)
 
 
@@ -201,7 +199,7 @@ def _seconds(
             'tensor': partial(part.run, pool, opencv=False),
             BASELINE: baseline,
         }
-        if work.recipe.name in NO_BASELINE:
+        if not opencv_chain.can(work.recipe):
             del contenders[BASELINE]
         seconds = timing.rounds(contenders, args.rounds)
 

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from degrade import Recipe, blur, jpeg, median, noise, quantize, resize, usm
+from degrade import Recipe, blur, jpeg, median, noise, quantize, resize, unsharp, usm
 from degrade.op import ChainParams, Op
 
 INTERPOLATION = {
@@ -171,9 +171,26 @@ def run_usm(x: np.ndarray, p: usm.Params, rng: np.random.Generator) -> np.ndarra
     return x + soft * (np.clip(x + usm.WEIGHT * residual, 0, 1) - x)
 
 
+def run_unsharp(x: np.ndarray, p: unsharp.Params, rng: np.random.Generator) -> np.ndarray:
+    """Add a share of the difference from the blurred image."""
+    if not p.amount:
+        return x
+    side = 2 * math.ceil(3 * p.sigma) + 1
+    soft = cv2.GaussianBlur(x, (side, side), float(p.sigma), borderType=BORDER)
+    return np.clip(cv2.addWeighted(x, 1 + float(p.amount), soft, -float(p.amount), 0), 0, 1)
+
+
 def run_quantize(x: np.ndarray, p: quantize.Params, rng: np.random.Generator) -> np.ndarray:
     """Round to multiples of 1/255."""
     return np.clip(np.rint(x * 255), 0, 255) / 255 if p.on else x
+
+
+def can(recipe: Recipe) -> bool:
+    """Whether OpenCV has all that a recipe takes: not DiffJPEG, and no filter of Pillow's."""
+    pillows = {resize.BICUBIC_AA, resize.LANCZOS}
+    modes = [s.ranges.get('modes', ()) for s in recipe.stages if s.op is resize]
+    used = {mode for weights in modes for mode, weight in enumerate(weights) if weight}
+    return used.isdisjoint(pillows) and all(stage.op in RUN for stage in recipe.stages)
 
 
 # By the module of the operation that each of them stands in for.
@@ -184,5 +201,6 @@ RUN: dict[Op[Any], Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]]
     noise: run_noise,
     jpeg: run_jpeg,
     usm: run_usm,
+    unsharp: run_unsharp,
     quantize: run_quantize,
 }

@@ -11,7 +11,17 @@ import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from . import blur, diffjpeg, jpeg, median, noise, quantize, resize, usm
+from . import (
+    blur,
+    diffjpeg,
+    jpeg,
+    median,
+    noise,
+    quantize,
+    resize,
+    unsharp,  # noqa: F401  for recipe files
+    usm,
+)
 from .op import Op
 
 # The operations by name: all that are imported above.

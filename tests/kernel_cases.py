@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from degrade import blur, canvas, jpeg, kernels, median, noise, quantize, resize, usm
+from degrade import blur, canvas, jpeg, kernels, median, noise, quantize, resize, unsharp, usm
 
 SIZES = (63, 17), (33, 40), (22, 65), (64, 64), (21, 22), (40, 33), (25, 24), (48, 31)
 
@@ -228,6 +228,12 @@ def cases():
         pictures([(5, 40), (33, 9)], False),
         median.Params(np.array([15, 5])),
         exact=True,
+    )
+    yield Case(
+        'unsharp',
+        unsharp,
+        pictures(SIZES[:5], False),
+        unsharp.Params(np.array([0.4, 1.0, 2.5, 1.0, 0.8]), np.array([2.0, 0.5, 1.0, 0.0, 1.5])),
     )
     before, after = (
         np.array([(33, 40), (40, 33), (25, 24)]),
