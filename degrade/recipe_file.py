@@ -1,4 +1,4 @@
-"""Recipes as TOML: read with the line of what is wrong, and written to be read.
+"""Recipes read from TOML files, with the line of what is wrong.
 
 A file is a whole chain, or what differs from another recipe:
 
@@ -17,10 +17,8 @@ Keys of every stage: `op`; `on`, a probability or { draw = NAME, from = 0.0, to 
 are what the operation's `sample` takes (its table RANGES).
 """
 
-import inspect
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from storage import printable, shown
 from . import jpeg, quantize, resize, usm
 from .draw import Draw
 from .ranges import PROBABILITY, Number, known
+from .recipe_text import Data, data_of, value_text
 from .recipes import OPS, RECIPES, Recipe, Stage, shuffled
 from .sampling import sample, size_after
 
@@ -48,8 +47,6 @@ LARGEST = 1 << 20  # bytes of a file
 DEEPEST = 8  # files that extend each other
 SIDE, TRIED = 512, 256  # of the pictures, and samples, that a chain is tried on
 ORDER = 'order'  # the draw that a shuffled recipe's order comes from
-
-Data = dict[str, Any]
 
 
 class _Wrong(Exception):
@@ -277,7 +274,7 @@ def _placed(path: Path, text: str, wrong: _Wrong) -> str:
             value = value[key]
     except (KeyError, TypeError):
         value = None
-    said = printable(_value(value), 60)
+    said = printable(value_text(value), 60)
     words = [shown(path)]
     if line is not None:
         words.append(f'line {line}')
@@ -344,75 +341,3 @@ def _moves(stage: Stage) -> bool:
     """Whether a stage makes no new values."""
     modes = stage.ranges.get('modes', (1,))
     return stage.op is resize and not any(modes[: resize.NEAREST])
-
-
-# ---- writing ----
-
-
-def data_of(recipe: Recipe) -> Data:
-    """The data of a recipe, as a file of the whole chain has it."""
-    data: Data = {'name': recipe.name, 'scale': recipe.scale}
-    if recipe.tied:
-        data['tied'] = sorted(recipe.tied)
-    if recipe.pool:
-        data['pool'] = recipe.pool
-    stages = [s for s in recipe.stages if s.place is None or s.place.position == 0]
-    if stages and stages[0].place:
-        parts: list[list[str]] = [[] for _ in range(stages[0].place.parts)]
-        for stage in stages:
-            assert stage.place
-            parts[stage.place.part].append(stage.name)
-        data['shuffle'] = parts
-    data['stages'] = {stage.name: _table(stage) for stage in stages}
-    return data
-
-
-def _table(stage: Stage) -> Data:
-    op: Any = stage.op
-    table: Data = {'op': op.__name__.rpartition('.')[2]}
-    if isinstance(stage.on, tuple):
-        table['on'] = dict(zip(('draw', 'from', 'to'), stage.on, strict=True))
-    elif stage.on != 1:
-        table['on'] = stage.on
-    return table | {key: op.RANGES[key].write(v) for key, v in stage.ranges.items()}
-
-
-def text(recipe: Recipe) -> str:
-    """A recipe as TOML. What an operation would take by default stands in comments."""
-    data = data_of(recipe)
-    stages = data.pop('stages')
-    lines = [f'{key} = {_value(value)}' for key, value in data.items()]
-    for name, table in stages.items():
-        lines += ['', f'[stages.{name}]', *_aligned(table, _defaults(table))]
-    return '\n'.join(lines) + '\n'
-
-
-def _defaults(table: Data) -> Data:
-    """What a stage takes for the keys that it does not have."""
-    op: Any = OPS[table['op']]
-    found = {}
-    for key, values in op.RANGES.items():
-        default = inspect.signature(op.sample).parameters[key].default
-        unset = default is None and getattr(values, 'unless', None) is None
-        if key not in table and not unset:
-            found[key] = values.write(default)
-    return found
-
-
-def _aligned(table: Data, defaults: Data) -> Iterator[str]:
-    width = max(map(len, (*table, *(f'# {key}' for key in defaults))))
-    for key, value in table.items():
-        yield f'{key:{width}} = {_value(value)}'
-    for key, value in defaults.items():
-        yield f'{"# " + key:{width}} = {_value(value)}'
-
-
-def _value(value: Any) -> str:
-    """A value as TOML."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return '{ ' + ', '.join(f'{k} = {_value(v)}' for k, v in value.items()) + ' }'
-    if isinstance(value, (list, tuple)):
-        return '[' + ', '.join(map(_value, value)) + ']'
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -51,7 +51,7 @@ import tasks
 import train
 from config import flags
 from dali_pipes import validation  # noqa: F401  what a run reads is imported before it is forked
-from degrade import recipe_file
+from degrade import recipe_file, recipe_text
 from errors import BadFile, FacesError, RunError
 from faces import landmarks, prior_file
 from sources import files, jph, scan_cache, shards
@@ -136,7 +136,7 @@ def _write_texts(home: Path) -> None:
     toml = 'preset = "unet"\n[optimization]\nbatch = 4\nlr = 1e-3\nmilestones = [0.5, 0.75]\n'
     storage.write(home / 'options.toml', f'{toml}[network]\nnet = {{steps = 2}}\n'.encode())
     shutil.copy(home / 'run/config.json', home / 'options.json')
-    storage.write(home / 'recipe.toml', recipe_file.text(degrade.recipe('realesrgan')).encode())
+    storage.write(home / 'recipe.toml', recipe_text.text(degrade.recipe('realesrgan')).encode())
     done = {'count': 1, 'first_seed': 0, 'size': SIDE, 'version': 3, 'complete': True}
     storage.write_json(home / 'drawn/done.json', done)
     storage.write_json(home / 'scan.json', {'version': 1, 'images': [['a.png', 1, 2]]})

@@ -21,6 +21,7 @@ NO_OP = {
     'op',
     'ranges',
     'recipe_file',
+    'recipe_text',
     'recipes',
     'registers',
     'sampling',

@@ -11,7 +11,7 @@ import pytest
 import degrade
 import synthetic
 import train
-from degrade import recipe_file, recipes
+from degrade import recipe_text, recipes
 from degrade.draw import Draw
 from errors import RecipeError
 from tools import prepare
@@ -47,10 +47,10 @@ def assert_same_draws(a, b, **how):
 @pytest.mark.parametrize('name', degrade.RECIPES)
 def test_every_recipe_survives(name, written):
     ours = degrade.recipe(name)
-    read = degrade.recipe(written(recipe_file.text(ours), f'{name}.toml'))
+    read = degrade.recipe(written(recipe_text.text(ours), f'{name}.toml'))
     assert read == ours
     assert_same_draws(read, ours, count=10_000)
-    assert recipe_file.text(read) == recipe_file.text(ours)
+    assert recipe_text.text(read) == recipe_text.text(ours)
 
 
 def test_prepare_writes_what_can_be_read(written, tmp_path, capsys):
@@ -289,7 +289,7 @@ def test_a_run_keeps_its_recipe(command, written, tmp_path, capsys):
     assert json.loads((tmp_path / 'run/config.json').read_text())['recipe'] == path
 
     # The same under another path, or in other words, is the same.
-    moved = written(recipe_file.text(kept), 'moved.toml')
+    moved = written(recipe_text.text(kept), 'moved.toml')
     assert command('--recipe', moved, '--nimg', '4') == 0
     capsys.readouterr()
 

@@ -13,7 +13,7 @@ import degrade
 import storage
 import tasks
 from dali_pipes.plan import Plan
-from degrade import recipe_file
+from degrade import recipe_text
 from errors import RunError
 from sources import stream
 from sources.reader import Reader
@@ -33,7 +33,7 @@ def preview(args: argparse.Namespace) -> None:
 
 def recipe(args: argparse.Namespace) -> None:
     """Write a recipe as a file, to be changed and given to --recipe."""
-    text = recipe_file.text(degrade.recipe(args.recipe))
+    text = recipe_text.text(degrade.recipe(args.recipe))
     if args.out is None:
         print(text, end='')
         return

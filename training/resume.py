@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import storage
-from degrade import recipe_file
+from degrade import recipe_file, recipe_text
 from errors import RunError
 from sources import identity
 from sources.identity import File
@@ -68,16 +68,16 @@ def files_of(options: Mapping[str, Any]) -> dict[str, list[File]]:
         if options.get(option):
             path = Path(options[option])
             found[option] = identity.of_file(path / checkpoint.FINISHED if path.is_dir() else path)
-    text = recipe_text(options)
+    text = resolved_recipe(options)
     if text:
         found['recipe'] = identity.of_text(text)
     return found
 
 
-def recipe_text(options: Mapping[str, Any]) -> str:
+def resolved_recipe(options: Mapping[str, Any]) -> str:
     """A recipe of the user's own with all that it extends, '' of another. Raises RecipeError."""
     name = str(options.get('recipe'))
-    return recipe_file.text(recipe_file.read(name)) if name.endswith('.toml') else ''
+    return recipe_text.text(recipe_file.read(name)) if name.endswith('.toml') else ''
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Run:
             taken = (*places.OPTIONS, 'out', 'images_per_step', 'fingerprint')
             content = stored | {name: content[name] for name in taken if name in content}
         if content != stored:
-            text = recipe_text(self.options)
+            text = resolved_recipe(self.options)
             if text:
                 storage.write(out / run.RECIPE, text.encode())
             # What names the files first: config.json says that they are known.
