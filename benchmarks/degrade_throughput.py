@@ -35,7 +35,7 @@ from torch import Tensor
 
 import degrade
 from benchmarks import degrade_gpu, opencv_chain, peers, pipe_throughput
-from degrade import Recipe, noise, workers
+from degrade import Recipe, Stage, codec, noise, recipes, workers
 from degrade.draw import Draw
 from degrade.op import ChainParams
 from errors import FacesError
@@ -245,6 +245,45 @@ def stages(work: Work) -> dict[str, float]:
     return ms
 
 
+# ---- operation by operation ----
+
+
+def operations(x: Tensor, seed: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of every operation on one thread, by its name and side; printed, too.
+
+    x: [N, 3, H, W] uint8; each is also timed on pictures of a quarter of the side, as inputs are
+    """
+    # Where an operation stands in a chain decides about the size that it is given.
+    sides = x, x[:, :, ::4, ::4].contiguous(memory_format=torch.channels_last)
+    found: dict[str, dict[str, float]] = {}
+    heads = ''.join(f'{images.shape[-1]:>7} px' for images in sides)
+    print(f'\n{"ms per image":16}{heads}')
+    for name, op, ranges in _alone_each():
+        recipe = Recipe(name, (Stage(name, op, 1, ranges),), scale=1)
+        found[name] = {}
+        for images in sides:
+            draw = Draw(seed, np.arange(len(images)))
+            params = degrade.sample(recipe, draw, degrade_gpu.size_of(images))
+            work = Work(images, recipe, params)
+            # Tables and libraries are loaded by the first call.
+            work.some(slice(0, 1)).run(None)
+            start = time.perf_counter()
+            work.run(None)
+            ms = 1000 * (time.perf_counter() - start) / len(images)
+            found[name][str(images.shape[-1])] = ms
+        print(f'{name:16}' + ''.join(f'{ms:10.2f}' for ms in found[name].values()))
+    return found
+
+
+def _alone_each() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """(name, operation, ranges) of all, with what they take by default; each codec on its own."""
+    for name, op in recipes.OPS.items():
+        if op is not codec:
+            yield name, op, {}
+    for i, kind in enumerate(codec.KINDS[1:]):
+        yield f'codec {kind}', codec, {'kinds': tuple(float(k == i) for k in range(i + 1))}
+
+
 # ---- everything ----
 
 
@@ -298,6 +337,9 @@ def parser() -> argparse.ArgumentParser:
         help='recipes to run, comma-separated (default: all, the default one without USM, too)',
     )
     p.add_argument(
+        '--ops', action='store_true', help='time single operations, on one thread, instead'
+    )
+    p.add_argument(
         '--peers',
         action='store_true',
         help='also time single operations of BasicSR and kornia, where they are installed',
@@ -345,6 +387,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads go over images; none of them may start more.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    if args.ops:
+        timed = operations(load(args.data, args.size, args.plans), args.seed)
+        if args.json:
+            timing.write(args.json, operations=timed)
+        return 0
     results: dict[str, dict[str, Any]] = {}
     singles = {}
     if torch.cuda.is_available():

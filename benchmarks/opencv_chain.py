@@ -12,7 +12,20 @@ from typing import Any
 import cv2
 import numpy as np
 
-from degrade import Recipe, blur, jpeg, median, noise, quantize, resize, unsharp, usm
+from degrade import (
+    Recipe,
+    blur,
+    color_jitter,
+    color_shift,
+    gray,
+    jpeg,
+    median,
+    noise,
+    quantize,
+    resize,
+    unsharp,
+    usm,
+)
 from degrade.op import ChainParams, Op
 
 INTERPOLATION = {
@@ -180,6 +193,39 @@ def run_unsharp(x: np.ndarray, p: unsharp.Params, rng: np.random.Generator) -> n
     return np.clip(cv2.addWeighted(x, 1 + float(p.amount), soft, -float(p.amount), 0), 0, 1)
 
 
+def run_color_shift(x: np.ndarray, p: color_shift.Params, rng: np.random.Generator) -> np.ndarray:
+    """Add a number to every channel."""
+    return np.clip(x + p.shift.astype(np.float32), 0, 1) if p.shift.any() else x
+
+
+def run_gray(x: np.ndarray, p: gray.Params, rng: np.random.Generator) -> np.ndarray:
+    """Take the colour away."""
+    if not p.on:
+        return x
+    return cv2.cvtColor(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def run_color_jitter(x: np.ndarray, p: color_jitter.Params, rng: np.random.Generator) -> np.ndarray:
+    """Change brightness, contrast, saturation and hue in their order; hue through HSV."""
+    if (p.factor == color_jitter.NEUTRAL).all():
+        return x
+    for part in p.order:
+        f = np.float32(p.factor[part])
+        luma = (x @ np.array(noise.LUMA, np.float32))[..., None]
+        if part == color_jitter.BRIGHTNESS:
+            x = f * x
+        elif part == color_jitter.CONTRAST:
+            x = f * x + (1 - f) * luma.mean()
+        elif part == color_jitter.SATURATION:
+            x = f * x + (1 - f) * luma
+        else:
+            hsv = cv2.cvtColor(x, cv2.COLOR_RGB2HSV)
+            hsv[..., 0] = (hsv[..., 0] + 360 * f) % 360
+            x = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        x = np.clip(x, 0, 1)
+    return x
+
+
 def run_quantize(x: np.ndarray, p: quantize.Params, rng: np.random.Generator) -> np.ndarray:
     """Round to multiples of 1/255."""
     return np.clip(np.rint(x * 255), 0, 255) / 255 if p.on else x
@@ -202,5 +248,8 @@ RUN: dict[Op[Any], Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]]
     jpeg: run_jpeg,
     usm: run_usm,
     unsharp: run_unsharp,
+    color_shift: run_color_shift,
+    gray: run_gray,
+    color_jitter: run_color_jitter,
     quantize: run_quantize,
 }

@@ -16,6 +16,7 @@ import torch
 import tyro
 
 import storage
+from dali_pipes import mixed
 from errors import BadFile, RunError
 from storage import records
 from training import run
@@ -59,6 +60,7 @@ NOT_TAKEN = {
     'images',
     'images_per_step',
     'fingerprint',
+    'codecs',
     'guides',
     'task',
     'out',
@@ -259,6 +261,12 @@ def _resolved(config: Config, given: set[str]) -> Config:
     out = config.run.out or f'runs/{config.preset}'
     config = schema.replace_options(config, net=net, blocks=None, width=None, out=out)
     config = schema.replace_options(config, gan_level=config.gan.gan_level or None)
+
+    # One word for two options, so that a path may be compared as one.
+    if config.degradation.mix:
+        path, share = mixed.split(config.degradation.mix)
+        share = config.degradation.mix_share if share is None else share
+        config = schema.replace_options(config, mix=path, mix_share=share)
 
     # The bits of a run depend on threads and precision, so a run that resumes has those it began
     # with.

@@ -180,6 +180,12 @@ class Degradation:
     """degrade the sharpened face, if the recipe sharpens"""
     target_usm: bool = False
     """train on the sharpened face; validation always uses the plain one"""
+    target_gray: bool = False
+    """where the recipe takes the colour of a face away (op gray), train on a target without it"""
+    mix: Annotated[str | None, _meta('PAIRS:SHARE')] = None
+    """replace a share of the faces by LQ/GT pairs of a folder with LQ/ and GT/: pairs/:0.1"""
+    mix_share: Share = 0.1
+    """the same share, where --mix has none"""
     pair_pool: Pool = 0
     """ai6126_2024_parity: size of the emulated queue of training pairs; 0 is off"""
 

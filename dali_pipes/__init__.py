@@ -26,6 +26,7 @@ from sources.reader import ImageReader, Reader, StrictReader
 from . import cache as caches
 from . import pipe_png
 from .loader import Loader, Options
+from .mixed import MixedPipe, Pairs
 from .paired import planned
 from .parse_plan import ParsePlan, PointPlan
 from .pipe import Pipe
@@ -37,6 +38,8 @@ from .plan import BatchPlan, Plan
 __all__ = [
     'DECODERS',
     'PIPES',
+    'MixedPipe',
+    'Pairs',
     'ParsePlan',
     'Pipe',
     'Plan',
@@ -52,8 +55,8 @@ PIPES = 'dali', 'torch', 'reference'
 DECODERS = 'auto', 'cpu', 'gpu'
 
 # What there is to train on: faces to degrade, LQ/GT pairs of either form, or shards to stream.
-Pairs = list[manifest.Pair] | list[manifest.Stacked]
-Images = Sequence[manifest.Image] | Pairs | stream.Shards
+Paired = list[manifest.Pair] | list[manifest.Stacked]
+Images = Sequence[manifest.Image] | Paired | stream.Shards
 LoaderClass = Callable[[BatchPlan, Options], Loader]
 
 
@@ -84,6 +87,7 @@ def make(
     flip: float = 0.5,  # probability of a horizontal flip
     lq_from_usm: bool = True,  # degrade the sharpened target where the recipe says so
     target_usm: bool = False,  # train on the sharpened target
+    target_gray: bool = False,  # train on a target without colour where the recipe takes it away
     crop: int | None = None,  # side of random squares, in pixels of the target; None: whole images
     device: str | torch.device = 'cpu',
     threads: int | None = None,  # CPU threads for decoding and degrading; None: all cores
@@ -114,7 +118,8 @@ def make(
 
     # A stream has no count, since nothing in it can be read at random.
     count = None if isinstance(images, stream.Shards) else len(images)
-    plan = Plan(count, recipe, lq_from_usm=lq_from_usm, target_usm=target_usm, **shared)
+    targets = dict(lq_from_usm=lq_from_usm, target_usm=target_usm, target_gray=target_gray)
+    plan = Plan(count, recipe, **targets, **shared)
     return _pipe(name, images, plan, _reader(images, size, seed, setup), setup)
 
 
@@ -157,7 +162,7 @@ def make_parse(
     return _pipe(name, pairs, PointPlan(points, **shared), StrictReader(pairs, size, say), setup)
 
 
-def is_paired(images: object) -> TypeGuard[Pairs]:
+def is_paired(images: object) -> TypeGuard[Paired]:
     """Tell whether images to train on are LQ/GT pairs."""
     return (
         isinstance(images, list)

@@ -72,9 +72,11 @@ class Plan:
     flip:        probability of a horizontal flip
     lq_from_usm: degrade the sharpened target where the recipe says so
     target_usm:  train on the sharpened target
+    target_gray: train on a target without colour where the recipe takes it away
     crop:        side in pixels of random squares cut out of the degraded pairs, a multiple of the
                  recipe's scale; None for whole images
-    Raises ValueError for a size or a crop that the recipe's scale does not divide.
+    Raises ValueError for a size or a crop that the recipe's scale does not divide, and for
+    target_gray where the recipe has no stage of that kind.
     """
 
     channels = 3
@@ -91,6 +93,7 @@ class Plan:
         flip: float = 0.5,
         lq_from_usm: bool = True,
         target_usm: bool = False,
+        target_gray: bool = False,
         crop: int | None = None,
     ) -> None:
         """Check the sizes; nothing is drawn yet."""
@@ -106,9 +109,13 @@ class Plan:
         if self.crop % self.scale or not 0 < self.crop <= size:
             raise ValueError(f'crop {crop}: needs a multiple of {self.scale} up to {size}')
 
+        if target_gray and not any(stage.op is degrade.gray for stage in recipe.stages):
+            raise ValueError(f'--target-gray: {recipe.name} never takes the colour away (op gray)')
+
         # A sharpened target is sharpened once, for input and target: the chain then starts after
         # its own USM.
         self.sharp_first = target_usm
+        self.target_gray = target_gray
         self.sharp_input = lq_from_usm and any(s.op is degrade.usm for s in recipe.stages)
         chain_sharpens = lq_from_usm and not target_usm
         self.recipe = recipe if chain_sharpens else degrade.without_usm(recipe)
@@ -169,6 +176,10 @@ class Plan:
         source = sharp if sharp is not None and self.sharp_input else x
         lq = degrade.degrade(source, self.recipe, step.params, impl, pool=pool, there=there)
 
+        if self.target_gray:
+            x = self._without_colour(x, step)
+            sharp = sharp if sharp is None else self._without_colour(sharp, step)
+
         # The corner is drawn in pixels of the input, where both sides lie on whole pixels.
         corner = step.corner * self.scale
         plain = cropped(degrade.canvas.unit(x), corner, self.crop)
@@ -179,6 +190,13 @@ class Plan:
             torch.from_numpy(step.sample),
             plain,
         )
+
+    def _without_colour(self, x: torch.Tensor, step: Step) -> torch.Tensor:
+        """Make the targets x [B, 3, H, W] grey whose inputs are."""
+        # A recipe may have several such stages, each for some of the samples.
+        stages = zip(self.recipe.stages, step.params, strict=True)
+        on = np.logical_or.reduce([p.on for stage, p in stages if stage.op is degrade.gray])
+        return degrade.gray.run_torch(degrade.canvas.of(x), degrade.gray.Params(on)).pix
 
 
 def cropped(x: torch.Tensor, corner: np.ndarray, side: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ import torch
 
 from errors import KernelError
 
-from . import canvas, kernels, recipe_file, usm
+from . import canvas, gray, kernels, recipe_file, usm
 from .canvas import Canvas
 from .draw import Draw
 from .op import ChainParams, Op, Sizes
@@ -41,6 +41,7 @@ __all__ = [
     'chain_ref',
     'chain_torch',
     'degrade',
+    'gray',
     'recipe',
     'records',
     'sample',

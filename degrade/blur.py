@@ -157,6 +157,21 @@ def imgaug_taps(sigma: np.ndarray) -> np.ndarray:
     return whole // 2 * 2 + 1
 
 
+def gaussian(sigma: np.ndarray, on: np.ndarray) -> Params:
+    """Isotropic Gaussians of 2 ceil(3 sigma) + 1 taps; none where not `on`. Both [B], or of one."""
+    sigma = np.asarray(sigma)
+    rest = np.zeros_like(sigma)
+    return Params(
+        kind=np.where(on, ISO, DELTA),
+        taps=np.where(on, 2 * np.ceil(3 * sigma).astype(np.int64) + 1, 1),
+        sigma_x=sigma,
+        sigma_y=sigma,
+        theta=rest,
+        beta=rest,
+        omega=rest,
+    )
+
+
 def told(p: Params, size: np.ndarray) -> list[str]:
     """Kind and shape of one sample's kernel in words, [] without one."""
     unused = {'kind', 'omega'}

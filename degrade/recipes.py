@@ -12,14 +12,24 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from . import (
+    bilateral,  # noqa: F401  for recipe files, as some others
     blur,
+    chroma_blur,
+    codec,  # noqa: F401
+    color_jitter,
+    color_shift,
     diffjpeg,
+    fade,  # noqa: F401
+    grain,
+    gray,
+    halftone,  # noqa: F401
     jpeg,
     median,
     noise,
     quantize,
     resize,
-    unsharp,  # noqa: F401  for recipe files
+    scanlines,  # noqa: F401
+    unsharp,
     usm,
 )
 from .op import Op
@@ -107,7 +117,7 @@ def _second_order(
     scale2: Range,
     quality1: Range,
     quality2: Range,
-    codec: Op[Any] = jpeg,
+    encoder: Op[Any] = jpeg,
     by: str = 'size',
     tied: tuple[str, ...] = (),
 ) -> Recipe:
@@ -121,15 +131,15 @@ def _second_order(
         _stage('blur1',    blur,     kinds=KINDS, sinc=0.1, sigma=(0.2, 3.0)),
         _stage('resize1',  resize,   updown=(0.2, 0.7, 0.1), factor=resize1, by=by),
         _stage('noise1',   noise,    sigma=sigma1, scale=scale1, gray=0.4),
-        _stage('jpeg1',    codec,    quality=quality1),
+        _stage('jpeg1',    encoder,  quality=quality1),
         _stage('blur2',    blur,     0.8, kinds=KINDS, sinc=0.1, sigma=(0.2, 1.5)),
         _stage('resize2',  resize,   to='lq', updown=(0.3, 0.4, 0.3), factor=resize2),
         _stage('noise2',   noise,    sigma=sigma2, scale=scale2, gray=0.4),
         # A coin: JPEG before the last resize and sinc, or after them.
-        _stage('jpeg2a',   codec,    ('order', 0.0, 0.5), quality=quality2),
+        _stage('jpeg2a',   encoder,  ('order', 0.0, 0.5), quality=quality2),
         _stage('resize3',  resize,   to='lq'),
         _stage('sinc',     blur,     0.8, sinc=1.0, omega=FREE),
-        _stage('jpeg2b',   codec,    ('order', 0.5, 1.0), quality=quality2),
+        _stage('jpeg2b',   encoder,  ('order', 0.5, 1.0), quality=quality2),
         _stage('quantize', quantize),
     )
     # fmt: on
@@ -230,8 +240,8 @@ _ALL = (
 
     # The same as the public training code has it: drawn per batch where it does, DiffJPEG,
     # coordinates by scale, one grey plane for a batch.
-    _second_order('ai6126_2024_parity', **_AI6126_2024, codec=diffjpeg, by='scale',
-                  tied=_PER_BATCH),
+    _second_order('ai6126_2024_parity', **_AI6126_2024, encoder=diffjpeg,
+                  by='scale', tied=_PER_BATCH),
 
     # Real-ESRGAN's published x4 ranges.
     _second_order('realesrgan', **_REALESRGAN),
@@ -248,13 +258,34 @@ _ALL = (
         _stage('quantize', quantize),
     )),
 
-    # GFPGAN (Wang et al. 2021, sec. 4.1), brought to the network's input size.
+    # GFPGAN (Wang et al. 2021, sec. 4.1) with its training code's colours, brought to the network's
+    # input size.
     Recipe('gfpgan', (
         _stage('blur',     blur,     kinds=(0.5, 0.5), taps=(41, 41), sigma=(0.1, 10.0)),
         _stage('shrink',   resize,   shrink=(0.8, 8.0), modes=(0, 1)),
         _stage('noise',    noise,    kinds=(1,), sigma=(0, 20), gray=0.0),
         _stage('jpeg',     jpeg,     quality=(60, 100)),
         _stage('final',    resize,   to='lq', modes=(0, 1)),
+        _stage('shift',    color_shift,  0.3,  shift=(-20, 20)),
+        _stage('gray',     gray,         0.01),
+        _stage('jitter',   color_jitter, 0.3,  brightness=(0.5, 1.5), contrast=(0.5, 1.5),
+               saturation=(0, 1.5), hue=(-0.1, 0.1)),
+        _stage('quantize', quantize),
+    )),
+
+    # Each thing once, in the picture's own pixels, where it can be measured: what ranges are fitted
+    # to (tools/prepare.py fit).
+    Recipe('simple', (
+        _stage('blur',     blur,     kinds=(0.7, 0.3), taps=None, sigma=(0.2, 6.0)),
+        _stage('final',    resize,   to='lq', modes=(1, 1, 1)),
+        _stage('sharpen',  unsharp,  0.3, sigma=(0.6, 1.5), amount=(0.3, 1.5)),
+        _stage('shift',    color_shift, red=(-8, 8), green=(0, 0), blue=(-8, 8)),
+        _stage('jitter',   color_jitter, brightness=(0.8, 1.2), contrast=(0.8, 1.2),
+               saturation=(0.6, 1.2), hue=(0, 0)),
+        _stage('noise',    grain,    size=(0.3, 0.8), amount=(0, 10), midtones=0, gray=1),
+        _stage('speckle',  grain,    size=(0.3, 0.8), amount=(0, 10), midtones=0, gray=0),
+        _stage('chroma',   chroma_blur, 0.5, sigma=(0.5, 2.0)),
+        _stage('jpeg',     jpeg,     0.9, quality=(40, 95)),
         _stage('quantize', quantize),
     )),
 

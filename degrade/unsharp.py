@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from . import blur, canvas
+from . import blur
 from .canvas import Canvas
 from .draw import Draw
 from .op import Sizes, number
+from .pointwise import column, combined
 from .ranges import Interval, Values
-from .upload import upload
 
 MOST_SIGMA = 6.5  # pixels: three of them on each side of the middle are 41 taps
 
@@ -60,18 +60,7 @@ def told(p: Params, size: np.ndarray) -> list[str]:
 
 
 def _blur(p: Params) -> blur.Params:
-    """The Gaussian, of 2 ceil(3 sigma) + 1 taps; none where the step is skipped."""
-    sigma, on = np.asarray(p.sigma), np.asarray(p.amount) > 0
-    rest = np.zeros_like(sigma)
-    return blur.Params(
-        kind=np.where(on, blur.ISO, blur.DELTA),
-        taps=np.where(on, 2 * np.ceil(3 * sigma).astype(np.int64) + 1, 1),
-        sigma_x=sigma,
-        sigma_y=sigma,
-        theta=rest,
-        beta=rest,
-        omega=rest,
-    )
+    return blur.gaussian(p.sigma, np.asarray(p.amount) > 0)
 
 
 # ---- reference: one image, float64 ----
@@ -110,10 +99,7 @@ def run_cuda(c: Canvas, p: Params, r: torch.Tensor) -> Canvas:
 
 
 def _combined(c: Canvas, soft: Canvas, p: Params) -> Canvas:
-    """Add the differences; samples that are skipped stay as they are, to the bit."""
-    h, w = soft.pix.shape[-2:]
-    x = canvas.unit(c.pix[:, :, :h, :w])
-    amount = upload(p.amount.astype(np.float32), x.device)[:, None, None, None]
-    sharp = torch.addcmul(x, amount, x - canvas.unit(soft.pix)).clamp_(0, 1)
-    pix = torch.where(amount > 0, sharp, x)
-    return soft._replace(pix=pix.contiguous(memory_format=torch.channels_last))
+    def sharp(x: torch.Tensor, blurred: torch.Tensor) -> torch.Tensor:
+        return torch.addcmul(x, column(p.amount, x.device), x - blurred)
+
+    return combined(c, soft, p.amount > 0, sharp)

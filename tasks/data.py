@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import dali_pipes
 import degrade
 import synthetic
 from config.schema import Config, flatten
@@ -46,6 +47,8 @@ def load_faces(config: Config, say: Say = print, bar: Bar = NO_BAR) -> tuple[Any
     wanted = _wanted(config)
     source = config.data.data
     drawn = None
+    # What is mixed in is found before anything is trained on.
+    mixed_in(config, say)
 
     # What there is to train on. Without a word about validation, a share is held out.
     if source is None:
@@ -120,6 +123,8 @@ def _paired(config: Config, bar: Bar, say: Say) -> manifest.Manifest:
     assert source is not None
     refused = {
         '--target-usm': (config.degradation.target_usm, '--no-target-usm'),
+        '--target-gray': (config.degradation.target_gray, '--no-target-gray'),
+        '--mix': (config.degradation.mix, 'pairs of one folder'),
         '--pair-pool': (config.degradation.pair_pool, '--pair-pool 0'),
     }
     for flag, (value, remedy) in refused.items():
@@ -325,11 +330,25 @@ def _drawn() -> str:
 
 def known(config: Config, images: Any, sets: Sets) -> resume.Known:
     """What a run reads, by which it is known again."""
-    return resume.Known(
-        _files(images),
-        {name: _files(data.images) for name, data in sets.items()},
-        resume.files_of(flatten(config)),
+    files = resume.files_of(flatten(config))
+    pairs = mixed_in(config, say=lambda _: None)
+    if pairs:
+        files['mix'] = _files(pairs.images)
+    validation_sets = {name: _files(data.images) for name, data in sets.items()}
+    return resume.Known(_files(images), validation_sets, files)
+
+
+def mixed_in(config: Config, say: Say = print) -> dali_pipes.Pairs | None:
+    """The pairs of --mix. Raises DataError."""
+    degradation = config.degradation
+    if not degradation.mix:
+        return None
+    # Their own scan: a pair is judged by its LQ, too. Verdicts are cached, so that it is cheap.
+    size, strict, verify = config.data.size, config.data.strict, config.data.verify
+    pairs = manifest.scan_pairs(
+        degradation.mix, config.scale, size=size, strict=strict, verify=verify, say=say
     )
+    return dali_pipes.Pairs(pairs, degradation.mix_share)
 
 
 def _files(images: Any) -> list[identity.File]:

@@ -262,6 +262,22 @@ ADVERSARIAL = (
         ),
     ),
 )
+MIXED = (
+    Rule(
+        lambda c: c.degradation.mix and not 0 < c.degradation.mix_share < 1,
+        lambda c: (
+            f'--mix {c.degradation.mix}:{c.degradation.mix_share}: a share between 0 and 1 is '
+            'needed, PAIRS:0.1 for instance'
+        ),
+    ),
+    Rule(
+        lambda c: c.degradation.mix and c.degradation.target_usm,
+        lambda c: (
+            f'--mix {c.degradation.mix}: the truths of pairs are not sharpened: give '
+            '--no-target-usm'
+        ),
+    ),
+)
 SEARCHING = (
     Rule(
         lambda c: c.gan.gan,
@@ -286,7 +302,7 @@ SEARCHING = (
 
 def check_restoring(config: Config) -> None:
     """Raise RunError for losses or a discriminator that a restorer cannot be trained with."""
-    rules.check(config, LOSSES + ADVERSARIAL)
+    rules.check(config, MIXED + LOSSES + ADVERSARIAL)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -311,5 +327,9 @@ MASKED = (
     Rule(
         lambda c: c.degradation.target_usm or not c.degradation.lq_from_usm,
         lambda c: f'--preset {c.preset}: --target-usm and --no-lq-from-usm are for restorers',
+    ),
+    Rule(
+        lambda c: bool(c.degradation.target_gray or c.degradation.mix),
+        lambda c: f'--preset {c.preset}: --target-gray and --mix are for restorers',
     ),
 )

@@ -97,6 +97,7 @@ class Restore:
             crop=config.data.crop,
             lq_from_usm=config.degradation.lq_from_usm,
             target_usm=config.degradation.target_usm,
+            target_gray=config.degradation.target_gray,
         )
 
     def network(self, config: Config) -> nn.Module:
@@ -357,22 +358,33 @@ def make_pipe(config: Config, where: dict[str, Any]) -> Callable[..., Any]:
     threads, say
     """
 
+    pairs = sources.mixed_in(config, say=lambda _: None)
+    common: dict[str, Any] = dict(
+        batch=config.optimization.batch,
+        size=config.data.size,
+        seed=config.run.seed,
+        crop=config.data.crop,
+    )
+
     def make(images: Any, recipe: Any, *, start: int) -> Any:
-        return dali_pipes.make(
+        pipe = dali_pipes.make(
             str(config.data.pipe),
             images,
             recipe,
-            batch=config.optimization.batch,
-            size=config.data.size,
-            seed=config.run.seed,
             start=start,
             lq_from_usm=config.degradation.lq_from_usm,
             target_usm=config.degradation.target_usm,
-            crop=config.data.crop,
+            target_gray=config.degradation.target_gray,
             cache=config.data.cache,
             decode=config.data.decode,
+            **common,
             **where,
         )
+        if not pairs:
+            return pipe
+        # Pairs are decoded by one thread, as they are few.
+        more = {key: value for key, value in where.items() if key != 'threads'}
+        return dali_pipes.MixedPipe(pipe, pairs, config.scale, start=start, **common, **more)
 
     return make
 

@@ -17,7 +17,21 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from degrade import blur, canvas, jpeg, kernels, median, noise, quantize, resize, unsharp, usm
+from degrade import (
+    bilateral,
+    blur,
+    canvas,
+    chroma_blur,
+    grain,
+    jpeg,
+    kernels,
+    median,
+    noise,
+    quantize,
+    resize,
+    unsharp,
+    usm,
+)
 
 SIZES = (63, 17), (33, 40), (22, 65), (64, 64), (21, 22), (40, 33), (25, 24), (48, 31)
 
@@ -101,6 +115,27 @@ def cases():
             blur,
             pictures(SIZES, as_bytes),
             _blur([7, 9, 21, 15, 19, 11, 13, 1], range(8), rng),
+        )
+        yield Case(
+            f'bilateral {kind}',
+            bilateral,
+            pictures(SIZES, as_bytes),
+            bilateral.Params(
+                np.array([0.5, 1.0, 1.4, 2.0, 2.7, 3.4, 4.9, 3.0]),
+                np.array([0.05, 0.3, 0.0, 0.2, 1.0, 0.1, 0.4, 0.02]),
+            ),
+        )
+        yield Case(
+            f'grain {kind}',
+            grain,
+            pictures(SIZES[:5], as_bytes),
+            grain.Params(
+                np.array([0.4, 1.0, 2.5, 1.0, 0.8]),
+                np.array([0.1, 0.02, 0.05, 0.0, 0.3]),
+                np.array([1.0, 0.0, 0.4, 1.0, 1.0]),
+                np.array([True, False, False, True, False]),
+                *_noise([noise.GAUSSIAN] * 5, [False] * 5, [1.0] * 5)[3:],
+            ),
         )
         yield Case(
             f'median {kind}',
@@ -234,6 +269,12 @@ def cases():
         unsharp,
         pictures(SIZES[:5], False),
         unsharp.Params(np.array([0.4, 1.0, 2.5, 1.0, 0.8]), np.array([2.0, 0.5, 1.0, 0.0, 1.5])),
+    )
+    yield Case(
+        'chroma_blur',
+        chroma_blur,
+        pictures(SIZES[:4], True),
+        chroma_blur.Params(np.array([0.4, 0.0, 2.5, 1.0])),
     )
     before, after = (
         np.array([(33, 40), (40, 33), (25, 24)]),

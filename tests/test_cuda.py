@@ -272,6 +272,15 @@ MUTANTS = [
         '            }\n        }\n        if (px',
     ),
     (
+        'bilateral',
+        'bilateral',
+        'reflect(y0 + i / across - r, p.h)',
+        'min(y0 + i / across, p.h - 1)',
+    ),
+    ('bilateral', 'bilateral', '    __syncthreads();\n    if (px >= p.w', '    if (px >= p.w'),
+    ('bilateral', 'bilateral', 'u * u + v * v > r * r', 'u * u + v * v >= r * r'),
+    ('bilateral', 'bilateral', 'fabsf(other[2] - m2)', 'fabsf(other[2] - m1)'),
+    (
         'median',
         'median',
         'clamp(y0 + i / across - r, 0, p.h - 1)',

@@ -135,6 +135,59 @@ def test_batches_are_those_of_a_cpu(way, home):
     assert_same(scanned(home, 'faces'), WAYS[way])
 
 
+OWN = """
+extends = "bicubic"
+[stages.shift]
+op = "color_shift"
+after = "final"
+on = 0.5
+[stages.jitter]
+op = "color_jitter"
+after = "shift"
+on = 0.5
+[stages.gray]
+op = "gray"
+after = "jitter"
+on = 0.5
+[stages.fade]
+op = "fade"
+after = "gray"
+on = 0.5
+[stages.smear]
+op = "bilateral"
+after = "fade"
+on = 0.5
+[stages.sharp]
+op = "unsharp"
+after = "smear"
+on = 0.5
+[stages.grain]
+op = "grain"
+after = "sharp"
+on = 0.5
+[stages.print]
+op = "halftone"
+after = "grain"
+on = 0.5
+[stages.lines]
+op = "scanlines"
+after = "print"
+on = 0.5
+[stages.messenger]
+op = "codec"
+after = "lines"
+on = 0.5
+kinds = { webp = 1 }
+quality = 100
+"""
+
+
+def test_operations_of_recipe_files(home, tmp_path):
+    (tmp_path / 'own.toml').write_text(OWN)
+    way = dict(name='torch', cache='off', recipe=str(tmp_path / 'own.toml'))
+    assert_same(scanned(home, 'faces'), way)
+
+
 @pytest.mark.parametrize('kind', ['odd', 'larger', 'pairs', 'jph'])
 @pytest.mark.parametrize('way', ['dali', 'dali, kept on the host', 'png, kept on the GPU'])
 def test_files_of_every_kind(way, kind, home):

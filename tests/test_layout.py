@@ -19,6 +19,7 @@ NO_OP = {
     'draw',
     'kernels',
     'op',
+    'pointwise',
     'ranges',
     'recipe_file',
     'recipe_text',

@@ -304,3 +304,19 @@ def test_a_run_keeps_its_recipe(command, written, tmp_path, capsys):
     argv = ['replay', str(tmp_path / 'run'), '1', '--out', str(tmp_path / 'replay.png')]
     assert prepare.main(argv) == 0
     assert 'noise: gaussian' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('deterministic', [True, False])
+def test_a_deterministic_run_ends_with_its_codecs(
+    deterministic, command, written, tmp_path, monkeypatch, capsys
+):
+    text = 'extends = "bicubic"\n[stages.web]\nop = "codec"\nafter = "final"\n'
+    path = written(text + 'kinds = { webp = 1 }\n')
+    more = '--recipe', path, '--nimg', '4', *(['--deterministic'] if deterministic else [])
+    assert command(*more) == 0
+    stored = json.loads((tmp_path / 'run/config.json').read_text())
+    assert ('codecs' in stored) == deterministic
+    monkeypatch.setattr(degrade.codec, 'versions', lambda kinds: {'webp': '9.9'})
+    assert command(*more) == (2 if deterministic else 0)
+    if deterministic:
+        assert "codecs: was {'webp': " in capsys.readouterr().err.replace('"', "'")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from degrade import canvas, unsharp
+from degrade import canvas, chroma_blur, unsharp
 from degrade.draw import Draw
 
 
@@ -68,3 +68,34 @@ def test_draws():
     assert abs(p.sigma.mean() - 2) < 0.02 and p.sigma.min() >= 1
     words = unsharp.told(unsharp.Params(*(f[1] for f in p)), None)
     assert [w.split()[0] for w in words] == ['sigma', 'amount']
+
+
+def test_chroma_blur_keeps_the_luma_and_blurs_the_rest(photo):
+    x = photo(60, 47) / 255 * 0.6 + 0.2
+    luma = np.array(chroma_blur.LUMA)
+    for sigma in 0.5, 1.5, 3.0:
+        y = chroma_blur.run_ref(x, chroma_blur.Params(np.float64(sigma)))
+        assert np.abs(y @ luma - x @ luma).max() < 1e-12
+        side = 2 * int(np.ceil(3 * sigma)) + 1
+        for c in 0, 2:
+            difference = np.ascontiguousarray(x[..., c] - x @ luma)
+            soft = cv2.GaussianBlur(
+                difference, (side, side), sigma, borderType=cv2.BORDER_REFLECT_101
+            )
+            assert np.abs(y[..., c] - y @ luma - soft).max() < 1e-9
+
+
+def test_chroma_blur_is_the_reference_sample_by_sample(photo):
+    sizes = [(31, 17), (16, 40), (31, 17), (20, 20)]
+    p = chroma_blur.Params(np.array([0.5, 0.0, 2.0, 1.2]))
+    pix = torch.full((4, 3, 40, 44), torch.nan)
+    for i, (h, w) in enumerate(sizes):
+        pix[i, :, :h, :w] = canvas.unit(canvas.nchw(photo(h, w, i)))[0]
+    out = chroma_blur.run_torch(canvas.Canvas(pix, np.array(sizes)), p)
+    for i, (h, w) in enumerate(sizes):
+        x = pix[i, :, :h, :w].permute(1, 2, 0).double().numpy()
+        expected = chroma_blur.run_ref(x, chroma_blur.Params(p.sigma[i]))
+        assert np.abs(out.pix[i, :, :h, :w].permute(1, 2, 0).numpy() - expected).max() < 1e-5
+        assert bool(chroma_blur.told(chroma_blur.Params(p.sigma[i]), None)) == (i != 1)
+    c = canvas.of(torch.rand(1, 3, 9, 9))
+    assert chroma_blur.run_torch(c, chroma_blur.Params(np.zeros(1))) is c

@@ -7,6 +7,7 @@ python tools/prepare.py degrade DATA --recipe hifacegan --stacked     one pictur
 python tools/prepare.py htj2k DATA --out htj2k/                       copies that decode fast
 python tools/prepare.py annotate DATA --out meta_info.txt             names and sizes
 python tools/prepare.py recipe realesrgan --out mine.toml             a recipe to change
+python tools/prepare.py fit LQ --data DATA --out mine.toml            a recipe like your pictures
 python tools/prepare.py preview DATA --recipe ai6126_2024             a sheet of degraded faces
 python tools/prepare.py priors DATA --parser runs/parser              facial priors for mfpsnet
 python tools/prepare.py replay runs/mine 12345 12346                  samples of a run
@@ -25,6 +26,7 @@ import torch
 
 import degrade
 from errors import RunError
+from tools.fitting.verb import fit
 from tools.prepare_data import LISTS, annotate, degrade_all, index, split
 from tools.prepare_htj2k import htj2k
 from tools.prepare_priors import priors
@@ -60,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     verb('htj2k', htj2k, 'htj2k').add_argument('data', help=f'{HQ}, of any size')
     _add_data(verb('annotate', annotate, 'meta_info.txt'))
     _add_own_recipe(verb('recipe', recipe))
+    _add_fit(verb('fit', fit, 'fitted.toml'))
     _add_preview(verb('preview', preview, 'preview.png'))
     _add_priors(verb('priors', priors, 'priors.safetensors'))
     v = verb('replay', replay, 'replay.png')
@@ -98,6 +101,36 @@ def _add_own_recipe(v: argparse.ArgumentParser) -> None:
 def _add_index(v: argparse.ArgumentParser) -> None:
     _add_data(v)
     v.add_argument('--verify', action='store_true', help='also decode every file')
+
+
+def _add_fit(v: argparse.ArgumentParser) -> None:
+    v.add_argument('lq', help='low-quality faces as they are to be restored: folder, list or glob')
+    v.add_argument('--data', help=f'{HQ}, of which pictures like them are made (default: drawn)')
+    v.add_argument(
+        '--from',
+        dest='start',
+        default='simple',
+        help='recipe whose ranges are fitted: a name, or FILE.toml (default: %(default)s)',
+    )
+    v.add_argument(
+        '--size',
+        type=program.ranges.SIDE,
+        default=512,
+        help='training size in pixels; the low-quality faces are brought to what the recipe makes '
+        'of it (default: %(default)s)',
+    )
+    v.add_argument(
+        '--count',
+        type=program.ranges.COUNT,
+        default=400,
+        help='pictures made for each step of the search (default: %(default)s)',
+    )
+    v.add_argument(
+        '--seed',
+        type=program.ranges.SEED,
+        default=0,
+        help='of these pictures (default: %(default)s)',
+    )
 
 
 def _add_split(v: argparse.ArgumentParser) -> None:
@@ -218,7 +251,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     lists = [args.out / name for name in LISTS] if args.verb == 'split' else None
     outputs.check(
         {'--out': lists or given.get('out')},
-        {'DATA': given.get('data'), '--landmarks': given.get('landmarks')},
+        {
+            'DATA': given.get('data'),
+            'LQ': given.get('lq'),
+            '--landmarks': given.get('landmarks'),
+        },
         {flag: given.get(flag[2:]) for flag in ('--parser', '--heatmaps')},
     )
     try:

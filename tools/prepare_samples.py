@@ -75,6 +75,7 @@ def replay(args: argparse.Namespace) -> None:
         seed=config.run.seed,
         lq_from_usm=config.degradation.lq_from_usm,
         target_usm=config.degradation.target_usm,
+        target_gray=config.degradation.target_gray,
     )
     show(plan, Reader(images, config.data.size), args.sample, args.out)
 

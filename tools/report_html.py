@@ -32,7 +32,7 @@ def page(runs: Sequence[FinishedRun]) -> str:
     body = [
         '<h1>Runs</h1>',
         _scores(runs),
-        '<h2>Curves</h2>' + _img(curves(runs)),
+        '<h2>Curves</h2>' + picture(curves(runs)),
         _options(runs),
         *map(_strip, runs),
     ]
@@ -86,7 +86,7 @@ def _strip(r: FinishedRun) -> str:
     try:
         data = files.read_bytes(strips[-1])
         files.check(data)
-        pictures = _img(Image.fromarray(files.decode(data)))
+        pictures = picture(Image.fromarray(files.decode(data)))
     except (OSError, BadFile) as error:
         reason = f'{shown(strips[-1])} cannot be shown: {error}'
         print(reason, file=sys.stderr)
@@ -99,7 +99,8 @@ def _text(value: object) -> str:
     return html.escape(str(value))
 
 
-def _img(image: Image.Image) -> str:
+def picture(image: Image.Image) -> str:
+    """Return an image as HTML that needs no file."""
     buffer = io.BytesIO()
     image.save(buffer, 'JPEG', quality=88)
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

@@ -62,6 +62,7 @@ NOT_SHOWN = {
     'images',
     'images_per_step',
     'fingerprint',
+    'codecs',
     'guides',
     'threads',
     'device',

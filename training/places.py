@@ -12,6 +12,7 @@ OPTIONS = (
     'val',
     'landmarks',
     'recipe',
+    'mix',
     'start',
     'trunk',
     'vgg',

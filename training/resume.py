@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import storage
-from degrade import recipe_file, recipe_text
+from degrade import codec, recipe_file, recipe_text
 from errors import RunError
 from sources import identity
 from sources.identity import File
@@ -80,6 +80,22 @@ def resolved_recipe(options: Mapping[str, Any]) -> str:
     return recipe_text.text(recipe_file.read(name)) if name.endswith('.toml') else ''
 
 
+def codecs(options: Mapping[str, Any]) -> dict[str, str]:
+    """Versions of the libraries that decide about the bits of a deterministic run.
+
+    They are those of the codecs in a recipe of the user's own.
+    """
+    name = str(options.get('recipe'))
+    if not options.get('deterministic') or not name.endswith('.toml'):
+        return {}
+    # Where bits may differ between machines anyway, a new library is no reason to end a run.
+    found: dict[str, str] = {}
+    for stage in recipe_file.read(name).stages:
+        if stage.op is codec:
+            found |= codec.versions(stage.ranges.get('kinds', codec.EVERY))
+    return found
+
+
 @dataclass(frozen=True)
 class Run:
     """A run directory, and the run that a command asks for.
@@ -101,13 +117,18 @@ class Run:
         """config.json."""
         # As JSON has it: tuples have become lists, for instance.
         plain: dict[str, Any] = json.loads(json.dumps(self.options))
-        return places.absolute(plain) | {
-            'out': os.path.realpath(self.out),
-            'format': run.FORMAT,
-            'images': self.trained_on,
-            'images_per_step': self.images_per_step,
-            'fingerprint': self.known.digest(),
-        }
+        versions = codecs(self.options)
+        return (
+            places.absolute(plain)
+            | ({'codecs': versions} if versions else {})
+            | {
+                'out': os.path.realpath(self.out),
+                'format': run.FORMAT,
+                'images': self.trained_on,
+                'images_per_step': self.images_per_step,
+                'fingerprint': self.known.digest(),
+            }
+        )
 
     def resumes(self) -> bool:
         """Whether there is something to go on with; nothing is written.
@@ -173,7 +194,7 @@ class Run:
         same = self.known.digest() == stored.get('fingerprint')
         differs = [
             f'{printable(option, 40)}: was {records.excerpt(stored.get(option), 80)}, '
-            f'now {records.excerpt(self.options.get(option), 80)}'
+            f'now {records.excerpt(self.options.get(option, now.get(option)), 80)}'
             for option in sorted({*was, *self.options} - NOT_COMPARED)
             if was.get(option) != now.get(option)
             and not (same and option in places.OPTIONS)

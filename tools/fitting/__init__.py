@@ -1,0 +1,1 @@
+"""Recipes fitted to low-quality pictures: measure these, then choose ranges that give the same."""
