@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
+import degrade
 import models
 import storage
 from config import rules
@@ -264,6 +265,12 @@ ADVERSARIAL = (
 )
 MIXED = (
     Rule(
+        lambda c: c.degradation.target_gray and not _loses_colour(c),
+        lambda c: (
+            f'--target-gray: --recipe {c.degradation.recipe} never takes the colour away (op gray)'
+        ),
+    ),
+    Rule(
         lambda c: c.degradation.mix and not 0 < c.degradation.mix_share < 1,
         lambda c: (
             f'--mix {c.degradation.mix}:{c.degradation.mix_share}: a share between 0 and 1 is '
@@ -298,6 +305,11 @@ SEARCHING = (
         ),
     ),
 )
+
+
+def _loses_colour(config: Config) -> bool:
+    stages = degrade.recipe(str(config.degradation.recipe)).stages
+    return any(stage.op is degrade.gray for stage in stages)
 
 
 def check_restoring(config: Config) -> None:

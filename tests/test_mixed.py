@@ -1,5 +1,8 @@
 """Pairs among degraded faces, and targets that lose their colour with the input."""
 
+import json
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -8,10 +11,12 @@ import torch
 import dali_pipes
 import degrade
 import synthetic
+import train
 from dali_pipes import mixed
 from dali_pipes.plan import Plan
 from degrade.draw import Draw
 from sources import manifest
+from tools import prepare
 
 SIZE = 64
 GRAY = 'extends = "bicubic"\n[stages.gray]\nop = "gray"\nafter = "final"\non = 0.5\n'
@@ -142,3 +147,56 @@ def test_grey_inputs_have_grey_targets(tmp_path):
 def test_a_recipe_that_keeps_the_colour_is_named():
     with pytest.raises(ValueError, match='--target-gray: bicubic never takes the colour away'):
         Plan(9, degrade.recipe('bicubic'), batch=8, size=SIZE, target_gray=True)
+
+
+NET = '{"width": [8, 8, 8, 8], "blocks": [[1, 1, 1], 1, [1, 1, 1]], "position": 0}'
+
+
+@pytest.fixture
+def command(home, tmp_path, monkeypatch):
+    """command(*more) -> exit status of a small run."""
+    monkeypatch.setenv('FACES_CACHE', str(tmp_path / 'cache'))
+    fixed = f'--data {home}/faces --val 2 --preset unet --size 64 --batch 2 --ticks 1 --threads 1'
+    fixed += f' --pipe torch --device cpu --precision fp32 --nimg 4 --out {tmp_path}/run'
+    return lambda *more: train.main([*fixed.split(), '--net', NET, *more])
+
+
+def test_a_run_knows_its_pairs(home, command, tmp_path, capsys):
+    shutil.copytree(home / 'pairs', tmp_path / 'pairs')
+    assert command('--mix', f'{tmp_path}/pairs:0.5') == 0
+    stored = json.loads((tmp_path / 'run/config.json').read_text())
+    assert stored['mix'] == f'{tmp_path}/pairs' and stored['mix_share'] == 0.5
+    assert command('--mix', f'{tmp_path}/pairs:0.5') == 0
+
+    # What a sample was is known, too.
+    capsys.readouterr()
+    numbers = [str(n) for n in range(8)]
+    argv = ['replay', str(tmp_path / 'run'), *numbers, '--out', str(tmp_path / 'r.png')]
+    assert prepare.main(argv) == 0
+    said = capsys.readouterr().out
+    places, _ = mixed.drawn(np.arange(8), dali_pipes.Pairs([None] * 12, 0.5), seed=0)
+    assert len(places) and all(f'sample {n}: the pair {tmp_path}/pairs' in said for n in places)
+
+    # Another share, and other pairs, are another run.
+    assert command('--mix', f'{tmp_path}/pairs:0.4') == 2
+    assert 'mix_share: was 0.5, now 0.4' in capsys.readouterr().err
+    (tmp_path / 'pairs/LQ/3.png').unlink()
+    (tmp_path / 'pairs/GT/3.png').unlink()
+    assert command('--mix', f'{tmp_path}/pairs:0.5') == 2
+    assert '--mix: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'more, what',
+    [
+        (['--mix', '{home}/pairs:1.5'], 'a share between 0 and 1 is needed'),
+        (['--mix', '{home}/pairs:1'], 'a share between 0 and 1 is needed'),
+        (['--mix', '{home}/faces:0.1'], 'LQ'),
+        (['--mix', '{home}/pairs:0.1', '--target-usm'], 'give --no-target-usm'),
+        (['--mix', '{home}/pairs:0.1', '--preset', 'parse_unet'], '--mix are for restorers'),
+        (['--target-gray', '--recipe', 'bicubic'], 'bicubic never takes the colour away'),
+    ],
+)
+def test_what_cannot_be_mixed(more, what, home, command, capsys):
+    assert command(*(word.format(home=home) for word in more)) == 2
+    assert what in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Samples of a recipe, or of a run, with the numbers that were drawn for each."""
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import dali_pipes
 import degrade
 import storage
 import tasks
+from config.schema import Config
+from dali_pipes import mixed
 from dali_pipes.plan import Plan
 from degrade import recipe_text
 from errors import RunError
@@ -77,7 +79,22 @@ def replay(args: argparse.Namespace) -> None:
         target_usm=config.degradation.target_usm,
         target_gray=config.degradation.target_gray,
     )
-    show(plan, Reader(images, config.data.size), args.sample, args.out)
+    samples = _degraded(args.sample, config)
+    show(plan, Reader(images, config.data.size), samples, args.out)
+
+
+def _degraded(samples: Sequence[int], config: Config) -> list[int]:
+    """Those that are not pairs of --mix, which are named. Raises RunError if none is left."""
+    pairs = sources.mixed_in(config, say=lambda _: None)
+    if pairs is None:
+        return list(samples)
+    places, index = mixed.drawn(np.array(samples), pairs, config.run.seed)
+    for place, i in zip(places.tolist(), index.tolist(), strict=True):
+        print(f'sample {samples[place]}: the pair {storage.shown(pairs.images[i].path)} of --mix')
+    left = [n for place, n in enumerate(samples) if place not in places]
+    if not left:
+        raise RunError('all of these samples were pairs of --mix: nothing was degraded')
+    return left
 
 
 def show(plan: Plan, reader: Reader, samples: Iterable[int], path: Path) -> None:
