@@ -152,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ranks = correlations(faces, args.pictures)
         for seed in range(args.seed, args.seed + args.hidden):
             for name, wanted, got, error in recovered(seed, faces, args.pictures, args.count):
-                print(f'seed {seed}  {name:14} hidden {wanted}  fitted {got}  off {error:.2f}')
+                row = f'seed {seed}  {name:14} hidden {wanted}  fitted {got}  off {error:.2f}'
+                print(row, flush=True)
                 rows.append({'seed': seed, 'range': name, 'off': error})
                 worst = max(worst, error)
     print(f'worst end of a range: {worst:.2f} of its width')

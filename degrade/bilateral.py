@@ -13,7 +13,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from . import canvas
 from . import kernels as cuda
@@ -120,7 +119,7 @@ def _run(x: torch.Tensor, p: Params) -> torch.Tensor:
 
 def _filtered(x: torch.Tensor, r: int, near: torch.Tensor, alike: torch.Tensor) -> torch.Tensor:
     h, w = x.shape[-2:]
-    padded = F.pad(x, (r, r, r, r), 'reflect')
+    padded = canvas.reflected(x, r)
     total, weights = torch.zeros_like(x), torch.zeros_like(x[:, :1])
     for v, u in _disc(r):
         other = padded[..., v + r : v + r + h, u + r : u + r + w]

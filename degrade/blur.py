@@ -360,7 +360,7 @@ def apply_torch(x: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     """
     b, c, h, w = x.shape
     r = k.shape[-1] // 2
-    xp = F.pad(x, (r, r, r, r), 'reflect').reshape(1, b * c, h + 2 * r, w + 2 * r)
+    xp = canvas.reflected(x, r).reshape(1, b * c, h + 2 * r, w + 2 * r)
     return F.conv2d(xp, k.repeat_interleave(c, 0)[:, None], groups=b * c).view(b, c, h, w)
 
 

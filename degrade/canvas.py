@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 
 class Canvas(NamedTuple):
@@ -51,6 +52,22 @@ def each_size(
         y = run(x, type(params)(*(field[members] for field in params)))
         pix[torch.from_numpy(members), :, :h1, :w1] = y
     return Canvas(pix, out)
+
+
+def reflected(x: torch.Tensor, r: int) -> torch.Tensor:
+    """Pad [B, C, h, w] by r on every side, mirrored without repeating the edge.
+
+    A picture that is smaller than r is mirrored again and again, as np.pad does it.
+    """
+    # torch has only the mirroring that happens once.
+    if r < min(x.shape[-2:]):
+        return F.pad(x, (r, r, r, r), 'reflect')
+    for dim in (-2, -1):
+        n = x.shape[dim]
+        period = max(2 * n - 2, 1)
+        i = torch.arange(-r, n + r, device=x.device).remainder(period)
+        x = x.index_select(dim, torch.minimum(i, period - i))
+    return x
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:

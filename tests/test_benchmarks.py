@@ -375,7 +375,7 @@ def test_degrade_throughput_of_a_file(drawn, capsys, tmp_path):
     own = '[stages.sharp]\nop = "unsharp"\nafter = "noise"\n[stages.jpeg]\nsampling = { 444 = 1 }\n'
     lanczos = '[stages.final]\nmodes = { lanczos = 1 }\n'
     for text, baseline in (own, True), (own + lanczos, False):
-        (tmp_path / 'mine.toml').write_text(f'extends = "gfpgan"\n{text}')
+        (tmp_path / 'mine.toml').write_text(f'extends = "codeformer"\n{text}')
         argv = [*DEGRADE, '--recipes', str(tmp_path / 'mine.toml')]
         assert degrade_throughput.main(argv) == 0
         said = capsys.readouterr().out

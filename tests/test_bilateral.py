@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from degrade import bilateral, canvas
+from degrade import bilateral, canvas, unsharp, usm
 from degrade.draw import Draw
 
 
@@ -37,6 +37,25 @@ def test_ragged_canvas_sample_by_sample(photo):
         assert np.abs(y - expected).max() < 1e-5
         if not p.color[i]:
             assert (y == x).all()
+
+
+def test_pictures_smaller_than_the_window():
+    """Blurs of every kind mirror them as often as it takes, as the reference does."""
+    rng = np.random.default_rng(3)
+    for h, w in [(1, 1), (2, 5), (3, 9), (1, 12), (7, 4)]:
+        x = rng.random((h, w, 3))
+        c = canvas.of(canvas.nchw(x.astype(np.float32)))
+        padded = canvas.hwc(canvas.reflected(c.pix, 9))
+        assert (padded == np.pad(x.astype(np.float32), ((9, 9), (9, 9), (0, 0)), 'reflect')).all()
+        cases = (
+            (bilateral, bilateral.Params(np.array([4.0]), np.array([0.3]))),
+            (unsharp, unsharp.Params(np.array([3.0]), np.array([0.7]))),
+            (usm, usm.Params(np.array([True]))),
+        )
+        for op, p in cases:
+            expected = op.run_ref(x, type(p)(*(f[0] for f in p)))
+            y = canvas.hwc(op.run_torch(c, p).pix)
+            assert np.abs(y - expected).max() < 1e-5
 
 
 def test_edges_stay_where_noise_goes():

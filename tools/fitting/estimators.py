@@ -196,18 +196,24 @@ LEAST_CONTRAST = 12.0  # grey levels
 LEAST_EDGES = 8
 
 
-def edges_of(luma: np.ndarray) -> Edges:
-    """Find the strongest edges, and what lies across them."""
+def edges_of(luma: np.ndarray, balanced: bool = False) -> Edges:
+    """Find the strongest edges, and what lies across them.
+
+    balanced: as many of each direction, since a blur that has one weakens the edges across it
+    """
     soft = cv2.GaussianBlur(luma, (0, 0), SOFT)
     gx, gy = (cv2.Scharr(soft, cv2.CV_32F, *d) / 32 for d in ((1, 0), (0, 1)))
     strength = cv2.magnitude(gx, gy)
     strength[:REACH] = strength[-REACH:] = 0
     strength[:, :REACH] = strength[:, -REACH:] = 0
+    # Profiles must lie inside of the picture, and on the crest of the gradient.
     ridge = _ridges(strength, gx, gy)
-
-    # As many of each direction, as a blur that has one weakens the edges across it.
-    sector = _sector(np.arctan2(gy, gx))
-    chosen = np.concatenate([_strongest(np.where(sector == k, ridge, 0)) for k in range(SECTORS)])
+    if balanced:
+        sector, most = _sector(np.arctan2(gy, gx)), MOST_EDGES // SECTORS
+        parts = [_strongest(np.where(sector == k, ridge, 0), most) for k in range(SECTORS)]
+        chosen = np.concatenate(parts)
+    else:
+        chosen = _strongest(ridge, MOST_EDGES)
     if not len(chosen):
         return Edges(np.zeros((0, 2 * REACH * FINE + 1), np.float32), np.zeros(0))
     y, x = np.unravel_index(chosen, luma.shape)
@@ -226,9 +232,9 @@ def _sector(angle: np.ndarray) -> np.ndarray:
     return np.rint(angle / (np.pi / SECTORS)).astype(int) % SECTORS
 
 
-def _strongest(ridge: np.ndarray) -> np.ndarray:
+def _strongest(ridge: np.ndarray, most: int) -> np.ndarray:
     """Flat indices of the largest positive values."""
-    count = min(MOST_EDGES // SECTORS, int((ridge > 0).sum()))
+    count = min(most, int((ridge > 0).sum()))
     return np.argpartition(ridge, -count, None)[-count:] if count else np.arange(0)
 
 
@@ -285,8 +291,9 @@ def blur(p: Planes) -> float:
 
 def anisotropy(p: Planes) -> float:
     """Log of the ratio of the widths in the directions where edges are widest and narrowest."""
-    sector = _sector(p.edges.angle)
-    parts = [p.edges.profiles[sector == k] for k in range(SECTORS)]
+    edges = edges_of(p.ycc[0], balanced=True)
+    sector = _sector(edges.angle)
+    parts = [edges.profiles[sector == k] for k in range(SECTORS)]
     widths = [_width(part) for part in parts if len(part) >= LEAST_EDGES]
     return float(np.log(max(widths) / min(widths))) if len(widths) > 1 else 0.0
 

@@ -27,8 +27,9 @@ from .estimators import NAMES, measure
 
 SWEEPS = 3
 BINS = 48  # of a range while it is sought
-MARGIN = 0.5  # of its width, by which the next sweep looks beyond a range
-LEAST = 12  # pictures that a range is judged by
+# By which the next sweep looks beyond a range: of its width, and of the whole hull at least.
+MARGIN, LEAST_MARGIN = 0.5, 0.1
+LEAST = 24  # pictures that a range is judged by
 SHARE = 0.75  # probability of a stage while its own is sought
 TENTHS = np.arange(11) / 10
 
@@ -86,6 +87,7 @@ def fitted(
     wanted = knobs.of(recipe)
     # What one knob is set to is what the next one is sought with.
     found = {knob.name: Found() for knob in wanted}
+    # Numbers of the samples, which never come twice.
     first = 0
     for sweep in range(SWEEPS):
         for knob in wanted:
@@ -114,7 +116,7 @@ def _window(found: Found, sweep: int) -> tuple[float, float]:
     if not sweep:
         return 0.0, 1.0
     # Wider than what was found, as the first look is a coarse one.
-    margin = max(MARGIN * (found.high - found.low), 0.02)
+    margin = max(MARGIN * (found.high - found.low), LEAST_MARGIN)
     return max(found.low - margin, 0.0), min(found.high + margin, 1.0)
 
 
@@ -156,13 +158,14 @@ def _range(
     edges = np.linspace(*window, BINS + 1)
     ones = np.ones(len(acts), bool) if first is None else first
     counts, mean = _inside(positions, acts & ones, below, edges)
-    enough = counts >= LEAST
+    # Of a part in which hardly any picture lies nothing is known.
+    enough = counts >= LEAST // 2 if first is not None else counts >= LEAST
 
     # The others: of another kind, in the same part; or skipped, wherever it lies.
     rest: np.ndarray | None = None
     if (~ones & acts).any():
         other, rest = _inside(positions, acts & ~ones, below, edges)
-        enough &= other >= LEAST
+        enough &= other >= LEAST // 2
     elif (~ones).any():
         rest = np.broadcast_to(below[~ones].mean(0), mean.shape)
     a, b = np.nonzero(enough)
@@ -185,6 +188,7 @@ def _inside(
     # In bins of the smallest and largest of a sample's draws; then sums over all that lie inside.
     spans = [f(positions[of], 1) for f in (np.nanmin, np.nanmax)]
     i, j = (np.clip(np.digitize(span, edges) - 1, 0, BINS - 1) for span in spans)
+    # Sample by sample into its bin, since several may fall into one.
     counts = np.zeros((BINS, BINS))
     sums = np.zeros((BINS, BINS, *below.shape[1:]), np.float32)
     np.add.at(counts, (i, j), 1)
