@@ -212,7 +212,16 @@ BROKEN = {
         '--preset search_sr --search-from 1',
         '--preset search_sr --optimizer muon',
     ],
-    (options, 'MASKED'): ['--preset parse_unet --crop 32', '--preset parse_unet --target-usm'],
+    (options, 'MASKED'): [
+        '--preset parse_unet --crop 32',
+        '--preset parse_unet --target-usm',
+        '--preset parse_unet --mix pairs:0.1',
+    ],
+    (options, 'MIXED'): [
+        '--target-gray',
+        '--mix pairs:1',
+        '--mix pairs:0.1 --target-usm',
+    ],
 }
 CASES = [
     pytest.param(place, table, number, words, id=f'{table}-{number}')

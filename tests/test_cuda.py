@@ -66,7 +66,7 @@ def test_a_faulty_kernel_is_refused_with_the_compilers_words(monkeypatch):
         kernels, 'source', lambda file: 'extern "C" __global__ void broken() { missing(); }'
     )
     with pytest.raises(
-        KernelError, match=r'(?s)blur.cu does not compile for sm_75.*missing.*undefined'
+        KernelError, match=r'(?s)bilateral.cu does not compile for sm_75.*missing.*undefined'
     ):
         list(registers.report())
 

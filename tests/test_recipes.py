@@ -9,13 +9,19 @@ import degrade
 from degrade import (
     blur,
     canvas,
+    chroma_blur,
+    color_jitter,
+    color_shift,
     diffjpeg,
+    grain,
+    gray,
     jpeg,
     median,
     noise,
     quantize,
     resize,
     take,
+    unsharp,
     usm,
     workers,
 )
@@ -92,6 +98,12 @@ ALLOWED = {
     jpeg: 1e-7,
     usm: 1e-4,
     quantize: 1e-7,
+    unsharp: 8e-7,
+    color_shift: 6e-8,
+    gray: 2e-7,
+    color_jitter: 4e-7,
+    grain: 1e-6,
+    chroma_blur: 1e-6,
 }
 
 
