@@ -63,7 +63,7 @@ class MixedPipe:
         """Nothing is read before the first batch is asked for."""
         self._pipe = pipe
         self._pairs = pairs
-        self._device = torch.device(device)
+        self._pinned = torch.device(device).type == 'cuda'
         self._seed = seed
         self._plan, self._reader = planned(
             pairs.images, scale, say=say, batch=batch, size=size, seed=seed, flip=flip, crop=crop
@@ -86,9 +86,10 @@ class MixedPipe:
         if x is None:
             return batch
         # On a GPU this is queued behind the batch, which is on the current stream by now.
-        there = x.to(self._device, non_blocking=True)
+        device = batch.target.device
+        there = x.to(device, non_blocking=True)
         own = self._plan.finish(flipped(there, step.flip).permute(0, 3, 1, 2), step)
-        rows = upload(places, self._device)
+        rows = upload(places, device)
 
         # Without sharpening, target and plain target are one tensor.
         plain = batch.plain
@@ -108,7 +109,7 @@ class MixedPipe:
         step = self._plan(samples[places])._replace(index=index)
         images = np.stack([image for image, _ in self._reader.decoded(index.tolist())])
         x = torch.from_numpy(images)
-        return places, step, x.pin_memory() if self._device.type == 'cuda' else x
+        return places, step, x.pin_memory() if self._pinned else x
 
     def load(self) -> tuple[Step, torch.Tensor]:
         """Return the next step and its decoded faces alone, for benchmarks."""

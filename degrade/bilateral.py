@@ -112,8 +112,8 @@ def _run(x: torch.Tensor, p: Params) -> torch.Tensor:
     radii = np.where(p.color > 0, radius(p.space), 0)
     for r in set(radii.tolist()) - {0}:
         i = np.flatnonzero(radii == r)
-        near, alike = (f[i, None, None, None] for f in _factors(p))
-        y[i] = _filtered(x[i], r, torch.from_numpy(near), torch.from_numpy(alike))
+        near, alike = (torch.from_numpy(f[i]).to(x.device) for f in _factors(p))
+        y[i] = _filtered(x[i], r, near[:, None, None, None], alike[:, None, None, None])
     return y
 
 

@@ -195,8 +195,8 @@ def run_torch(c: Canvas, p: Params, opencv: bool = False) -> Canvas:
     for i in on.tolist():
         h, w = c.size[i]
         levels = _levels(pix[i : i + 1, :, :h, :w])
-        y = coded(canvas.hwc(levels), Params(*(field[i] for field in p)))
-        pix[i, :, :h, :w] = canvas.unit(canvas.nchw(y))[0]
+        y = coded(canvas.hwc(levels.cpu()), Params(*(field[i] for field in p)))
+        pix[i, :, :h, :w] = canvas.unit(canvas.nchw(y).to(pix.device))[0]
     return c._replace(pix=pix)
 
 

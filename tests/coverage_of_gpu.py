@@ -20,6 +20,7 @@ FILES = (
     'dali_pipes/batch.py',
     'dali_pipes/cache.py',
     'dali_pipes/loader.py',
+    'dali_pipes/mixed.py',
     'dali_pipes/pipe.py',
     'dali_pipes/pipe_dali.py',
     'dali_pipes/pipe_png.py',

@@ -33,6 +33,7 @@ from degrade import noise, usm
 DEVICE = torch.device('cuda', 0)
 DEFAULT, HOST = 0, -1  # streams: CUDA's, and what Python itself does
 MEMORY = 8 << 30  # bytes that are free, unless a test says otherwise
+CROSSING = 'copy', 'index'  # words in the names of operators that take tensors of two devices
 KEPT = noise._tables, usm._row_on  # tables on a device, kept for good
 
 
@@ -362,10 +363,16 @@ class Gpu:
         device = kwargs.get('device')
         device = torch.device(device) if device is not None else None
         pinned = bool(kwargs.get('pin_memory'))
-        to_gpu = device is not None and device.type == 'cuda'
+        # Indices are brought to where C++ takes the tensor to be.
+        to_gpu = device is not None and device.type in ('cuda', 'meta')
         on_gpu = to_gpu or any(a.block.on_gpu for a in mine)
         if not (mine or to_gpu or pinned):
             return func(*args, **kwargs)
+
+        # As torch has it: only copies, indices and numbers go from one device to another.
+        there = [isinstance(a, StandIn) and a.block.on_gpu for a in given if a.dim()]
+        if len(set(there)) > 1 and not any(word in what for word in CROSSING):
+            raise RuntimeError(f'{what}: expected all tensors on the same device, not cuda and cpu')
 
         inner = {a.inner.untyped_storage()._cdata: a for a in mine}
         bare_kwargs = {k: v for k, v in kwargs.items() if k not in ('device', 'pin_memory')}

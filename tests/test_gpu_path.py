@@ -28,6 +28,7 @@ import train
 from benchmarks import degrade_gpu
 from dali_pipes import cache, pipe, pipe_dali, pipe_png, png
 from degrade import kernels, noise
+from degrade.draw import Draw
 from errors import DataError, FacesError
 from sources import files, jph, manifest
 from sources.reader import PairedReader
@@ -113,10 +114,14 @@ def made(images, device, name, recipe='bicubic', **options):
     )
 
 
-def trained_on(images, way, steps=STEPS):
-    """(GPU, [(input, target)] as they were when training used them, waits of the later steps)."""
+def alone(pipe, device):
+    return pipe
+
+
+def trained_on(images, way, mixed=alone, steps=STEPS):
+    """([(input, target)] as they were when training used them, waits of the later steps)."""
     seen = []
-    with Gpu() as gpu, Cupy(gpu), Dali(gpu), made(images, 'cuda', **way) as p:
+    with Gpu() as gpu, Cupy(gpu), Dali(gpu), mixed(made(images, 'cuda', **way), 'cuda') as p:
         total = torch.zeros((), device='cuda')
         for step in range(steps):
             if step == BEGUN:
@@ -180,12 +185,29 @@ on = 0.5
 kinds = { webp = 1 }
 quality = 100
 """
+# Recipes that have the operations that OWN has not.
+TOGETHER = 'ai6126_2024', 'ai6126_2024_parity', 'simple', 'face_renovation'
 
 
 def test_operations_of_recipe_files(home, tmp_path):
     (tmp_path / 'own.toml').write_text(OWN)
     way = dict(name='torch', cache='off', recipe=str(tmp_path / 'own.toml'))
     assert_same(scanned(home, 'faces'), way)
+
+
+def test_every_operation_of_torch_runs_on_a_gpu(tmp_path):
+    (tmp_path / 'own.toml').write_text(OWN)
+    recipes = [degrade.recipe(name) for name in (str(tmp_path / 'own.toml'), *TOGETHER)]
+    assert {s.op for r in recipes for s in r.stages} >= set(degrade.recipes.OPS.values())
+    faces = np.stack([synthetic.face(i, SIZE).image for i in range(6)])
+    x = torch.from_numpy(faces).permute(0, 3, 1, 2)
+    for recipe in recipes:
+        params = degrade.sample(recipe, Draw(1, np.arange(6)), (SIZE, SIZE))
+        expected = degrade.degrade(x, recipe, params, opencv=False)
+        with Gpu():
+            there = x.to(DEVICE)
+            y = degrade.degrade(there, recipe, params, 'torch').inner.clone()
+        assert ((y - expected).abs() * 255 < 1.01).float().mean() >= 0.99
 
 
 @pytest.mark.parametrize('kind', ['odd', 'larger', 'pairs', 'jph'])
@@ -199,10 +221,20 @@ def test_files_of_every_kind(way, kind, home):
     assert_same(images, WAYS[way])
 
 
-def assert_same(images, way):
+def test_pairs_are_mixed_in(home):
+    pairs = dali_pipes.Pairs(scanned(home, 'pairs'), 0.5)
+
+    def mixed(pipe, device):
+        own = dict(batch=BATCH, size=SIZE, device=device, say=lambda _: None)
+        return dali_pipes.MixedPipe(pipe, pairs, 4, **own)
+
+    assert_same(scanned(home, 'faces'), WAYS['dali'], mixed)
+
+
+def assert_same(images, way, mixed=alone):
     """The batches are those of a CPU, and once all tables are there no copy is waited for."""
-    seen, waits = trained_on(images, way)
-    with made(images, 'cpu', 'torch', way.get('recipe', 'bicubic')) as p:
+    seen, waits = trained_on(images, way, mixed)
+    with mixed(made(images, 'cpu', 'torch', way.get('recipe', 'bicubic')), 'cpu') as p:
         expected = [next(p) for _ in range(STEPS)]
     off = []
     for (x, y), batch in zip(seen, expected, strict=True):
