@@ -86,7 +86,7 @@ def recipe_of(name: str, sharpens: bool) -> Recipe:
 # ---- checks ----
 
 
-def check(work: Work, pool: Executor, count: int = 6) -> None:
+def check(work: Work, pool: Executor | None, count: int = 6) -> None:
     """Refuse to time wrong results; `count` plans are tried. Raises FacesError.
 
     Both torch paths are compared with the reference value by value, the baseline in the mean.
@@ -105,7 +105,7 @@ def check(work: Work, pool: Executor, count: int = 6) -> None:
         _check_baseline(work, reference, pool)
 
 
-def _check_baseline(work: Work, reference: Tensor, pool: Executor) -> None:
+def _check_baseline(work: Work, reference: Tensor, pool: Executor | None) -> None:
     """Refuse a baseline that is another degradation. Raises FacesError."""
     # Its noise is a field of its own, which smoothing averages away; but not that of 40 grey
     # levels which is not made smaller by an enlargement, and which is therefore left out.
@@ -248,30 +248,28 @@ def stages(work: Work) -> dict[str, float]:
 # ---- operation by operation ----
 
 
-def operations(x: Tensor, seed: int) -> dict[str, dict[str, float]]:
+def operations(x: Tensor, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Milliseconds of every operation on one thread, by its name and side; printed, too.
 
     x: [N, 3, H, W] uint8; each is also timed on pictures of a quarter of the side, as inputs are
+    Raises FacesError where one is wrong.
     """
     # Where an operation stands in a chain decides about the size that it is given.
     sides = x, x[:, :, ::4, ::4].contiguous(memory_format=torch.channels_last)
-    found: dict[str, dict[str, float]] = {}
     heads = ''.join(f'{images.shape[-1]:>7} px' for images in sides)
-    print(f'\n{"ms per image":16}{heads}')
+    print(f'\n{"ms per image":16}{heads}   (medians of {args.rounds} rounds, {len(x)} images)')
+    found: dict[str, dict[str, float]] = {}
     for name, op, ranges in _alone_each():
         recipe = Recipe(name, (Stage(name, op, 1, ranges),), scale=1)
         found[name] = {}
         for images in sides:
-            draw = Draw(seed, np.arange(len(images)))
+            draw = Draw(args.seed, np.arange(len(images)))
             params = degrade.sample(recipe, draw, degrade_gpu.size_of(images))
             work = Work(images, recipe, params)
-            # Tables and libraries are loaded by the first call.
-            work.some(slice(0, 1)).run(None)
-            start = time.perf_counter()
-            work.run(None)
-            ms = 1000 * (time.perf_counter() - start) / len(images)
-            found[name][str(images.shape[-1])] = ms
-        print(f'{name:16}' + ''.join(f'{ms:10.2f}' for ms in found[name].values()))
+            check(work, None)
+            seconds = timing.median(_alone(partial(work.run, None), args.rounds))
+            found[name][str(images.shape[-1])] = 1000 * seconds / len(images)
+        print(f'{name:16}' + ''.join(f'{ms:10.2f}' for ms in found[name].values()), flush=True)
     return found
 
 
@@ -388,7 +386,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     if args.ops:
-        timed = operations(load(args.data, args.size, args.plans), args.seed)
+        timed = operations(load(args.data, args.size, args.plans), args)
         if args.json:
             timing.write(args.json, operations=timed)
         return 0

@@ -122,16 +122,16 @@ def _paired(config: Config, bar: Bar, say: Say) -> manifest.Manifest:
     source = config.data.data
     assert source is not None
     refused = {
-        '--target-usm': (config.degradation.target_usm, '--no-target-usm'),
-        '--target-gray': (config.degradation.target_gray, '--no-target-gray'),
-        '--mix': (config.degradation.mix, 'pairs of one folder'),
-        '--pair-pool': (config.degradation.pair_pool, '--pair-pool 0'),
+        '--target-usm': (config.degradation.target_usm, 'give --no-target-usm'),
+        '--target-gray': (config.degradation.target_gray, 'give --no-target-gray'),
+        '--mix': (config.degradation.mix, 'put all pairs into one folder'),
+        '--pair-pool': (config.degradation.pair_pool, 'give --pair-pool 0'),
     }
     for flag, (value, remedy) in refused.items():
         if value:
             raise DataError(
                 f'{flag} is for faces that are degraded while training; --data {source} holds '
-                f'pairs: give {remedy}'
+                f'pairs: {remedy}'
             )
     how: dict[str, Any] = dict(
         size=config.data.size,

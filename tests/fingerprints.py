@@ -119,14 +119,18 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--faces', type=Path, required=True, help='folder of the drawn faces')
-    parser.add_argument('--runs', type=Path, help='folder of the runs (default: FACES-runs)')
+    parser.add_argument(
+        '--runs', type=Path, help='folder of the runs (default: FACES-runs, or FACES-compared)'
+    )
     parser.add_argument('--tree', type=Path, default=HERE, help='checkout to record')
     parser.add_argument('--only', nargs='+', default=list(RUNS), help='runs to make')
     parser.add_argument('--out', type=Path, help='write what was found')
     parser.add_argument('--compare', type=Path, help='tell what differs from this')
     args = parser.parse_args()
     draw(args.faces)
-    runs = args.runs or args.faces.with_name(args.faces.name + '-runs')
+    # Runs of the recording would be taken up where they ended, and equal themselves.
+    suffix = '-compared' if args.compare else '-runs'
+    runs = args.runs or args.faces.with_name(args.faces.name + suffix)
     found = {
         'flags': flags(args.tree),
         'options': {name: options(args.tree, name) for name in presets(args.tree)},

@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import models
 import storage
@@ -24,15 +26,17 @@ from benchmarks import (
     ablate,
     decode_throughput,
     degrade_throughput,
+    fit_recovery,
     gpu_suite,
     gpu_table,
     pipe_throughput,
     train_step,
 )
 from dali_pipes import pipe_torch
-from degrade import noise
+from degrade import noise, recipes
 from errors import FacesError, RunError
 from tools import compare, cuda_shim, timing
+from tools.fitting import search
 
 
 @pytest.fixture
@@ -381,3 +385,42 @@ def test_degrade_throughput_of_a_file(drawn, capsys, tmp_path):
         said = capsys.readouterr().out
         assert 'mine.toml, CPU: 4 plans' in said or 'mine.toml: 4 plans' in said
         assert ('opencv chain' in said) == baseline
+
+
+def test_every_operation_is_timed(drawn, capsys, tmp_path):
+    out = tmp_path / 'ops.json'
+    assert degrade_throughput.main([*DEGRADE, '--ops', '--json', str(out)]) == 0
+    timed = json.loads(out.read_text())['operations']
+    assert set(timed) >= {*recipes.OPS} - {'codec'} | {'codec webp', 'codec h264'}
+    assert all(set(ms) == {'64', '16'} and min(ms.values()) > 0 for ms in timed.values())
+    assert 'ms per image' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('off, status', [(0.0, 0), (0.1, 0), (0.3, 1)])
+def test_fit_recovery_judges(off, status, monkeypatch, capsys, tmp_path):
+    """The search is another test's; how far its ranges are off decides about the exit status."""
+    monkeypatch.setattr(fit_recovery, 'FACES', 2)
+    monkeypatch.setattr(fit_recovery, 'SIDE', 128)
+    monkeypatch.setattr(fit_recovery, 'correlations', lambda faces, count: {'blur': 0.95})
+    wanted = fit_recovery.hidden(7)
+    assert wanted == fit_recovery.hidden(7) != fit_recovery.hidden(8)
+
+    def found(recipe, real, faces, count):
+        assert len(real) == 20 and count == 200
+        (low, high), width = wanted['blur']['sigma'], np.ptp(wanted['blur']['sigma'])
+        moved = wanted | {'blur': {'sigma': (low, high + off * width)}}
+        return fit_recovery.with_ranges(recipe, moved)
+
+    monkeypatch.setattr(search, 'fitted', found)
+    out = tmp_path / 'out.json'
+    argv = '--hidden 1 --seed 7 --pictures 20 --count 200 --json'.split()
+    assert fit_recovery.main([*argv, str(out)]) == status
+    assert f'worst end of a range: {off:.2f}' in capsys.readouterr().out
+    rows = json.loads(out.read_text())['ranges']
+    assert [row['range'] for row in rows] == ['blur sigma', 'noise amount', 'jpeg quality']
+
+
+def test_ranks_are_spearmans():
+    a, b = np.random.default_rng(0).integers(0, 9, (2, 60)).astype(float)
+    expected = stats.spearmanr(a, a + b).statistic
+    assert np.isclose(fit_recovery._rank_correlation(a, a + b), expected)

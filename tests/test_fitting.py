@@ -1,5 +1,7 @@
 """Recipes fitted to pictures: estimators against what is known, the search against brute force."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ from scipy import stats
 import degrade
 import synthetic
 from degrade.draw import Draw
+from errors import RunError
 from tools import prepare
-from tools.fitting import estimators, knobs, page, search
+from tools.fitting import estimators, knobs, page, search, summary
 
 SIDE = 128
 
@@ -164,12 +167,8 @@ def test_a_fitted_recipe_is_a_recipe_file(tmp_path):
 
 
 def found_of(positions, values, real, first=None, window=(0.0, 1.0)):
-    """The search for one range, of an estimator that is given."""
-    at = np.sort(real)
-    own = values[:, None]
-    below = ((np.float32(own < at) + (own <= at)) / 2)[:, None]
-    shares = ((np.arange(len(at)) + 0.5) / len(at))[None]
-    return search._range(positions[:, None], first, below, shares, window)
+    """The search for one range, of a number that is given."""
+    return search._range(positions[:, None], first, values[:, None], real[:, None], window)
 
 
 def test_a_range_is_found_through_a_noisy_estimator():
@@ -205,18 +204,62 @@ def test_two_kinds_are_told_apart():
     assert abs(found.low - 0.4) < 0.04 and abs(found.high - 0.8) < 0.04
 
 
-def test_means_inside_are_those_of_brute_force():
+def test_pictures_that_are_moved_are_those_that_would_be_made():
+    """What a part of the window would measure, against measuring it."""
     rng = np.random.default_rng(4)
-    positions = rng.random((80, 2))
-    below = rng.random((80, 1, 3)).astype(np.float32)
-    edges = np.linspace(0, 1, search.BINS + 1)
-    of = rng.random(80) < 0.8
-    counts, mean = search._inside(positions, of, below, edges)
-    for a, b in [(0, 47), (10, 40), (20, 25), (3, 30)]:
-        inside = of & (positions >= edges[a]).all(1) & (positions < edges[b + 1]).all(1)
-        assert counts[a, b] == inside.sum()
-        if inside.any():
-            assert np.allclose(mean[a, b], below[inside].mean(0), atol=1e-6)
+
+    def measured(positions):
+        middle = positions.mean(1)
+        noise = rng.normal(0, 0.05 + 0.1 * middle)
+        return middle**2 + 0.5 * np.ptp(positions, 1) + noise
+
+    wide = rng.uniform(0.2, 0.9, (4000, 2))
+    edges, at = np.linspace(0.2, 0.9, 15), np.linspace(0, 1.2, 25)
+    moved = search._moved(wide, measured(wide), edges, at)
+    for k, (low, high) in enumerate(zip(*search._parts(edges), strict=True)):
+        if k % 10 == 0:
+            own = measured(rng.uniform(low, high, (20_000, 2)))
+            # Numbers that vary less where they are smaller are known roughly only.
+            assert np.abs(moved[k] - (own[:, None] < at).mean(0)).max() < 0.08
+
+
+def test_what_is_expected_of_many_estimators():
+    """Each is disturbed by what another one tells; what was not seen is judged as well."""
+    rng = np.random.default_rng(5)
+    draw, other = rng.random((2, 1200))
+    clean = np.stack([draw + other, other**2 + rng.normal(0, 0.01, 1200), rng.random(1200)], 1)
+    mine, real = summary.expected(draw[:800], np.ones(800, bool), clean[:800], clean[800:])
+    for found, truth in (mine, draw[:800]), (real, draw[800:]):
+        assert stats.spearmanr(found, truth).statistic > 0.98
+    assert stats.spearmanr(clean[:, 0], draw).statistic < 0.75
+    # Pictures like none of the synthetic ones stay among them.
+    _, strange = summary.expected(draw, np.ones(1200, bool), clean, clean[:9] * 1000)
+    assert (strange >= -0.3).all() and (strange <= 1.3).all()
+
+
+def test_weights_of_kinds_are_found(monkeypatch):
+    rng = np.random.default_rng(6)
+    sampling = next(k for k in knobs.KNOBS if k.name == 'chroma of JPEG')
+
+    def simulate(recipe, first, count):
+        params = degrade.sample(recipe, Draw(1, np.arange(count)), (64, 64))
+        chosen = sampling.chosen(recipe, params)
+        return params, chosen[:, None] + rng.normal(0, 0.4, (count, 14)), []
+
+    real = rng.choice(3, 500, p=(0.6, 0.1, 0.3))[:, None] + rng.normal(0, 0.4, (500, 14))
+    recipe = degrade.recipe('realesrgan')
+    found = search._mixture(sampling, recipe, real, simulate, 0, 900)
+    weights = next(s for s in found.stages if s.op is degrade.jpeg).ranges['sampling']
+    assert np.allclose(weights, (0.6, 0.1, 0.3), atol=0.06)
+
+
+def test_too_few_pictures_that_show_a_stage(monkeypatch):
+    recipe = knobs._changed(
+        degrade.recipe('simple'), lambda s: s.name == 'blur', {'sinc': 0.95}, {}
+    )
+    faces = search.Faces([synthetic.face(0, 64).image], ThreadPoolExecutor(1), 0)
+    with pytest.raises(RunError, match='blur: .* of 200 pictures show it, 24 are needed'):
+        search.fitted(recipe, np.random.default_rng(0).random((30, 14)), faces, 200)
 
 
 # ---- the page and the verb ----
@@ -246,7 +289,14 @@ def pictures(tmp_path_factory):
 
 def test_the_verb_writes_a_recipe_and_a_page(pictures, tmp_path, capsys):
     out = tmp_path / 'mine.toml'
-    command = f'fit {pictures}/lq --data {pictures}/hq/images --size 128 --count 60 --out {out}'
+    start = tmp_path / 'start.toml'
+    start.write_text(
+        'extends = "simple"\nwithout = ["sharpen", "shift", "jitter", "speckle", "chroma"]\n'
+    )
+    command = (
+        f'fit {pictures}/lq --data {pictures}/hq/images --from {start} --size 128 --count 200 '
+        f'--out {out}'
+    )
     assert prepare.main(command.split()) == 0
     said = capsys.readouterr().out
     assert '24 pictures are few' in said and 'mean  ' in said

@@ -121,7 +121,7 @@ def _add_fit(v: argparse.ArgumentParser) -> None:
     )
     v.add_argument(
         '--count',
-        type=program.ranges.COUNT,
+        type=program.ranges.Whole(200, 1_000_000),
         default=400,
         help='pictures made for each step of the search (default: %(default)s)',
     )

@@ -1,4 +1,4 @@
-"""What of a recipe is fitted, and by which estimators.
+"""What of a recipe is fitted.
 
 A range is fitted as a part of a hull, 0 to 1, that all stages of an operation share; what is chosen
 among gets weights.
@@ -35,12 +35,11 @@ class Range(NamedTuple):
     """A range of numbers, with the probability of the stage where that is a number, too."""
 
     name: str
-    estimators: tuple[str, ...]
     op: Any
     hulls: dict[str, tuple[float, float]]  # key of a recipe file: the smallest and largest value
     drawn: Callable[[Any], np.ndarray]  # Params: [B, k] parts of the hull, NaN where none acts
     share: bool = False  # fit the stage's probability
-    kinds: 'Kinds | None' = None  # what else decides about the same estimators
+    kinds: 'Kinds | None' = None  # fit their shares
     where: Callable[[Stage], bool] = lambda _: True  # of the operation's stages
 
     def suits(self, stage: Stage) -> bool:
@@ -81,15 +80,15 @@ class Mixture(NamedTuple):
     """Weights of what is chosen among."""
 
     name: str
-    estimators: tuple[str, ...]
     op: Any
     names: tuple[str, ...]
     drawn: Callable[[Any], np.ndarray]  # Params: [B] index into names, -1 where nothing acts
     told: Callable[[tuple[float, ...]], dict[str, Any]]  # weights: keys of a recipe
+    where: Callable[[Stage], bool] = lambda _: True  # of the operation's stages
 
     def suits(self, stage: Stage) -> bool:
         """Tell whether a stage is one of those that it is about."""
-        return _is(stage, self.op)
+        return _is(stage, self.op) and self.where(stage)
 
     def chosen(self, recipe: Recipe, params: ChainParams) -> np.ndarray:
         """[B] index into names, of the last stage that acts; -1 where none does."""
@@ -100,9 +99,15 @@ class Mixture(NamedTuple):
                 index = np.where(own >= 0, own, index)
         return index
 
-    def set(self, recipe: Recipe, weights: tuple[float, ...]) -> Recipe:
-        """Return the recipe with weights."""
-        return _changed(recipe, self.suits, self.told(weights), {})
+    def acting(self, recipe: Recipe) -> float | None:
+        """Return the probability of its stage, None where it is not one number."""
+        stages = [stage for stage in recipe.stages if self.suits(stage)]
+        on = stages[0].on if len(stages) == 1 else None
+        return float(on) if isinstance(on, (int, float)) else None
+
+    def set(self, recipe: Recipe, weights: tuple[float, ...], on: float | None = None) -> Recipe:
+        """Return the recipe with weights, and with a probability if one is given."""
+        return _changed(recipe, self.suits, self.told(weights), {} if on is None else {'on': on})
 
 
 def _is(stage: Stage, op: Any) -> bool:
@@ -207,6 +212,12 @@ def _of_factor(part: int) -> Callable[[color_jitter.Params], np.ndarray]:
     return drawn
 
 
+def _round_or_long(stage: Stage) -> bool:
+    # Of other kinds the direction says less.
+    kinds = stage.ranges.get('kinds', (1,))
+    return len(kinds) > 1 and not any(kinds[2:])
+
+
 def _kind(p: blur.Params) -> np.ndarray:
     return np.select([p.kind == blur.ISO, p.kind == blur.ANISO], [0, 1], -1)
 
@@ -217,43 +228,29 @@ def _sampling(p: jpeg.Params) -> np.ndarray:
 
 # In this order: what comes later disturbs the measures of what comes earlier less.
 KNOBS: tuple[Range | Mixture, ...] = (
-    Range('JPEG quality', ('quality',), jpeg, {'quality': QUALITY}, _of_jpeg, share=True),
+    Range('JPEG quality', jpeg, {'quality': QUALITY}, _of_jpeg, share=True),
+    Mixture('chroma of JPEG', jpeg, jpeg.SAMPLINGS, _sampling, lambda w: {'sampling': w}),
+    Range('blur', blur, {'sigma': SIGMA_OF_BLUR}, _of_blur),
     Mixture(
-        'chroma of JPEG',
-        ('chroma_detail', 'chroma_across'),
-        jpeg,
-        jpeg.SAMPLINGS,
-        _sampling,
-        lambda weights: {'sampling': weights},
+        'kinds of blur', blur, blur.KINDS[:2], _kind, lambda w: {'kinds': w}, where=_round_or_long
     ),
-    Range('blur', ('blur',), blur, {'sigma': SIGMA_OF_BLUR}, _of_blur),
     Range(
         'noise',
-        ('noise', 'chroma_noise'),
         noise,
         {'sigma': SIGMA_OF_NOISE, 'scale': SCALE_OF_NOISE},
         _of_noise,
         kinds=Kinds(lambda p: p.gray, lambda share: {'gray': share}),
     ),
-    Range('grain size', ('resolution',), grain, {'size': SIZE}, _of_size, where=_grey),
-    Range('grain', ('noise',), grain, {'amount': SIGMA_OF_NOISE}, _of_grain, where=_grey),
-    Range(
-        'chroma blur', ('chroma_detail',), chroma_blur, {'sigma': CHROMA}, _of_chroma, share=True
-    ),
-    Range(
-        'coloured grain',
-        ('chroma_noise',),
-        grain,
-        {'amount': SIGMA_OF_NOISE},
-        _of_grain,
-        where=_coloured,
-    ),
-    Range('sharpening', ('overshoot',), unsharp, {'amount': AMOUNT}, _of_unsharp, share=True),
-    Range('brightness', ('brightness',), color_jitter, {'brightness': FACTOR}, _of_factor(0)),
-    Range('contrast', ('contrast',), color_jitter, {'contrast': FACTOR}, _of_factor(1)),
-    Range('saturation', ('saturation',), color_jitter, {'saturation': FACTOR}, _of_factor(2)),
-    Range('cast of red', ('red',), color_shift, {'red': SHIFT}, _of_shift(0)),
-    Range('cast of blue', ('blue',), color_shift, {'blue': SHIFT}, _of_shift(2)),
+    Range('grain size', grain, {'size': SIZE}, _of_size, where=_grey),
+    Range('grain', grain, {'amount': SIGMA_OF_NOISE}, _of_grain, where=_grey),
+    Range('chroma blur', chroma_blur, {'sigma': CHROMA}, _of_chroma, share=True),
+    Range('coloured grain', grain, {'amount': SIGMA_OF_NOISE}, _of_grain, where=_coloured),
+    Range('sharpening', unsharp, {'amount': AMOUNT}, _of_unsharp, share=True),
+    Range('brightness', color_jitter, {'brightness': FACTOR}, _of_factor(0)),
+    Range('contrast', color_jitter, {'contrast': FACTOR}, _of_factor(1)),
+    Range('saturation', color_jitter, {'saturation': FACTOR}, _of_factor(2)),
+    Range('cast of red', color_shift, {'red': SHIFT}, _of_shift(0)),
+    Range('cast of blue', color_shift, {'blue': SHIFT}, _of_shift(2)),
 )
 
 

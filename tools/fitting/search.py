@@ -1,11 +1,11 @@
 """The search for ranges: what synthetic pictures have to have drawn to measure like the real ones.
 
 For one knob after the other, pictures are made whose draws cover more than the range sought, while
-all other ranges stay. The pictures whose draws lie in a part of it are exactly those of a recipe
-with that part, so that thousands of ranges are tried without making another picture. The best one
-has the least distance between the distributions of the knob's estimators, that of Cramer and von
-Mises, less what it would be by chance. A few sweeps over all knobs follow each other, each of which
-looks more closely.
+all other ranges stay. What they would measure with draws from a part of it follows from how the
+measures depend on the draws (the regression adjustment of Beaumont, Zhang and Balding 2002), so
+that a thousand ranges are tried without making another picture. The best one has the least distance
+between the distributions of what summary.py makes of the measures. A few sweeps over all knobs
+follow each other, each of which looks more closely.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,15 +21,17 @@ import degrade
 from degrade import Recipe
 from degrade.draw import Draw
 from degrade.op import ChainParams
+from errors import RunError
 
-from . import knobs
-from .estimators import NAMES, measure
+from . import knobs, summary
+from .estimators import measure
 
 SWEEPS = 3
 BINS = 48  # of a range while it is sought
 # By which the next sweep looks beyond a range: of its width, and of the whole hull at least.
 MARGIN, LEAST_MARGIN = 0.5, 0.1
-LEAST = 24  # pictures that a range is judged by
+DEGREES = 4, 2  # of what a number depends on, and of how much it varies beside that
+LEAST = 24  # pictures of a kind
 SHARE = 0.75  # probability of a stage while its own is sought
 TENTHS = np.arange(11) / 10
 
@@ -98,12 +100,9 @@ def fitted(
                 window = _window(found[knob.name], sweep)
                 wide = knob.set(recipe, *window, 0.5 if knob.kinds else SHARE)
                 params, values, _ = simulated(wide, faces, first, count)
-                best = _range(
-                    knob.positions(wide, params),
-                    knob.first(wide, params),
-                    *_columns(knob.estimators, values, real),
-                    window,
-                )
+                drawn = knob.positions(wide, params), knob.first(wide, params)
+                _check(knob.name, int((~np.isnan(drawn[0])).any(1).sum()), count)
+                best = _range(*drawn, *_statistics(*drawn, values, real), window)
                 found[knob.name] = best
                 recipe = knob.set(recipe, *best)
             first += count
@@ -120,96 +119,142 @@ def _window(found: Found, sweep: int) -> tuple[float, float]:
     return max(found.low - margin, 0.0), min(found.high + margin, 1.0)
 
 
-def _columns(
-    names: Sequence[str], values: np.ndarray, real: np.ndarray
+def _statistics(
+    positions: np.ndarray, first: np.ndarray | None, values: np.ndarray, real: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each estimator, which synthetic pictures are below which real one.
-
-    Returns [N, E, R] float32 and the shares of the real ones themselves, [E, R].
-    """
-    columns = [NAMES.index(name) for name in names]
-    # Equal values count half, on both sides: qualities and empty measures are often equal.
-    below, shares = [], []
-    for column in columns:
-        at = np.sort(real[:, column])
-        own = values[:, column, None]
-        below.append((np.float32(own < at) + (own <= at)) / 2)
-        shares.append(((at[:, None] < at).sum(0) + (at[:, None] <= at).sum(0)) / (2 * len(at)))
-    return np.stack(below, 1).astype(np.float32), np.stack(shares)
-
-
-def _distance(share: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Mean squared distance of distributions [..., E, R].
-
-    That of a few pictures is larger by chance already, which keeps ranges from being narrow.
-    """
-    return ((share - real) ** 2).mean((-2, -1))
+    """What a range is judged by, of the synthetic and of the real pictures: [N, S] and [R, S]."""
+    acts = ~np.isnan(positions).all(1)
+    # Where in the hull the draws lie; then of which kind they are, or whether there are any.
+    targets = [(_filled(positions).mean(1), acts)]
+    if first is not None:
+        kinds = (acts & ~first).any()
+        targets.append((first.astype(np.float64), acts if kinds else np.ones(len(acts), bool)))
+    pairs = [summary.expected(target, known, values, real) for target, known in targets]
+    return np.stack([x for x, _ in pairs], 1), np.stack([y for _, y in pairs], 1)
 
 
 def _range(
     positions: np.ndarray,
     first: np.ndarray | None,
-    below: np.ndarray,
+    values: np.ndarray,
     real: np.ndarray,
     window: tuple[float, float],
 ) -> Found:
-    """The best part of the window, and the best share of the samples that are `first` [N] bool."""
-    acts = ~np.isnan(positions).all(1)
-    edges = np.linspace(*window, BINS + 1)
-    ones = np.ones(len(acts), bool) if first is None else first
-    counts, mean = _inside(positions, acts & ones, below, edges)
-    # Of a part in which hardly any picture lies nothing is known.
-    enough = counts >= LEAST // 2 if first is not None else counts >= LEAST
+    """Find the part of the window, and the share of the samples that are `first` [N] bool.
 
-    # The others: of another kind, in the same part; or skipped, wherever it lies.
-    rest: np.ndarray | None = None
-    if (~ones & acts).any():
-        other, rest = _inside(positions, acts & ~ones, below, edges)
-        enough &= other >= LEAST // 2
-    elif (~ones).any():
-        rest = np.broadcast_to(below[~ones].mean(0), mean.shape)
-    a, b = np.nonzero(enough)
-    if not len(a):
-        return Found(*window)
-    if rest is None:
-        return _average(_distance(mean[a, b], real)[None], a, b, edges, real.shape[1])
-    mixed = [share * mean[a, b] + (1 - share) * rest[a, b] for share in TENTHS]
-    distance = np.stack([_distance(each, real) for each in mixed])
-    return _average(distance, a, b, edges, real.shape[1])
-
-
-def _inside(
-    positions: np.ndarray, of: np.ndarray, below: np.ndarray, edges: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of the samples `of` [N] whose draws all lie in bins a to b: how many, and their mean.
-
-    Returns [BINS, BINS] and [BINS, BINS, E, R].
+    positions: [N, k] parts of the hull, NaN where nothing acts
+    values:    [N, S] numbers of the pictures with these draws
+    real:      [R, S] of those that are to be like them
     """
-    # In bins of the smallest and largest of a sample's draws; then sums over all that lie inside.
-    spans = [f(positions[of], 1) for f in (np.nanmin, np.nanmax)]
-    i, j = (np.clip(np.digitize(span, edges) - 1, 0, BINS - 1) for span in spans)
-    # Sample by sample into its bin, since several may fall into one.
-    counts = np.zeros((BINS, BINS))
-    sums = np.zeros((BINS, BINS, *below.shape[1:]), np.float32)
-    np.add.at(counts, (i, j), 1)
-    np.add.at(sums, (i, j), below[of])
-    counts, sums = (np.cumsum(np.cumsum(x[::-1], 0)[::-1], 1) for x in (counts, sums))
-    return counts, sums / np.maximum(counts, 1)[:, :, None, None]
+    acts = ~np.isnan(positions).all(1)
+    one = acts if first is None else acts & first
+    two = acts & ~one
+    edges = np.linspace(*window, BINS + 1)
+    shares = np.ones(1) if first is None else TENTHS
+    distance = np.zeros((len(shares), BINS * (BINS + 1) // 2))
+    for value, at in zip(values.T, np.sort(real, 0).T, strict=True):
+        mine = _moved(positions[one], value[one], edges, at)
+        other = still = _below(np.sort(value[~acts]), at)
+        acting = 1.0
+        # A probability mixes with pictures that are spared, a kind with those of the other kind.
+        if two.any():
+            other = _moved(positions[two], value[two], edges, at)
+        if two.any() or first is None:
+            acting = acts.mean()
+        for k, share in enumerate(shares):
+            mixed = acting * (share * mine + (1 - share) * other) + (1 - acting) * still
+            distance[k] += _distance(mixed)
+    return _average(distance / values.shape[1], edges, shares, len(real))
 
 
-def _average(
-    distance: np.ndarray, a: np.ndarray, b: np.ndarray, edges: np.ndarray, reals: int
-) -> Found:
+def _moved(
+    positions: np.ndarray, value: np.ndarray, edges: np.ndarray, at: np.ndarray
+) -> np.ndarray:
+    """For every part of the window, which share of its pictures would be below each real one.
+
+    positions, value: [M, k] and [M] of the pictures of the whole window
+    edges: [BINS + 1] between which the parts lie
+    at:    [R] sorted
+    Returns [parts, R].
+    """
+    # Each picture goes to the same place in the part as it has in the window. On the way its number
+    # changes as it does on average, and what is left over grows or shrinks likewise.
+    positions = _filled(positions)
+    terms, coarse = (_terms(positions, degree) for degree in DEGREES)
+    weights = _fit(terms, value)
+    left = value - terms @ weights
+    size = _fit(coarse, np.abs(left))
+    floor = np.abs(left).mean() / 5
+    scaled = left / np.maximum(coarse @ size, floor)
+
+    inside = (positions - edges[0]) / (edges[-1] - edges[0])
+    rows = []
+    for a, b in zip(*_parts(edges), strict=True):
+        terms, coarse = (_terms(a + (b - a) * inside, degree) for degree in DEGREES)
+        moved = terms @ weights + scaled * np.maximum(coarse @ size, floor)
+        rows.append(_below(np.sort(moved), at))
+    return np.stack(rows)
+
+
+def _fit(terms: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Least squares."""
+    weights: np.ndarray = np.linalg.lstsq(terms, value, rcond=None)[0]
+    return weights
+
+
+def _filled(positions: np.ndarray) -> np.ndarray:
+    """Parts of the hull, with a sample's mean where one of its stages does not act."""
+    acts = ~np.isnan(positions)
+    known = np.where(acts, positions, 0)
+    mean = known.sum(1) / np.maximum(acts.sum(1), 1)
+    return np.where(acts, positions, mean[:, None])
+
+
+def _terms(positions: np.ndarray, degree: int) -> np.ndarray:
+    """[M, terms] of what a number depends on: the middle of the draws, and how far they differ."""
+    middle, apart = positions.mean(1), np.ptp(positions, 1)
+    powers = [middle**k for k in range(degree + 1)]
+    return np.stack([*powers, apart, apart * middle, apart * apart], 1)
+
+
+def _parts(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends of all parts of a window."""
+    i, j = np.triu_indices(len(edges), 1)
+    return edges[i], edges[j]
+
+
+def _below(ordered: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """[R] shares of sorted numbers below each of `at`; equal ones count half."""
+    # Qualities are often equal.
+    both = [np.searchsorted(ordered, at, side) for side in ('left', 'right')]
+    return (both[0] + both[1]) / max(2 * len(ordered), 1)
+
+
+def _distance(share: np.ndarray) -> np.ndarray:
+    """Anderson and Darling's of [..., R], shares below each of the sorted real numbers.
+
+    It looks at the ends of a distribution as closely as at its middle, where ranges hardly differ.
+    """
+    even = (np.arange(share.shape[-1]) + 0.5) / share.shape[-1]
+    return ((share - even) ** 2 / (even * (1 - even))).mean(-1)
+
+
+def _average(distance: np.ndarray, edges: np.ndarray, shares: np.ndarray, reals: int) -> Found:
     """The mean of the best ones: of many that are as good, the least one would be an accident."""
-    # Distances of R pictures differ by about 1 / 12 R by chance.
-    weight = np.exp(-(distance - distance.min()) * 12 * reals)
-    weight /= weight.sum()
-    shares = TENTHS if len(distance) > 1 else np.ones(1)
+    weight = _likely(distance, reals)
+    low, high = _parts(edges)
     return Found(
-        low=float((weight * edges[a]).sum()),
-        high=float((weight * edges[b + 1]).sum()),
+        low=float((weight * low).sum()),
+        high=float((weight * high).sum()),
         share=float(np.round((weight * shares[:, None]).sum(), 2)),
     )
+
+
+def _likely(distance: np.ndarray, reals: int) -> np.ndarray:
+    """Weights of what is tried, which sum to 1: R times the distance is about 1 by chance."""
+    weight = np.exp(-2 * (distance - distance.min()) * reals)
+    normalised: np.ndarray = weight / weight.sum()
+    return normalised
 
 
 def _mixture(
@@ -220,23 +265,33 @@ def _mixture(
     first: int,
     count: int,
 ) -> Recipe:
-    """The recipe with the best weights, in tenths."""
-    even = knob.set(recipe, (1 / len(knob.names),) * len(knob.names))
+    """Return the recipe with the best weights."""
+    # As many pictures of each kind, and enough that are spared.
+    kinds, on = range(len(knob.names)), knob.acting(recipe)
+    even = knob.set(recipe, (1 / len(kinds),) * len(kinds), None if on is None else SHARE)
     params, values, _ = simulate(even, first=first, count=count)
     chosen = knob.chosen(even, params)
-    below, shares = _columns(knob.estimators, values, real)
-    # Means of every kind, and of the pictures where none of them acted.
-    groups = [below[chosen == k] for k in range(len(knob.names))]
-    if min(map(len, groups)) < LEAST:
-        return recipe
-    means = np.stack([group.mean(0) for group in groups])
-    off = below[chosen < 0]
-    acting = 1 - len(off) / len(below)
-    rest = (1 - acting) * off.mean(0) if len(off) else 0
-    weights = np.array([w for w in product(range(11), repeat=len(groups)) if sum(w) == 10]) / 10
+    acts = chosen >= 0
+    _check(knob.name, min((chosen == k).sum() for k in kinds), count)
+    acting = acts.mean() if on is None else on
+
     # Any mixture of kinds is the mixture of their distributions.
-    mixed = acting * np.tensordot(weights, means, 1) + rest
-    distance = _distance(mixed, shares)
-    likely = np.exp(-(distance - distance.min()) * 12 * shares.shape[1])
-    mean = (likely[:, None] * weights).sum(0) / likely.sum()
+    weights = np.array([w for w in product(range(11), repeat=len(kinds)) if sum(w) == 10]) / 10
+    distance = np.zeros(len(weights))
+    for k in kinds:
+        value, own = summary.expected((chosen == k).astype(np.float64), acts, values, real)
+        at = np.sort(own)
+        means = np.stack([_below(np.sort(value[chosen == j]), at) for j in kinds])
+        still = _below(np.sort(value[~acts]), at)
+        distance += _distance(acting * weights @ means + (1 - acting) * still) / len(kinds)
+    mean = _likely(distance, len(real)) @ weights
     return knob.set(recipe, tuple(float(w) for w in np.round(mean, 2)))
+
+
+def _check(name: str, shown: int, count: int) -> None:
+    """Raise RunError where too few pictures show what is sought."""
+    if shown < LEAST:
+        raise RunError(
+            f'{name}: {shown} of {count} pictures show it, {LEAST} are needed: '
+            f'give --count {count * LEAST // max(shown, 1)} or another --from'
+        )
