@@ -123,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
     counts: dict[str, tuple[int, str]] = {
         '--hidden': (3, 'recipes to find'),
         '--pictures': (600, 'pictures that each of them is found by'),
-        '--count': (800, 'as of prepare.py fit'),
+        '--count': (3000, 'as of prepare.py fit'),
     }
     for flag, (default, what) in counts.items():
         p.add_argument(

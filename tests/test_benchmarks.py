@@ -413,7 +413,7 @@ def test_fit_recovery_judges(off, status, monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(search, 'fitted', found)
     out = tmp_path / 'out.json'
-    argv = '--hidden 1 --seed 7 --pictures 20 --count 200 --json'.split()
+    argv = ['--hidden', '1', '--seed', '7', '--pictures', '20', '--count', '200', '--json']
     assert fit_recovery.main([*argv, str(out)]) == status
     assert f'worst end of a range: {off:.2f}' in capsys.readouterr().out
     rows = json.loads(out.read_text())['ranges']

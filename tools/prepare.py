@@ -121,9 +121,9 @@ def _add_fit(v: argparse.ArgumentParser) -> None:
     )
     v.add_argument(
         '--count',
-        type=program.ranges.Whole(200, 1_000_000),
-        default=400,
-        help='pictures made for each step of the search (default: %(default)s)',
+        type=program.ranges.Whole(1000, 1_000_000),
+        default=3000,
+        help='pictures made for each of the five sweeps of the search (default: %(default)s)',
     )
     v.add_argument(
         '--seed',

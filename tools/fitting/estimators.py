@@ -22,6 +22,7 @@ class Planes(NamedTuple):
     ycc: np.ndarray  # [3, h, w] float32 luma and chroma, 0 to 255
     quality: float  # of the last JPEG compression, see `quality_of`
     edges: 'Edges'
+    rings: np.ndarray  # [33] mean power of the luma by frequency, in 64ths; see `rings_of`
 
 
 class Edges(NamedTuple):
@@ -309,19 +310,22 @@ def overshoot(p: Planes) -> float:
 # ---- resolution and colour ----
 
 
-def resolution(p: Planes) -> float:
-    """Frequency up to which there is more than noise, as a share of the highest possible."""
-    luma = p.ycc[0] - p.ycc[0].mean()
+def rings_of(luma: np.ndarray) -> np.ndarray:
+    """[33] mean power in rings of frequencies; the last holds the corners of the spectrum."""
     h, w = luma.shape
     window = np.hanning(h)[:, None] * np.hanning(w)
     # A window, as the borders of a picture are edges of its period.
-    power = np.abs(np.fft.rfft2(luma * window)) ** 2
+    power = np.abs(np.fft.rfft2((luma - luma.mean()) * window)) ** 2
     frequency = np.hypot(np.fft.fftfreq(h)[:, None], np.fft.rfftfreq(w))
     ring = np.minimum((frequency * 64).astype(int), 32)
-    mean = np.bincount(ring.ravel(), power.ravel(), 33) / np.maximum(np.bincount(ring.ravel()), 1)
-    # The corners of the spectrum hold noise, if anything.
-    floor = np.median(mean[28:])
-    above = np.flatnonzero(mean[:32] > 4 * floor)
+    return np.bincount(ring.ravel(), power.ravel(), 33) / np.maximum(np.bincount(ring.ravel()), 1)
+
+
+def resolution(p: Planes) -> float:
+    """Frequency up to which there is more than noise, as a share of the highest possible."""
+    # The highest frequencies hold noise, if anything.
+    floor = np.median(p.rings[28:])
+    above = np.flatnonzero(p.rings[:32] > 4 * floor)
     return float((above[-1] + 1) / 32) if len(above) else 0.0
 
 
@@ -374,6 +378,29 @@ ESTIMATORS = (
 NAMES = tuple(e.name for e in ESTIMATORS)
 
 
+# ---- what no page shows ----
+
+SCALES = 0.7, 1.2, 2.0  # sigmas in pixels at which gradients are looked at
+QUANTILES = 0.5, 0.9, 0.98, 0.998
+
+
+def details(p: Planes) -> np.ndarray:
+    """[40] more about blur and noise, in numbers that mean little on their own.
+
+    The spectrum, the mean profile across edges, and how strong gradients are at three scales.
+    """
+    spectrum = np.log(p.rings[1:31].reshape(15, 2).mean(1) + 1e-3)
+    profile = np.zeros(REACH * FINE + 1)
+    if len(p.edges.profiles) >= LEAST_EDGES:
+        profile = _mean_profile(p.edges.profiles)[REACH : REACH + len(profile)]
+    gradients = []
+    for sigma in SCALES:
+        soft = cv2.GaussianBlur(p.ycc[0], (0, 0), sigma)
+        slope = np.hypot(*(cv2.Sobel(soft, cv2.CV_32F, *d) / 8 for d in ((1, 0), (0, 1))))
+        gradients.append(np.log(np.quantile(slope, QUANTILES) + 0.1))
+    return np.concatenate([spectrum, profile, *gradients])
+
+
 def planes(rgb: np.ndarray) -> Planes:
     """Prepare a picture [h, w, 3] uint8 of at least 32 pixels each way."""
     # JFIF's, which JPEG has.
@@ -383,10 +410,10 @@ def planes(rgb: np.ndarray) -> Planes:
     flat = rgb.reshape(-1, 3).astype(np.float32) @ matrix.T.astype(np.float32)
     ycc = (flat + np.array([0, 128, 128], np.float32)).reshape(*rgb.shape).transpose(2, 0, 1)
     ycc = np.ascontiguousarray(ycc)
-    return Planes(rgb, ycc, quality_of(ycc[0]), edges_of(ycc[0]))
+    return Planes(rgb, ycc, quality_of(ycc[0]), edges_of(ycc[0]), rings_of(ycc[0]))
 
 
 def measure(rgb: np.ndarray) -> np.ndarray:
-    """[len(ESTIMATORS)] float64 of a picture [h, w, 3] uint8."""
+    """[14 + 40] float64 of a picture [h, w, 3] uint8: ESTIMATORS, and then `details`."""
     p = planes(rgb)
-    return np.array([e.measure(p) for e in ESTIMATORS])
+    return np.concatenate([[e.measure(p) for e in ESTIMATORS], details(p)])

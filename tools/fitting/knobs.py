@@ -23,6 +23,8 @@ from degrade import (
 )
 from degrade.op import ChainParams
 
+from .pool import Seen
+
 
 class Kinds(NamedTuple):
     """Two kinds of one thing, whose shares are fitted together with a range."""
@@ -52,17 +54,33 @@ class Range(NamedTuple):
         pairs = zip(recipe.stages, params, strict=True)
         return np.concatenate([self.drawn(p) for stage, p in pairs if self.suits(stage)], 1)
 
-    def first(self, recipe: Recipe, params: ChainParams) -> np.ndarray | None:
-        """[B] bool: which samples are of the first of two kinds, or act; None where all are."""
-        own = [p for stage, p in zip(recipe.stages, params, strict=True) if self.suits(stage)]
+    def seen(self, recipe: Recipe, params: ChainParams, window: tuple[float, float]) -> Seen:
+        """Return what the samples drew, where the range is this part of the hull."""
+        positions = self.positions(recipe, params)
+        acts = ~np.isnan(positions).all(1)
+        places = (positions - window[0]) / (window[1] - window[0])
         if self.kinds:
-            return self.kinds.first(own[-1])
-        return ~np.isnan(self.drawn(own[0])).all(1) if self.shared(recipe) else None
+            last = [p for stage, p in zip(recipe.stages, params, strict=True) if self.suits(stage)]
+            first = self.kinds.first(last[-1])
+            return Seen(places, np.where(acts, np.where(first, 0, 1), -1), 2)
+        # Skipped samples are a group of their own where their share is sought.
+        if self.shared(recipe):
+            return Seen(places, np.where(acts, 0, 1), 2)
+        return Seen(places, np.where(acts, 0, -1), 1)
 
     def shared(self, recipe: Recipe) -> bool:
         """Tell whether the probability of its stages can be fitted."""
         stages = [stage for stage in recipe.stages if self.suits(stage)]
         return self.share and len(stages) == 1 and isinstance(stages[0].on, (int, float))
+
+    def part(self, recipe: Recipe) -> tuple[float, float]:
+        """Return the part of the hull that the recipe has; all of it where it says nothing."""
+        found = []
+        for stage in (stage for stage in recipe.stages if self.suits(stage)):
+            for key, (low, high) in self.hulls.items():
+                ends = np.atleast_1d(stage.ranges.get(key, (low, high)))
+                found += [float(end - low) / (high - low) for end in ends]
+        return max(min(found), 0.0), min(max(found), 1.0)
 
     def set(self, recipe: Recipe, low: float, high: float, share: float) -> Recipe:
         """Return the recipe with a part of the hull, and a probability."""
@@ -84,11 +102,10 @@ class Mixture(NamedTuple):
     names: tuple[str, ...]
     drawn: Callable[[Any], np.ndarray]  # Params: [B] index into names, -1 where nothing acts
     told: Callable[[tuple[float, ...]], dict[str, Any]]  # weights: keys of a recipe
-    where: Callable[[Stage], bool] = lambda _: True  # of the operation's stages
 
     def suits(self, stage: Stage) -> bool:
         """Tell whether a stage is one of those that it is about."""
-        return _is(stage, self.op) and self.where(stage)
+        return _is(stage, self.op)
 
     def chosen(self, recipe: Recipe, params: ChainParams) -> np.ndarray:
         """[B] index into names, of the last stage that acts; -1 where none does."""
@@ -99,15 +116,13 @@ class Mixture(NamedTuple):
                 index = np.where(own >= 0, own, index)
         return index
 
-    def acting(self, recipe: Recipe) -> float | None:
-        """Return the probability of its stage, None where it is not one number."""
-        stages = [stage for stage in recipe.stages if self.suits(stage)]
-        on = stages[0].on if len(stages) == 1 else None
-        return float(on) if isinstance(on, (int, float)) else None
+    def seen(self, recipe: Recipe, params: ChainParams) -> Seen:
+        """Return what the samples drew."""
+        return Seen(None, self.chosen(recipe, params), len(self.names))
 
-    def set(self, recipe: Recipe, weights: tuple[float, ...], on: float | None = None) -> Recipe:
-        """Return the recipe with weights, and with a probability if one is given."""
-        return _changed(recipe, self.suits, self.told(weights), {} if on is None else {'on': on})
+    def set(self, recipe: Recipe, weights: tuple[float, ...]) -> Recipe:
+        """Return the recipe with weights."""
+        return _changed(recipe, self.suits, self.told(weights), {})
 
 
 def _is(stage: Stage, op: Any) -> bool:
@@ -212,28 +227,14 @@ def _of_factor(part: int) -> Callable[[color_jitter.Params], np.ndarray]:
     return drawn
 
 
-def _round_or_long(stage: Stage) -> bool:
-    # Of other kinds the direction says less.
-    kinds = stage.ranges.get('kinds', (1,))
-    return len(kinds) > 1 and not any(kinds[2:])
-
-
-def _kind(p: blur.Params) -> np.ndarray:
-    return np.select([p.kind == blur.ISO, p.kind == blur.ANISO], [0, 1], -1)
-
-
 def _sampling(p: jpeg.Params) -> np.ndarray:
     return np.where(p.quality > 0, p.sampling, -1)
 
 
-# In this order: what comes later disturbs the measures of what comes earlier less.
 KNOBS: tuple[Range | Mixture, ...] = (
     Range('JPEG quality', jpeg, {'quality': QUALITY}, _of_jpeg, share=True),
     Mixture('chroma of JPEG', jpeg, jpeg.SAMPLINGS, _sampling, lambda w: {'sampling': w}),
     Range('blur', blur, {'sigma': SIGMA_OF_BLUR}, _of_blur),
-    Mixture(
-        'kinds of blur', blur, blur.KINDS[:2], _kind, lambda w: {'kinds': w}, where=_round_or_long
-    ),
     Range(
         'noise',
         noise,

@@ -26,14 +26,16 @@ def expected(
     x, own = _terms(values, values), _terms(real, values)
     # Nothing is judged by what it has taught, or the synthetic pictures would fit too well.
     fold = np.arange(len(values)) % FOLDS
-    synthetic, others = np.zeros(len(values)), np.zeros((FOLDS, len(real)))
+    synthetic, others = np.zeros(len(values)), np.zeros(len(real))
+    real_fold = np.arange(len(real)) % FOLDS
     for k in range(FOLDS):
         taught = (fold != k) & known
         weights = _ridge(x[taught], target[taught])
         synthetic[fold == k] = x[fold == k] @ weights
-        others[k] = own @ weights
+        # And every real picture by one teaching alone: the mean of all would vary less.
+        others[real_fold == k] = own[real_fold == k] @ weights
     # Real pictures may be like nothing that was synthesised: they end where those do.
-    return synthetic, np.clip(others.mean(0), synthetic.min(), synthetic.max())
+    return synthetic, np.clip(others, synthetic.min(), synthetic.max())
 
 
 def _terms(values: np.ndarray, of: np.ndarray) -> np.ndarray:

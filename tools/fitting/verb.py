@@ -52,7 +52,7 @@ def fit(args: argparse.Namespace) -> None:
     found = found._replace(name=args.out.stem)
 
     # Pictures that the search has not seen.
-    first = search.SWEEPS * len(of(start)) * args.count
+    first = search.SWEEPS * args.count
     before, after = (
         page.Measured(name, *search.simulated(r, faces, first, args.count)[1:])
         for name, r in ((PUBLISHED, published), ('fitted', found))
