@@ -286,10 +286,11 @@ def test_what_a_pool_has_drawn(start):
     """Places fill the window, groups have their shares, and what is spared has no place."""
     recipe = degrade.recipe(start)
     for knob in knobs.of(recipe):
-        state = search.State(0.2, 0.7, None if isinstance(knob, knobs.Mixture) else (0.6, 0.4))
+        weights = (0.4, 0.3, 0.3) if isinstance(knob, knobs.Mixture) else (0.6, 0.4)
+        state = search.State(0.2, 0.7, weights)
         wide = search._set(recipe, [knob], [state])
         params = degrade.sample(wide, Draw(1, np.arange(900)), (512, 512))
-        seen = search._seen(knob, wide, params, state)
+        seen = search._seen(knob, state, wide, params)
         shares = np.bincount(seen.group[seen.group >= 0], minlength=seen.groups) / 900
         if seen.places is not None:
             assert np.isfinite(seen.places[seen.group == 0]).any(1).all()
@@ -316,12 +317,18 @@ def test_what_says_nothing_leaves_a_range_where_it_stood():
 
 
 def test_windows_close_around_what_is_found():
-    state = search.State(0.4, 0.6).closed(pool.Found(0.25, 0.75, np.array([0.913, 0.087])), 1.0)
+    state = (
+        search.State(0.4, 0.6, (1.0, 0.0))
+        .wide(1.0)
+        .part(pool.Found(0.25, 0.75, np.array([0.913, 0.087])))
+    )
     assert np.allclose(state[:2], (0.35, 0.65)) and state.weights == (0.91, 0.09)
-    wide = state.wide(0.1)
-    assert np.allclose(state.stood(0.1)[:2], (0.1 / 1.2, 1.1 / 1.2))
-    assert np.allclose(wide[:2], (0.32, 0.68)) and wide.weights == (0.75, 0.25)
-    assert search.State(0.0, 1.0).wide(1.0)[:2] == (0.0, 1.0)
+    window = state.wide(0.1)
+    assert np.allclose(window[:2], (0.32, 0.68)) and window.weights == (0.75, 0.25)
+    assert search.State(0.0, 1.0, (1.0,)).wide(1.0)[:2] == (0.0, 1.0)
+    # Back to where it stands.
+    again = window.part(search._inside(state, window))
+    assert np.allclose(again[:2], state[:2]) and again.weights == state.weights
 
 
 def test_too_few_pictures_that_show_a_stage():

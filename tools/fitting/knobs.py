@@ -30,7 +30,7 @@ class Kinds(NamedTuple):
     """Two kinds of one thing, whose shares are fitted together with a range."""
 
     first: Callable[[Any], np.ndarray]  # Params: [B] bool
-    told: Callable[[float], dict[str, Any]]  # share of the first: keys of a recipe file
+    told: tuple[str, float]  # share of the first: key of a recipe file, and its default
 
 
 class Range(NamedTuple):
@@ -82,15 +82,26 @@ class Range(NamedTuple):
                 found += [float(end - low) / (high - low) for end in ends]
         return max(min(found), 0.0), min(max(found), 1.0)
 
+    def weights(self, recipe: Recipe) -> tuple[float, ...]:
+        """Return the weights of its groups in the recipe."""
+        stage = next(stage for stage in recipe.stages if self.suits(stage))
+        if self.kinds:
+            share = float(stage.ranges.get(*self.kinds.told))
+            return share, 1 - share
+        if self.shared(recipe):
+            share = float(stage.on)  # type: ignore[arg-type]  # shared: one number
+            return share, 1 - share
+        return (1.0,)
+
     def set(self, recipe: Recipe, low: float, high: float, share: float) -> Recipe:
         """Return the recipe with a part of the hull, and a probability."""
-        ranges = {
+        ranges: dict[str, Any] = {
             key: (_rounded(a + (b - a) * low, a, b), _rounded(a + (b - a) * high, a, b))
             for key, (a, b) in self.hulls.items()
         }
         change: dict[str, Any] = {'on': share} if self.shared(recipe) else {}
         if self.kinds:
-            ranges |= self.kinds.told(share)
+            ranges[self.kinds.told[0]] = share
         return _changed(recipe, self.suits, ranges, change)
 
 
@@ -101,7 +112,7 @@ class Mixture(NamedTuple):
     op: Any
     names: tuple[str, ...]
     drawn: Callable[[Any], np.ndarray]  # Params: [B] index into names, -1 where nothing acts
-    told: Callable[[tuple[float, ...]], dict[str, Any]]  # weights: keys of a recipe
+    told: str  # weights: key of a recipe file
 
     def suits(self, stage: Stage) -> bool:
         """Tell whether a stage is one of those that it is about."""
@@ -120,9 +131,15 @@ class Mixture(NamedTuple):
         """Return what the samples drew."""
         return Seen(None, self.chosen(recipe, params), len(self.names))
 
+    def weights(self, recipe: Recipe) -> tuple[float, ...]:
+        """Return the weights in the recipe, the first alone by default."""
+        stage = next(stage for stage in recipe.stages if self.suits(stage))
+        own = [*stage.ranges.get(self.told, (1,)), *[0] * len(self.names)][: len(self.names)]
+        return tuple(float(w) / sum(own) for w in own)
+
     def set(self, recipe: Recipe, weights: tuple[float, ...]) -> Recipe:
         """Return the recipe with weights."""
-        return _changed(recipe, self.suits, self.told(weights), {})
+        return _changed(recipe, self.suits, {self.told: weights}, {})
 
 
 def _is(stage: Stage, op: Any) -> bool:
@@ -233,14 +250,14 @@ def _sampling(p: jpeg.Params) -> np.ndarray:
 
 KNOBS: tuple[Range | Mixture, ...] = (
     Range('JPEG quality', jpeg, {'quality': QUALITY}, _of_jpeg, share=True),
-    Mixture('chroma of JPEG', jpeg, jpeg.SAMPLINGS, _sampling, lambda w: {'sampling': w}),
+    Mixture('chroma of JPEG', jpeg, jpeg.SAMPLINGS, _sampling, 'sampling'),
     Range('blur', blur, {'sigma': SIGMA_OF_BLUR}, _of_blur),
     Range(
         'noise',
         noise,
         {'sigma': SIGMA_OF_NOISE, 'scale': SCALE_OF_NOISE},
         _of_noise,
-        kinds=Kinds(lambda p: p.gray, lambda share: {'gray': share}),
+        kinds=Kinds(lambda p: p.gray, ('gray', 0.4)),
     ),
     Range('grain size', grain, {'size': SIZE}, _of_size, where=_grey),
     Range('grain', grain, {'amount': SIGMA_OF_NOISE}, _of_grain, where=_grey),

@@ -17,7 +17,7 @@ from . import summary
 PARTS = 32  # of a window, at whose borders a range may end
 # Of the polynomials of what is measured, and of how much it varies.
 DEGREES = 4, 2
-PRIOR = 0.15  # of a window: how far a range goes where the numbers hardly say anything
+PRIOR = 0.15  # of a window, and of weights: how far both go where the numbers say little
 
 
 class Found(NamedTuple):
@@ -97,7 +97,7 @@ def best(
     """Fit knob k, with all others as they were found.
 
     numbers: of `Pool.numbers`
-    stood:   where the range was in the window before: there it stays if the numbers say nothing
+    stood:   what it was before, which it stays if the numbers say nothing
     """
     own = pool.seen[k]
     others = [(s, f) for j, (s, f) in enumerate(zip(pool.seen, found, strict=True)) if j != k]
@@ -124,7 +124,9 @@ def best(
             share = acting * mixed + (1 - acting) * below[-1]
             distance[m] += _distance(np.asarray(share)) / len(numbers)
     away = (parts[0] - stood.low) ** 2 + (parts[1] - stood.high) ** 2
-    likely = _likely(distance + away / (4 * len(pool.real) * PRIOR**2), len(pool.real))
+    turned = ((mixtures - stood.weights) ** 2).sum(1) / 2
+    prior = (away + turned[:, None]) / (4 * len(pool.real) * PRIOR**2)
+    likely = _likely(distance + prior, len(pool.real))
     return Found(
         low=float((likely * parts[0]).sum()),
         high=float((likely * parts[1]).sum()),

@@ -25,8 +25,8 @@ from .pool import Found
 
 ROUNDS = 3
 # By which each sweep looks beyond a range: of its width, and of the whole hull at least.
-MARGINS = 1.0, 0.5, 0.25, 0.12, 0.06
-LEAST_MARGIN = 0.01
+MARGINS = 1.0, 1.0, 0.5, 0.5, 0.25
+LEAST_MARGIN = 0.03
 SWEEPS = len(MARGINS)
 LEAST = 20  # pictures of a group
 SHARES = 0.25, 0.75  # of groups in a pool, at least and at most
@@ -76,56 +76,60 @@ def fitted(
     Raises RunError where `count` is too small.
     """
     wanted = knobs.of(recipe)
-    states = [
-        State() if isinstance(knob, knobs.Mixture) else State(*knob.part(recipe)) for knob in wanted
-    ]
-    total = SWEEPS * (1 + ROUNDS)
+    states = [_stands(knob, recipe) for knob in wanted]
     for sweep, margin in enumerate(MARGINS):
-        progress(sweep * (1 + ROUNDS), total)
-        wide = _set(recipe, wanted, [state.wide(margin) for state in states])
+        progress(sweep, SWEEPS)
+        windows = [state.wide(margin) for state in states]
+        wide = _set(recipe, wanted, windows)
         params, values, _ = simulated(wide, faces, sweep * count, count)
-        seen = [
-            _seen(knob, wide, params, s.wide(margin))
-            for knob, s in zip(wanted, states, strict=True)
-        ]
-        stood = [state.stood(margin) for state in states]
-        found = [Found(weights=np.full(s.groups, 1 / s.groups)) for s in seen]
-        pictures = pool.Pool(seen, values, real)
-        numbers = [pictures.numbers(k) for k in range(len(wanted))]
-        for turn in range(ROUNDS):
-            progress(sweep * (1 + ROUNDS) + 1 + turn, total)
-            for k in range(len(wanted)):
-                found[k] = pool.best(pictures, k, numbers[k], found, stood[k])
-        states = [state.closed(own, margin) for state, own in zip(states, found, strict=True)]
-        # What was found, for the file and for whoever looks.
-        recipe = _set(recipe, wanted, states)
-    progress(total, total)
-    return recipe
+        seen = [_seen(*each, wide, params) for each in zip(wanted, windows, strict=True)]
+        # Where a range stands, and then what is found for it, as a part of its window.
+        found = [_inside(*each) for each in zip(states, windows, strict=True)]
+        found = _settled(pool.Pool(seen, values, real), found)
+        states = [w.part(f) for w, f in zip(windows, found, strict=True)]
+    progress(SWEEPS, SWEEPS)
+    return _set(recipe, wanted, states)
+
+
+def _settled(pictures: pool.Pool, stood: list[Found]) -> list[Found]:
+    """What fits best, knob by knob, until they hardly move any more."""
+    found = list(stood)
+    numbers = [pictures.numbers(k) for k in range(len(found))]
+    for _ in range(ROUNDS):
+        for k, own in enumerate(numbers):
+            found[k] = pool.best(pictures, k, own, found, stood[k])
+    return found
 
 
 class State(NamedTuple):
-    """Where a knob stands: a part of its hull, and weights of its groups; None is even."""
+    """Where a knob stands: a part of its hull, and weights of its groups."""
 
-    low: float = 0.0
-    high: float = 1.0
-    weights: tuple[float, ...] | None = None
+    low: float
+    high: float
+    weights: tuple[float, ...]
 
     def wide(self, margin: float) -> 'State':
         """Return the window that the next pool covers."""
         margin = max(margin * (self.high - self.low), LEAST_MARGIN)
-        weights = self.weights and tuple(float(w) for w in np.clip(self.weights, *SHARES))
+        weights = tuple(float(w) for w in np.clip(self.weights, *SHARES))
         return State(max(self.low - margin, 0.0), min(self.high + margin, 1.0), weights)
 
-    def stood(self, margin: float) -> Found:
-        """Return where this is in the window."""
-        low, high, _ = self.wide(margin)
-        return Found((self.low - low) / (high - low), (self.high - low) / (high - low))
-
-    def closed(self, found: Found, margin: float) -> 'State':
-        """Return what was found in the window of this state."""
-        window = self.wide(margin)
-        low, high = (window.low + (window.high - window.low) * x for x in (found.low, found.high))
+    def part(self, found: Found) -> 'State':
+        """Return what was found in this window."""
+        low, high = (self.low + (self.high - self.low) * x for x in (found.low, found.high))
         return State(low, high, tuple(float(w) for w in np.round(found.weights, 2)))
+
+
+def _stands(knob: knobs.Range | knobs.Mixture, recipe: Recipe) -> State:
+    """Where a knob stands in a recipe."""
+    part = (0.0, 1.0) if isinstance(knob, knobs.Mixture) else knob.part(recipe)
+    return State(*part, knob.weights(recipe))
+
+
+def _inside(state: State, window: State) -> Found:
+    """Where a knob stands, as a part of the window."""
+    ends = (np.array((state.low, state.high)) - window.low) / (window.high - window.low)
+    return Found(float(ends[0]), float(ends[1]), np.array(state.weights))
 
 
 def _set(
@@ -134,16 +138,14 @@ def _set(
     """The recipe with every knob where it stands."""
     for knob, state in zip(wanted, states, strict=True):
         if isinstance(knob, knobs.Mixture):
-            even = (1 / len(knob.names),) * len(knob.names)
-            recipe = knob.set(recipe, state.weights or even)
+            recipe = knob.set(recipe, state.weights)
         else:
-            share = state.weights[0] if state.weights else 0.5
-            recipe = knob.set(recipe, state.low, state.high, share)
+            recipe = knob.set(recipe, state.low, state.high, state.weights[0])
     return recipe
 
 
 def _seen(
-    knob: knobs.Range | knobs.Mixture, recipe: Recipe, params: ChainParams, window: State
+    knob: knobs.Range | knobs.Mixture, window: State, recipe: Recipe, params: ChainParams
 ) -> pool.Seen:
     """What a pool drew of a knob. Raises RunError where too few pictures show it."""
     if isinstance(knob, knobs.Mixture):
