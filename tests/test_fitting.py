@@ -317,15 +317,16 @@ def test_what_says_nothing_leaves_a_range_where_it_stood():
 
 
 def test_windows_close_around_what_is_found():
-    state = (
-        search.State(0.4, 0.6, (1.0, 0.0))
-        .wide(1.0)
-        .part(pool.Found(0.25, 0.75, np.array([0.913, 0.087])))
-    )
+    start = search.State(0.4, 0.6, (1.0, 0.0))
+    window = start.wide(1.0, start)
+    assert np.allclose(window[:2], (0.2, 0.8)) and window.weights == (0.75, 0.25)
+    state = window.part(pool.Found(0.25, 0.75, np.array([0.913, 0.087])))
     assert np.allclose(state[:2], (0.35, 0.65)) and state.weights == (0.91, 0.09)
-    window = state.wide(0.1)
-    assert np.allclose(window[:2], (0.32, 0.68)) and window.weights == (0.75, 0.25)
-    assert search.State(0.0, 1.0, (1.0,)).wide(1.0)[:2] == (0.0, 1.0)
+    assert np.allclose(state.wide(0.1, state)[:2], (0.32, 0.68))
+    # Not below half of what the window was, and not beyond the hull.
+    narrow = search.State(0.5, 0.52, (1.0,))
+    assert np.allclose(narrow.wide(0.1, window)[:2], (0.36, 0.66))
+    assert search.State(0.0, 1.0, (1.0,)).wide(1.0, start)[:2] == (0.0, 1.0)
     # Back to where it stands.
     again = window.part(search._inside(state, window))
     assert np.allclose(again[:2], state[:2]) and again.weights == state.weights

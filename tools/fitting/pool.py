@@ -100,8 +100,9 @@ def best(
     stood:   what it was before, which it stays if the numbers say nothing
     """
     own = pool.seen[k]
+    # What the others do to the numbers, in the pool and with what was found for them.
     others = [(s, f) for j, (s, f) in enumerate(zip(pool.seen, found, strict=True)) if j != k]
-    none = np.zeros((len(own.group), 0))
+    none = np.zeros((len(own.group), 0))  # a recipe may have no other knob
     before = np.concatenate([none, *(s.columns(Found()) for s, _ in others)], 1)
     after = np.concatenate([none, *(s.columns(f) for s, f in others)], 1)
     weight = np.prod([np.ones(len(own.group)), *(s.weights(f) for s, f in others)], 0)
@@ -119,10 +120,12 @@ def best(
         below = [
             _below_each(value[i], own, i, before[i], after[i], weight[i], parts, at) for i in of
         ]
+        # Any mixture of groups is the mixture of their distributions.
         for m, mixture in enumerate(mixtures):
             mixed = sum(w * b for w, b in zip(mixture, below[:-1], strict=True))
             share = acting * mixed + (1 - acting) * below[-1]
             distance[m] += _distance(np.asarray(share)) / len(numbers)
+    # Normal distributions around where it stood, so that it leaves for a reason only.
     away = (parts[0] - stood.low) ** 2 + (parts[1] - stood.high) ** 2
     turned = ((mixtures - stood.weights) ** 2).sum(1) / 2
     prior = (away + turned[:, None]) / (4 * len(pool.real) * PRIOR**2)
@@ -180,6 +183,7 @@ def _below_each(
     floor = np.abs(left).mean() / 5
     scaled = left / np.maximum(coarse @ size + before @ other_sizes, floor)
 
+    # Then what other draws of this knob make of it, beside the others as they were found.
     there, sizes = after @ others, after @ other_sizes
     rows = []
     for low, high in [(0.0, 1.0)] if still else zip(*parts, strict=True):

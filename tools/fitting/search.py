@@ -25,8 +25,9 @@ from .pool import Found
 
 ROUNDS = 3
 # By which each sweep looks beyond a range: of its width, and of the whole hull at least.
-MARGINS = 1.0, 1.0, 0.5, 0.5, 0.25
+MARGINS = 1.0, 0.5, 0.5, 0.5, 0.25
 LEAST_MARGIN = 0.03
+SHRINK = 0.5  # of the window before: a range that is taken for too narrow is found again
 SWEEPS = len(MARGINS)
 LEAST = 20  # pictures of a group
 SHARES = 0.25, 0.75  # of groups in a pool, at least and at most
@@ -41,9 +42,16 @@ class Faces(NamedTuple):
 
 
 def simulated(
-    recipe: Recipe, faces: Faces, first: int, count: int
+    recipe: Recipe,
+    faces: Faces,
+    first: int,
+    count: int,
+    made: Callable[[int], None] = lambda number: None,
 ) -> tuple[ChainParams, np.ndarray, list[np.ndarray]]:
-    """Degrade samples first, first + 1, ...: (parameters, [count, estimators], pictures)."""
+    """Degrade samples first, first + 1, ...: (parameters, [count, estimators], pictures).
+
+    made: told the number of each sample that is done
+    """
     # Sample numbers go on from call to call, so that no picture is seen twice.
     draw = Draw(faces.seed, first + np.arange(count), tied=recipe.tied, batch=1)
     side = faces.images[0].shape[0]
@@ -57,7 +65,10 @@ def simulated(
         return measure(lq), lq
 
     # Threads go over pictures, as everything else runs on one.
-    results = list(faces.threads.map(one, range(count)))
+    results = []
+    for i, result in enumerate(faces.threads.map(one, range(count))):
+        results.append(result)
+        made(first + i)
     return params, np.stack([m for m, _ in results]), [lq for _, lq in results]
 
 
@@ -72,22 +83,23 @@ def fitted(
 
     real:  [R, estimators] of the real pictures
     count: synthetic pictures for each of SWEEPS sweeps
-    progress: told how many steps of how many are done
+    progress: told how many synthetic pictures of how many are made
     Raises RunError where `count` is too small.
     """
     wanted = knobs.of(recipe)
-    states = [_stands(knob, recipe) for knob in wanted]
+    # Where every knob stands, as a part of its hull, and what the last pool covered of it.
+    states = windows = [_stands(knob, recipe) for knob in wanted]
     for sweep, margin in enumerate(MARGINS):
-        progress(sweep, SWEEPS)
-        windows = [state.wide(margin) for state in states]
+        windows = [s.wide(margin, w) for s, w in zip(states, windows, strict=True)]
         wide = _set(recipe, wanted, windows)
-        params, values, _ = simulated(wide, faces, sweep * count, count)
+        params, values, _ = simulated(
+            wide, faces, sweep * count, count, lambda n: progress(n + 1, SWEEPS * count)
+        )
         seen = [_seen(*each, wide, params) for each in zip(wanted, windows, strict=True)]
         # Where a range stands, and then what is found for it, as a part of its window.
         found = [_inside(*each) for each in zip(states, windows, strict=True)]
         found = _settled(pool.Pool(seen, values, real), found)
         states = [w.part(f) for w, f in zip(windows, found, strict=True)]
-    progress(SWEEPS, SWEEPS)
     return _set(recipe, wanted, states)
 
 
@@ -108,9 +120,11 @@ class State(NamedTuple):
     high: float
     weights: tuple[float, ...]
 
-    def wide(self, margin: float) -> 'State':
-        """Return the window that the next pool covers."""
-        margin = max(margin * (self.high - self.low), LEAST_MARGIN)
+    def wide(self, margin: float, before: 'State') -> 'State':
+        """Return the window that the next pool covers. before: that of the last one."""
+        width = self.high - self.low
+        beyond = (SHRINK * (before.high - before.low) - width) / 2
+        margin = max(margin * width, beyond, LEAST_MARGIN)
         weights = tuple(float(w) for w in np.clip(self.weights, *SHARES))
         return State(max(self.low - margin, 0.0), min(self.high + margin, 1.0), weights)
 
