@@ -27,7 +27,7 @@ FILES = (
     'dali_pipes/pipe_torch.py',
     'dali_pipes/png.py',
 )
-TESTS = 'test_gpu_path', 'test_cuda', 'test_png', 'test_cache'
+TESTS = 'test_gpu_path', 'test_cuda', 'test_png', 'test_cache', 'test_mixed'
 LEFT_OUT = 'not mutants and not sanitizers and not compiles'  # long, and of the kernels themselves
 LEAST = 95  # percent of the lines of each file
 
