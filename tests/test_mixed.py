@@ -53,6 +53,7 @@ def made(home, share, name='torch', **options):
 def test_each_sample_is_a_pair_or_a_face(home, options):
     with made(home, 0.6, **options) as mixture, made(home, 0, **options) as plain:
         pairs = dali_pipes.Pairs(manifest.scan_pairs(home / 'pairs', 4, size=SIZE), 0.6)
+        assert iter(mixture) is mixture
         seen = 0
         for _ in range(6):
             batch, faces = next(mixture), next(plain)
