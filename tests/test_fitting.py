@@ -316,6 +316,11 @@ def test_what_says_nothing_leaves_a_range_where_it_stood():
         assert abs(found.low - low) < 0.12 and abs(found.high - high) < 0.12
 
 
+def test_what_is_never_chosen_has_no_part():
+    below = pool._below(np.ones(3), np.zeros(3), np.array([0.0, 2.0]))
+    assert (below == 0).all()
+
+
 def test_windows_close_around_what_is_found():
     start = search.State(0.4, 0.6, (1.0, 0.0))
     window = start.wide(1.0, start)

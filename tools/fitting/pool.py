@@ -214,7 +214,8 @@ def _below(value: np.ndarray, weight: np.ndarray, at: np.ndarray) -> np.ndarray:
     """[R] weights of the numbers up to each of `at`, which is sorted, of all weights."""
     # Into the gaps between the real ones, which are fewer: sorting would take twice the time.
     gaps = np.bincount(np.searchsorted(at, value), weight, len(at) + 1)
-    return np.cumsum(gaps)[:-1] / weight.sum()
+    # What is never chosen has no weight at all, and no part in any mixture.
+    return np.cumsum(gaps)[:-1] / (weight.sum() or 1.0)
 
 
 def _distance(share: np.ndarray) -> np.ndarray:
