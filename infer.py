@@ -1,43 +1,47 @@
-"""Restore images with a trained network, or name the parts of faces with a parser.
+"""Restore faces in photographs with a trained network, or name their parts with a parser.
 
+A photograph, or a folder of them: faces are found, restored by the newest run and put back:
+    python infer.py photo.jpg
+    python infer.py photos/ --output restored/ --scale 4
+The faces alone:
+    python infer.py photos/ --output faces/ --faces-only
 The validation inputs of the newest run:
     python infer.py
-A folder, or a file: 8-bit RGB PNG of the same names come out:
-    python infer.py --run runs/mine --input LQ/ --output restored/
+Faces as the network was trained on; 8-bit RGB PNG of the same names come out:
+    python infer.py LQ/ --run runs/mine --aligned --output restored/
 With PSNR and SSIM of the saved files:
     python infer.py --run runs/mine --input LQ/ --gt GT/
 With weights from elsewhere, which tell the network by themselves:
-    python infer.py --weights MSRResNet.pth --input face.png
+    python infer.py face.png --weights MSRResNet.pth
 With a parser: masks as palette PNG and, in masks-colour/, painted over the images:
-    python infer.py --run runs/parser --input faces/ --output masks/
+    python infer.py faces/ --run runs/parser --output masks/
 """
 
 import program
 
 import argparse
+import contextlib
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich.progress import track
-from torch import nn
 
-import models
-import tasks
 from config.schema import Config
 from errors import BadFile, RunError
 from sources.files import MOST
-from storage import shown, some
-from tasks import images
+from storage import some
+from tasks import images, photo_flags, photo_run
 from tasks.batches import ahead, grouped
-from tasks.inputs import LARGEST, Inputs, check_complete, of_files
-from tasks.players import autocast, channels_last
-from tasks.task import Applied, Group, Task
-from training import checkpoint, outputs, run
+from tasks.inputs import LARGEST, Inputs, Listed, check_complete, listed, of_files, within
+from tasks.loading import Loaded, load
+from tasks.task import Applied, Group
+from training import outputs
 
 READ_BY = 4  # threads that read and decode
 
@@ -45,6 +49,7 @@ READ_BY = 4  # threads that read and decode
 def parser() -> argparse.ArgumentParser:
     """Flags of infer.py."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=program.Formatter)
+    p.add_argument('source', nargs='?', metavar='INPUT', help='as --input')
     p.add_argument(
         '--run',
         help='run directory: its final weights, or the newest average of one that is still going '
@@ -55,14 +60,14 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         '--input',
-        help='image, or folder, list, pattern or tar of images of any sizes; sub-folders are kept '
-        "(default: the run's validation inputs)",
+        help='photograph or film, or folder, list, pattern or tar of pictures of any sizes; '
+        "sub-folders are kept (default: the run's validation inputs)",
     )
     p.add_argument(
         '--max-pixels',
         type=program.Whole(1, MOST),
-        default=LARGEST,
-        help='largest image that is restored, width x height (default: %(default)s)',
+        help='largest picture that is restored, width x height '
+        f'(default: {photo_flags.MOST:,} for photographs, {LARGEST:,} for aligned faces)',
     )
     p.add_argument(
         '--output',
@@ -79,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
         '(pip install -e .[lpips])',
     )
     _add_how(p)
+    photo_flags.add(p)
     return p
 
 
@@ -105,67 +111,25 @@ def _add_how(p: argparse.ArgumentParser) -> None:
     )
 
 
-class Loaded(NamedTuple):
-    """A network ready to be applied."""
-
-    net: nn.Module  # on the device, in eval mode
-    task: Task
-    config: Config | None  # of its run
-    folder: Path  # where its output goes if nothing else is said
-
-
-def load(args: argparse.Namespace) -> Loaded:
-    """The network that the flags name, with its weights. Raises RunError and CheckpointError."""
-    if args.weights and args.run:
-        raise RunError('--run and --weights both name a network: give one')
-    check_device(args.device)
-
-    # Weights alone tell which restorer they belong to; a run knows its task and its network.
-    config: Config | None = None
-    if args.weights:
-        path, home = args.weights, Path('.')
-        task = tasks.of(Config())
-        try:
-            net = models.like(checkpoint.read_weights(path)[0])
-        except ValueError as error:
-            raise RunError(f'--weights {shown(path)}: {error}') from error
-        read = checkpoint.load_weights(net, path)
-    else:
-        path = home = Path(args.run or run.newest())
-        if not (home / 'config.json').exists():
-            raise RunError(f'--run {home} is no run directory: it has no config.json')
-        config = tasks.of_run(str(home))
-        task = tasks.of(config)
-        net, read = checkpoint.network_with_weights(lambda: task.network(config), path)
-
-    print(f'{read}: {models.count(net):,} parameters')
-    net = channels_last(net, args.device).eval()
-    return Loaded(net, task, config, home / 'restored')
-
-
-def check_device(device: str) -> None:
-    """Raise RunError for a device that torch cannot use."""
-    try:
-        torch.empty(0, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # no such device, no driver, or a torch without CUDA
-        reason = str(error).splitlines()[0]
-        raise RunError(
-            f'--device {device} cannot be used ({reason}): give cuda if there is a GPU, else cpu'
-        ) from error
-
-
 # ------------------------------------------------------------------------------------------------
 # What goes in.
 
 
-def inputs(args: argparse.Namespace, loaded: Loaded) -> Inputs:
-    """What --input names, or the validation inputs of the run."""
-    if args.input is None:
-        return validation_inputs(loaded)
-    return of_files(args.input, args.gt, loaded.task.read_truth, args.max_pixels)
+def why_aligned(args: argparse.Namespace, loaded: Loaded, found: Listed | None) -> str | None:
+    """Why pictures are restored whole, as aligned faces; None of photographs."""
+    if args.aligned:
+        return '--aligned'
+    if loaded.task.name != 'restore':
+        return f'which the network of a {loaded.task.name} run is given'
+    if found is None:
+        return "the run's own inputs"
+    if args.gt:
+        return '--gt'
+    side = photo_flags.side_of(loaded)
+    small = all(max(image.width, image.height) <= side for image in found.images)
+    if small and args.aligned is None:
+        return f'all are no larger than {side}x{side}, which the network is given'
+    return None
 
 
 def validation_inputs(loaded: Loaded) -> Inputs:
@@ -221,15 +185,11 @@ def good_ones(
 # What comes out.
 
 
-def check_output(
-    args: argparse.Namespace, loaded: Loaded, folder: Path, names: Sequence[str]
-) -> None:
+def check_output(args: argparse.Namespace, loaded: Loaded, folder: Path) -> None:
     """Raise RunError if what is written would be, or lie in, anything that is read."""
     data = loaded.config.data if loaded.config else Config().data
-    # Every file where there is one alone, and the folder beside it that a parser writes, too.
+    # The folder beside it that a parser writes, too.
     written = [folder, folder.with_name(f'{folder.name}-colour')]
-    if len(names) == 1 and not images.is_picture(folder):
-        written.append(folder / f'{names[0]}.png')
     outputs.check(
         {'--output': written},
         {
@@ -242,16 +202,35 @@ def check_output(
     )
 
 
-def output_folder(args: argparse.Namespace, loaded: Loaded, names: Sequence[str]) -> Path:
+def check_files(folder: Path, names: Sequence[str], found: Listed) -> None:
+    """Raise RunError if a picture in the folder is read as well, as a list of files may have it."""
+    read = {os.path.realpath(image.where[0]) for image in found.images}
+    there = os.path.realpath(folder)
+    for name in names:
+        for suffix in photo_run.KINDS:
+            target = os.path.join(there, f'{name}{suffix}')
+            if target in read:
+                outputs.check_same({'--output': target}, {'--input': target})
+
+
+def output_folder(
+    args: argparse.Namespace,
+    loaded: Loaded,
+    names: Sequence[str],
+    found: Listed | None,
+    is_file: Callable[[Path], bool],
+) -> Path:
     """Folder, or file for a single picture, that is written to; made if need be."""
     folder = Path(args.output or loaded.folder)
     # Beside the folder `.` there is no place for another one that is named after it.
     folder = folder if folder.name not in ('', '..') else folder.resolve()
-    if images.is_picture(folder) and len(names) > 1:
+    if is_file(folder) and len(names) > 1:
         raise RunError(f'--output {folder} is one file, --input holds {len(names)}')
-    check_output(args, loaded, folder, names)
+    check_output(args, loaded, folder)
+    if found and not is_file(folder):
+        check_files(folder, names, found)
     try:
-        made = folder.parent if images.is_picture(folder) else folder
+        made = folder.parent if is_file(folder) else folder
         made.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f'--output {folder} cannot be made: {error.strerror}') from error
@@ -261,30 +240,63 @@ def output_folder(args: argparse.Namespace, loaded: Loaded, names: Sequence[str]
 @program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Apply a network as the command line says -> exit status."""
-    args = parser().parse_args(argv)
-    loaded = load(args)
+    flags = parser()
+    args = flags.parse_args(argv)
+    if args.source and args.input:
+        raise RunError(f'{args.source} and --input {args.input} both name pictures: give one')
+    args.input = args.input or args.source
+    loaded = load(args.run, args.weights, args.device)
     loaded.task.check_infer(args.lpips)
     if args.lpips and args.input and not args.gt:
         raise RunError(images.needs_truth(args.lpips))
-    source = inputs(args, loaded)
-    folder = output_folder(args, loaded, source.names)
 
-    # As the run was trained: what it learnt in bf16 it restores in bf16.
-    precision = args.precision or (loaded.config.run.precision if loaded.config else 'fp32')
-    device = torch.device(args.device)
-    how = Applied(device, autocast(precision, device), args.tta, args.lpips)
-    for line in applied(args, loaded, in_groups(source, args.batch), folder, how):
+    # Photographs, unless there is a reason to take pictures for faces that were cut out.
+    found = listed(args.input) if args.input else None
+    why = why_aligned(args, loaded, found)
+    with enough_memory(args):
+        if found and why is None:
+            said, bad = of_photos(args, loaded, found)
+        else:
+            photo_flags.refuse(args, flags, why or '')
+            if args.aligned is None and loaded.task.name == 'restore':
+                print(f'restored whole, as aligned faces: {why}')
+            said, bad = of_faces(args, loaded, found)
+    for line in said:
         print(line)
-    check_complete(source)
+    check_complete(bad)
     return 0
 
 
-def applied(
-    args: argparse.Namespace, loaded: Loaded, groups: Iterator[Group], folder: Path, how: Applied
-) -> list[str]:
-    """What there is to say of what was written. Raises RunError where the memory does not do."""
+def of_photos(
+    args: argparse.Namespace, loaded: Loaded, found: Listed
+) -> tuple[list[str], list[str]]:
+    """Restore photographs -> (lines for the user, what was left out)."""
+    is_file = (lambda path: False) if args.faces_only else photo_run.is_file
+    folder = output_folder(args, loaded, found.names, found, is_file)
+    return photo_run.run(args, loaded, found, folder)
+
+
+def of_faces(
+    args: argparse.Namespace, loaded: Loaded, found: Listed | None
+) -> tuple[list[str], list[str]]:
+    """Apply the network to whole pictures -> (lines for the user, what was left out)."""
+    if found is None:
+        source = validation_inputs(loaded)
+    else:
+        some_found = within(found, args.max_pixels or LARGEST)
+        source = of_files(some_found, args.gt, loaded.task.read_truth)
+    folder = output_folder(args, loaded, source.names, found, images.is_picture)
+    device = torch.device(args.device)
+    how = Applied(device, loaded.autocast(device, args.precision), args.tta, args.lpips)
+    said = loaded.task.infer(loaded.net, in_groups(source, args.batch), folder, how)
+    return said, source.bad
+
+
+@contextlib.contextmanager
+def enough_memory(args: argparse.Namespace) -> Iterator[None]:
+    """Raise RunError where the memory does not do."""
     try:
-        return loaded.task.infer(loaded.net, groups, folder, how)
+        yield
     except (MemoryError, RuntimeError) as error:
         # The allocator of the CPU has no error of its own.
         text = str(error)

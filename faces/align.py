@@ -24,16 +24,16 @@ SLACK = 0.35  # of a factor that is not worth averaging over
 MOST_FINE = 4096  # pixels of a side that is averaged from
 
 
-def matrix(points: np.ndarray, side: int) -> np.ndarray:
+def matrix(points: np.ndarray, side: int) -> np.ndarray | None:
     """Return the similarity that brings five points [5, 2] of a photo to a face of `side` pixels.
 
-    Least median of squares: a point that is wrong does not turn the face.
+    Least median of squares: a point that is wrong does not turn the face. None for points that lie
+    on each other, and tell no direction.
     """
     there = scaled_points(TEMPLATE, side / SIDE)
     found, _ = cv2.estimateAffinePartial2D(points, there, method=cv2.LMEDS)
-    # Points that lie on each other have no direction.
     if found is None or not np.isfinite(found).all() or scale_of(found) < 1e-6:
-        raise ValueError('the points of this face do not tell where it is')
+        return None
     return np.asarray(found)
 
 

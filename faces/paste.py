@@ -5,7 +5,7 @@ farther away: at every pixel the photo and all faces sum to one. What of a face 
 photo is never painted, and its colours at low frequencies are the photo's own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -35,22 +35,39 @@ def square(side: int) -> np.ndarray:
     return np.outer(ramp, ramp).astype(np.float32)
 
 
-def paste(photo: np.ndarray, faces: Iterable[Face], scale: float = 1, fidelity: float = 0) -> None:
-    """Blend faces into a photo that was enlarged by `scale`, in place.
+def order(matrices: Sequence[np.ndarray]) -> list[int]:
+    """Return the numbers of faces in the order in which they are painted, smaller ones first."""
+    return sorted(range(len(matrices)), key=lambda i: -align.scale_of(matrices[i]))
+
+
+def paste(
+    photo: np.ndarray,
+    faces: Iterable[Face],
+    scale: float = 1,
+    fidelity: float = 0,
+    gray: bool | None = None,
+) -> None:
+    """Blend faces into a photo that was enlarged by `scale`, in place, in `order`.
 
     photo:    [H, W, 3] uint8 or uint16
     fidelity: 0 to 1, how much of the photo stays in the faces
+    gray:     whether the photo has no colours, and gets none; looked at if it is not said
     """
-    ordered = sorted(faces, key=lambda face: -align.scale_of(face.matrix))
-    # A photo of greys stays one, whatever a network makes of it.
-    gray = is_gray(photo)
-    for face in ordered:
-        _paint(photo, face, scale, fidelity, gray)
+    gray = is_gray(photo) if gray is None else gray
+    given = list(faces)
+    for i in order([face.matrix for face in given]):
+        _paint(photo, given[i], scale, fidelity, gray)
 
 
 def is_gray(photo: np.ndarray) -> bool:
     """Tell whether all channels of [H, W, 3] are equal."""
-    return bool((photo[..., 1:] == photo[..., :1]).all())
+    # Row by row: most photos show a colour at once, and none takes as much memory again.
+    return all(bool((row[:, 1:] == row[:, :1]).all()) for row in photo)
+
+
+def grayed(image: np.ndarray) -> np.ndarray:
+    """Return the light of [h, w, 3] float32 in all channels."""
+    return np.repeat((image @ np.array(LUMA, np.float32))[..., None], 3, 2)
 
 
 def _paint(photo: np.ndarray, face: Face, scale: float, fidelity: float, gray: bool) -> None:
@@ -59,7 +76,7 @@ def _paint(photo: np.ndarray, face: Face, scale: float, fidelity: float, gray: b
         return
     (top, left), image, mask = placed
     if gray:
-        image = np.repeat((image @ np.array(LUMA, np.float32))[..., None], 3, 2)
+        image = grayed(image)
     window = photo[top : top + mask.shape[0], left : left + mask.shape[1]]
     own = window.astype(np.float32)
     side = len(face.image) / align.scale_of(face.matrix) * scale

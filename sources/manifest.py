@@ -219,6 +219,7 @@ def scan(
     strict: bool = False,
     convert: bool = False,
     most: int = LARGEST,
+    tell: bool = True,
     cache_dir: FilePath | None = None,
     progress: Progress | None = None,
     say: Say = print,
@@ -234,6 +235,7 @@ def scan(
     strict:    raise DataError for any bad file, instead of a warning
     convert:   as in files.check
     most:      pixels; larger images are bad
+    tell:      say what decoding changes
     cache_dir: where verdicts are cached by real path, length and mtime; default cache_folder()
     progress:  called for every file that has to be read
     Raises DataError: the source is empty or has no usable file, a tar is broken, or `strict`.
@@ -256,11 +258,12 @@ def scan(
         except BadFile as e:
             bad.append(BadImage(file.path, str(e)))
     report(source, images, bad, strict, say)
-    _tell_changes(source, images, say)
+    if tell:
+        tell_changes(source, images, say)
     return Manifest(images, bad)
 
 
-def _tell_changes(source: str, images: Sequence[Image], say: Say) -> None:
+def tell_changes(source: str, images: Sequence[Image], say: Say) -> None:
     """Say once of a source what decoding changes in its images."""
     for pattern, what in CHANGES.items():
         changed = [image for image in images if re.search(pattern, image.colour)]

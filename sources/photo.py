@@ -168,23 +168,29 @@ def _orientation(exif: Image.Exif) -> int:
 # ---- writing ----
 
 
-def encoded(photo: Photo) -> bytes:
-    """Return the photo as a file of its kind. Raises BadFile for what that kind cannot hold."""
-    if photo.pixels.dtype == np.uint16 and photo.kind not in ('PNG', 'TIFF'):
-        photo = to_8bit(photo)
+def check_kind(photo: Photo) -> None:
+    """Raise BadFile for a photo that has what its kind of file cannot hold."""
     if photo.alpha is not None and photo.kind in ('JPEG', 'BMP'):
         raise BadFile(f'{photo.kind} has no transparency: give --format png')
+
+
+def encoded(photo: Photo) -> bytes:
+    """Return the photo as a file of its kind. Raises BadFile for what that kind cannot hold."""
+    check_kind(photo)
+    if photo.pixels.dtype == np.uint16 and photo.kind not in ('PNG', 'TIFF'):
+        photo = to_8bit(photo)
     if photo.kind in ('HEIF', 'TIFF') and photo.pixels.dtype == np.uint8:
         return _with_pillow(photo)
     return _with_opencv(photo)
 
 
+def rounded(x: np.ndarray) -> np.ndarray:
+    """Return levels of 16 bits as those of 8."""
+    return np.rint(x / 257).astype(np.uint8) if x.dtype == np.uint16 else x
+
+
 def to_8bit(photo: Photo) -> Photo:
     """Return the photo with 8 bits a channel."""
-
-    def rounded(x: np.ndarray) -> np.ndarray:
-        return np.rint(x / 257).astype(np.uint8) if x.dtype == np.uint16 else x
-
     alpha = None if photo.alpha is None else rounded(photo.alpha)
     return photo._replace(pixels=rounded(photo.pixels), alpha=alpha)
 

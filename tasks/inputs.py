@@ -4,7 +4,7 @@ A file that cannot be used is named and left out; the others are not lost.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from errors import BadFile, DataError, FacesError, RunError
-from sources import files, layouts, listing, selection
+from sources import files, layouts, listing, manifest, selection
 from sources.aliases import Say
 from sources.manifest import Image, Manifest
 from storage import shown, some
@@ -40,52 +40,73 @@ class Inputs(NamedTuple):
     bad: list[str]  # paths and reasons of what is left out; what turns out bad is added
 
 
-def of_files(
-    source: str,
-    gt: str | None,
-    read_truth: Callable[[Path], Tensor],
-    most: int = LARGEST,
-    say: Say = print,
-) -> Inputs:
-    """What --input names, with the ground truth that --gt names.
+class Listed(NamedTuple):
+    """What --input names."""
 
-    most: pixels of the largest picture
-    Raises RunError where nothing can be used, and for a ground truth that is missing or bad.
+    source: str
+    images: list[Image]
+    names: list[str]  # of the images, with the sub-folders they lie in, without suffix
+    bad: list[str]  # paths and reasons of what cannot be read
+
+
+def listed(source: str, say: Say = print) -> Listed:
+    """List what --input names, whatever its size. Raises RunError where nothing can be read."""
+    found = image_files(source, '--input', files.MOST, say=say, tell=False)
+    bad = [f'{shown(bad.path)}: {bad.reason}' for bad in found.bad]
+    return Listed(source, found.images, _names(source, '--input', found), bad)
+
+
+def within(found: Listed, most: int) -> Listed:
+    """Leave out pictures of more than `most` pixels. Raises RunError where none is left."""
+    kept, names, bad = [], [], list(found.bad)
+    for image, name in zip(found.images, found.names, strict=True):
+        try:
+            files.check_area(image.width, image.height, most)
+        except BadFile as error:
+            bad.append(f'{shown(image.path)}: {error} without --max-pixels')
+            continue
+        kept.append(image)
+        names.append(name)
+    if not kept:
+        raise RunError(f'--input: nothing in it can be restored: {some(bad, 3)}')
+    return Listed(found.source, kept, names, bad)
+
+
+def of_files(found: Listed, gt: str | None, read_truth: Callable[[Path], Tensor]) -> Inputs:
+    """Read what --input names, with the ground truth that --gt names.
+
+    Raises RunError for a ground truth that is missing or bad.
     """
-    found = image_files(source, '--input', most, say)
-    names = _names(source, '--input', found)
-    truths = _truths(gt, names) if gt else None
+    manifest.tell_changes(found.source, found.images, print)
+    truths = _truths(gt, found.names) if gt else None
 
     def get(i: int) -> Item:
         truth = None if truths is None else _read(truths[i], lambda: read_truth(Path(truths[i])))
         return read(found.images[i]), truth
 
-    return Inputs(names, get, [f'{shown(bad.path)}: {bad.reason}' for bad in found.bad])
+    return Inputs(found.names, get, found.bad)
 
 
 def image_files(
-    source: str, flag: str, most: int = LARGEST, say: Say = print, strict: bool = False
+    source: str,
+    flag: str,
+    most: int = LARGEST,
+    say: Say = print,
+    strict: bool = False,
+    tell: bool = True,
 ) -> Manifest[Image]:
     """Pictures of a folder, list, pattern or shard in order, or the one picture.
 
-    most: pixels of the largest one; strict: no file may be bad
+    most: pixels of the largest one; strict: no file may be bad; tell: say what decoding changes
     Raises RunError.
     """
     if not (os.path.exists(source) or listing.is_pattern(source)):
         raise RunError(f'{flag} {shown(source)} does not exist')
-    how: dict[str, Any] = dict(size=1, restore=True, convert=True, most=most, strict=strict)
+    how: dict[str, Any] = dict(size=1, convert=True, most=most, strict=strict, tell=tell)
     try:
-        found = selection.scan(source, say=say, **how)
+        return selection.scan(source, restore=True, say=say, **how)
     except DataError as error:
-        raise RunError(f'{flag} {_with_remedy(flag, str(error))}') from error
-    bad = [image._replace(reason=_with_remedy(flag, image.reason)) for image in found.bad]
-    return Manifest(found.images, bad)
-
-
-def _with_remedy(flag: str, reason: str) -> str:
-    """A reason, with the flag that helps where it is the bound of pixels."""
-    bound = 'million are read'
-    return reason.replace(bound, f'{bound} without --max-pixels') if flag == '--input' else reason
+        raise RunError(f'{flag} {error}') from error
 
 
 def _names(source: str, flag: str, found: Manifest[Image]) -> list[str]:
@@ -113,12 +134,12 @@ def _truths(gt: str, names: list[str]) -> list[str]:
     return [path for path in paths if path is not None]
 
 
-def check_complete(inputs: Inputs) -> None:
+def check_complete(bad: Sequence[str]) -> None:
     """Raise LeftOutError with the files that were left out, if there are any."""
-    if inputs.bad:
+    if bad:
         raise LeftOutError(
-            f'{len(inputs.bad):,} pictures were left out, the others are done:\n  '
-            + some(inputs.bad, 100, '\n  ')
+            f'{len(bad):,} pictures were left out, the others are done:\n  '
+            + some(bad, 100, '\n  ')
         )
 
 

@@ -3,23 +3,35 @@
     photo -> faces/detect.py -> faces/align.py -> network -> faces/paste.py -> photo
 
 Faces alone go to the network, never a whole photo. A photo leaves as soon as all its faces are
-back, so that few are in memory at once.
+back, so that few are in memory at once; however many faces it has, few of them are.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from faces import align, detect, paste
+from faces import align, detect, paste, quality
+from sources import photo as photo_file
 from sources.photo import Photo
+
+from .backgrounds import Background, lanczos
 
 MOST_WAITING = 1 << 26  # pixels of photos that wait for their faces
 
 Network = Callable[[Tensor], Tensor]  # [n, 3, s, s] uint8 -> [n, 3, S, S] uint8
+Mask = Callable[[np.ndarray], np.ndarray]  # [n, S, S, 3] uint8 -> [n, S, S] float32, 0 to 1
+# What is told of every restored face: name of the photo, number of the face, [S, S, 3] uint8.
+EachFace = Callable[[str, int, np.ndarray], None]
+
+
+def squares(faces: np.ndarray) -> np.ndarray:
+    """Return soft squares as masks [n, S, S] of faces [n, S, S, 3]."""
+    return np.repeat(paste.square(faces.shape[1])[None], len(faces), 0)
 
 
 class How(NamedTuple):
@@ -29,17 +41,25 @@ class How(NamedTuple):
     scale: int = 1  # by which the photo is enlarged
     fidelity: float = 0.0  # how much of the photo stays in its faces, 0 to 1
     min_face: int = detect.MIN_FACE  # pixels
+    skip_good: float | None = None  # pixels that a face must be worth to be left alone
     batch: int = 8  # faces restored together
+    background: Background | None = lanczos  # None: faces alone are wanted
+    mask: Mask = squares
 
 
-class Job(NamedTuple):
-    """A photo, and the faces in it."""
+@dataclasses.dataclass
+class Job:
+    """A photo, the faces in it, and what has become of them so far."""
 
     name: str
     photo: Photo
     found: detect.Found
-    matrices: list[np.ndarray]  # [2, 3] each, from the photo to `faces`
-    faces: list[np.ndarray]  # [side, side, 3] uint8 each
+    matrices: list[np.ndarray]  # [2, 3] each, from the photo to its faces
+    gray: bool  # the photo has no colours
+    good: int  # faces that were left alone
+    left: int  # faces that are not painted yet
+    rounded: np.ndarray  # the photo in 8 bits
+    canvas: np.ndarray | None = None  # the enlarged photo, from its first face on
 
 
 class Done(NamedTuple):
@@ -47,71 +67,110 @@ class Done(NamedTuple):
 
     name: str
     photo: Photo
-    faces: list[np.ndarray]  # [S, S, 3] uint8 each, as the network made them
-    found: detect.Found
+    found: detect.Found  # the faces that were restored
+    good: int  # faces that were left alone
 
 
 def restored(
-    photos: Iterable[tuple[str, Photo]], detector: detect.Detector, network: Network, how: How
+    photos: Iterable[tuple[str, Photo]],
+    detector: detect.Detector,
+    network: Network,
+    how: How,
+    each_face: EachFace | None = None,
 ) -> Iterator[Done]:
     """Restore photos in order."""
-    waiting: list[Job] = []
-    for name, photo in photos:
-        waiting.append(found_in(name, photo, detector, how))
-        # Enough faces for a batch, or too much to keep.
-        faces = sum(len(job.faces) for job in waiting)
-        pixels = sum(job.photo.pixels[..., 0].size for job in waiting)
-        if faces >= how.batch or pixels >= MOST_WAITING:
-            yield from _finished(waiting, network, how)
-            waiting = []
-    yield from _finished(waiting, network, how)
+    jobs = (found_in(name, photo, detector, how) for name, photo in photos)
+    return restored_faces(jobs, network, how, each_face)
 
 
 def found_in(name: str, photo: Photo, detector: detect.Detector, how: How) -> Job:
-    """Find and cut out the faces of a photo."""
-    pixels = _8bit(photo.pixels)
-    found = detector(pixels, how.min_face)
-    matrices = []
-    for points in found.points:
-        matrices.append(align.matrix(points, how.side))
-    faces = [align.warped(pixels, m, (how.side, how.side)) for m in matrices]
-    return Job(name, photo, found, matrices, faces)
+    """Find the faces of a photo."""
+    pixels = photo_file.rounded(photo.pixels)
+    return with_faces(name, photo, pixels, detector(pixels, how.min_face), how)
 
 
-def _finished(jobs: Sequence[Job], network: Network, how: How) -> Iterator[Done]:
-    """Restore the faces of some photos together, and put them back one photo after the other."""
-    faces = [face for job in jobs for face in job.faces]
-    back: list[np.ndarray] = []
-    for i in range(0, len(faces), how.batch):
-        some = torch.from_numpy(np.stack(faces[i : i + how.batch])).permute(0, 3, 1, 2)
-        back += list(network(some).permute(0, 2, 3, 1).numpy())
+def with_faces(name: str, photo: Photo, pixels: np.ndarray, found: detect.Found, how: How) -> Job:
+    """Return what is to be done for faces that were found.
+
+    pixels: [h, w, 3] uint8 of the photo
+    """
+    matrices, wanted, good = [], [], 0
+    for i, points in enumerate(found.points):
+        m = align.matrix(points, how.side)
+        if m is None:
+            continue
+        if how.skip_good is not None and quality.in_photo(pixels, m, how.side) >= how.skip_good:
+            good += 1
+            continue
+        matrices.append(m)
+        wanted.append(i)
+    kept = detect.Found(*(field[wanted] for field in found))
+    return Job(name, photo, kept, matrices, paste.is_gray(pixels), good, len(wanted), pixels)
+
+
+def restored_faces(
+    jobs: Iterable[Job], network: Network, how: How, each_face: EachFace | None = None
+) -> Iterator[Done]:
+    """Restore the faces of some photos, and return the photos in order."""
+    waiting: deque[Job] = deque()
+    faces: deque[tuple[Job, int]] = deque()
     for job in jobs:
-        own, back = back[: len(job.faces)], back[len(job.faces) :]
-        yield Done(job.name, blended(job, own, how), own, job.found)
+        waiting.append(job)
+        faces.extend((job, i) for i in paste.order(job.matrices))
+        # Whole batches as long as there are any; the rest too, where there is too much to keep.
+        pixels = sum(j.photo.pixels[..., 0].size for j in waiting)
+        while len(faces) >= how.batch or (faces and pixels >= MOST_WAITING):
+            _batch(faces, network, how, each_face)
+        yield from _finished(waiting, how)
+    while faces:
+        _batch(faces, network, how, each_face)
+    yield from _finished(waiting, how)
 
 
-def blended(job: Job, faces: Sequence[np.ndarray], how: How) -> Photo:
-    """Return the enlarged photo with its restored faces."""
-    pixels = enlarged(job.photo.pixels, how.scale)
-    levels = np.iinfo(pixels.dtype).max // 255
-    placed = []
-    for face, m in zip(faces, job.matrices, strict=True):
-        there = align.scaled(m, target=len(face) / how.side)
-        placed.append(paste.Face(face.astype(np.float32) * levels, paste.square(len(face)), there))
-    paste.paste(pixels, placed, how.scale, how.fidelity)
-    alpha = job.photo.alpha
-    return job.photo._replace(
-        pixels=pixels, alpha=None if alpha is None else enlarged(alpha, how.scale)
-    )
+def _batch(
+    faces: deque[tuple[Job, int]], network: Network, how: How, each_face: EachFace | None
+) -> None:
+    """Restore the next faces together, and paint each into its photo."""
+    some = [faces.popleft() for _ in range(min(how.batch, len(faces)))]
+    crops = np.stack([_cut_out(job, i, how.side) for job, i in some])
+    made = network(torch.from_numpy(crops).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+    masks = how.mask(made) if how.background else made[..., 0]
+    for (job, i), face, mask in zip(some, made, masks, strict=True):
+        if each_face:
+            each_face(job.name, i, face)
+        if how.background:
+            _paint(job, i, face, mask, how)
+        job.left -= 1
 
 
-def enlarged(pixels: np.ndarray, scale: int) -> np.ndarray:
-    """Enlarge [h, w] or [h, w, 3] by Lanczos's filter; always a new array."""
-    if scale == 1:
-        return pixels.copy()
-    h, w = pixels.shape[:2]
-    return cv2.resize(pixels, (w * scale, h * scale), interpolation=cv2.INTER_LANCZOS4)
+def _cut_out(job: Job, i: int, side: int) -> np.ndarray:
+    return align.warped(job.rounded, job.matrices[i], (side, side))
 
 
-def _8bit(pixels: np.ndarray) -> np.ndarray:
-    return np.rint(pixels / 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+def _paint(job: Job, i: int, face: np.ndarray, mask: np.ndarray, how: How) -> None:
+    if job.canvas is None:
+        job.canvas = _background(job.photo, how)
+    levels = np.iinfo(job.canvas.dtype).max // 255
+    there = align.scaled(job.matrices[i], target=len(face) / how.side)
+    placed = paste.Face(face.astype(np.float32) * levels, mask, there)
+    paste.paste(job.canvas, [placed], how.scale, how.fidelity, job.gray)
+
+
+def _background(photo: Photo, how: How) -> np.ndarray:
+    assert how.background  # or nothing would be painted
+    return how.background(photo.pixels, how.scale)
+
+
+def _finished(waiting: deque[Job], how: How) -> Iterator[Done]:
+    """Return the first photos, as far as all their faces are painted."""
+    while waiting and not waiting[0].left:
+        job = waiting.popleft()
+        photo = job.photo
+        if how.background:
+            alpha = None if photo.alpha is None else lanczos(photo.alpha, how.scale)
+            pixels = _background(photo, how) if job.canvas is None else job.canvas
+            photo = photo._replace(pixels=pixels, alpha=alpha)
+        # The photo as it was read may be as large as what becomes of it: no one holds it now.
+        found, good, name = job.found, job.good, job.name
+        del job
+        yield Done(name, photo, found, good)

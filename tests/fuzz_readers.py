@@ -43,7 +43,6 @@ import torch
 from torch import nn
 
 import degrade
-import infer
 import models
 import storage
 import synthetic
@@ -55,7 +54,7 @@ from degrade import recipe_file, recipe_text
 from errors import BadFile, FacesError, RunError
 from faces import landmarks, prior_file
 from sources import files, jph, scan_cache, shards
-from tasks import guides, options
+from tasks import guides, loading, options
 from tools import finished_run, report_html
 from training import checkpoint, log, resume, soup, watch
 from training.ema import EMA
@@ -158,11 +157,11 @@ def _write_pictures(home: Path) -> None:
 
 
 def _infer_run(home: Path, _: Path) -> None:
-    infer.load(argparse.Namespace(run=str(home / 'run'), weights=None, device='cpu'))
+    loading.load(str(home / 'run'), None, 'cpu')
 
 
 def _infer_weights(_: Path, file: Path) -> None:
-    infer.load(argparse.Namespace(run=None, weights=str(file), device='cpu'))
+    loading.load(None, str(file), 'cpu')
 
 
 def _begun(home: Path, _: Path) -> None:

@@ -180,5 +180,4 @@ def test_one_wrong_point_does_not_turn_a_face():
 
 
 def test_points_that_are_one_tell_nothing():
-    with pytest.raises(ValueError, match='do not tell where it is'):
-        align.matrix(np.full((5, 2), 7.0), 128)
+    assert align.matrix(np.full((5, 2), 7.0), 128) is None

@@ -23,6 +23,7 @@ import storage
 import train
 from errors import BadFile
 from storage import tensors
+from tasks import loading
 from tools import evaluate, experiments, export, interpolate, prepare, report, submit
 from training import checkpoint, log
 
@@ -306,7 +307,7 @@ def test_weights_as_people_have_them(tmp_path, kind, legacy, capfd):
     # Numbers that half precision holds exactly.
     weights = {name: value.half().float() for name, value in net.state_dict().items()}
     torch.save(KNOWN[kind](weights), tmp_path / 'w.pth', _use_new_zipfile_serialization=not legacy)
-    found = infer.load(argparse.Namespace(run=None, weights=str(tmp_path / 'w.pth'), device='cpu'))
+    found = loading.load(None, str(tmp_path / 'w.pth'), 'cpu')
     state = found.net.state_dict()
     assert all(torch.equal(state[name], value) for name, value in weights.items())
     # And where the network is known beforehand.

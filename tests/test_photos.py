@@ -7,7 +7,7 @@ import torch
 
 from faces import align, detect
 from sources.photo import Photo
-from tasks import photos
+from tasks import backgrounds, photos
 
 SIDE = 64
 
@@ -45,6 +45,10 @@ def through(network, how, kinds=(np.uint8,) * 4):
     return list(photos.restored(given, finder(PLACES), network, how)), given
 
 
+def count(done):
+    return [len(d.found.boxes) for d in done]
+
+
 @pytest.mark.parametrize('batch', [1, 3, 8])
 def test_every_photo_comes_back_in_order_with_its_own_faces(batch):
     seen = []
@@ -56,7 +60,7 @@ def test_every_photo_comes_back_in_order_with_its_own_faces(batch):
 
     done, given = through(network, photos.How(SIDE, batch=batch))
     assert [d.name for d in done] == ['0', '1', '2', '3']
-    assert [len(d.faces) for d in done] == [1, 0, 2, 1]
+    assert count(done) == [1, 0, 2, 1]
     assert sum(seen) == 4 and max(seen) <= batch
     for d, (_, photo) in zip(done, given, strict=True):
         # A network that changes nothing changes nothing.
@@ -85,35 +89,39 @@ def test_photos_are_enlarged_with_all_they_have(scale, dtype):
     alpha[:, 100:] = 0
     photo = Photo(picture(2, dtype), alpha, kind='PNG', icc=b'profile', exif=b'exif')
     how = photos.How(SIDE, scale)
-    (done,) = photos.restored([('x', photo)], finder(PLACES), network, how)
+    faces = {}
+    tell = lambda name, i, face: faces.update({(name, i): face})  # noqa: E731
+    (done,) = photos.restored([('x', photo)], finder(PLACES), network, how, tell)
     own = done.photo
     assert own.pixels.shape == (150 * scale, 190 * scale, 3) and own.pixels.dtype == dtype
     assert own.alpha.shape == (150 * scale, 190 * scale) and own.alpha.dtype == dtype
     assert own.alpha[:, : 90 * scale].min() == np.iinfo(dtype).max and own.alpha[:, -50:].max() == 0
     assert (own.icc, own.exif) == (b'profile', b'exif')
-    assert [face.shape for face in done.faces] == [(4 * SIDE, 4 * SIDE, 3)] * 2
-    plain = photos.enlarged(photo.pixels, scale)
+    assert sorted(faces) == [('x', 0), ('x', 1)]
+    assert {face.shape for face in faces.values()} == {(4 * SIDE, 4 * SIDE, 3)}
+    plain = backgrounds.lanczos(photo.pixels, scale)
     error = np.abs(own.pixels.astype(float) - plain) / np.iinfo(dtype).max * 255
     assert error.mean() < 1
 
 
 def test_small_faces_are_left_alone():
     done, given = through(lambda faces: 255 - faces, photos.How(SIDE, min_face=55))
-    assert [len(d.faces) for d in done] == [1, 0, 1, 1]
+    assert count(done) == [1, 0, 1, 1]
     # The one of 50 pixels keeps its pixels.
     assert (done[2].photo.pixels[50:70, 40:60] == given[2][1].pixels[50:70, 40:60]).all()
 
 
-def test_few_photos_wait_at_once(monkeypatch):
-    """Photos without faces do not pile up until there are enough faces."""
+@pytest.mark.parametrize(('number', 'most'), [(0, 2), (1, 1)])
+def test_few_photos_wait_at_once(number, most, monkeypatch):
+    """Photos of single faces do not pile up until there are enough; one without leaves at once."""
     monkeypatch.setattr(photos, 'MOST_WAITING', 150 * 190 * 2)
     read = []
 
     def given():
-        for i in (1, 1, 1, 1, 1):
-            read.append(i)
-            yield 'x', Photo(picture(i))
+        for _ in range(5):
+            read.append(number)
+            yield 'x', Photo(picture(number))
 
     it = photos.restored(given(), finder(PLACES), lambda faces: faces, photos.How(SIDE))
     next(it)
-    assert len(read) == 2
+    assert len(read) == most

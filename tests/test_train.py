@@ -231,6 +231,7 @@ def test_infer_takes_any_size_and_tta(size, run, tmp_path):
                 '--output',
                 str(tmp_path / 'out.png'),
                 '--tta',
+                '--aligned',
             ]
         )
         == 0
@@ -243,26 +244,14 @@ def test_infer_takes_a_folder_without_truth(run, tmp_path):
     rng = np.random.default_rng(1)
     for i, size in enumerate([(16, 16), (16, 16), (24, 16), (16, 16)]):
         _png(tmp_path / 'in' / f'{i}.png', rng.integers(0, 256, (*size, 3), np.uint8))
-    assert (
-        infer.main(
-            ['--run', str(run), '--input', str(tmp_path / 'in'), '--output', str(tmp_path / 'out')]
-        )
-        == 0
-    )
+
+    def restored(source, output):
+        argv = ['--run', run, '--input', source, '--output', output, '--aligned']
+        assert infer.main([str(a) for a in argv]) == 0
+
+    restored(tmp_path / 'in', tmp_path / 'out')
     for i in range(4):
-        assert (
-            infer.main(
-                [
-                    '--run',
-                    str(run),
-                    '--input',
-                    str(tmp_path / f'in/{i}.png'),
-                    '--output',
-                    str(tmp_path / 'alone.png'),
-                ]
-            )
-            == 0
-        )
+        restored(tmp_path / f'in/{i}.png', tmp_path / 'alone.png')
         one, other = (
             cv2.imread(str(p)).astype(int)
             for p in (tmp_path / f'out/{i}.png', tmp_path / 'alone.png')

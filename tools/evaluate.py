@@ -27,7 +27,6 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-import infer
 import storage
 from errors import BadFile, DataError, RunError
 from faces import landmarks, masks
@@ -40,9 +39,8 @@ from metrics.ssim import ssim
 from sources import listing, manifest
 from sources.files import decode, read_bytes
 from sources.manifest import some
-from tasks import parse as parsing
 from tasks.batches import ahead, grouped
-from tasks.players import autocast
+from tasks.face_parser import FaceParser
 from tools import arguments
 from training import outputs
 
@@ -125,32 +123,10 @@ def read(image: manifest.Image) -> Tensor:
 # Scores.
 
 
-class Parser:
-    """What the parser of a run sees: images [B, 3, H, W] uint8 -> ids [B, H, W] uint8."""
-
-    def __init__(self, path: str, device: str) -> None:
-        if not Path(path, 'config.json').is_file():
-            raise RunError(f'--parser {path} is no run directory: it has no config.json')
-        loaded = infer.load(argparse.Namespace(run=path, weights=None, device=device))
-        assert loaded.config is not None
-        if loaded.task.name != 'parse':
-            raise RunError(
-                f'--parser {path} is a run of {loaded.config.preset}, which restores: give one of '
-                'a parser'
-            )
-        self.net = loaded.net
-        self.autocast = autocast(loaded.config.run.precision, device)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Both on the parser's device."""
-        with self.autocast():
-            return parsing.parse(self.net, images)
-
-
 class Judges(NamedTuple):
     """What scores beside the figures that are always there."""
 
-    parser: Parser | None
+    parser: FaceParser | None
     lpips: Callable[[Tensor, Tensor], Tensor] | None
 
 
@@ -336,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     folders, truths = find(args.restored, args.gt)
     judges = Judges(
-        Parser(args.parser, args.device) if args.parser else None,
+        FaceParser(args.parser, args.device) if args.parser else None,
         perceptual.lpips(args.lpips, args.device) if args.lpips else None,
     )
     done = {}

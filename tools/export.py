@@ -28,10 +28,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import infer
 import models
 import storage
 from errors import RunError
+from tasks import loading
 from tasks.restore import Restore
 from tools import arguments
 from training import outputs, run
@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     outputs.check({'--out': args.out}, {}, {'--run': args.run, '--weights': args.weights})
     need_packages()
-    loaded = infer.load(args)
+    loaded = loading.load(args.run, args.weights, args.device)
     refuse(loaded.net, args)
     net = loaded.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     data = convert(net, args.size, args.half)

@@ -22,12 +22,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-import infer
 import models
 import storage
 from config.schema import Config, replace_options
 from errors import RunError
-from tasks import restoration
+from tasks import loading, restoration
 from tasks.players import autocast
 from tasks.restoration import RestoreScores
 from tasks.task import Task
@@ -60,7 +59,7 @@ def load(a: str, b: str, device: str) -> Ends:
     """Both ends. Raises RunError where A is no run of a restorer, CheckpointError where B belongs
     to another network.
     """
-    loaded = infer.load(argparse.Namespace(run=a, weights=None, device=device))
+    loaded = loading.load(a, None, device)
     if loaded.config is None or loaded.task.name != 'restore':
         raise RunError(f'{a} is no run of a restorer, which is what PSNR and SSIM score')
     weights = copied(loaded.net)

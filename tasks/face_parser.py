@@ -1,0 +1,67 @@
+"""What a trained parser sees in faces: ids of their parts, and masks to blend them by."""
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from errors import RunError
+from faces import masks, paste
+
+from . import loading, parse
+
+# What of a picture around a face is not the face: it stays the photo's own.
+AROUND = 'background', 'hat', 'neck_l', 'neck', 'cloth'
+SOFT = 1 / 50  # of the side: sigma of a mask's edge
+
+
+class FaceParser:
+    """The parser of a run: images [B, 3, H, W] uint8 on its device -> ids [B, H, W] uint8."""
+
+    def __init__(self, path: str, device: str) -> None:
+        """Load it. Raises RunError for a run of anything else."""
+        loaded = loading.of_run(path, device, '--parser')
+        assert loaded.config is not None  # a run has one
+        if loaded.task.name != 'parse':
+            raise RunError(
+                f'--parser {path} is a run of {loaded.config.preset}, which restores: give one of '
+                'a parser'
+            )
+        self.net = loaded.net
+        self.size = loaded.config.data.size
+        self.device = device
+        self.autocast = loaded.autocast(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Both on the parser's device."""
+        with self.autocast():
+            return parse.parse(self.net, images)
+
+    @torch.no_grad()
+    def masks(self, faces: np.ndarray) -> np.ndarray:
+        """Return where faces [n, S, S, 3] uint8 are faces: [n, S, S] float32, 0 to 1, soft.
+
+        Everything from the chin to the hair; nothing at the very edge.
+        """
+        images = torch.from_numpy(faces).permute(0, 3, 1, 2).to(self.device)
+        ids = self(_sized(images, self.size)).cpu().numpy()
+        inside = _INSIDE[ids].astype(np.float32)
+        side = faces.shape[1]
+        square = paste.square(side)
+        soft = [cv2.GaussianBlur(part, (0, 0), SOFT * len(part)) for part in inside]
+        large = [cv2.resize(part, (side, side), interpolation=cv2.INTER_LINEAR) for part in soft]
+        return np.stack([part * square for part in large])
+
+
+_INSIDE = np.array([name not in AROUND for name in masks.CLASSES])
+
+
+def _sized(images: Tensor, size: int) -> Tensor:
+    """[n, 3, size, size] uint8: what the parser was trained on."""
+    if images.shape[-1] == size:
+        return images
+    resized = F.interpolate(
+        images.float(), size=(size, size), mode='bilinear', antialias=True, align_corners=False
+    )
+    return resized.round().to(torch.uint8)

@@ -1,0 +1,80 @@
+"""A trained network, of a run or of a file of weights, ready to be applied."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+import models
+import tasks
+from config.schema import Config
+from errors import RunError
+from storage import shown
+from training import checkpoint, run
+
+from .players import Autocast, autocast, channels_last
+from .task import Task
+
+
+class Loaded(NamedTuple):
+    """A network ready to be applied."""
+
+    net: nn.Module  # on the device, in eval mode
+    task: Task
+    config: Config | None  # of its run
+    folder: Path  # where its output goes if nothing else is said
+
+    def autocast(self, device: torch.device | str, precision: str | None = None) -> Autocast:
+        """As the run was trained, unless told: what it learnt in bf16 it does in bf16."""
+        own = self.config.run.precision if self.config else 'fp32'
+        return autocast(precision or own, device)
+
+
+def load(path: str | None, weights: str | None, device: str) -> Loaded:
+    """Load the network of a run, of the newest one if none is named, or of a file of weights.
+
+    Raises RunError and CheckpointError.
+    """
+    if weights and path:
+        raise RunError('--run and --weights both name a network: give one')
+    check_device(device)
+    return of_weights(weights, device) if weights else of_run(path or run.newest(), device)
+
+
+def of_weights(path: str, device: str, flag: str = '--weights') -> Loaded:
+    """Load a file of weights, which tells by itself of which restorer it is."""
+    try:
+        net = models.like(checkpoint.read_weights(path)[0])
+    except ValueError as error:
+        raise RunError(f'{flag} {shown(path)}: {error}') from error
+    read = checkpoint.load_weights(net, path)
+    return _ready(net, read, Loaded(net, tasks.of(Config()), None, Path('restored')), device)
+
+
+def of_run(path: str | Path, device: str, flag: str = '--run') -> Loaded:
+    """Load the final weights of a run, or its newest average; it knows its task and network."""
+    home = Path(path)
+    if not (home / 'config.json').exists():
+        raise RunError(f'{flag} {home} is no run directory: it has no config.json')
+    config = tasks.of_run(str(home))
+    task = tasks.of(config)
+    net, read = checkpoint.network_with_weights(lambda: task.network(config), home)
+    return _ready(net, read, Loaded(net, task, config, home / 'restored'), device)
+
+
+def _ready(net: nn.Module, read: Path, loaded: Loaded, device: str) -> Loaded:
+    print(f'{read}: {models.count(net):,} parameters')
+    return loaded._replace(net=channels_last(net, device).eval())
+
+
+def check_device(device: str) -> None:
+    """Raise RunError for a device that torch cannot use."""
+    try:
+        torch.empty(0, device=device)
+    # No such device, no driver, or a torch without CUDA.
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f'--device {device} cannot be used ({reason}): give cuda if there is a GPU, else cpu'
+        ) from error
