@@ -34,9 +34,10 @@ from rich.progress import track
 
 from config.schema import Config
 from errors import BadFile, RunError
+from sources import film as film_file
 from sources.files import MOST
 from storage import some
-from tasks import images, photo_flags, photo_run
+from tasks import film_run, images, photo_flags, photo_run
 from tasks.batches import ahead, grouped
 from tasks.inputs import LARGEST, Inputs, Listed, check_complete, listed, of_files, within
 from tasks.loading import Loaded, load
@@ -250,36 +251,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.lpips and args.input and not args.gt:
         raise RunError(images.needs_truth(args.lpips))
 
-    # Photographs, unless there is a reason to take pictures for faces that were cut out.
-    found = listed(args.input) if args.input else None
-    why = why_aligned(args, loaded, found)
     with enough_memory(args):
-        if found and why is None:
-            said, bad = of_photos(args, loaded, found)
-        else:
-            photo_flags.refuse(args, flags, why or '')
-            if args.aligned is None and loaded.task.name == 'restore':
-                print(f'restored whole, as aligned faces: {why}')
-            said, bad = of_faces(args, loaded, found)
+        said, bad = restored(args, flags, loaded)
     for line in said:
         print(line)
     check_complete(bad)
     return 0
 
 
-def of_photos(
-    args: argparse.Namespace, loaded: Loaded, found: Listed
-) -> tuple[list[str], list[str]]:
-    """Restore photographs -> (lines for the user, what was left out)."""
+Said = tuple[list[str], list[str]]  # lines for the user, what was left out
+
+
+def restored(args: argparse.Namespace, flags: argparse.ArgumentParser, loaded: Loaded) -> Said:
+    """Restore what --input names: a film, photographs, or faces that were cut out."""
+    if args.input and film_file.is_film(args.input) and os.path.exists(args.input):
+        return of_film(args, loaded)
+    found = listed(args.input) if args.input else None
+    why = why_aligned(args, loaded, found)
+    if found and why is None:
+        return of_photos(args, loaded, found)
+    photo_flags.refuse(args, flags, why or '')
+    if args.aligned is None and loaded.task.name == 'restore':
+        print(f'restored whole, as aligned faces: {why}')
+    return of_faces(args, loaded, found)
+
+
+def of_photos(args: argparse.Namespace, loaded: Loaded, found: Listed) -> Said:
+    """Restore photographs."""
     is_file = (lambda path: False) if args.faces_only else photo_run.is_file
     folder = output_folder(args, loaded, found.names, found, is_file)
     return photo_run.run(args, loaded, found, folder)
 
 
-def of_faces(
-    args: argparse.Namespace, loaded: Loaded, found: Listed | None
-) -> tuple[list[str], list[str]]:
-    """Apply the network to whole pictures -> (lines for the user, what was left out)."""
+def of_film(args: argparse.Namespace, loaded: Loaded) -> Said:
+    """Restore a film."""
+    if args.aligned or args.gt or loaded.task.name != 'restore':
+        raise RunError(f'--input {args.input} is a film: its faces are found, and restored')
+    folder = output_folder(args, loaded, [''], None, film_run.is_file)
+    output = film_run.target(args.input, folder)
+    outputs.check_same({'--output': output}, {'--input': args.input})
+    return film_run.run(args, loaded, output), []
+
+
+def of_faces(args: argparse.Namespace, loaded: Loaded, found: Listed | None) -> Said:
+    """Apply the network to whole pictures."""
     if found is None:
         source = validation_inputs(loaded)
     else:

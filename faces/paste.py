@@ -24,6 +24,7 @@ class Face(NamedTuple):
     image: np.ndarray  # [S, S, 3] float32 levels of the photo's own range
     mask: np.ndarray  # [S, S] float32, 0 to 1
     matrix: np.ndarray  # [2, 3] from pixel centres of the photo to those of this image
+    lift: float = 0.0  # levels by which it is to be lighter than the photo
 
 
 def square(side: int) -> np.ndarray:
@@ -80,7 +81,7 @@ def _paint(photo: np.ndarray, face: Face, scale: float, fidelity: float, gray: b
     window = photo[top : top + mask.shape[0], left : left + mask.shape[1]]
     own = window.astype(np.float32)
     side = len(face.image) / align.scale_of(face.matrix) * scale
-    image = _coloured(image, own, mask, LOW * side)
+    image = _coloured(image, own, mask, LOW * side) + face.lift
     weight = mask[..., None] * (1 - fidelity)
     mixed = own + weight * (image - own)
     top_level = np.iinfo(photo.dtype).max

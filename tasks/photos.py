@@ -8,7 +8,7 @@ back, so that few are in memory at once; however many faces it has, few of them 
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +55,7 @@ class Job:
     photo: Photo
     found: detect.Found
     matrices: list[np.ndarray]  # [2, 3] each, from the photo to its faces
+    lifts: list[float]  # levels by which each face is to be lighter
     gray: bool  # the photo has no colours
     good: int  # faces that were left alone
     left: int  # faces that are not painted yet
@@ -89,10 +90,17 @@ def found_in(name: str, photo: Photo, detector: detect.Detector, how: How) -> Jo
     return with_faces(name, photo, pixels, detector(pixels, how.min_face), how)
 
 
-def with_faces(name: str, photo: Photo, pixels: np.ndarray, found: detect.Found, how: How) -> Job:
+def with_faces(
+    name: str,
+    photo: Photo,
+    pixels: np.ndarray,
+    found: detect.Found,
+    how: How,
+    lifts: Sequence[float] | None = None,
+) -> Job:
     """Return what is to be done for faces that were found.
 
-    pixels: [h, w, 3] uint8 of the photo
+    pixels: [h, w, 3] uint8 of the photo; lifts: levels by which each face is to be lighter
     """
     matrices, wanted, good = [], [], 0
     for i, points in enumerate(found.points):
@@ -105,7 +113,8 @@ def with_faces(name: str, photo: Photo, pixels: np.ndarray, found: detect.Found,
         matrices.append(m)
         wanted.append(i)
     kept = detect.Found(*(field[wanted] for field in found))
-    return Job(name, photo, kept, matrices, paste.is_gray(pixels), good, len(wanted), pixels)
+    lift = [lifts[i] if lifts else 0.0 for i in wanted]
+    return Job(name, photo, kept, matrices, lift, paste.is_gray(pixels), good, len(wanted), pixels)
 
 
 def restored_faces(
@@ -152,7 +161,7 @@ def _paint(job: Job, i: int, face: np.ndarray, mask: np.ndarray, how: How) -> No
         job.canvas = _background(job.photo, how)
     levels = np.iinfo(job.canvas.dtype).max // 255
     there = align.scaled(job.matrices[i], target=len(face) / how.side)
-    placed = paste.Face(face.astype(np.float32) * levels, mask, there)
+    placed = paste.Face(face.astype(np.float32) * levels, mask, there, job.lifts[i] * levels)
     paste.paste(job.canvas, [placed], how.scale, how.fidelity, job.gray)
 
 

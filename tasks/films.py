@@ -1,0 +1,248 @@
+"""Films: faces found in every frame, followed, smoothed over time, restored, and put back.
+
+What is done lies in a folder beside the output, in pieces of so many frames: the same command goes
+on where it was stopped, and the film comes out the same. No more than a few frames are in memory.
+
+    found-00000.npz   faces, times and thumbnails of frames
+    light.npz         how light each face is in each frame
+    00000.nut         restored frames, encoded
+"""
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+import storage
+from errors import BadFile
+from faces import align, detect, paste, tracks
+from faces.tracks import Track
+from sources import film as film_file
+from sources import photo as photo_file
+from sources.film import Film, Frame
+from sources.photo import Photo
+from storage import records
+
+from . import photos
+from .photos import How, Network
+
+PIECE = 100  # frames that are lost by a stop, at most
+LIGHT = 48  # pixels of the faces whose light is measured
+INNER = slice(LIGHT // 4, -LIGHT // 4)  # of these: eyes to mouth
+LARGEST_LIFT = 4.0  # levels: more is a lamp, or a cloud, and no flicker
+
+Bar = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, what is done, how many)
+
+
+class Work(NamedTuple):
+    """A film that is restored, and the folder where it grows."""
+
+    film: Film
+    folder: Path
+    how: How
+    bar: Bar
+
+    def piece(self, number: int) -> Path:
+        """Encoded frames."""
+        return self.folder / f'{number:05}.nut'
+
+    def found(self, number: int) -> Path:
+        """Faces of some frames."""
+        return self.folder / f'found-{number:05}.npz'
+
+    def counted(self, number: int) -> Iterator[Frame]:
+        """Frames from a piece on."""
+        return film_file.frames(self.film, number * PIECE)
+
+
+class Seen(NamedTuple):
+    """What was found in a film."""
+
+    times: np.ndarray  # [n] int64, in units of its time base
+    durations: np.ndarray  # [n] int64
+    found: list[Track]  # as the detector found them
+    tracks: list[Track]  # smoothed
+
+
+class Restored(NamedTuple):
+    """What there is to say of a film."""
+
+    frames: int
+    faces: int  # people, or as often as one came into view
+
+
+def opened(work: Work, plan: dict[str, Any]) -> int:
+    """Make the folder, or take over what lies in it -> frames that are restored already.
+
+    plan: what the work depends on; what was done after another one is thrown away
+    """
+    note = work.folder / 'plan.json'
+    if work.folder.exists() and (not note.exists() or _plan(note) != plan):
+        shutil.rmtree(work.folder)
+    storage.write_json(note, plan)
+    return PIECE * len(_done(work.piece))
+
+
+def _plan(path: Path) -> Any:
+    try:
+        return records.loads(storage.read(path))
+    except (OSError, BadFile):
+        return None
+
+
+def _done(name: Callable[[int], Path]) -> list[Path]:
+    """Files of pieces that exist, from the first on."""
+    return list(itertools.takewhile(Path.exists, map(name, itertools.count())))
+
+
+def restored(work: Work, detector: detect.Detector, network: Network) -> Restored:
+    """Restore all pieces. Raises BadFile for a damaged film, RunError where none can be written."""
+    seen = found(work, detector)
+    lifts = lightened(work, seen)
+    count = len(seen.times)
+    start = len(_done(work.piece))
+
+    # Pieces by themselves: what goes to the network together does not depend on a stop.
+    frames = work.bar(work.counted(start), 'restoring', max(count - start * PIECE, 0))
+    stream = iter(frames)
+    for number in range(start, -(-count // PIECE)):
+        jobs = (job(frame, seen, lifts, work.how) for frame in itertools.islice(stream, PIECE))
+        film_file.encode(work.piece(number), work.film, _again(jobs, seen, network, work.how))
+    return Restored(count, len(seen.tracks))
+
+
+def _again(jobs: Iterable[photos.Job], seen: Seen, network: Network, how: How) -> Iterator[Frame]:
+    """Restored frames with their times."""
+    for done in photos.restored_faces(jobs, network, how):
+        number = int(done.name)
+        time, duration = int(seen.times[number]), int(seen.durations[number])
+        yield Frame(number, time, duration, done.photo.pixels)
+
+
+def join(work: Work, output: Path, metadata: bool) -> None:
+    """Put the pieces together, and throw the folder away."""
+    count = len(_done(work.piece))
+    found_in = [np.load(path) for path in _done(work.found)]
+    durations: dict[int, int] = {}
+    for part in found_in:
+        durations |= dict(zip(part['times'].tolist(), part['durations'].tolist(), strict=True))
+    pieces = [work.piece(number) for number in range(count)]
+    film_file.joined(output, work.film, pieces, durations, metadata)
+    shutil.rmtree(work.folder)
+
+
+# ---- faces over time ----
+
+
+def found(work: Work, detector: detect.Detector) -> Seen:
+    """Find the faces of all frames, as far as they are not known yet, and follow them."""
+    known = _done(work.found)
+    # A piece that is not full is the last one.
+    complete = bool(known) and len(np.load(known[-1])['times']) < PIECE
+    if not complete:
+        start = len(known)
+        total = max(work.film.frames - start * PIECE, 0)
+        stream = iter(work.bar(work.counted(start), 'finding faces', total))
+        for number in itertools.count(start):
+            some = list(_rows(itertools.islice(stream, PIECE), detector, work.how.min_face))
+            if some:
+                _save(work.found(number), some)
+            if len(some) < PIECE:
+                break
+    return _seen([np.load(path) for path in _done(work.found)])
+
+
+Row = tuple[int, int, np.ndarray, detect.Found]  # time, duration, thumbnail, faces of a frame
+
+
+def _rows(frames: Iterable[Frame], detector: detect.Detector, min_face: int) -> Iterator[Row]:
+    for frame in frames:
+        pixels = photo_file.rounded(frame.pixels)
+        faces = detector(pixels, min_face)
+        yield frame.time, frame.duration, tracks.thumb(pixels), faces
+
+
+def _save(path: Path, rows: list[Row]) -> None:
+    times, durations, thumbs, faces = zip(*rows, strict=True)
+    arrays = dict(
+        times=np.array(times, np.int64),
+        durations=np.array(durations, np.int64),
+        thumbs=np.stack(thumbs),
+        counts=np.array([len(one.score) for one in faces]),
+    )
+    boxes, points, score = (np.concatenate(field) for field in zip(*faces, strict=True))
+    _write(path, **arrays, boxes=boxes, points=points, score=score)
+
+
+def _write(path: Path, **arrays: np.ndarray) -> None:
+    # Whole or not at all, as everything that a later run relies on.
+    fresh = path.with_name(f'new-{path.name}')
+    np.savez(fresh, **arrays)  # type: ignore[arg-type]  # of keywords
+    fresh.replace(path)
+
+
+def _seen(parts: list[Any]) -> Seen:
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].files}
+    ends = np.cumsum(columns['counts'])[:-1]
+    fields = [np.split(columns[name], ends) for name in detect.Found._fields]
+    faces = [detect.Found(*one) for one in zip(*fields, strict=True)]
+    followed = tracks.follow(faces, tracks.cuts(columns['thumbs']))
+    smooth = [tracks.smoothed(track) for track in followed]
+    return Seen(columns['times'], columns['durations'], followed, smooth)
+
+
+# ---- light ----
+
+
+def lightened(work: Work, seen: Seen) -> list[np.ndarray]:
+    """Return for every track by how many levels its face is lighter when it does not flicker."""
+    path = work.folder / 'light.npz'
+    if not path.exists():
+        _write(path, **_light(work, seen))
+    light = np.load(path)
+    lifts = []
+    for i in range(len(seen.tracks)):
+        own = light[f'{i}']
+        lifts.append(np.clip(tracks.smooth(own) - own, -LARGEST_LIFT, LARGEST_LIFT))
+    return lifts
+
+
+def _light(work: Work, seen: Seen) -> dict[str, np.ndarray]:
+    """{number of a track: [n] mean level of its face in every frame}"""
+    light = {f'{i}': np.zeros(len(track.score)) for i, track in enumerate(seen.tracks)}
+    if not light:
+        return light
+    for frame in work.bar(work.counted(0), 'measuring light', len(seen.times)):
+        pixels = photo_file.rounded(frame.pixels)
+        for i, track in at(seen, frame.number):
+            m = align.matrix(track.points[frame.number - track.start], LIGHT)
+            if m is not None:
+                face = align.warped(pixels, m, (LIGHT, LIGHT), how=cv2.INTER_LINEAR)
+                inner = face[INNER, INNER].astype(np.float64)
+                light[f'{i}'][frame.number - track.start] = (inner @ paste.LUMA).mean()
+    return light
+
+
+def at(seen: Seen, number: int) -> Iterator[tuple[int, Track]]:
+    """Tracks of a frame, with their numbers."""
+    for i, track in enumerate(seen.tracks):
+        if track.start <= number < track.stop:
+            yield i, track
+
+
+def job(frame: Frame, seen: Seen, lifts: list[np.ndarray], how: How) -> photos.Job:
+    """What is to be done for a frame."""
+    own = list(at(seen, frame.number))
+    now = [frame.number - track.start for _, track in own]
+    boxes = np.array([track.boxes[j] for (_, track), j in zip(own, now, strict=True)])
+    points = np.array([track.points[j] for (_, track), j in zip(own, now, strict=True)])
+    score = np.array([track.score[j] for (_, track), j in zip(own, now, strict=True)])
+    faces = detect.Found(boxes.reshape(-1, 4), points.reshape(-1, 5, 2), score)
+    lift = [float(lifts[i][j]) for (i, _), j in zip(own, now, strict=True)]
+    photo = Photo(frame.pixels)
+    pixels = photo_file.rounded(frame.pixels)
+    return photos.with_faces(str(frame.number), photo, pixels, faces, how, lift)
