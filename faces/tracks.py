@@ -66,7 +66,7 @@ def follow(found: Iterable[Found], cut: set[int]) -> list[Track]:
     for number, faces in enumerate(found):
         going_on: list[list[tuple[int, Found]]] = []
         for track in open_tracks:
-            lost = number in cut or number - track[-1][0] > GAP
+            lost = number in cut or number - track[-1][0] > GAP + 1
             (done if lost else going_on).append(track)
         open_tracks = going_on
         for i, known in _matched(faces, open_tracks):

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from errors import BadFile, RunError
@@ -34,7 +35,17 @@ ENCODER = {'crf': '16', 'preset': 'medium', 'bf': '0'}
 THREADS = 2
 HIGH = 720  # rows from which a film that does not say so has the colours of BT.709
 BT709, BT601 = 1, 5  # as libswscale numbers matrices
-UNSPECIFIED, LIMITED = (0, 2), 1  # colour spaces without a name (H.273); range of studios
+UNSPECIFIED = 0, 2  # colour spaces without a name (H.273)
+DEEP, DEEP_BITS = 'yuv444p10le', 10  # of films of more than 8 bits
+LIMITED, FULL = 1, 2  # ranges of levels: that of studios, and all
+# Shares of red and blue in the light, by matrix.
+WEIGHTS = {
+    1: (0.2126, 0.0722),
+    4: (0.3, 0.11),
+    5: (0.299, 0.114),
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
+}
 
 
 class Film(NamedTuple):
@@ -137,7 +148,6 @@ def frames(film: Film, start: int = 0) -> Iterator[Frame]:
     """Decode a film from a frame on. Raises BadFile where it is damaged."""
     import av
 
-    name = 'rgb48le' if film.depth > 8 else 'rgb24'
     with _named(film.path), av.open(film.path) as container:
         stream = container.streams.video[0]
         stream.thread_type = 'AUTO'
@@ -148,23 +158,33 @@ def frames(film: Film, start: int = 0) -> Iterator[Frame]:
             previous = time
             if number < start:
                 continue
-            pixels = _converted(frame, film, name).to_ndarray()
+            pixels = _rgb(frame, film)
             upright = np.rot90(pixels, film.turns) if film.turns else pixels
             yield Frame(number, time, frame.duration or 0, np.ascontiguousarray(upright))
 
 
-def _converted(frame: Any, film: Film, name: str) -> Any:
+def _rgb(frame: Any, film: Film) -> np.ndarray:
+    """[h, w, 3] uint8, or uint16 of a film of more than 8 bits."""
     from av.video.reformatter import ColorRange, Interpolation
 
     how = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-    return frame.reformat(
-        format=name,
+    if film.depth > 8:
+        # libswscale's own way to 16 bits makes white a little less than that.
+        return rgb48(_planes(frame.reformat(format=DEEP, interpolation=how)), film, DEEP_BITS)
+    return frame.reformat(  # type: ignore[no-any-return]  # of a library without types
+        format='rgb24',
         src_colorspace=film.matrix,
         dst_colorspace=film.matrix,
         src_color_range=film.tags[0] or LIMITED,
         dst_color_range=ColorRange.JPEG,
         interpolation=how,
-    )
+    ).to_ndarray()
+
+
+def _planes(frame: Any) -> np.ndarray:
+    """[h, w, 3] view of planes of full size."""
+    rows = [np.frombuffer(plane, np.uint16).reshape(frame.height, -1) for plane in frame.planes]
+    return np.stack([row[:, : frame.width] for row in rows], 2)
 
 
 # ---- writing ----
@@ -217,22 +237,56 @@ def pixel_format(film: Film) -> str:
 
 def _frame(picture: Frame, film: Film, name: str) -> Any:
     import av
-    from av.video.reformatter import ColorRange, Interpolation
 
-    rgb = 'rgb48le' if picture.pixels.dtype == np.uint16 else 'rgb24'
-    frame: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.pixels), rgb)
-    frame = frame.reformat(
-        format=name,
-        src_colorspace=film.matrix,
-        dst_colorspace=film.matrix,
-        src_color_range=ColorRange.JPEG,
-        dst_color_range=film.tags[0] or LIMITED,
-        interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
-    )
+    # libswscale's own way to full-range colours takes half a level from them.
+    depth = DEEP_BITS if film.depth > 8 else 8
+    levels = yuv(picture.pixels, film, depth)
+    height, width, _ = levels.shape
+    whole = DEEP if film.depth > 8 else 'yuv444p'
+    frame: Any = av.VideoFrame(width, height, whole)
+    for i, plane in enumerate(frame.planes):
+        rows: np.ndarray = np.frombuffer(plane, levels.dtype).reshape(height, -1)
+        rows[:, :width] = levels[..., i]
+    frame.color_range, frame.colorspace = film.tags[0], film.tags[1]
+    if name != whole:
+        frame = frame.reformat(format=name)
     frame.pts, frame.time_base = picture.time, film.time_base
     frame.duration = picture.duration
-    frame.color_range, frame.colorspace = film.tags[0], film.tags[1]
     return frame
+
+
+# ---- colours ----
+
+
+def _to_yuv(film: Film, depth: int) -> np.ndarray:
+    """[3, 4] by which RGB from 0 to 1 becomes Y, Cb and Cr in levels (H.273, sec. 8.3)."""
+    red, blue = WEIGHTS.get(film.matrix, WEIGHTS[BT709])
+    luma = np.array([red, 1 - red - blue, blue])
+    r, _, b = np.eye(3)
+    rows = np.array([luma, (b - luma) / (2 * (1 - blue)), (r - luma) / (2 * (1 - red))])
+    # Black, no colour, and the distance to white and to the strongest colour.
+    unit = 1 << (depth - 8)
+    if film.tags[0] == FULL:
+        black, spans = 0, [256 * unit - 1] * 3
+    else:
+        black, spans = 16 * unit, [219 * unit, 224 * unit, 224 * unit]
+    return np.column_stack([rows * np.array(spans)[:, None], [black, 128 * unit, 128 * unit]])
+
+
+def yuv(pixels: np.ndarray, film: Film, depth: int) -> np.ndarray:
+    """Return RGB [h, w, 3] uint8 or uint16 as Y, Cb and Cr of a film, rounded to `depth` bits."""
+    unit = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
+    levels = cv2.transform(unit, _to_yuv(film, depth).astype(np.float32))
+    kind = np.uint8 if depth == 8 else np.uint16
+    return np.clip(np.rint(levels), 0, (1 << depth) - 1).astype(kind)
+
+
+def rgb48(levels: np.ndarray, film: Film, depth: int) -> np.ndarray:
+    """Return Y, Cb and Cr [h, w, 3] of a film as RGB uint16."""
+    there = np.vstack([_to_yuv(film, depth), [0, 0, 0, 1]])
+    back = np.linalg.inv(there)[:3] * 65535
+    rgb = cv2.transform(levels.astype(np.float32), back.astype(np.float32))
+    return np.clip(np.rint(rgb), 0, 65535).astype(np.uint16)
 
 
 def joined(

@@ -110,6 +110,7 @@ def reach(net: nn.Module, name: str) -> int:
     distance = torch.maximum(away[:, None], away[None])
     by_distance = torch.zeros(PROBE).index_add(0, distance.flatten(), amount.flatten())
     beyond = 1 - by_distance.cumsum(0) / by_distance.sum()
+    # One more, for the other pixels that the network makes of the one in the middle.
     far = int((beyond > LOST).sum()) + 1
     if far > MOST:
         raise RunError(
