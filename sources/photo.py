@@ -116,12 +116,17 @@ def _with_opencv(photo: Photo) -> bytes:
         'AVIF': [cv2.IMWRITE_AVIF_QUALITY, QUALITY],
     }.get(photo.kind, [])
     suffix = SUFFIXES[photo.kind]
-    if photo.kind in ('BMP', 'TIFF'):
-        return cv2.imencode(suffix, stored, how)[1].tobytes()
     told = [(EXIF, photo.exif and photo.exif.removeprefix(b'Exif\0\0')), (ICC, photo.icc)]
     types = [kind for kind, value in told if value]
     values = [np.frombuffer(value, np.uint8) for _, value in told if value]
-    return cv2.imencodeWithMetadata(suffix, stored, types, values, how)[1].tobytes()
+    if photo.kind in ('BMP', 'TIFF'):
+        done, data = cv2.imencode(suffix, stored, how)
+    else:
+        done, data = cv2.imencodeWithMetadata(suffix, stored, types, values, how)
+    if not done:
+        height, width = stored.shape[:2]
+        raise BadFile(f'{photo.kind} does not hold {width:,}x{height:,} pixels: give --format png')
+    return data.tobytes()
 
 
 def _with_pillow(photo: Photo) -> bytes:
@@ -136,5 +141,8 @@ def _with_pillow(photo: Photo) -> bytes:
         more['icc_profile'] = photo.icc
     if photo.exif:
         more['exif'] = photo.exif
-    Image.fromarray(_channels(photo)).save(buffer, photo.kind, **more)
+    try:
+        Image.fromarray(_channels(photo)).save(buffer, photo.kind, **more)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadFile(f'{photo.kind} cannot hold it ({error}): give --format png') from None
     return buffer.getvalue()
