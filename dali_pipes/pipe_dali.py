@@ -5,8 +5,9 @@ without end. Resuming is therefore exact, and a file that cannot be decoded, whi
 pipeline for good, never enters it; nor does what the cache holds.
 
 PNG is decoded by the CPU operator, because DALI has no other (ours is in pipe_png.py), and so is
-JPEG, so that all pipes agree to the bit. Without a GPU the same graph runs on DALI's CPU operators,
-in step with the training.
+JPEG, so that all pipes agree to the bit; other kinds of files, and other colours than sRGB, are
+left to `files.decode`. Without a GPU the same graph runs on DALI's CPU operators, in step with the
+training.
 """
 
 from collections import deque
@@ -19,7 +20,7 @@ import torch
 
 from degrade.upload import upload
 from sources import jph
-from sources.files import own_colours
+from sources.files import for_any_decoder
 from sources.reader import PairedReader
 
 from .ahead import Steps
@@ -226,7 +227,7 @@ def _is_for_dali(data: bytes) -> bool:
     # OpenJPH, where it is installed, is faster than DALI's decoder on the CPU (OpenJPEG).
     if data[:12] == jph.SIGNATURE:
         return not jph.codec()
-    return not own_colours(data)
+    return for_any_decoder(data)
 
 
 class DaliPairs(DaliLoader):

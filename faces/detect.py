@@ -28,6 +28,7 @@ SIDES = 24, 48  # pixels, of the second and third network's inputs
 CROPS = 256  # that these are given at once
 TILE = 1024  # pixels of a pyramid level that the first network is given at once
 MIN_FACE = 20  # pixels
+PART = 200  # of the longer side of a large photo: smaller faces are not looked for, unless asked
 LEAST_SCORE = 0.9  # of what is called a face
 LEAST_EYES = 5.0  # pixels between them: less is a profile, or no face
 
@@ -45,6 +46,11 @@ class Detector(Protocol):
 
     def __call__(self, photo: np.ndarray, min_face: int = MIN_FACE) -> Found:
         """Find faces whose sides are `min_face` pixels at least."""
+
+
+def smallest(photo: np.ndarray) -> int:
+    """Return the side in pixels of the smallest face that is looked for in a photo [h, w, 3]."""
+    return max(MIN_FACE, max(photo.shape) // PART)
 
 
 def make(path: str | None = None) -> Detector:

@@ -6,7 +6,7 @@ photo is never painted, and its colours at low frequencies are the photo's own.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,6 +16,8 @@ from . import align
 BORDER = 1 / 20  # of a face's side: how soft the edge of a square is
 LOW = 1 / 12  # of a face's side: sigma of what is colour and not detail
 LUMA = 0.299, 0.587, 0.114
+LOW_SIDE = 64  # pixels of the pictures of these
+ROWS = 512  # of a photo that are painted at once
 
 
 class Face(NamedTuple):
@@ -72,48 +74,78 @@ def grayed(image: np.ndarray) -> np.ndarray:
 
 
 def _paint(photo: np.ndarray, face: Face, scale: float, fidelity: float, gray: bool) -> None:
-    placed = _placed(photo.shape[:2], face, scale)
-    if placed is None:
-        return
-    (top, left), image, mask = placed
-    if gray:
-        image = grayed(image)
-    window = photo[top : top + mask.shape[0], left : left + mask.shape[1]]
-    own = window.astype(np.float32)
-    side = len(face.image) / align.scale_of(face.matrix) * scale
-    image = _coloured(image, own, mask, LOW * side) + face.lift
-    weight = mask[..., None] * (1 - fidelity)
-    mixed = own + weight * (image - own)
-    top_level = np.iinfo(photo.dtype).max
-    window[:] = np.clip(np.rint(mixed), 0, top_level).astype(photo.dtype)
+    m = align.scaled(face.matrix, source=scale)
+    size = face.mask.shape[0], face.mask.shape[1]
+    own = align.warped(photo, m, size).astype(np.float32)
+    image = grayed(face.image) if gray else face.image
+    inside = face.mask * _inside(photo.shape[:2], m, size)
+    image = _coloured(image, own, inside) + face.lift
+
+    # Only the face's own window, and of a large one some rows at a time, never the whole photo.
+    back = align.inverse(m)
+    (left, top), (right, bottom) = _window(photo.shape[:2], size, back)
+    for y in range(top, bottom, ROWS):
+        strip = photo[y : min(y + ROWS, bottom), left:right]
+        if strip.size:
+            _blend(strip, image, face.mask, _moved(back, left, y), 1 - fidelity)
 
 
-def _placed(
-    size: tuple[int, int], face: Face, scale: float
-) -> tuple[tuple[int, int], np.ndarray, np.ndarray] | None:
-    """((top, left), image, mask) of the part of the photo that a face covers; None of none."""
-    side = len(face.image)
-    back = align.inverse(align.scaled(face.matrix, source=scale))
-    corners = np.array([(x, y, 1) for x in (-0.5, side - 0.5) for y in (-0.5, side - 0.5)]) @ back.T
-    low = np.clip(np.floor(corners.min(0)).astype(int), 0, None)
-    high = np.minimum(np.ceil(corners.max(0)).astype(int) + 1, size[::-1])
-    if (high <= low).any():
-        return None
-    # Only the face's own window, never the whole photo.
-    window = back.copy()
-    window[:, 2] -= low
-    width, height = high - low
-    image = align.warped(face.image, window, (height, width))
-    mask = align.warped(face.mask, window, (height, width), cv2.BORDER_CONSTANT, cv2.INTER_LINEAR)
-    return (low[1], low[0]), image, np.clip(mask, 0, 1)
+def _blend(
+    strip: np.ndarray, image: np.ndarray, mask: np.ndarray, back: np.ndarray, share: float
+) -> None:
+    """Mix an image into a part of the photo, in place. back: from the image to the part"""
+    size = strip.shape[0], strip.shape[1]
+    weight = align.warped(mask, back, size, cv2.BORDER_CONSTANT, cv2.INTER_LINEAR)
+    weight = np.clip(weight, 0, 1)[..., None] * share
+    own = strip.astype(np.float32)
+    mixed = own + weight * (align.warped(image, back, size) - own)
+    strip[:] = np.clip(np.rint(mixed), 0, np.iinfo(strip.dtype).max).astype(strip.dtype)
 
 
-def _coloured(image: np.ndarray, own: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
+def _window(
+    photo: tuple[int, ...], size: tuple[int, int], back: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (x, y), (x, y) of the part of a photo [h, w] that an image [h, w] covers."""
+    height, width = size
+    ends = [(x, y, 1) for x in (-0.5, width - 0.5) for y in (-0.5, height - 0.5)]
+    corners = np.array(ends) @ back.T
+    limits = np.array(photo[::-1])
+    low = np.clip(np.floor(corners.min(0)), 0, limits)
+    high = np.clip(np.ceil(corners.max(0)) + 1, low, limits)
+    return low.astype(int), high.astype(int)
+
+
+def _moved(m: np.ndarray, left: int, top: int) -> np.ndarray:
+    """A matrix to a part of its target that begins there."""
+    moved = m.copy()
+    moved[:, 2] -= left, top
+    return moved
+
+
+def _inside(photo: tuple[int, ...], m: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[h, w] bool, which pixels of a face lie in a photo [h, w]. m: from the photo to the face"""
+    back = align.inverse(m)
+    y, x = np.mgrid[: size[0], : size[1]]
+    at_x, at_y = (back[i, 0] * x + back[i, 1] * y + back[i, 2] for i in (0, 1))
+    height, width = photo
+    return (at_x >= -0.5) & (at_x < width - 0.5) & (at_y >= -0.5) & (at_y < height - 0.5)
+
+
+def _coloured(image: np.ndarray, own: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The image with the low frequencies of the photo, where the mask is."""
-    # Means over the mask alone: what lies beside the face has other colours.
-    weight = mask[..., None] + 1e-6
-    low = cv2.GaussianBlur((own - image) * weight, (0, 0), sigma)
-    blurred = low / cv2.GaussianBlur(weight[..., 0], (0, 0), sigma)[..., None]
-    image = image + blurred
+    # Means over the mask alone: what lies beside the face has other colours. So low are the
+    # frequencies that a small picture holds them.
+    side, sigma = len(image), LOW * LOW_SIDE
+    weight = (mask[..., None] + 1e-6).astype(np.float32)
+    top, bottom = (
+        cv2.GaussianBlur(_small(x, min(LOW_SIDE, side)), (0, 0), sigma)
+        for x in ((own - image) * weight, weight[..., 0])
+    )
+    low = np.asarray(top / bottom[..., None], np.float32)
+    image = image + cv2.resize(low, (side, side), interpolation=cv2.INTER_LINEAR)
     rest = ((own - image) * weight).sum((0, 1)) / weight.sum()
     return image + rest.astype(np.float32)
+
+
+def _small(x: Any, side: int) -> np.ndarray:
+    return cv2.resize(x, (side, side), interpolation=cv2.INTER_AREA)

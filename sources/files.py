@@ -1,9 +1,10 @@
 """One image file: its structure, its pixels, and their size.
 
-PNG (W3C PNG, 3rd ed.), JPEG (ITU-T T.81) and JPH (lossless HTJ2K, jph.py) are read. `check` walks a
-file's structure (the CRCs of a PNG and a JPH, the markers of a JPEG) at disk speed; `sound` also
-decodes it; `decode` defines the pixels for every pipe. Whatever `sound` accepts, DALI's CPU decoder
-and OpenCV decode to the same bytes; a file with `own_colours` is left to `decode`.
+PNG (W3C PNG, 3rd ed.), JPEG (ITU-T T.81) and JPH (lossless HTJ2K, jph.py) are read, and what is in
+decoders.NAMES: WebP, TIFF, BMP, AVIF and HEIC. `check` walks a file's structure (the CRCs of a PNG
+and a JPH, the markers of a JPEG) at disk speed; `sound` also decodes it; `decode` defines the
+pixels for every pipe. Whatever `sound` accepts and is `for_any_decoder`, DALI's CPU decoder and
+OpenCV decode to the same bytes; all else is left to `decode`.
 """
 
 import itertools
@@ -20,10 +21,13 @@ import numpy as np
 from errors import BadFile
 from storage import open_regular
 
-from . import icc, jph
+from . import decoders, icc, jph
 from .aliases import Buffer, FilePath
 
-SUFFIXES = '.png', '.jpg', '.jpeg', '.jph'
+SUFFIXES = (
+    *('.png', '.jpg', '.jpeg', '.jph'),
+    *('.webp', '.tif', '.tiff', '.bmp', '.avif', '.heic', '.heif'),
+)
 # Pixels of an image that is read unless more are asked for: 200 MB once decoded.
 LARGEST = 1 << 26
 MOST = 1 << 30  # pixels that OpenCV decodes
@@ -61,22 +65,20 @@ _UNSUPPORTED_FRAMES = {
 # A marker that ends a scan: neither a stuffed byte, nor fill bytes, nor a restart.
 _AFTER_SCAN = re.compile(rb'\xff[^\x00\xff\xd0-\xd7]')
 
-# What the name of a file that is no PNG, JPEG or JPH may still end in: files are told by their
-# contents, and those that cannot be read are named.
+# What else the name of a picture may end in: files are told by their contents, and those that
+# cannot be read are named.
 OTHER_SUFFIXES = (
-    *('.webp', '.bmp', '.tif', '.tiff', '.avif', '.gif', '.heic', '.heif', '.jxl'),
-    *('.jp2', '.j2k', '.jpe', '.jfif', '.ppm', '.pgm', '.psd', '.apng'),
+    *('.gif', '.jxl', '.jp2', '.j2k', '.jpe', '.jfif', '.ppm', '.pgm', '.psd', '.apng'),
 )
 
 # Beginnings of files that are often given by mistake.
 _OTHER_FORMATS = (
     (b'GIF8', 'GIF'),
-    (b'BM', 'BMP'),
-    (b'II*\0', 'TIFF'),
-    (b'MM\0*', 'TIFF'),
+    (b'BM', 'BMP'),  # of an unknown version
     (b'\0\0\0\x0cjP', 'JPEG 2000'),
     (b'\xff\x4f\xff\x51', 'a bare JPEG 2000 codestream'),
     (b'\xff\x0a', 'JPEG XL'),
+    (b'\0\0\0\x0cJXL ', 'JPEG XL'),
     (b'8BPS', 'Photoshop'),
     (b'%PDF', 'PDF'),
     (b'PK\3\4', 'ZIP'),
@@ -84,7 +86,7 @@ _OTHER_FORMATS = (
     (b'version https://git-lfs', 'a Git LFS pointer'),
 )
 # Those of them that are pictures, as `looks_like` names them.
-_PICTURES = 'GIF', 'BMP', 'TIFF', 'JPEG 2000', 'JPEG XL', 'Photoshop', 'WebP', 'AVIF or a film'
+_PICTURES = 'GIF', 'BMP', 'JPEG 2000', 'JPEG XL', 'Photoshop'
 
 
 class _Header(NamedTuple):
@@ -130,8 +132,8 @@ def check(data: Buffer, most: int = LARGEST, convert: bool = False) -> tuple[str
     'rgb, profile' is brought to sRGB. Raises BadFile.
     """
     kind, header = _walk(memoryview(data).cast('B'), convert)
-    _check_area(header, most)
-    own = '' if header.colour == 'cmyk' else icc.name(data)
+    check_area(header.width, header.height, most)
+    own = '' if header.colour.startswith('cmyk') else icc.name(data)
     return kind, *_decoded_size(header), header.colour + (f', {own}' if own else '')
 
 
@@ -141,7 +143,8 @@ def sound(data: Buffer) -> None:
     After `check`, a PNG's zlib stream is tested for its length, checksum and filter bytes (libpng
     tolerates one that is too long); then the decoder itself is run. A JPEG's pixels have no
     checksum: damage that leaves the markers intact is accepted, since OpenCV and DALI decode it
-    alike. A JPH was decoded when it was written and needs no decoding.
+    alike. A JPH was decoded when it was written and needs no decoding. Of the kinds of
+    decoders.NAMES the decoder's word is taken.
     """
     if check(data)[0] != 'jph':
         decode_sound(data)
@@ -150,7 +153,7 @@ def sound(data: Buffer) -> None:
 def decode_sound(data: Buffer, most: int = LARGEST, convert: bool = False) -> np.ndarray:
     """As `decode`, but only of what `sound` accepts. most, convert: as in `check`."""
     kind, header = _walk(memoryview(data).cast('B'), convert)
-    _check_area(header, most)
+    check_area(header.width, header.height, most)
     # The decoder alone would miss an over-long stream.
     if kind == 'png':
         _inflate(memoryview(data).cast('B'), header)
@@ -169,24 +172,34 @@ def decode_sound(data: Buffer, most: int = LARGEST, convert: bool = False) -> np
 def decode(data: Buffer) -> np.ndarray:
     """Decode a file to [H, W, 3] uint8 RGB: the definition of its pixels for all pipes.
 
-    EXIF orientation is applied (in PNG too), gray and palette are expanded, alpha is dropped,
-    `own_colours` are brought to sRGB. Without those, the result equals that of
-    nvidia.dali.fn.decoders.image(device='cpu') bit for bit. Raises BadFile.
+    EXIF orientation is applied (in PNG too), gray and palette are expanded, alpha is dropped, 16
+    bits become 8, `own_colours` are brought to sRGB. The result of what is `for_any_decoder` equals
+    that of nvidia.dali.fn.decoders.image(device='cpu') bit for bit. Raises BadFile.
     """
+    kind = decoders.kind(bytes(data[:64]))
+    if kind:
+        return icc.to_srgb(data, _decode_other(data, kind))
+
     # JPH decoders must not be given damaged data; see jph.py.
     if bytes(data[:12]) == jph.SIGNATURE:
         jph.check(data)
         if jph.codec():
             return _decode_jph(data)
 
-    try:
-        # OpenCV applies the orientation, expands palettes and drops alpha by itself.
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as e:
-        raise BadFile(f'decoder refuses it ({e.err})') from None
-    if bgr is None:
-        raise BadFile('decoder refuses it')
+    # OpenCV applies the orientation, expands palettes and drops alpha by itself.
+    wanted = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    bgr = decoders.to_8bit(decoders.imdecode(data, wanted))
     return icc.to_srgb(data, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr))
+
+
+def _decode_other(data: Buffer, kind: str) -> np.ndarray:
+    """[H, W, 3] uint8 RGB of one of decoders.NAMES, in the colours of its profile."""
+    header = decoders.header(data, kind)
+    check_area(header.width, header.height, MOST)
+    pixels = decoders.to_8bit(decoders.stored(data, kind, header))
+    if pixels.ndim == 2:
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    return np.ascontiguousarray(pixels[..., :3])
 
 
 def _decode_jph(data: Buffer) -> np.ndarray:
@@ -203,6 +216,12 @@ def _decode_jph(data: Buffer) -> np.ndarray:
 def own_colours(data: Buffer) -> bool:
     """Whether a file is in other colours than sRGB, which decoders but `decode` do not see."""
     return bool(icc.name(data))
+
+
+def for_any_decoder(data: Buffer) -> bool:
+    """Whether a sound file is one that decoders but `decode` give the same pixels of."""
+    known = bytes(data[:12]).startswith((PNG, JPEG, jph.SIGNATURE))
+    return known and not own_colours(data)
 
 
 def fit(rgb: np.ndarray, size: int) -> np.ndarray:
@@ -242,6 +261,9 @@ def _walk(data: memoryview, convert: bool = False) -> tuple[str, _Header]:
     head = bytes(data[:64])
     if not head:
         raise BadFile('empty file (0 bytes)')
+    kind = decoders.kind(head)
+    if kind:
+        return kind, _described(data, kind, convert)
     if head.startswith(PNG):
         return 'png', _walk_png(data, convert)
     if head.startswith(JPEG):
@@ -255,7 +277,19 @@ def _walk(data: memoryview, convert: bool = False) -> tuple[str, _Header]:
         raise BadFile(f'truncated: only {len(head)} bytes')
     seen = looks_like(head)
     remedy = '; convert it to PNG' if seen.endswith(_PICTURES) else ''
-    raise BadFile(f'not a PNG, JPEG or JPH image: {seen}{remedy}')
+    raise BadFile(f'not an image that can be read: {seen}{remedy}')
+
+
+def _described(data: memoryview, kind: str, convert: bool) -> _Header:
+    """Header of one of decoders.NAMES, upright."""
+    header, name = decoders.header(data, kind), decoders.NAMES[kind]
+    _plausible(header.width, header.height)
+    colour = header.colour + (', 16 bits' if header.bits > 8 else '')
+    if header.bits > 8 and not convert:
+        raise BadFile(f'16-bit {name}: convert it to 8 bits per channel')
+    if header.colour == 'cmyk' and not convert:
+        raise BadFile(f'CMYK {name}: convert it to RGB')
+    return _Header(header.width, header.height, colour, 0, False, 1, [])
 
 
 def looks_like(head: bytes) -> str:
@@ -263,10 +297,11 @@ def looks_like(head: bytes) -> str:
     for start, name in _OTHER_FORMATS:
         if head.startswith(start):
             return f'it looks like {name}'
-    if head[:4] == b'RIFF' and head[8:12] == b'WEBP':
-        return 'it looks like WebP'
+    kind = decoders.kind(head)
+    if kind:
+        return f'it looks like {decoders.NAMES[kind]}'
     if head[4:8] == b'ftyp':
-        return 'it looks like HEIC, AVIF or a film'
+        return 'it looks like a film'
 
     # Web pages come with a byte order mark or blank lines before them.
     if head.lstrip(b'\xef\xbb\xbf \t\r\n').lower().startswith((b'<!doctype html', b'<html')):
@@ -279,10 +314,6 @@ def looks_like(head: bytes) -> str:
 def _plausible(width: int, height: int) -> None:
     if not width * height:
         raise BadFile(f'corrupt header: {width}x{height} pixels')
-
-
-def _check_area(header: _Header, most: int) -> None:
-    check_area(header.width, header.height, most)
 
 
 def check_area(width: int, height: int, most: int) -> None:

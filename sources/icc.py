@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageCms
 
+from . import decoders
 from .aliases import Buffer
 
 LARGEST = 8 << 20  # bytes of a profile; those of phones and cameras have up to a few thousand
@@ -58,11 +59,17 @@ def to_srgb(data: Buffer, rgb: np.ndarray) -> np.ndarray:
 
 
 def profile(data: Buffer) -> bytes:
-    """The ICC profile of a PNG or JPEG file; b'' without one. The file may be damaged."""
-    head = bytes(data[:4])
-    if head == _PNG:
+    """The ICC profile of a file; b'' without one.
+
+    A PNG or JPEG may be damaged; raises BadFile for what else is.
+    """
+    head = bytes(data[:64])
+    if head.startswith(_PNG):
         return _of_png(data)
-    return _of_jpeg(data) if head.startswith(_SOI) else b''
+    if head.startswith(_SOI):
+        return _of_jpeg(data)
+    kind = decoders.kind(head)
+    return decoders.header(data, kind).icc if kind else b''
 
 
 def _of_png(data: Buffer) -> bytes:

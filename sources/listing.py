@@ -1,7 +1,7 @@
 """Which files a data set consists of: a folder, a text list, a pattern, tar shards or one file.
 
 Every program lists files here. Whatever is called a picture is listed, also what cannot be read
-(WebP, HEIC, ...), so that it is named later on; what systems leave behind in folders never is.
+(GIF, JPEG XL, ...), so that it is named later on; what systems leave behind in folders never is.
 """
 
 import codecs
@@ -15,7 +15,7 @@ import storage
 from errors import BadFile, DataError
 from storage import shown, some
 
-from . import jph, shards
+from . import decoders, jph, shards
 from .aliases import FilePath, Say
 from .files import JPEG, OTHER_SUFFIXES, PNG, SUFFIXES
 from .shards import is_junk
@@ -236,8 +236,9 @@ def _list_bytes(path: str) -> bytes | None:
     try:
         # An image is recognised by its first bytes, so that it is not read completely.
         with storage.open_regular(path) as f:
-            head = f.read(8)
-        if head.startswith(signatures) or path.lower().endswith((*SUFFIXES, *OTHER_SUFFIXES)):
+            head = f.read(64)
+        told = head.startswith(signatures) or decoders.kind(head)
+        if told or path.lower().endswith((*SUFFIXES, *OTHER_SUFFIXES)):
             return None
         return storage.read(path, LARGEST_LIST)
     except OSError as e:

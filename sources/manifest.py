@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from errors import BadFile, DataError
 from storage import shown, some
 
-from . import layouts, listing, scan_cache
+from . import decoders, layouts, listing, scan_cache
 from .aliases import FilePath, Progress, Say
 from .files import LARGEST, MOST, big_enough, check, check_area, read_bytes, sound
 from .listing import Part, listed
@@ -59,7 +59,7 @@ class Image(NamedTuple):
     path: str  # of a shard's member: shard/member
     width: int  # pixels as decoded, i.e. after the EXIF orientation
     height: int
-    kind: str  # 'png', 'jpeg', 'jph': by content, whatever the file is called
+    kind: str  # 'png', 'jpeg', 'jph' or of decoders.NAMES: by content, whatever the file is called
     colour: str  # 'rgb', 'gray', 'palette', 'rgba', 'rgb, profile', ...: see files.check
     sound: bool = False  # its pixels were decoded by scan(verify=True)
     part: Part | None = None  # of a shard's member
@@ -404,10 +404,12 @@ class _Store:
     Without a usable file it is empty. Failing reads are not cached: they may succeed next time.
     """
 
-    version = 3  # of the rules in `check` and `sound`: raise it when they change
+    version = 4  # of the rules in `check` and `sound`: raise it when they change
 
     def __init__(self, source: str, folder: FilePath | None, say: Say, convert: bool) -> None:
         name = os.fsencode(os.path.realpath(source)) + b'\0convert' * convert
+        # What is refused here today may be read once its library is installed.
+        name += '\0'.join(['', *decoders.available()]).encode()
         key = hashlib.blake2b(name, digest_size=8).hexdigest()
         folder = os.path.expanduser(folder or scan_cache.cache_folder())
         self.path = os.path.join(folder, f'manifest-{key}.json')

@@ -22,7 +22,7 @@ from errors import BadFile
 from faces import align, detect, paste, tracks
 from faces.tracks import Track
 from sources import film as film_file
-from sources import photo as photo_file
+from sources.decoders import to_8bit
 from sources.film import Film, Frame
 from sources.photo import Photo
 from storage import records
@@ -159,10 +159,12 @@ def found(work: Work, detector: detect.Detector) -> Seen:
 Row = tuple[int, int, np.ndarray, detect.Found]  # time, duration, thumbnail, faces of a frame
 
 
-def _rows(frames: Iterable[Frame], detector: detect.Detector, min_face: int) -> Iterator[Row]:
+def _rows(
+    frames: Iterable[Frame], detector: detect.Detector, min_face: int | None
+) -> Iterator[Row]:
     for frame in frames:
-        pixels = photo_file.rounded(frame.pixels)
-        faces = detector(pixels, min_face)
+        pixels = to_8bit(frame.pixels)
+        faces = detector(pixels, min_face or detect.smallest(pixels))
         yield frame.time, frame.duration, tracks.thumb(pixels), faces
 
 
@@ -217,7 +219,7 @@ def _light(work: Work, seen: Seen) -> dict[str, np.ndarray]:
     if not light:
         return light
     for frame in work.bar(work.counted(0), 'measuring light', len(seen.times)):
-        pixels = photo_file.rounded(frame.pixels)
+        pixels = to_8bit(frame.pixels)
         for i, track in at(seen, frame.number):
             m = align.matrix(track.points[frame.number - track.start], LIGHT)
             if m is not None:
@@ -244,5 +246,5 @@ def job(frame: Frame, seen: Seen, lifts: list[np.ndarray], how: How) -> photos.J
     faces = detect.Found(boxes.reshape(-1, 4), points.reshape(-1, 5, 2), score)
     lift = [float(lifts[i][j]) for (i, _), j in zip(own, now, strict=True)]
     photo = Photo(frame.pixels)
-    pixels = photo_file.rounded(frame.pixels)
+    pixels = to_8bit(frame.pixels)
     return photos.with_faces(str(frame.number), photo, pixels, faces, how, lift)

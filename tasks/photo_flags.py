@@ -99,8 +99,8 @@ def _add_found(g: Any) -> None:
     g.add_argument(
         '--min-face',
         type=program.Whole(detect.CELL, 1 << 14),
-        default=detect.MIN_FACE,
-        help='smallest face that is looked for, in pixels (default: %(default)s)',
+        help=f'smallest face that is looked for, in pixels (default: {detect.MIN_FACE}, and 1 / '
+        f'{detect.PART} of the longer side of a large photo)',
     )
     g.add_argument(
         '--skip-good',

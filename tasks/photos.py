@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from faces import align, detect, paste, quality
-from sources import photo as photo_file
+from sources.decoders import to_8bit
 from sources.photo import Photo
 
 from .backgrounds import Background, lanczos
@@ -40,7 +40,7 @@ class How(NamedTuple):
     side: int  # pixels, of the faces that the network is given
     scale: int = 1  # by which the photo is enlarged
     fidelity: float = 0.0  # how much of the photo stays in its faces, 0 to 1
-    min_face: int = detect.MIN_FACE  # pixels
+    min_face: int | None = None  # pixels; None: as detect.smallest has it
     skip_good: float | None = None  # pixels that a face must be worth to be left alone
     batch: int = 8  # faces restored together
     background: Background | None = lanczos  # None: faces alone are wanted
@@ -86,8 +86,10 @@ def restored(
 
 def found_in(name: str, photo: Photo, detector: detect.Detector, how: How) -> Job:
     """Find the faces of a photo."""
-    pixels = photo_file.rounded(photo.pixels)
-    return with_faces(name, photo, pixels, detector(pixels, how.min_face), how)
+    pixels = to_8bit(photo.pixels)
+    return with_faces(
+        name, photo, pixels, detector(pixels, how.min_face or detect.smallest(pixels)), how
+    )
 
 
 def with_faces(

@@ -40,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 import degrade
@@ -53,7 +54,7 @@ from dali_pipes import validation  # noqa: F401  what a run reads is imported be
 from degrade import recipe_file, recipe_text
 from errors import BadFile, FacesError, RunError
 from faces import landmarks, prior_file
-from sources import files, jph, scan_cache, shards
+from sources import decoders, files, icc, jph, photo, scan_cache, shards
 from tasks import guides, loading, options
 from tools import finished_run, report_html
 from training import checkpoint, log, resume, soup, watch
@@ -147,9 +148,32 @@ def _write_pictures(home: Path) -> None:
     cv2.imwrite(str(home / 'face.jpg'), face)
     with contextlib.suppress(ImportError):
         storage.write(home / 'face.jph', jph.encode(np.ascontiguousarray(face[..., ::-1])))
+    _write_other_pictures(home, Image.fromarray(np.ascontiguousarray(face[..., ::-1])))
     with tarfile.open(home / 'faces.tar', 'w') as tar:
         for i in range(3):
             tar.add(home / 'hq' / f'{i}.png', f'{i}.png')
+
+
+def _write_other_pictures(home: Path, face: Image.Image) -> None:
+    """What Pillow describes, with all that it may have."""
+    tags = Image.Exif()
+    tags[decoders.ORIENTATION], tags[0x010F] = 6, 'A maker'
+    more = {'exif': tags.tobytes(), 'icc_profile': icc.display_p3()}
+    second = {'save_all': True, 'append_images': [face.rotate(90)]}
+    face.save(home / 'face.webp', **more)
+    face.save(home / 'lossless.webp', lossless=True)
+    face.save(home / 'film.webp', **second)
+    face.save(home / 'face.tif', compression='tiff_lzw', **more, **second)
+    face.save(home / 'raw.tif')
+    face.save(home / 'jpeg.tif', compression='jpeg')
+    face.save(home / 'face.bmp')
+    face.quantize(16).save(home / 'palette.bmp')
+    face.save(home / 'face.avif', **more)
+    face.save(home / 'film.avif', **second)
+    cv2.imwrite(str(home / 'deep.tif'), np.array(face).astype(np.uint16) * 257)
+    with contextlib.suppress(BadFile):
+        decoders.heif()
+        face.save(home / 'face.heic', **more)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -240,6 +264,14 @@ def _picture(_: Path, file: Path) -> None:
     files.decode(data)
 
 
+def _photo(_: Path, file: Path) -> None:
+    """As for training, and as a photograph."""
+    data = files.read_bytes(file)
+    with contextlib.suppress(BadFile):
+        files.sound(data)
+    photo.encoded(photo.read(data))
+
+
 def _stream(home: Path, file: Path) -> None:
     """A codestream that is wrong though its checksum is right."""
     data = bytearray(file.read_bytes())
@@ -284,6 +316,14 @@ KINDS = {
     'jpeg': Kind('face.jpg', _picture, 700, bare=True),
     'stream': Kind('face.jph', _stream, bare=True),
     'jph': Kind('face.jph', _picture, 300, bare=True),
+    'photo': Kind('face.jpg', _photo, 700, bare=True),
+    **{
+        name: Kind(name, _photo, bare=True)
+        for name in (
+            *('face.webp', 'lossless.webp', 'film.webp', 'face.tif', 'raw.tif', 'jpeg.tif'),
+            *('deep.tif', 'face.bmp', 'palette.bmp', 'face.avif', 'film.avif', 'face.heic'),
+        )
+    },
 }
 
 
@@ -418,8 +458,8 @@ def _outcome(read: Callable[[], object], bare: bool, explain: bool) -> str:
         signal.alarm(0)
 
 
-class _LateError(Exception):
-    pass
+class _LateError(BaseException):
+    """Past whoever takes any Exception for a damaged file."""
 
 
 def _late(*_: object) -> None:

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.skipif(
     not shutil.which('g++'), reason='g++ is not installed: it builds the kernels for the CPU'
 )
 SIZE, BATCH = 64, 5
+SUFFIXES = 'png', 'jpg', 'png', 'webp', 'png', 'jpg', 'png', 'png'  # of files of many kinds
 TINY = '{"width": [8, 8, 8, 8], "blocks": [[1, 1, 1], 1, [1, 1, 1]], "position": 0}'
 CPU = '--device', 'cpu', '--precision', 'fp32'
 STEPS = 8  # an epoch has two and a half
@@ -67,7 +68,7 @@ def home(tmp_path_factory):
         small = cv2.resize(face, (SIZE // 4,) * 2, interpolation=cv2.INTER_AREA)
         written = {
             f'faces/{i}.png': face,
-            f'odd/{i}.{"jpg" if i % 4 == 1 else "png"}': face,
+            f'odd/{i}.{SUFFIXES[i % 8]}': face,
             f'larger/{i}.png': cv2.resize(face, (SIZE + 8 * (i % 3),) * 2),
             f'pairs/GT/{i}.png': face,
             f'pairs/LQ/{i}.png': small,

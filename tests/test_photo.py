@@ -110,10 +110,17 @@ def test_what_is_no_photo_is_named():
         (b'GIF89a' + bytes(50), 'GIF'),
         (b'%PDF-1.4 ', 'PDF'),
         (bytes(64), 'all zero bytes'),
-        (b'\0\0\0\x18ftypheic' + bytes(40), 'pip install pillow-heif'),
+        (b'\0\0\0\x18ftypheic' + bytes(40), 'HEIC'),
     ):
         with pytest.raises(BadFile, match=what):
             photo.read(data)
+
+
+@pytest.mark.parametrize('kind, side', [('WEBP', 16384), ('JPEG', 65536), ('AVIF', 65537)])
+def test_a_kind_that_does_not_hold_so_many_pixels(kind, side):
+    long = photo.Photo(np.zeros((1, side, 3), np.uint8), kind=kind)
+    with pytest.raises(BadFile, match=f'{kind} does not hold {side:,}x1 pixels: give --format png'):
+        photo.encoded(long)
 
 
 def test_a_bound_is_kept_before_anything_is_decoded():

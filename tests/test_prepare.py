@@ -47,7 +47,7 @@ def test_index_names_the_bad(hq, capsys):
     said = capsys.readouterr().out
     assert (
         '8 png rgb 64x64' in said
-        and 'bad.png: not a PNG' in said
+        and 'bad.png: not an image that can be read' in said
         and '8 images to train on at 64 px, 1 bad' in said
     )
 

@@ -118,8 +118,8 @@ def spoil(home, how):
         (folder / 'inner').mkdir()
     elif how == 'broken':
         first.write_bytes(first.read_bytes()[:-20])
-    elif how == 'jpeg':
-        first.write_bytes(cv2.imencode('.jpg', picture(0))[1])
+    elif how in ('jpeg', 'webp', 'tiff', 'bmp'):
+        first.write_bytes(cv2.imencode(f'.{how}', picture(0))[1])
     else:
         image = {
             'size': picture(0)[:-1],
@@ -141,6 +141,9 @@ def spoil(home, how):
         ('gray', '00000.png is a gray PNG'),
         ('alpha', '00000.png is a rgba PNG'),
         ('jpeg', '00000.png is a rgb JPEG'),
+        ('webp', '00000.png is a rgb WEBP: an 8-bit RGB PNG is wanted'),
+        ('tiff', '00000.png is a rgb TIFF'),
+        ('bmp', '00000.png is a rgb BMP'),
         ('nested', 'holds the folder inner'),
         ('broken', '00000.png: truncated'),
     ],

@@ -297,6 +297,8 @@ def test_infer_keeps_pictures_of_equal_names_apart(data, tmp_path):
         ('some.png', True, 1, 'some.png/0.png'),
         ('some.png', False, 1, 'some.png'),
         ('some.jpg', False, 1, None),
+        ('some.tiff', False, 1, None),
+        ('some.webp', False, 1, None),
         ('some.png', False, 2, None),
         ('.', True, 1, '0.png'),
     ],

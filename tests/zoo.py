@@ -66,6 +66,36 @@ def app1(body):
     return b'\xff\xe1' + struct.pack('>H', len(body) + 2) + body
 
 
+def tiff(
+    pixels, *, order='<', orientation=1, photometric=None, sample=1, extra=2, planes=False, tile=0
+):
+    """An uncompressed TIFF with these tags (TIFF 6.0) of [h, w] or [h, w, 3 or 4] numbers."""
+    h, w, n = (*pixels.shape, 1)[:3]
+    if photometric is None:
+        photometric = 1 if n == 1 else 2
+    ordered = pixels.transpose(2, 0, 1) if planes else pixels
+    raw = np.ascontiguousarray(ordered.astype(pixels.dtype.newbyteorder(order))).tobytes()
+    parts = n if planes else 1
+    size = len(raw) // parts
+    tags = [
+        *((256, [w]), (257, [h]), (258, [8 * pixels.itemsize] * n), (259, [1])),
+        *((262, [photometric]), (273, [8 + i * size for i in range(parts)]), (274, [orientation])),
+        *((277, [n]), (278, [h]), (279, [size] * parts), (284, [1 + planes])),
+        *([(322, [tile]), (323, [tile])] if tile else []),
+        *([(338, [extra])] if n == 4 else []),
+        (339, [sample] * n),
+    ]
+    entries, beyond = b'', b''
+    behind = 8 + len(raw) + 2 + 12 * len(tags) + 4
+    for tag, values in tags:
+        data = struct.pack(f'{order}{len(values)}I', *values)
+        if len(data) > 4:
+            data, beyond = struct.pack(f'{order}I', behind + len(beyond)), beyond + data
+        entries += struct.pack(f'{order}HHI', tag, 4, len(values)) + data
+    head = struct.pack(f'{order}2sHI', b'II' if order == '<' else b'MM', 42, 8 + len(raw))
+    return head + raw + struct.pack(f'{order}H', len(tags)) + entries + bytes(4) + beyond
+
+
 def zoo(size):
     """{name: (bytes, part of the reason or None)}; sound ones decode to size x size.
 
@@ -224,7 +254,7 @@ def _strangers():
     return {
         'empty.png': (b'', 'empty'),
         'gif.png': (b'GIF89a' + bytes(50), 'GIF'),
-        'webp.png': (b'RIFF\x10\0\0\0WEBPVP8 ', 'WebP'),
+        'webp.png': (b'RIFF\x10\0\0\0WEBPVP8 ', 'truncated: 8 bytes are missing'),
         'bmp.png': (b'BM' + bytes(50), 'BMP'),
         'tiff.png': (b'II*\0' + bytes(50), 'TIFF'),
         'page.png': (b'<!DOCTYPE html><html>', 'HTML'),
