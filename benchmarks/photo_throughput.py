@@ -57,10 +57,8 @@ def filled(picture: Any, size: tuple[int, int]) -> Any:
     h, w, _ = picture.shape
     by = max(width / w, height / h)
     how = cv2.INTER_AREA if by < 1 else cv2.INTER_CUBIC
-    large = cv2.resize(
-        picture, (max(round(w * by), width), max(round(h * by), height)), interpolation=how
-    )
-    return large[:height, :width]
+    covering = max(round(w * by), width), max(round(h * by), height)
+    return cv2.resize(picture, covering, interpolation=how)[:height, :width]
 
 
 def timed(seconds: Seconds, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,9 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         rate = len(paths) / (time.perf_counter() - start)
     total = sum(seconds.values())
     for stage in STAGES:
-        print(
-            f'{stage:10} {1e3 * seconds[stage] / args.count:8.1f} ms {seconds[stage] / total:6.1%}'
-        )
+        each, share = 1e3 * seconds[stage] / args.count, seconds[stage] / total
+        print(f'{stage:10} {each:8.1f} ms {share:6.1%}')
     print(
         f'{args.count / total:.2f} photos/s one stage after the other, {rate:.2f} by infer.py; '
         f'{counted(faces, "face")} in {counted(args.count, "photo")} of {args.width}x{args.height}'

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from test_guided import ONE, PARSER, TINY
 from test_models import SMALL, make
 from torch import nn
@@ -17,6 +18,7 @@ import infer
 import models
 from errors import RunError
 from faces import components, dictionary
+from metrics.psnr import to_uint8
 from tasks.priors import DictPrior, ParsedHeatPrior
 from tools import export
 
@@ -113,6 +115,30 @@ def test_a_run(home, capsys):
     assert [
         d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim
     ] == ['batch', 3, 'height', 'width']
+
+
+@pytest.mark.parametrize('half', [False, True], ids=['float32', 'half'])
+@torch.no_grad()
+def test_the_whole_step_of_a_face(half, home):
+    """8-bit faces of any size in, 8-bit faces out, as PIL and the network would do it."""
+    out = home / 'face.onnx'
+    argv = ['--run', str(home / 'run'), '--out', str(out), '--faces', *['--half'] * half]
+    assert export.main(argv) == 0
+    facts = {p.key: p.value for p in onnx.load(out).metadata_props}
+    assert facts['scale'] == '4' and facts['network'] == 'unet'
+    net = models.like(load_file(home / 'run/weights.safetensors'))
+    net.load_state_dict(load_file(home / 'run/weights.safetensors'))
+    rng = np.random.default_rng(0)
+    for size in ((128, 128), (64, 80), (300, 500)):
+        faces = rng.integers(0, 256, (2, *size, 3), np.uint8)
+        made = restored(out.read_bytes(), torch.from_numpy(faces))
+        small = [Image.fromarray(f).resize((128, 128), Image.Resampling.BILINEAR) for f in faces]
+        x = torch.from_numpy(np.stack([np.asarray(f) for f in small])).permute(0, 3, 1, 2) / 255
+        wanted = to_uint8(net.eval()(x)).permute(0, 2, 3, 1)
+        assert made.shape == (2, 512, 512, 3) and made.dtype == torch.uint8
+        # PIL rounds in between.
+        error = (made.int() - wanted.int()).abs()
+        assert error.max() <= 3 and error.float().mean() < 0.5
 
 
 def test_weights_alone(home, capsys):

@@ -3,12 +3,14 @@
 python tools/export.py --run runs/mine --out net.onnx                  pictures of any size
 python tools/export.py --run runs/mine --out net.onnx --size 128x128   of one height and width
 python tools/export.py --weights MSRResNet.pth --out net.onnx --half   computes in float16
+python tools/export.py --run runs/mine --out face.onnx --faces         8-bit faces in and out
 
 The file takes [B, 3, h, w] float32 RGB in [0, 1] and gives the restored pictures, float32 and not
 clamped, also with --half. It is written only after onnxruntime has restored pictures of several
 sizes with it as torch does. A network with facial priors goes into the file with what makes them,
-and needs --size. Its metadata: network, arguments (of a run), scale, parameters. The packages:
-pip install -e .[onnx]
+and needs --size. With --faces the file is the whole step of an aligned face: it takes [B, h, w, 3]
+uint8 RGB of any size, brings it to that of the network, and returns uint8. Its metadata: network,
+arguments (of a run), scale, parameters. The packages: pip install -e .[onnx]
 """
 
 import program
@@ -31,9 +33,10 @@ from torch import Tensor, nn
 import models
 import storage
 from errors import RunError
-from tasks import loading
+from tasks import loading, photo_flags
 from tasks.restore import Restore
 from tools import arguments
+from tools.face_step import FaceStep, sample
 from training import outputs, run
 
 Size = tuple[int, int]  # height and width
@@ -43,6 +46,7 @@ Shape = tuple[int, int, int]  # pictures, height and width
 EXAMPLE = (40, 56)
 # That no network's window or number of levels divides; and that of a 512 face.
 OTHERS = ((37, 61), (128, 128))
+LARGE = 300, 260  # of a face that is brought down to the input of a network
 LIMIT = {False: 1e-4, True: 1 / 255}  # largest difference from torch's float32, by --half
 OPSET = 18
 
@@ -76,7 +80,9 @@ def convert(net: nn.Module, size: Size | None = None, half: bool = False) -> byt
     # no onnxscript. Its weakness, that a size read as a number stays that number, is what `check`
     # looks for; the other one has it, too.
     taken, given = {0: 'batch'}, {0: 'batch'}
-    if size is None:
+    if isinstance(net, FaceStep):
+        taken |= {1: 'height', 2: 'width'}
+    elif size is None:
         taken |= {2: 'height', 3: 'width'}
         given |= {2: 'enlarged_height', 3: 'enlarged_width'}
     file = io.BytesIO()
@@ -86,7 +92,7 @@ def convert(net: nn.Module, size: Size | None = None, half: bool = False) -> byt
             warnings.simplefilter('ignore')
             torch.onnx.export(
                 Half(net).eval() if half else net,
-                (torch.rand(2, 3, *(size or EXAMPLE)),),
+                (sample(net, (2, *(size or EXAMPLE))),),
                 file,  # type: ignore[arg-type]  # a file, as documented for dynamo=False
                 dynamo=False,
                 opset_version=OPSET,
@@ -115,7 +121,7 @@ def refuse(net: nn.Module, args: argparse.Namespace) -> None:
             f'{given} holds a {type(net).__name__}, which restores no pictures: give '
             f'{", ".join(Restore.networks)}'
         )
-    if isinstance(net, models.Guided) and not args.size:
+    if isinstance(net, models.Guided) and not (args.size or args.faces):
         raise RunError(
             f'{given} has facial priors ({", ".join(net.guides)}), whose maps are resized to the '
             'size of the pictures: give --size HxW, e.g. --size 128x128'
@@ -123,7 +129,11 @@ def refuse(net: nn.Module, args: argparse.Namespace) -> None:
 
 
 def described(
-    data: bytes, net: nn.Module, scale: int, arguments: dict[str, Any] | None = None
+    data: bytes,
+    net: nn.Module,
+    scale: int,
+    arguments: dict[str, Any] | None = None,
+    faces: bool = False,
 ) -> bytes:
     """The file with its metadata and what it takes and gives.
 
@@ -143,7 +153,9 @@ def described(
     onnx.helper.set_model_props(model, facts)
     output = '[B, 3, h, w]' if scale == 1 else f'[B, 3, {scale} h, {scale} w]'
     model.doc_string = (
-        f'input: [B, 3, h, w] float32 RGB in [0, 1]; output: {output} float32, not clamped'
+        'input: [B, h, w, 3] uint8 RGB, aligned faces; output: [B, S, S, 3] uint8, restored'
+        if faces
+        else f'input: [B, 3, h, w] float32 RGB in [0, 1]; output: {output} float32, not clamped'
     )
     return model.SerializeToString()
 
@@ -161,14 +173,17 @@ def check(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # failures are reported below
     shapes: list[Shape] = [(3, *EXAMPLE), *((1, *other) for other in OTHERS)]
+    if isinstance(net, FaceStep):
+        shapes.append((1, *LARGE))
     if size:
         shapes = [(3, *size), (1, *size)]
 
+    # Rounded to 8 bits, numbers that are almost equal may be a level apart.
+    limit = LIMIT[half] + (1 / 255 if isinstance(net, FaceStep) else 0)
     differences: dict[Shape, float] = {}
     session: Any = None
     for shape in shapes:
-        generator = torch.Generator().manual_seed(0)
-        x = torch.rand(shape[0], 3, *shape[1:], generator=generator)
+        x = sample(net, shape)
         wanted = net(x)
         try:
             if session is None:
@@ -182,14 +197,21 @@ def check(
         # Not a number is no agreement either.
         differences[shape] = float('inf')
         if y.shape == wanted.shape:
-            differences[shape] = float((torch.from_numpy(y) - wanted).abs().max())
-        if not differences[shape] <= LIMIT[half]:
+            differences[shape] = _difference(torch.from_numpy(y), wanted)
+        if not differences[shape] <= limit:
             reason = (
                 f"the output differs from torch's by {differences[shape]:.2g}, "
-                f'{LIMIT[half]:.2g} is allowed'
+                f'{limit:.2g} is allowed'
             )
             raise RunError(_refusal(net, shape, size, reason))
-    return differences, wanted.shape[-1] // x.shape[-1]
+    side = net.side if isinstance(net, FaceStep) else x.shape[2]
+    return differences, wanted.shape[2] // side
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """The largest one; of 8 bits as a share of white."""
+    white = 255 if a.dtype == torch.uint8 else 1
+    return float((a.float() - b.float()).abs().max()) / white
 
 
 def _refusal(net: nn.Module, shape: Shape, size: Size | None, why: str) -> str:
@@ -236,6 +258,11 @@ def parser() -> argparse.ArgumentParser:
         type=size,
         help='HEIGHTxWIDTH of the inputs, which are then all of that size (default: any)',
     )
+    p.add_argument(
+        '--faces',
+        action='store_true',
+        help='the whole step of an aligned face: resized, restored, rounded to 8 bits',
+    )
     p.set_defaults(device='cpu')
     return p
 
@@ -249,10 +276,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaded = loading.load(args.run, args.weights, args.device)
     refuse(loaded.net, args)
     net = loaded.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    data = convert(net, args.size, args.half)
-    differences, scale = check(net, data, args.size, args.half)
+    step = FaceStep(net, photo_flags.side_of(loaded)) if args.faces else net
+    data = convert(step, args.size, args.half)
+    differences, scale = check(step, data, args.size, args.half)
     arguments = loaded.config.network.net if loaded.config else None
-    data = described(data, net, scale, arguments)
+    data = described(data, net, scale, arguments, args.faces)
     storage.write(args.out, data)
     for (batch, h, w), difference in differences.items():
         print(f'{batch} x {h}x{w}: largest difference from torch {difference:.2e}')
