@@ -137,6 +137,26 @@ def test_labelled_photos(find):
     assert strangers <= 1
 
 
+# Faces of the photos that are not labelled, as one sees them.
+SEEN = {
+    **{'close.jpg': 1, 'old_group.jpg': 4, 'old_photo.jpg': 2, 'one_small.jpg': 1},
+    **{'same_240p.jpg': 1, 'same_480p.jpg': 1, 'same_720p.jpg': 1, 'same_1080p.jpg': 1},
+    **{'three_small.png': 3, 'two_people.jpg': 2, 'two_rgba.png': 2},
+}
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason='FACES_DATA/photos is not here')
+def test_unlabelled_photos(find):
+    """Every face, and at most one in all of them that is none."""
+    strangers = 0
+    for name, count in SEEN.items():
+        photo = cv2.cvtColor(cv2.imread(str(PHOTOS / name)), cv2.COLOR_BGR2RGB)
+        found = len(find(photo).score)
+        assert found >= count, name
+        strangers += found - count
+    assert strangers <= 1
+
+
 def squares(boxes):
     centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(1) / 2
     return np.concatenate([centre - half[:, None], centre + half[:, None]], 1)

@@ -52,6 +52,7 @@ def _resize(graph: Any, x: Any, size: Any, *more: Any) -> Any:
         graph.op('Constant', value_t=torch.tensor([], dtype=torch.float32)),
         sides,
         antialias_i=1,
+        exclude_outside_i=1,
         mode_s='linear',
         coordinate_transformation_mode_s='half_pixel',
     )
