@@ -1,0 +1,125 @@
+"""A photo that exists in two sizes: the small one restored, compared with the large one.
+
+python benchmarks/natural_truth.py same_240p.jpg same_1080p.jpg --run runs/mine --scale 4
+
+What made the small photo small is nobody's recipe. The large one is brought to the enlarged size by
+averaging and registered to the Lanczos enlargement of the small one (an affine map by ECC,
+Evangelidis and Psarakis 2008), so that nobody is judged by half a pixel. PSNR and SSIM are those of
+the squares around the faces. --out writes a picture: Lanczos, ours, truth.
+"""
+
+import program
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+import infer
+import storage
+from errors import RunError
+from metrics.psnr import psnr
+from metrics.ssim import ssim
+from sources import files, photo
+from sources.photo import Photo
+from tasks import backgrounds, loading, photo_flags, photos
+
+SMOOTH = 2.0  # pixels: sigma of what is registered
+
+
+class Compared(NamedTuple):
+    """Three pictures of one size [h, w, 3] uint8, and the squares of the faces in them."""
+
+    lanczos: np.ndarray
+    ours: np.ndarray
+    truth: np.ndarray
+    squares: np.ndarray  # [n, 4] left, top, right, bottom
+
+
+def read(path: str) -> Photo:
+    """Read a photo with 8 bits a channel."""
+    return photo.to_8bit(photo.read(files.read_bytes(path)))
+
+
+def registered(truth: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """Return the large photo [h, w, 3] in the place and size of another picture."""
+    h, w, _ = to.shape
+    sized = cv2.resize(truth, (w, h), interpolation=cv2.INTER_AREA)
+    gray = [cv2.cvtColor(x, cv2.COLOR_RGB2GRAY).astype(np.float32) for x in (to, sized)]
+    soft = [cv2.GaussianBlur(x, (0, 0), SMOOTH) for x in gray]
+    start = np.eye(2, 3, dtype=np.float32)
+    _, m = cv2.findTransformECC(soft[0], soft[1], start, cv2.MOTION_AFFINE)
+    flags = cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(sized, m, (w, h), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def compared(small: str, large: str, tools: photo_flags.Tools) -> Compared:
+    """Restore the small photo. Raises RunError where it has no face."""
+    own = read(small)
+    how = tools.how
+    (done,) = photos.restored([(small, own)], tools.detector, tools.network, how)
+    if not len(done.found.boxes):
+        raise RunError(f'{small}: no face found')
+    plain = backgrounds.lanczos(own.pixels, how.scale)
+    squares = np.rint(done.found.boxes * how.scale).astype(int).clip(0)
+    return Compared(plain, done.photo.pixels, registered(read(large).pixels, plain), squares)
+
+
+def scores(pair: Compared) -> dict[str, tuple[float, float]]:
+    """{name: (PSNR in dB, SSIM)}, means over the faces."""
+    rows: dict[str, list[tuple[float, float]]] = {'lanczos': [], 'ours': []}
+    for left, top, right, bottom in pair.squares:
+        wanted = _tensor(pair.truth[top:bottom, left:right])
+        for name, picture in (('lanczos', pair.lanczos), ('ours', pair.ours)):
+            given = _tensor(picture[top:bottom, left:right])
+            rows[name].append((float(psnr(given, wanted)), float(ssim(given, wanted))))
+    return {name: tuple(np.mean(row, 0).tolist()) for name, row in rows.items()}
+
+
+def _tensor(x: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)[None]
+
+
+def picture(pair: Compared) -> bytes:
+    """PNG of the largest face and what is around it: Lanczos, ours, truth."""
+    sides = (pair.squares[:, 2:] - pair.squares[:, :2]).max(1)
+    left, top, right, bottom = pair.squares[sides.argmax()]
+    margin = int(sides.max()) // 2
+    h, w, _ = pair.truth.shape
+    y = slice(max(top - margin, 0), min(bottom + margin, h))
+    x = slice(max(left - margin, 0), min(right + margin, w))
+    strip = np.concatenate([p[y, x] for p in (pair.lanczos, pair.ours, pair.truth)], 1)
+    return cv2.imencode('.png', strip[..., ::-1])[1].tobytes()
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags: those of infer.py, and the large photo."""
+    p = infer.parser()
+    p.description = __doc__
+    p.add_argument('large', help='the same photo with more pixels')
+    p.add_argument('--out', help='PNG: Lanczos, ours, truth')
+    return p
+
+
+@program.entry
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the scores -> exit status."""
+    args = parser().parse_args(argv)
+    tools = photo_flags.build(args, loading.load(args.run, args.weights, args.device))
+    pair = compared(args.source, args.large, tools)
+    rows = scores(pair)
+    for name, (decibels, structure) in rows.items():
+        print(f'{name:8} {decibels:6.2f} dB {structure:7.4f}')
+    gains = np.subtract(rows['ours'], rows['lanczos'])
+    print(f'gain     {gains[0]:+6.2f} dB {gains[1]:+7.4f}')
+    if args.out:
+        storage.write(args.out, picture(pair))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
