@@ -71,7 +71,7 @@ def run(
     """
     tools = photo_flags.build(args, loaded)
     told = Told(list(found.bad), [])
-    writer = Writer(args, folder)
+    writer = Writer(args, folder, told.bad)
     photos_in = _read(found, args, told.bad)
     each = writer.face if args.faces_only else None
     with writer:
@@ -80,11 +80,11 @@ def run(
             told.good += done.good
             if not len(done.found.boxes) + done.good:
                 told.without.append(done.name)
-            try:
+            told.photos += 1
+            if not args.faces_only:
                 writer.photo(done.name, done.photo)
-                told.photos += 1
-            except BadFile as error:
-                told.bad.append(f'{shown(done.name)}: {error}')
+    # Known when the last one was written.
+    told.photos -= writer.refused
     if not told.photos:
         raise RunError(f'--input: nothing in it can be restored: {some(told.bad, 3)}')
     if told.without and args.require_face:
@@ -148,36 +148,43 @@ def with_metadata(photo: Photo, kept: str) -> Photo:
 class Writer(contextlib.AbstractContextManager['Writer']):
     """Writes photos, or faces, one behind: while it encodes, the next one is restored."""
 
-    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
-        """Take note of where, and as what. folder: or a file."""
+    def __init__(self, args: argparse.Namespace, folder: Path, bad: list[str]) -> None:
+        """Take note of where, and as what.
+
+        folder: or a file; bad: gets what its kind of file cannot hold
+        """
+        self.refused = 0  # photos among the bad ones
         self._file = None if args.faces_only else kind_of(folder)
-        self._folder = folder
+        self._folder, self._bad = folder, bad
         self._kind = photo_flags.FORMATS.get(args.format) or self._file
-        self._faces_only = args.faces_only
         self._pool = ThreadPoolExecutor(1)
         self._last: Future[None] | None = None
 
     def photo(self, name: str, photo: Photo) -> None:
-        """Write a photo. Raises BadFile for what its kind of file cannot hold, and RunError."""
-        if self._faces_only:
-            return
+        """Write a photo. Raises RunError where the disk is full, maybe for the one before it."""
         photo = photo._replace(kind=self._kind or photo.kind)
-        photo_file.check_kind(photo)
         path = self._folder
         if not self._file:
             path = self._folder / f'{name}{SUFFIXES[photo.kind]}'
-        self._submit(path, photo)
+        self._submit(name, path, photo)
 
     def face(self, name: str, number: int, face: np.ndarray) -> None:
         """Write a face."""
         kind = self._kind or PNG
         path = self._folder / f'{name}-{number:02}{SUFFIXES[kind]}'
-        self._submit(path, Photo(face, kind=kind))
+        self._submit(name, path, Photo(face, kind=kind))
 
-    def _submit(self, path: Path, photo: Photo) -> None:
+    def _submit(self, name: str, path: Path, photo: Photo) -> None:
         # One at a time: a photo that waits takes memory.
         self._wait()
-        self._last = self._pool.submit(lambda: storage.write(path, photo_file.encoded(photo)))
+        self._last = self._pool.submit(self._write, name, path, photo)
+
+    def _write(self, name: str, path: Path, photo: Photo) -> None:
+        try:
+            storage.write(path, photo_file.encoded(photo))
+        except BadFile as error:
+            self._bad.append(f'{shown(name)}: {error}')
+            self.refused += 1
 
     def _wait(self) -> None:
         last, self._last = self._last, None

@@ -127,7 +127,8 @@ def restored_faces(
     faces: deque[tuple[Job, int]] = deque()
     for job in jobs:
         waiting.append(job)
-        faces.extend((job, i) for i in paste.order(job.matrices))
+        faces.extend([(job, i) for i in paste.order(job.matrices)])
+        del job  # a photo that has left may be as large as all the rest
         # Whole batches as long as there are any; the rest too, where there is too much to keep.
         pixels = sum(j.photo.pixels[..., 0].size for j in waiting)
         while len(faces) >= how.batch or (faces and pixels >= MOST_WAITING):
