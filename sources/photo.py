@@ -138,7 +138,8 @@ def _with_pillow(photo: Photo) -> bytes:
     buffer = io.BytesIO()
     more: dict[str, Any] = {}
     if photo.kind == 'TIFF':
-        more['compression'] = 'tiff_deflate'
+        # libtiff, which compresses, refuses what cameras tell, or ends the process over it.
+        more['compression'] = None if photo.exif else 'tiff_deflate'
     else:
         decoders.heif()
         more['quality'] = QUALITY

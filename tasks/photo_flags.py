@@ -34,6 +34,13 @@ def add(p: argparse.ArgumentParser) -> None:
     _add_found(g)
 
 
+def defaults() -> dict[str, Any]:
+    """Return the flags of photographs as they are if none is given, for programs without them."""
+    p = argparse.ArgumentParser()
+    add(p)
+    return vars(p.parse_args([]))
+
+
 def _add_what(g: Any) -> None:
     g.add_argument(
         '--aligned',
@@ -88,6 +95,11 @@ def _add_background(g: Any) -> None:
         default=backgrounds.TILE,
         help='pixels of the pieces that a background network is given (default: %(default)s)',
     )
+    add_parser(g)
+
+
+def add_parser(g: Any) -> None:
+    """Add the flag of what outlines faces."""
     g.add_argument(
         '--parser',
         metavar='RUN',
@@ -116,6 +128,11 @@ def _add_found(g: Any) -> None:
         action='store_true',
         help='exit with 2 where a photo has no face (without: it is enlarged all the same)',
     )
+    add_detector(g)
+
+
+def add_detector(g: Any) -> None:
+    """Add the flag of what finds faces."""
     g.add_argument(
         '--detector', metavar='YUNET.onnx', help='another detector than MTCNN: a YuNet file'
     )

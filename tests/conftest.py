@@ -22,6 +22,7 @@ SLOW = (
     'test_world',
     'test_faults',
     'test_kernel_cost',
+    'test_demo',
     'test_benchmarks',
     'test_stored',
     'test_options',

@@ -83,6 +83,20 @@ def test_an_orientation_is_applied_once(kind, orientation):
     assert again.getexif()[0x0132] == '2001:02:03 04:05:06'
 
 
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP', 'TIFF', 'AVIF'])
+def test_what_a_camera_tells_is_kept(kind):
+    told = Image.Exif()
+    told.load(exif())
+    told.get_ifd(0x8769)[0x829A] = 0.125
+    told.get_ifd(0x8825)[1] = 'N'
+    given = photo.Photo(smooth(3, np.uint8), kind=kind, exif=told.tobytes())
+    again = photo.read(photo.encoded(photo.read(photo.encoded(given))))
+    found = Image.Exif()
+    found.load(again.exif)
+    assert found[0x010F] == 'A maker' and found.get_ifd(0x8825)[1] == 'N'
+    assert found.get_ifd(0x8769)[0x829A] == 0.125
+
+
 def test_kinds_of_pixels_that_are_brought_to_rgb():
     palette = Image.fromarray(smooth(3, np.uint8)).quantize(200)
     bits = Image.fromarray(smooth(1, np.uint8)[..., 0]).convert('1')

@@ -1,0 +1,277 @@
+"""A page in the browser on which photographs are restored, on this machine.
+
+python tools/demo.py                                  with the newest run, at http://127.0.0.1:7860
+python tools/demo.py --run runs/mine --port 8000
+python tools/demo.py --weights MSRResNet.pth --device cpu
+python tools/demo.py --host 0.0.0.0 --max-mb 20       for everybody who reaches this machine
+
+One photo is restored at a time, the others wait. Nothing is kept: uploads and results lie in a
+temporary folder, for ten minutes at most, which is deleted when the program ends (Ctrl-C). The
+page asks no other machine for anything. The packages: pip install -e .[demo]
+"""
+
+import program
+
+import argparse
+import errno
+import functools
+import importlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from errors import RunError
+from sources.files import MOST
+from tasks import loading, photo_flags
+from tools import arguments
+from tools.demo_photo import Answer, Restorer, answer
+
+# Seconds for which uploads and results are kept, and after which it is looked for old ones.
+KEPT, EVERY = 600, 60
+PIXELS = 1 << 26  # of a photo of a telephone, twice as large
+TERMINATED = 128 + signal.SIGTERM
+LOOPBACK = '127.0.0.1', 'localhost', '::1'
+# Nothing is told to Gradio's makers; its look at its own page goes through no proxy.
+SETTINGS = {
+    'GRADIO_ANALYTICS_ENABLED': 'False',
+    'no_proxy': '*',
+}
+ABOUT = f"""# Restore faces
+
+Upload a photo: its faces are restored, and the rest of it is enlarged. Photo and result are deleted
+from this machine after {KEPT // 60} minutes.
+"""
+
+
+# ------------------------------------------------------------------------------------------------
+# The page.
+
+
+def page(ask: Callable[..., Answer], limits: str, waiting: int) -> Any:
+    """Return the page as gradio.Blocks.
+
+    ask:     demo_photo.answer, of (path, scale, fidelity, known)
+    limits:  what may be uploaded, in words
+    waiting: photos that may wait
+    """
+    import gradio as gr
+
+    with gr.Blocks(title='Restore faces', delete_cache=(EVERY, KEPT)) as blocks:
+        gr.Markdown(ABOUT)
+        with gr.Row():
+            with gr.Column(scale=1, min_width=280):
+                *given, button = _given(gr, limits)
+            with gr.Column(scale=2, min_width=280):
+                said = gr.Textbox(label='Result', interactive=False)
+                views = gr.ImageSlider(
+                    label='Before and after', interactive=False, buttons=['fullscreen']
+                )
+                download = gr.DownloadButton(interactive=False)
+        # As high as its rows; without a height it has one of its own.
+        faces = gr.Gallery(
+            label='Faces', columns=4, height='fit-content', buttons=[], visible=False
+        )
+        known = gr.State(time_to_live=KEPT)
+
+        def shown(*asked: Any) -> list[Any]:
+            new = ask(*asked)
+            label = f'Download {Path(new.file).name}' if new.file else 'Download'
+            file = gr.DownloadButton(label, new.file, interactive=new.file is not None)
+            gallery = gr.Gallery(new.faces, visible=new.faces is not None)
+            return [new.said, new.views, gallery, file, new.known]
+
+        def once_more(*asked: Any) -> Any:
+            return gr.skip() if asked[-1] is None else shown(*asked)
+
+        how: dict[str, Any] = dict(
+            inputs=[*given, known],
+            outputs=[said, views, faces, download, known],
+            # One at a time, whatever asks.
+            concurrency_id='network',
+            api_visibility='private',
+        )
+        button.click(shown, **how)
+        _, scale, fidelity = given
+        gr.on([scale.input, fidelity.release], once_more, trigger_mode='always_last', **how)
+    blocks.queue(max_size=waiting, default_concurrency_limit=1)
+    return blocks
+
+
+def _given(gr: Any, limits: str) -> tuple[Any, Any, Any, Any]:
+    """What a visitor gives: photo, scale, fidelity, and the button."""
+    upload = gr.File(label='Photo', height=150)
+    _refuse_addresses(upload)
+    gr.Markdown(f'Upload {limits}.')
+    scale = gr.Radio([('1x', 1), ('2x', 2), ('4x', 4)], value=2, label='Enlarge')
+    fidelity = gr.Slider(
+        0, 1, 0, step=0.05, label='Fidelity', info='0: restored faces, 1: as they were'
+    )
+    # What is typed beside it may be any number.
+    fidelity.preprocess = lambda value: min(max(value or 0.0, 0.0), 1.0)
+    return upload, scale, fidelity, gr.Button('Restore', variant='primary')
+
+
+def _refuse_addresses(upload: Any) -> None:
+    """Let a gradio.File take what was uploaded alone: it fetches what an address names, too."""
+    move = upload.async_move_resource_to_block_cache
+
+    async def moved(path: str) -> str | None:
+        return None if '://' in path else await move(path)
+
+    upload.async_move_resource_to_block_cache = moved
+
+
+# ------------------------------------------------------------------------------------------------
+# The server.
+
+
+def free_port(host: str, port: int) -> int:
+    """Return the port, or one that is free for 0. Raises RunError where it cannot be used."""
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family) as tried:
+            return int(tried.getsockname()[1])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise RunError(
+                f'--port {port} is taken by another program: give another one, or --port 0 for '
+                'any that is free'
+            ) from error
+        raise RunError(
+            f'--host {host} --port {port} cannot be used ({error.strerror}): leave them out for '
+            'http://127.0.0.1:7860'
+        ) from error
+
+
+def serve(blocks: Any, host: str, port: int, most_bytes: int) -> None:
+    """Serve the page until the program is stopped."""
+    name = f'[{host}]' if ':' in host else host
+    blocks.launch(
+        server_name=name,
+        server_port=port,
+        max_file_size=most_bytes,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        inbrowser=False,
+        run_history=False,
+        footer_links=[],
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+    )
+    try:
+        print(f'http://{name}:{port} (Ctrl-C ends it)', flush=True)
+        if host not in LOOPBACK:
+            print(f'--host {host}: everybody who reaches this machine can use it', flush=True)
+        threading.Event().wait()
+    finally:
+        blocks.close(verbose=False)
+
+
+# ------------------------------------------------------------------------------------------------
+# The command.
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags of demo.py."""
+    p = arguments.described(__doc__)
+    p.add_argument('--run', help='run directory, of a restorer (default: the newest under runs/)')
+    p.add_argument(
+        '--weights', help='weights instead of a run: .safetensors, or .pth as BasicSR saves them'
+    )
+    p.add_argument(
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='where the network runs (default: %(default)s)',
+    )
+    p.add_argument(
+        '--precision', choices=('bf16', 'fp16', 'fp32'), help='default: as the run was trained'
+    )
+    photo_flags.add_parser(p)
+    photo_flags.add_detector(p)
+    p.add_argument(
+        '--host',
+        default='127.0.0.1',
+        help='address to listen at; 0.0.0.0 lets everybody in who reaches this machine (default: '
+        '%(default)s, this machine alone)',
+    )
+    p.add_argument(
+        '--port',
+        type=program.Whole(0, 65_535),
+        default=7860,
+        help='0: any that is free (default: %(default)s)',
+    )
+    _add_limits(p)
+    # What infer.py has flags for, as it is without them.
+    p.set_defaults(**photo_flags.defaults(), batch=8, tta=False)
+    return p
+
+
+def _add_limits(p: argparse.ArgumentParser) -> None:
+    """Add what a visitor may ask for."""
+    p.add_argument(
+        '--max-pixels',
+        type=program.Whole(1, MOST),
+        default=PIXELS,
+        help=f'largest photo, and largest result, width x height (default: {PIXELS:,})',
+    )
+    p.add_argument(
+        '--max-mb',
+        type=program.ranges.MEGABYTES,
+        default=50.0,
+        help='largest file that is taken (default: %(default)s)',
+    )
+    p.add_argument(
+        '--queue',
+        type=program.ranges.COUNT,
+        default=10,
+        help='photos that may wait for their turn (default: %(default)s)',
+    )
+
+
+def need_packages() -> None:
+    """Raise RunError with the remedy unless what makes pages is installed."""
+    try:
+        importlib.import_module('gradio')
+    except ImportError as error:
+        raise RunError(f'the package {error.name} is needed: pip install -e .[demo]') from error
+
+
+def restorer_of(args: argparse.Namespace) -> Restorer:
+    """Load what the flags name. Raises RunError."""
+    loaded = loading.load(args.run, args.weights, args.device)
+    if loaded.task.name != 'restore':
+        raise RunError(
+            f'--run {loaded.folder.parent} is a {loaded.task.name} run: give one that restores'
+        )
+    return Restorer(photo_flags.build(args, loaded), args.max_pixels, round(args.max_mb * 1e6))
+
+
+@program.entry
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve the page that the command line asks for -> exit status."""
+    args = parser().parse_args(argv)
+    # Ends as a Ctrl-C does: the temporary folder is deleted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    port = free_port(args.host, args.port)
+    with tempfile.TemporaryDirectory(prefix='faces-demo-') as folder:
+        os.environ.update(SETTINGS, GRADIO_TEMP_DIR=folder)
+        need_packages()
+        restorer = restorer_of(args)
+        ask = functools.partial(answer, restorer, folder)
+        blocks = page(ask, restorer.limits, args.queue)
+        serve(blocks, args.host, port, restorer.most_bytes)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
