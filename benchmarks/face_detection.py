@@ -52,6 +52,7 @@ def labels(path: str | None) -> dict[str, np.ndarray]:
 def matched(found: np.ndarray, wanted: np.ndarray) -> tuple[int, np.ndarray]:
     """(labelled faces that were found, numbers of the other faces)"""
     shares = tracks.overlap(squares(found), squares(wanted))
+    # Of several faces at one label, the best counts; the others are strangers.
     used, count = set(), 0
     for column in shares.T:
         if len(column) and column.max() >= OVERLAP:
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for image in listed.images:
         pixels = photo.to_8bit(photo.read(files.read_bytes(*image.where), files.MOST)).pixels
         least = detect.smallest(pixels)
+        # Once to count, once more to be sure that the count holds.
         faces = find(pixels, least)
         if len(find(pixels, least).score) != len(faces.score):
             raise FacesError(f'{shown(image.path)}: other faces the second time: nothing is timed')

@@ -57,6 +57,7 @@ def followed(work: Work, tools: Tools, seen: Seen) -> Iterator[Done]:
 
 def measured(done: Iterable[Done], seen: Seen, scale: int) -> dict[str, float]:
     """Return light and detail of restored frames."""
+    # In the smoothed places for both ways, so that only what is painted differs.
     faces: list[list[np.ndarray]] = [[] for _ in seen.tracks]
     for frame in done:
         number = int(frame.name)
@@ -82,6 +83,7 @@ def compared(work: Work, tools: Tools) -> dict[str, dict[str, float]]:
     seen = films.found(work, tools.detector)
     if not seen.tracks:
         raise RunError(f'{work.film.path}: no face found')
+    # The same frames and faces for both.
     single = {'place': _variance([steps(track.points) for track in seen.found])}
     single |= measured(in_turn(work, tools), seen, work.how.scale)
     ours = {'place': _variance([steps(track.points) for track in seen.tracks])}

@@ -51,6 +51,7 @@ def registered(truth: np.ndarray, to: np.ndarray) -> np.ndarray:
     sized = cv2.resize(truth, (w, h), interpolation=cv2.INTER_AREA)
     gray = [cv2.cvtColor(x, cv2.COLOR_RGB2GRAY).astype(np.float32) for x in (to, sized)]
     soft = [cv2.GaussianBlur(x, (0, 0), SMOOTH) for x in gray]
+    # Detail that only one of them has would pull at it: both are smoothed.
     start = np.eye(2, 3, dtype=np.float32)
     _, m = cv2.findTransformECC(soft[0], soft[1], start, cv2.MOTION_AFFINE)
     flags = cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP
@@ -64,6 +65,7 @@ def compared(small: str, large: str, tools: photo_flags.Tools) -> Compared:
     (done,) = photos.restored([(small, own)], tools.detector, tools.network, how)
     if not len(done.found.boxes):
         raise RunError(f'{small}: no face found')
+    # What surrounds the faces is this enlargement in both.
     plain = backgrounds.lanczos(own.pixels, how.scale)
     squares = np.rint(done.found.boxes * how.scale).astype(int).clip(0)
     return Compared(plain, done.photo.pixels, registered(read(large).pixels, plain), squares)

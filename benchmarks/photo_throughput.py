@@ -55,6 +55,7 @@ def filled(picture: Any, size: tuple[int, int]) -> Any:
     """Resize a picture so that it covers a size, and cut off what is more."""
     width, height = size
     h, w, _ = picture.shape
+    # No photo keeps a border, which would have no faces.
     by = max(width / w, height / h)
     how = cv2.INTER_AREA if by < 1 else cv2.INTER_CUBIC
     covering = max(round(w * by), width), max(round(h * by), height)
@@ -75,6 +76,7 @@ def timed(seconds: Seconds, name: str, function: Callable[..., Any]) -> Callable
 
 def staged(paths: Sequence[Path], tools: Tools, out: Path) -> tuple[Seconds, int]:
     """Restore photos one stage after the other -> ({stage: seconds}, faces)."""
+    # Nothing in parallel here, or times would not add up.
     seconds: Seconds = defaultdict(float)
     read = timed(seconds, 'reading', lambda path: photo.read(files.read_bytes(path)))
     write = timed(seconds, 'writing', lambda path, made: storage.write(path, photo.encoded(made)))
@@ -113,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Path(name)
         (folder / 'in').mkdir()
         paths = prepared(source, folder / 'in', args.count, (args.width, args.height))
+        # The first photo twice; it warms caches and libraries, too.
         check(paths[:1], args, tools, folder)
         seconds, faces = staged(paths, tools, folder / 'staged')
         start = time.perf_counter()

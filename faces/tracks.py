@@ -84,6 +84,7 @@ def _matched(
     faces: Found, tracks: list[list[tuple[int, Found]]]
 ) -> Iterator[tuple[int, list[tuple[int, Found]] | None]]:
     """(number of a face, its track or None), those that overlap most first."""
+    # Where each one was seen last, some frames ago if it was lost.
     last = np.array([track[-1][1].boxes[0] for track in tracks]).reshape(-1, 4)
     shares = overlap(faces.boxes, last)
     left = set(range(len(faces.boxes)))
@@ -127,6 +128,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
     """Smooth [n, ...] over its first axis."""
     n, reach = len(values), math.ceil(3 * SIGMA)
     rows = []
+    # Near the ends the parabola leans on one side alone.
     for i in range(n):
         low, high = max(i - reach, 0), min(i + reach + 1, n)
         rows.append(np.tensordot(_weights(low - i, high - i), values[low:high], 1))

@@ -116,6 +116,7 @@ def probe(path: str, most: int) -> Film:
 
 
 def _film(path: str, container: Any, stream: Any, first: Any) -> Film:
+    # Sides as they are shown, not as they are stored.
     turns = round(first.rotation / 90) % 4
     size = (first.width, first.height) if turns % 2 == 0 else (first.height, first.width)
     rate = stream.average_rate or stream.guessed_rate or fractions.Fraction(25)
@@ -150,6 +151,7 @@ def frames(film: Film, start: int = 0) -> Iterator[Frame]:
 
     with _named(film.path), av.open(film.path) as container:
         stream = container.streams.video[0]
+        # As many threads as there are cores: decoding gives the same frames.
         stream.thread_type = 'AUTO'
         previous = -1
         for number, frame in enumerate(container.decode(stream)):
@@ -320,6 +322,7 @@ def joined(
 
 def _others(old: Any, new: Any) -> dict[int, Any]:
     """{number of a stream of the old film: that of the new one} of sound and subtitles."""
+    # Attached pictures and data of cameras stay behind: few containers hold them.
     others = {}
     for stream in old.streams:
         if stream.type in ('audio', 'subtitle'):
@@ -334,6 +337,7 @@ def _video(pieces: Iterable[Path], stream: Any, durations: dict[int, int]) -> It
     for piece in pieces:
         with av.open(str(piece)) as container:
             for packet in container.demux(video=0):
+                # The last one of a file is empty.
                 if packet.dts is None:
                     continue
                 packet.duration = durations.get(packet.pts, packet.duration or 0)
@@ -352,6 +356,7 @@ def _sound(old: Any, others: dict[int, Any]) -> Iterator[Any]:
 
 def _interleave(new: Any, *sources: Iterator[Any]) -> None:
     """Write packets in the order of their times, so that none has to wait for others."""
+    # One packet of each at a time: memory does not grow with the film.
     heads = [(source, next(source, None)) for source in sources]
     heads = [(source, head) for source, head in heads if head is not None]
     while heads:

@@ -49,6 +49,7 @@ class Tiled:
     def __call__(self, pixels: np.ndarray, scale: int) -> np.ndarray:
         """Enlarge a photo [h, w, 3] uint8 or uint16; one of greys stays one."""
         h, w, _ = pixels.shape
+        # A network may add colours where there were none.
         gray = paste.is_gray(pixels)
         levels = np.iinfo(pixels.dtype).max // 255
         whole = np.empty((h * scale, w * scale, 3), pixels.dtype)
@@ -58,6 +59,7 @@ class Tiled:
             done = self._enlarged(part, levels, scale)
             if gray:
                 done = paste.grayed(done)
+            # The middle of the tile, without what it shares with its neighbours.
             at_y, at_x = (y - top) * scale, (x - left) * scale
             target = whole[y * scale :, x * scale :][: self._tile * scale, : self._tile * scale]
             inner = done[at_y:, at_x:][: target.shape[0], : target.shape[1]]

@@ -44,6 +44,7 @@ class FaceParser:
 
         Everything from the chin to the hair; nothing at the very edge.
         """
+        # Parsed at the size that it was trained on, and softened there: the edge is as wide in all.
         images = torch.from_numpy(faces).permute(0, 3, 1, 2).to(self.device)
         ids = self(_sized(images, self.size)).cpu().numpy()
         inside = _INSIDE[ids].astype(np.float32)

@@ -37,6 +37,7 @@ def target(source: str, folder: Path) -> Path:
                 f'{folder.with_suffix(".mkv").name}'
             )
         return folder
+    # A kind that cannot hold H.264 beside any sound becomes one that can.
     name = Path(source)
     suffix = name.suffix if name.suffix.lower() in KEPT else '.mkv'
     return folder / f'{name.stem}{suffix}'
@@ -57,8 +58,10 @@ def run(args: argparse.Namespace, loaded: Loaded, output: Path) -> list[str]:
 def probed(args: argparse.Namespace) -> Film:
     """What the film is. Raises BadFile, also for one whose frames cannot be written."""
     most = args.max_pixels or photo_flags.MOST
+    # Before anything is decoded or written.
     film = film_file.probe(args.input, most)
     photo_run.check_size(film.width, film.height, args.scale, most)
+    # Four pixels share a colour, two where there is more of it.
     odd = film.width * args.scale % 2 or film.height * args.scale % 2
     if odd and '444' not in film_file.pixel_format(film):
         raise BadFile(
@@ -97,6 +100,7 @@ def _bar(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
 
 def plan(args: argparse.Namespace, net: nn.Module) -> dict[str, Any]:
     """What a film depends on: what was begun with anything else is not gone on with."""
+    # By its weights: a run that is still training has others the next time.
     digest = hashlib.sha256()
     for value in net.state_dict().values():
         digest.update(value.detach().cpu().float().numpy().tobytes())

@@ -80,6 +80,7 @@ def opened(work: Work, plan: dict[str, Any]) -> int:
 
     plan: what the work depends on; what was done after another one is thrown away
     """
+    # Another film, network or flag makes other frames: pieces of both would not fit together.
     note = work.folder / 'plan.json'
     if work.folder.exists() and (not note.exists() or _plan(note) != plan):
         shutil.rmtree(work.folder)
@@ -125,6 +126,7 @@ def _again(jobs: Iterable[photos.Job], seen: Seen, network: Network, how: How) -
 
 def join(work: Work, output: Path, metadata: bool) -> None:
     """Put the pieces together, and throw the folder away."""
+    # Encoders do not tell how long a frame is shown: the film does.
     count = len(_done(work.piece))
     found_in = [np.load(path) for path in _done(work.found)]
     durations: dict[int, int] = {}
@@ -192,6 +194,7 @@ def _seen(parts: list[Any]) -> Seen:
     ends = np.cumsum(columns['counts'])[:-1]
     fields = [np.split(columns[name], ends) for name in detect.Found._fields]
     faces = [detect.Found(*one) for one in zip(*fields, strict=True)]
+    # Of the whole film at once: what is smoothed looks a few frames ahead.
     followed = tracks.follow(faces, tracks.cuts(columns['thumbs']))
     smooth = [tracks.smoothed(track) for track in followed]
     return Seen(columns['times'], columns['durations'], followed, smooth)
@@ -207,6 +210,7 @@ def lightened(work: Work, seen: Seen) -> list[np.ndarray]:
         _write(path, **_light(work, seen))
     light = np.load(path)
     lifts = []
+    # Slow changes are the scene's; what is left of them from frame to frame is flicker.
     for i in range(len(seen.tracks)):
         own = light[f'{i}']
         lifts.append(np.clip(tracks.smooth(own) - own, -LARGEST_LIFT, LARGEST_LIFT))
@@ -216,6 +220,7 @@ def lightened(work: Work, seen: Seen) -> list[np.ndarray]:
 def _light(work: Work, seen: Seen) -> dict[str, np.ndarray]:
     """{number of a track: [n] mean level of its face in every frame}"""
     light = {f'{i}': np.zeros(len(track.score)) for i, track in enumerate(seen.tracks)}
+    # A film without faces is not decoded once more.
     if not light:
         return light
     for frame in work.bar(work.counted(0), 'measuring light', len(seen.times)):
@@ -238,6 +243,7 @@ def at(seen: Seen, number: int) -> Iterator[tuple[int, Track]]:
 
 def job(frame: Frame, seen: Seen, lifts: list[np.ndarray], how: How) -> photos.Job:
     """What is to be done for a frame."""
+    # The smoothed places of all faces that are in view.
     own = list(at(seen, frame.number))
     now = [frame.number - track.start for _, track in own]
     boxes = np.array([track.boxes[j] for (_, track), j in zip(own, now, strict=True)])

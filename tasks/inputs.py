@@ -51,6 +51,7 @@ class Listed(NamedTuple):
 
 def listed(source: str, say: Say = print) -> Listed:
     """List what --input names, whatever its size. Raises RunError where nothing can be read."""
+    # Sizes are judged later: photographs may be larger than what a network is given whole.
     found = image_files(source, '--input', files.MOST, say=say, tell=False)
     bad = [f'{shown(bad.path)}: {bad.reason}' for bad in found.bad]
     return Listed(source, found.images, _names(source, '--input', found), bad)

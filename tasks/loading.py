@@ -44,6 +44,7 @@ def load(path: str | None, weights: str | None, device: str) -> Loaded:
 
 def of_weights(path: str, device: str, flag: str = '--weights') -> Loaded:
     """Load a file of weights, which tells by itself of which restorer it is."""
+    # Their shapes tell the network and its arguments.
     try:
         net = models.like(checkpoint.read_weights(path)[0])
     except ValueError as error:

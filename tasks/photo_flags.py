@@ -146,6 +146,7 @@ OF_PHOTOS = (
 
 def refuse(args: argparse.Namespace, p: argparse.ArgumentParser, why: str) -> None:
     """Raise RunError where flags of photographs were given, and there are none."""
+    # Silently without effect would be worse than refused.
     given = [name for name in OF_PHOTOS if getattr(args, name) != p.get_default(name)]
     if given:
         flag = f'--{given[0].replace("_", "-")}'
@@ -192,6 +193,7 @@ def applied(loaded: Loaded, args: argparse.Namespace) -> Network:
     """Return a network as it is applied to uint8 on the CPU."""
     autocast = loaded.autocast(torch.device(args.device), args.precision)
 
+    # What comes in is a batch of faces or a tile, never a whole photo.
     @torch.no_grad()
     def run(x: torch.Tensor) -> torch.Tensor:
         with autocast():
@@ -203,6 +205,7 @@ def applied(loaded: Loaded, args: argparse.Namespace) -> Network:
 def _background(
     args: argparse.Namespace, loaded: Loaded, network: Network
 ) -> backgrounds.Background:
+    # A filter needs no network, and says nothing about faces.
     if args.background == 'lanczos':
         return backgrounds.lanczos
     name = f'--background {args.background}'

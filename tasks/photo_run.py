@@ -69,6 +69,7 @@ def run(
     folder: to write to, or a file
     Raises RunError: nothing could be restored, or a face is missing that was required.
     """
+    # Everything that may be wrong with the flags, before the first photo is read.
     tools = photo_flags.build(args, loaded)
     told = Told(list(found.bad), [])
     writer = Writer(args, folder, told.bad)
@@ -97,6 +98,7 @@ def run(
 
 def _read(found: Listed, args: argparse.Namespace, bad: list[str]) -> Iterator[tuple[str, Photo]]:
     """Photos with their names, read one ahead; what cannot be read is added to the bad ones."""
+    # Faces alone need no room for an enlarged photo.
     most = args.max_pixels or photo_flags.MOST
     factor = 1 if args.faces_only else args.scale
 
@@ -162,6 +164,7 @@ class Writer(contextlib.AbstractContextManager['Writer']):
 
     def photo(self, name: str, photo: Photo) -> None:
         """Write a photo. Raises RunError where the disk is full, maybe for the one before it."""
+        # Its own kind, unless --format or the name of the file says another one.
         photo = photo._replace(kind=self._kind or photo.kind)
         path = self._folder
         if not self._file:

@@ -86,6 +86,7 @@ def restored(
 
 def found_in(name: str, photo: Photo, detector: detect.Detector, how: How) -> Job:
     """Find the faces of a photo."""
+    # Detector and network see 8 bits, whatever the photo has.
     pixels = to_8bit(photo.pixels)
     return with_faces(
         name, photo, pixels, detector(pixels, how.min_face or detect.smallest(pixels)), how
@@ -143,6 +144,7 @@ def _batch(
     faces: deque[tuple[Job, int]], network: Network, how: How, each_face: EachFace | None
 ) -> None:
     """Restore the next faces together, and paint each into its photo."""
+    # Faces of several photos may share a batch.
     some = [faces.popleft() for _ in range(min(how.batch, len(faces)))]
     crops = np.stack([_cut_out(job, i, how.side) for job, i in some])
     made = network(torch.from_numpy(crops).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
@@ -162,6 +164,7 @@ def _cut_out(job: Job, i: int, side: int) -> np.ndarray:
 def _paint(job: Job, i: int, face: np.ndarray, mask: np.ndarray, how: How) -> None:
     if job.canvas is None:
         job.canvas = _background(job.photo, how)
+    # Faces in the levels of the photo, as large as the network makes them.
     levels = np.iinfo(job.canvas.dtype).max // 255
     there = align.scaled(job.matrices[i], target=len(face) / how.side)
     placed = paste.Face(face.astype(np.float32) * levels, mask, there, job.lifts[i] * levels)

@@ -91,8 +91,9 @@ def test_no_number_is_without_a_range(path):
         for action in parser._actions:
             values = action.default if isinstance(action.default, list) else [action.default]
             numbers = [v for v in values if type(v) in (int, float)]
-            assert not numbers or isinstance(action.type, (Whole, Number, Several)), action
-            range_ = getattr(action.type, 'each', action.type)
+            ranged = action.choices or isinstance(action.type, (Whole, Number, Several))
+            assert not numbers or ranged, action
+            range_ = action.choices or getattr(action.type, 'each', action.type)
             assert all(number in range_ for number in numbers)
 
 
