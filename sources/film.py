@@ -133,7 +133,13 @@ def _film(path: str, container: Any, stream: Any, first: Any) -> Film:
         pixels=first.format.name,
         depth=max(component.bits for component in first.format.components),
         matrix=_matrix(first),
-        tags=(first.color_range, first.colorspace, first.color_primaries, first.color_trc),
+        tags=(
+            first.color_range,
+            # What is stored as RGB becomes YCbCr without a name.
+            first.colorspace or UNSPECIFIED[1],
+            first.color_primaries,
+            first.color_trc,
+        ),
         aspect=aspect if aspect and not turns % 2 else None,
     )
 
@@ -153,11 +159,12 @@ def frames(film: Film, start: int = 0) -> Iterator[Frame]:
         stream = container.streams.video[0]
         # As many threads as there are cores: decoding gives the same frames.
         stream.thread_type = 'AUTO'
-        previous = -1
+        time: int | None = None
         for number, frame in enumerate(container.decode(stream)):
             # Frames without a time follow the one before; none may be earlier than that.
-            time = previous + 1 if frame.pts is None else max(frame.pts, previous + 1)
-            previous = time
+            least = frame.pts or 0 if time is None else time + 1
+            time = least if frame.pts is None else max(frame.pts, least)
+            # A seek would land on any frame; to decode and drop those before is exact.
             if number < start:
                 continue
             pixels = _rgb(frame, film)
@@ -169,11 +176,16 @@ def _rgb(frame: Any, film: Film) -> np.ndarray:
     """[h, w, 3] uint8, or uint16 of a film of more than 8 bits."""
     from av.video.reformatter import ColorRange, Interpolation
 
+    # A film may change its size on the way: frames keep that of the first one.
+    sides = (film.width, film.height) if film.turns % 2 == 0 else (film.height, film.width)
+    size = dict(width=sides[0], height=sides[1])
     how = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
     if film.depth > 8:
         # libswscale's own way to 16 bits makes white a little less than that.
-        return rgb48(_planes(frame.reformat(format=DEEP, interpolation=how)), film, DEEP_BITS)
+        deep = frame.reformat(**size, format=DEEP, interpolation=how)
+        return rgb48(_planes(deep), film, DEEP_BITS)
     return frame.reformat(  # type: ignore[no-any-return]  # of a library without types
+        **size,
         format='rgb24',
         src_colorspace=film.matrix,
         dst_colorspace=film.matrix,

@@ -3,6 +3,7 @@
 import argparse
 import struct
 from fractions import Fraction
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from tasks import film_run, films
 
 av = pytest.importorskip('av')
 BASE = Fraction(1, 1000)
+SIZES = (48, 64), (64, 96)
 RANGES, MATRICES = {'limited': 1, 'full': 2}, {'BT.709': 1, 'BT.601': 5}
 
 
@@ -153,6 +155,49 @@ def test_a_film_on_its_side_is_turned_once(quarters, tmp_path):
     film.joined(tmp_path / 'out.mp4', other, [tmp_path / 'a.nut'], {}, metadata=True)
     assert film.probe(str(tmp_path / 'out.mp4'), 1 << 20).turns == 0
     assert source != str(tmp_path / 'out.mp4')
+
+
+def test_times_may_begin_before_zero(tmp_path, monkeypatch):
+    """Frames keep their distances, wherever the first one lies; those without a time follow."""
+    source = made(tmp_path / 'in.mkv', times=[0, 40, 80, 120, 160])
+    whole = film.probe(source, 1 << 20)
+
+    class Shifted:
+        def __init__(self, frame):
+            self.frame = frame
+            self.pts = None if frame.pts == 80 else frame.pts - 60
+
+        def __getattr__(self, name):
+            return getattr(self.frame, name)
+
+    original = av.open
+
+    class Container:
+        def __init__(self, *args):
+            self.inner = original(*args)
+            self.streams = self.inner.streams
+
+        def decode(self, stream):
+            return map(Shifted, self.inner.decode(stream))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.inner.close()
+
+    monkeypatch.setattr(av, 'open', Container)
+    assert [f.time for f in film.frames(whole)] == [-60, -20, -19, 60, 100]
+
+
+def test_a_film_that_changes_its_size_keeps_that_of_its_first_frame(tmp_path):
+    """Two films in one: a transport stream holds whatever is put into it."""
+    one, other = (made(tmp_path / f'{i}.ts', 4, sound=False, size=s) for i, s in enumerate(SIZES))
+    joined = tmp_path / 'both.ts'
+    joined.write_bytes(b''.join(Path(path).read_bytes() for path in (one, other)))
+    whole = film.probe(str(joined), 1 << 20)
+    frames = list(film.frames(whole))
+    assert len(frames) > 4 and {f.pixels.shape for f in frames} == {(48, 64, 3)}
 
 
 def test_what_is_no_film_is_named(tmp_path):
