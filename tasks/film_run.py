@@ -12,8 +12,10 @@ from rich.progress import track
 from torch import nn
 
 from errors import BadFile, RunError
+from sources import files, film_pieces
 from sources import film as film_file
-from sources.film import KEPT, Film
+from sources.film import Film
+from sources.film_pieces import CONTAINERS
 from storage import counted, shown
 
 from . import films, photo_flags, photo_run
@@ -29,18 +31,21 @@ def is_file(path: Path) -> bool:
 
 
 def target(source: str, folder: Path) -> Path:
-    """Where a film is written: beside others in a folder, under its own name."""
-    if is_file(folder):
-        if folder.suffix.lower() not in KEPT:
-            raise RunError(
-                f'--output {folder}: films are written as {", ".join(KEPT)}: give '
-                f'{folder.with_suffix(".mkv").name}'
-            )
-        return folder
-    # A kind that cannot hold H.264 beside any sound becomes one that can.
-    name = Path(source)
-    suffix = name.suffix if name.suffix.lower() in KEPT else '.mkv'
-    return folder / f'{name.stem}{suffix}'
+    """Where a film is written: beside others in a folder, under its own name. Raises RunError."""
+    output = folder
+    if not is_file(folder):
+        # A kind that cannot hold H.264 beside any sound becomes one that can.
+        name = Path(source)
+        suffix = name.suffix if name.suffix.lower() in CONTAINERS else '.mkv'
+        output = folder / f'{name.stem}{suffix}'
+    elif folder.suffix.lower() not in CONTAINERS:
+        raise RunError(
+            f'--output {folder}: films are written as {", ".join(CONTAINERS)}: give '
+            f'{folder.with_suffix(".mkv").name}'
+        )
+    if output.is_dir():
+        raise RunError(f'--output {output} is a folder: give another name')
+    return output
 
 
 def run(args: argparse.Namespace, loaded: Loaded, output: Path) -> list[str]:
@@ -49,40 +54,51 @@ def run(args: argparse.Namespace, loaded: Loaded, output: Path) -> list[str]:
     if args.faces_only or args.skip_good is not None or args.format != 'same':
         raise RunError('--faces-only, --skip-good and --format are for photographs, not for films')
     try:
-        film = probed(args)
+        film = probed(args, output)
         return _restored(args, loaded, film, output)
     except BadFile as error:
         raise RunError(f'--input {error}') from error
 
 
-def probed(args: argparse.Namespace) -> Film:
-    """What the film is. Raises BadFile, also for one whose frames cannot be written."""
-    most = args.max_pixels or photo_flags.MOST
+def probed(args: argparse.Namespace, output: Path) -> Film:
+    """What the film is. Raises BadFile and RunError where it could not be written in the end."""
     # Before anything is decoded or written.
-    film = film_file.probe(args.input, most)
-    photo_run.check_size(film.width, film.height, args.scale, most)
-    # Four pixels share a colour, two where there is more of it.
-    odd = film.width * args.scale % 2 or film.height * args.scale % 2
-    if odd and '444' not in film_file.pixel_format(film):
-        raise BadFile(
-            f'{shown(args.input)}: sides of {film.width}x{film.height} are odd, which H.264 cannot '
-            'write: give --scale 2'
+    film = film_file.probe(args.input, files.MOST)
+    try:
+        photo_run.check_size(
+            film.width, film.height, args.scale, args.max_pixels or photo_flags.MOST
         )
+        _check_sides(film, args.scale)
+    except BadFile as error:
+        raise BadFile(f'{shown(args.input)}: {error}') from None
+    film_pieces.check(film, output.suffix.lower())
     return film
+
+
+def _check_sides(film: Film, scale: int) -> None:
+    # Four pixels share a colour, two where there is more of it.
+    odd = film.width * scale % 2 or film.height * scale % 2
+    if odd and '444' not in film_pieces.pixel_format(film):
+        raise BadFile(
+            f'sides of {film.width}x{film.height} are odd, which H.264 cannot write: give --scale 2'
+        )
 
 
 def _restored(args: argparse.Namespace, loaded: Loaded, film: Film, output: Path) -> list[str]:
     tools = photo_flags.build(args, loaded)
     work = Work(film, output.with_name(f'{output.name}.parts'), tools.how, _bar)
-    done = films.opened(work, plan(args, loaded.net))
-    if done:
-        print(f'going on after {done:,} frames')
-    told = films.restored(work, tools.detector, tools.network)
-    films.join(work, output, metadata=args.metadata == 'all')
+    with films.claimed(work.folder):
+        done = films.opened(work, plan(args, loaded.net))
+        if done:
+            print(f'going on after {done:,} frames')
+        told = films.restored(work, tools.detector, tools.network)
+        refused = films.join(work, output, metadata=args.metadata == 'all')
     said = [
         f'{counted(told.frames, "frame")} with {counted(told.faces, "restored face")}, each '
         f'followed while it is seen, written to {shown(output)}'
     ]
+    if refused:
+        said.append(f'{counted(refused, "damaged packet")} of sound left out')
     if not told.faces:
         if args.require_face:
             raise RunError(
@@ -108,5 +124,14 @@ def plan(args: argparse.Namespace, net: nn.Module) -> dict[str, Any]:
     flags = {name: getattr(args, name) for name in photo_flags.OF_PHOTOS}
     flags |= {'tta': args.tta, 'precision': args.precision, 'batch': args.batch}
     film = [os.path.realpath(args.input), stat.st_size, stat.st_mtime_ns]
+    named = [args.parser, args.background, args.detector]
+    files_named = [os.stat(p).st_mtime_ns for p in named if p and os.path.exists(p)]
     device = str(args.device)
-    return dict(format=FORMAT, film=film, network=digest.hexdigest(), device=device, flags=flags)
+    return dict(
+        format=FORMAT,
+        film=film,
+        network=digest.hexdigest(),
+        device=device,
+        flags=flags,
+        files=files_named,
+    )

@@ -8,7 +8,9 @@ on where it was stopped, and the film comes out the same. No more than a few fra
     00000.nut         restored frames, encoded
 """
 
+import io
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,14 +20,16 @@ import cv2
 import numpy as np
 
 import storage
-from errors import BadFile
+from errors import BadFile, RunError
 from faces import align, detect, paste, tracks
 from faces.tracks import Track
 from sources import film as film_file
+from sources import film_pieces
 from sources.decoders import to_8bit
 from sources.film import Film, Frame
 from sources.photo import Photo
-from storage import records
+from storage import records, shown
+from training.lock import Lock
 
 from . import photos
 from .photos import How, Network
@@ -76,16 +80,33 @@ class Restored(NamedTuple):
 
 
 def opened(work: Work, plan: dict[str, Any]) -> int:
-    """Make the folder, or take over what lies in it -> frames that are restored already.
+    """Take over what lies in the folder -> frames that are restored already.
 
     plan: what the work depends on; what was done after another one is thrown away
+    Raises RunError where the folder is somebody else's, or cannot be written.
     """
     # Another film, network or flag makes other frames: pieces of both would not fit together.
     note = work.folder / 'plan.json'
-    if work.folder.exists() and (not note.exists() or _plan(note) != plan):
-        shutil.rmtree(work.folder)
+    if not note.exists() or _plan(note) != plan:
+        for path in work.folder.iterdir():
+            if not path.name.startswith('.'):
+                path.unlink()
     storage.write_json(note, plan)
-    return PIECE * len(_done(work.piece))
+    return min(PIECE * len(_done(work.piece)), work.film.frames)
+
+
+def claimed(folder: Path) -> Lock:
+    """Make a folder for a film, or take one that was begun. Raises RunError for any other."""
+    try:
+        begun = not os.path.lexists(folder) or (folder / 'plan.json').is_file()
+        if not begun and not (folder.is_dir() and not any(folder.iterdir())):
+            raise RunError(
+                f'{shown(folder)} is in the way, and not of an unfinished film: move it, or give '
+                'another --output'
+            )
+        return Lock(folder, '--output')
+    except OSError as error:
+        raise RunError(f'{shown(folder)} cannot be made: {error.strerror}') from error
 
 
 def _plan(path: Path) -> Any:
@@ -112,7 +133,7 @@ def restored(work: Work, detector: detect.Detector, network: Network) -> Restore
     stream = iter(frames)
     for number in range(start, -(-count // PIECE)):
         jobs = (job(frame, seen, lifts, work.how) for frame in itertools.islice(stream, PIECE))
-        film_file.encode(work.piece(number), work.film, _again(jobs, seen, network, work.how))
+        film_pieces.encode(work.piece(number), work.film, _again(jobs, seen, network, work.how))
     return Restored(count, len(seen.tracks))
 
 
@@ -124,17 +145,16 @@ def _again(jobs: Iterable[photos.Job], seen: Seen, network: Network, how: How) -
         yield Frame(number, time, duration, done.photo.pixels)
 
 
-def join(work: Work, output: Path, metadata: bool) -> None:
-    """Put the pieces together, and throw the folder away."""
+def join(work: Work, output: Path, metadata: bool) -> int:
+    """Put the pieces together, and throw the folder away -> damaged packets that were left out."""
     # Encoders do not tell how long a frame is shown: the film does.
-    count = len(_done(work.piece))
-    found_in = [np.load(path) for path in _done(work.found)]
     durations: dict[int, int] = {}
-    for part in found_in:
+    for path in _done(work.found):
+        part = _loaded(path)
         durations |= dict(zip(part['times'].tolist(), part['durations'].tolist(), strict=True))
-    pieces = [work.piece(number) for number in range(count)]
-    film_file.joined(output, work.film, pieces, durations, metadata)
+    refused = film_pieces.joined(output, work.film, _done(work.piece), durations, metadata)
     shutil.rmtree(work.folder)
+    return refused
 
 
 # ---- faces over time ----
@@ -144,7 +164,7 @@ def found(work: Work, detector: detect.Detector) -> Seen:
     """Find the faces of all frames, as far as they are not known yet, and follow them."""
     known = _done(work.found)
     # A piece that is not full is the last one.
-    complete = bool(known) and len(np.load(known[-1])['times']) < PIECE
+    complete = bool(known) and len(_loaded(known[-1])['times']) < PIECE
     if not complete:
         start = len(known)
         total = max(work.film.frames - start * PIECE, 0)
@@ -155,7 +175,7 @@ def found(work: Work, detector: detect.Detector) -> Seen:
                 _save(work.found(number), some)
             if len(some) < PIECE:
                 break
-    return _seen([np.load(path) for path in _done(work.found)])
+    return _seen([_loaded(path) for path in _done(work.found)])
 
 
 Row = tuple[int, int, np.ndarray, detect.Found]  # time, duration, thumbnail, faces of a frame
@@ -183,14 +203,19 @@ def _save(path: Path, rows: list[Row]) -> None:
 
 
 def _write(path: Path, **arrays: np.ndarray) -> None:
-    # Whole or not at all, as everything that a later run relies on.
-    fresh = path.with_name(f'new-{path.name}')
-    np.savez(fresh, **arrays)  # type: ignore[arg-type]  # of keywords
-    fresh.replace(path)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # of keywords
+    storage.write(path, buffer.getvalue())
 
 
-def _seen(parts: list[Any]) -> Seen:
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].files}
+def _loaded(path: Path) -> dict[str, np.ndarray]:
+    # Long films have more pieces than a process may have open files.
+    with np.load(path) as content:
+        return dict(content)
+
+
+def _seen(parts: list[dict[str, np.ndarray]]) -> Seen:
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     ends = np.cumsum(columns['counts'])[:-1]
     fields = [np.split(columns[name], ends) for name in detect.Found._fields]
     faces = [detect.Found(*one) for one in zip(*fields, strict=True)]
@@ -208,7 +233,7 @@ def lightened(work: Work, seen: Seen) -> list[np.ndarray]:
     path = work.folder / 'light.npz'
     if not path.exists():
         _write(path, **_light(work, seen))
-    light = np.load(path)
+    light = _loaded(path)
     lifts = []
     # Slow changes are the scene's; what is left of them from frame to frame is flicker.
     for i in range(len(seen.tracks)):

@@ -15,7 +15,7 @@ import infer
 import models
 from errors import BadFile
 from faces import align, detect
-from sources import film
+from sources import film, film_pieces
 from sources.film import Frame
 from tasks import film_run, films
 
@@ -94,9 +94,9 @@ def test_times_and_sound_are_those_of_the_film(kind, tmp_path):
     assert [f.time * whole.time_base for f in frames] == [Fraction(t, 1000) for t in at]
     pieces = [tmp_path / 'a.nut', tmp_path / 'b.nut', tmp_path / 'c.nut']
     for piece, some in zip(pieces, (frames[:5], frames[5:6], frames[6:]), strict=True):
-        film.encode(piece, whole, some)
+        film_pieces.encode(piece, whole, some)
     out = tmp_path / f'out{kind}'
-    film.joined(out, whole, pieces, {f.time: f.duration for f in frames}, metadata=True)
+    film_pieces.joined(out, whole, pieces, {f.time: f.duration for f in frames}, metadata=True)
     assert times(str(out)) == times(source)
     assert packets(str(out)) == packets(source)
     with av.open(str(out)) as container:
@@ -119,13 +119,13 @@ def test_colours_keep_their_range_and_matrix(span, matrix, pixels, tmp_path):
         assert abs(error.mean()) < 0.6 and abs(error).mean() < 3
     # Before the encoder rounds them, they come back without a cast.
     for frame in frames:
-        stored = film._frame(frame, whole, film.pixel_format(whole))
+        stored = film_pieces._frame(frame, whole, film_pieces.pixel_format(whole))
         error = (film._rgb(stored, whole).astype(float) - frame.pixels) / levels
         assert abs(error.mean((0, 1))).max() < (0.1 if '444' in pixels else 0.35)
         assert abs(error).mean() < 0.8
-    film.encode(tmp_path / 'a.nut', whole, frames)
+    film_pieces.encode(tmp_path / 'a.nut', whole, frames)
     again = film.probe(str(tmp_path / 'a.nut'), 1 << 20)
-    assert again.tags[:2] == tags[:2] and again.pixels.replace('j', '') == pixels
+    assert again.colours.tags[:2] == tags[:2] and again.pixels.replace('j', '') == pixels
     for frame, other in zip(frames, film.frames(again), strict=True):
         error = (frame.pixels.astype(float) - other.pixels) / levels
         assert abs(error.mean()) < 0.6 and abs(error).mean() < 2
@@ -151,8 +151,8 @@ def test_a_film_on_its_side_is_turned_once(quarters, tmp_path):
     # A matrix turns clockwise, as players show it.
     for a, b in zip(film.frames(plain), film.frames(other), strict=True):
         assert (b.pixels == np.rot90(a.pixels, -quarters)).all()
-    film.encode(tmp_path / 'a.nut', other, film.frames(other))
-    film.joined(tmp_path / 'out.mp4', other, [tmp_path / 'a.nut'], {}, metadata=True)
+    film_pieces.encode(tmp_path / 'a.nut', other, film.frames(other))
+    film_pieces.joined(tmp_path / 'out.mp4', other, [tmp_path / 'a.nut'], {}, metadata=True)
     assert film.probe(str(tmp_path / 'out.mp4'), 1 << 20).turns == 0
     assert source != str(tmp_path / 'out.mp4')
 
@@ -297,7 +297,7 @@ def test_a_stopped_film_comes_out_the_same(at, home, monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         patch.setattr(detect, 'make', lambda path: counting(finder()))
-        patch.setattr(film, '_frame', counting(film._frame))
+        patch.setattr(film_pieces, '_frame', counting(film_pieces._frame))
         with pytest.raises(Stopped):
             restored(home, source, home / 'again.mp4')
     assert not (home / 'again.mp4').exists()
@@ -346,7 +346,7 @@ def test_what_cannot_be_done_is_said_at_once(more, said, home, monkeypatch, caps
     made(home / 'in.mp4', 2, size=(48, 64))
     if '--scale' in more:
         made(home / 'in.mkv', 2, size=(47, 63), pixels='yuv444p')
-        monkeypatch.setattr(film, 'pixel_format', lambda film: 'yuv420p')
+        monkeypatch.setattr(film_pieces, 'pixel_format', lambda film: 'yuv420p')
     monkeypatch.chdir(home)
     name = 'in.mkv' if '--scale' in more else 'in.mp4'
     before = (home / name).read_bytes()

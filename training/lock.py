@@ -11,7 +11,7 @@ from errors import RunError
 class Lock:
     """Lock on run_dir/.lock, held until close(); the system releases it when the process ends."""
 
-    def __init__(self, run_dir: str | os.PathLike[str]) -> None:
+    def __init__(self, run_dir: str | os.PathLike[str], flag: str = '--out') -> None:
         """Create the folder if need be and take the lock.
 
         Raises RunError if another process holds it, or if the folder cannot be written.
@@ -26,10 +26,10 @@ class Lock:
             owner.write_text(str(os.getpid()))
         except Timeout:
             raise RunError(
-                f'{run_dir} is in use{_by(owner)}: wait for it, stop it, or give another --out'
+                f'{run_dir} is in use{_by(owner)}: wait for it, stop it, or give another {flag}'
             ) from None
         except OSError as error:
-            raise RunError(f'--out {run_dir} cannot be written: {error.strerror}') from error
+            raise RunError(f'{flag} {run_dir} cannot be written: {error.strerror}') from error
 
     def close(self) -> None:
         """Release the lock."""
