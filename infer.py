@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from rich.progress import track
 
@@ -117,20 +118,26 @@ def _add_how(p: argparse.ArgumentParser) -> None:
 
 
 def why_aligned(args: argparse.Namespace, loaded: Loaded, found: Listed | None) -> str | None:
-    """Why pictures are restored whole, as aligned faces; None of photographs."""
+    """Why pictures are restored whole, as aligned faces; None of photographs.
+
+    Raises RunError for --no-aligned where they can be nothing else.
+    """
     if args.aligned:
         return '--aligned'
+    why = None
     if loaded.task.name != 'restore':
-        return f'which the network of a {loaded.task.name} run is given'
-    if found is None:
-        return "the run's own inputs"
-    if args.gt:
-        return '--gt'
+        why = f'as the network of a {loaded.task.name} run wants them'
+    elif found is None:
+        why = "the run's own inputs"
+    elif args.gt:
+        why = 'to be compared with --gt'
+    if args.aligned is False and why:
+        raise RunError(f'--no-aligned: these are restored as aligned faces, {why}: leave it out')
     side = photo_flags.side_of(loaded)
-    small = all(max(image.width, image.height) <= side for image in found.images)
-    if small and args.aligned is None:
-        return f'all are no larger than {side}x{side}, which the network is given'
-    return None
+    small = all(max(image.width, image.height) <= side for image in found.images) if found else True
+    if args.aligned is None and small and not why:
+        why = f'all are no larger than {side}x{side}, which the network is given'
+    return why
 
 
 def validation_inputs(loaded: Loaded) -> Inputs:
@@ -203,15 +210,17 @@ def check_output(args: argparse.Namespace, loaded: Loaded, folder: Path) -> None
     )
 
 
-def check_files(folder: Path, names: Sequence[str], found: Listed) -> None:
-    """Raise RunError if a picture in the folder is read as well, as a list of files may have it."""
+def check_files(folder: Path, names: Sequence[str], found: Listed, is_file: bool) -> None:
+    """Raise RunError if a picture that is written is read as well, as a list of files may have it.
+
+    folder: or a file, as `is_file` says
+    """
     read = {os.path.realpath(image.where[0]) for image in found.images}
     there = os.path.realpath(folder)
-    for name in names:
-        for suffix in photo_run.KINDS:
-            target = os.path.join(there, f'{name}{suffix}')
-            if target in read:
-                outputs.check_same({'--output': target}, {'--input': target})
+    written = [os.path.join(there, f'{n}{suffix}') for n in names for suffix in photo_run.KINDS]
+    for target in [there] if is_file else written:
+        if target in read:
+            outputs.check_same({'--output': target}, {'--input': target})
 
 
 def output_folder(
@@ -228,8 +237,8 @@ def output_folder(
     if is_file(folder) and len(names) > 1:
         raise RunError(f'--output {folder} is one file, --input holds {len(names)}')
     check_output(args, loaded, folder)
-    if found and not is_file(folder):
-        check_files(folder, names, found)
+    if found:
+        check_files(folder, names, found, is_file(folder))
     try:
         made = folder.parent if is_file(folder) else folder
         made.mkdir(parents=True, exist_ok=True)
@@ -278,8 +287,9 @@ def restored(args: argparse.Namespace, flags: argparse.ArgumentParser, loaded: L
 
 def of_photos(args: argparse.Namespace, loaded: Loaded, found: Listed) -> Said:
     """Restore photographs."""
-    is_file = (lambda path: False) if args.faces_only else photo_run.is_file
-    folder = output_folder(args, loaded, found.names, found, is_file)
+    if args.output:
+        photo_run.check_output(args, Path(args.output))
+    folder = output_folder(args, loaded, found.names, found, photo_run.is_file)
     return photo_run.run(args, loaded, found, folder)
 
 
@@ -312,10 +322,10 @@ def enough_memory(args: argparse.Namespace) -> Iterator[None]:
     """Raise RunError where the memory does not do."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        # The allocator of the CPU has no error of its own.
-        text = str(error)
-        if isinstance(error, RuntimeError) and 'memory' not in text:
+    except (MemoryError, RuntimeError, cv2.error) as error:
+        # The allocators of the CPU have no errors of their own.
+        text = str(error).lower()
+        if not isinstance(error, MemoryError) and 'memory' not in text:
             raise
         raise RunError(
             f'--batch {args.batch}: the memory of --device {args.device} does not do for pictures '

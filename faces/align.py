@@ -21,6 +21,7 @@ TEMPLATE = np.array(
     ]
 )
 SLACK = 0.35  # of a factor that is not worth averaging over
+MARGIN = 16  # pixels beyond what a target shows, for the filters
 MOST_FINE = 4096  # pixels of a side that is averaged from
 
 
@@ -79,6 +80,7 @@ def warped(
 
     Where it shrinks, every pixel is the mean of what lies under it.
     """
+    image, m = _near(image, m, size)
     # Finer by a whole factor first, at which the source is looked at pixel by pixel. What shrinks
     # by less than a third keeps its detail: there is hardly anything that could alias.
     height, width = size
@@ -96,6 +98,24 @@ def warped(
     if finer == 1:
         return fine
     return cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _near(image: np.ndarray, m: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The part of an image that a target of (height, width) shows, and the matrix from there.
+
+    OpenCV warps no image of more than 32,767 pixels a side; and less is faster.
+    """
+    height, width = size
+    ends = np.array([(x, y, 1) for x in (-0.5, width - 0.5) for y in (-0.5, height - 0.5)])
+    corners = ends @ inverse(m).T
+    limits = np.array(image.shape[1::-1])
+    # What lies outside is reflected from inside: as much of that is needed.
+    outside = max(-corners.min(), (corners - limits).max(), 0) + MARGIN
+    low = np.clip(np.floor(corners.min(0) - outside), 0, limits - 1).astype(int)
+    high = np.clip(np.ceil(corners.max(0) + outside), low + 1, limits).astype(int)
+    moved = m.copy()
+    moved[:, 2] += m[:, :2] @ low
+    return image[low[1] : high[1], low[0] : high[0]], moved
 
 
 def _from_smaller(

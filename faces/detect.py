@@ -190,6 +190,8 @@ class Yunet:
         """Read the network."""
         try:
             self._net = cv2.FaceDetectorYN.create(path, '', (320, 320), LEAST_SCORE, 0.3, 5000)
+            # Any network is taken; what it gives shows whether it is one of these.
+            self._net.detect(np.zeros((320, 320, 3), np.uint8))
         except cv2.error as error:
             raise RunError(
                 f'--detector {path}: OpenCV cannot read this as a YuNet file: {error.err}'

@@ -17,7 +17,7 @@ BORDER = 1 / 20  # of a face's side: how soft the edge of a square is
 LOW = 1 / 12  # of a face's side: sigma of what is colour and not detail
 LUMA = 0.299, 0.587, 0.114
 LOW_SIDE = 64  # pixels of the pictures of these
-ROWS = 512  # of a photo that are painted at once
+PIECE = 1024  # pixels of a side of what is painted at once
 
 
 class Face(NamedTuple):
@@ -81,25 +81,25 @@ def _paint(photo: np.ndarray, face: Face, scale: float, fidelity: float, gray: b
     inside = face.mask * _inside(photo.shape[:2], m, size)
     image = _coloured(image, own, inside) + face.lift
 
-    # Only the face's own window, and of a large one some rows at a time, never the whole photo.
+    # Only the face's own window, and of a large one some of it at a time, never the whole photo.
     back = align.inverse(m)
     (left, top), (right, bottom) = _window(photo.shape[:2], size, back)
-    for y in range(top, bottom, ROWS):
-        strip = photo[y : min(y + ROWS, bottom), left:right]
-        if strip.size:
-            _blend(strip, image, face.mask, _moved(back, left, y), 1 - fidelity)
+    for y in range(top, bottom, PIECE):
+        for x in range(left, right, PIECE):
+            piece = photo[y : min(y + PIECE, bottom), x : min(x + PIECE, right)]
+            _blend(piece, image, face.mask, _moved(back, x, y), 1 - fidelity)
 
 
 def _blend(
-    strip: np.ndarray, image: np.ndarray, mask: np.ndarray, back: np.ndarray, share: float
+    piece: np.ndarray, image: np.ndarray, mask: np.ndarray, back: np.ndarray, share: float
 ) -> None:
     """Mix an image into a part of the photo, in place. back: from the image to the part"""
-    size = strip.shape[0], strip.shape[1]
+    size = piece.shape[0], piece.shape[1]
     weight = align.warped(mask, back, size, cv2.BORDER_CONSTANT, cv2.INTER_LINEAR)
     weight = np.clip(weight, 0, 1)[..., None] * share
-    own = strip.astype(np.float32)
+    own = piece.astype(np.float32)
     mixed = own + weight * (align.warped(image, back, size) - own)
-    strip[:] = np.clip(np.rint(mixed), 0, np.iinfo(strip.dtype).max).astype(strip.dtype)
+    piece[:] = np.clip(np.rint(mixed), 0, np.iinfo(piece.dtype).max).astype(piece.dtype)
 
 
 def _window(

@@ -27,7 +27,7 @@ SUFFIXES = (
 )
 HIGH = 720  # rows from which a film that does not say so has the colours of BT.709
 DEEP, DEEP_BITS = 'yuv444p10le', 10  # of films of more than 8 bits
-AGAIN = 1  # seconds by which a time falls where it begins again
+AGAIN = fractions.Fraction(1, 5)  # seconds by which a time falls where it begins again
 
 
 class Film(NamedTuple):
@@ -155,7 +155,7 @@ class Rising:
         """Begin with any time."""
         self._again = AGAIN / time_base
         self._last: int | None = None
-        self._duration = 1
+        self._duration, self._step = 0, 1
         self._offset = 0
 
     def __call__(self, time: int | None, duration: int) -> int:
@@ -163,7 +163,8 @@ class Rising:
         if self._last is None:
             risen = time or 0
         else:
-            following = self._last + max(self._duration, 1)
+            # Not every film tells durations: the last step serves as well.
+            following = self._last + max(self._duration, self._step)
             if time is None:
                 risen = self._last + 1
             elif time + self._offset < self._last - self._again:
@@ -171,6 +172,8 @@ class Rising:
                 risen = following
             else:
                 risen = max(time + self._offset, self._last + 1)
+        if self._last is not None:
+            self._step = risen - self._last
         self._last, self._duration = risen, duration
         return risen
 

@@ -8,6 +8,7 @@ import codecs
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -53,26 +54,29 @@ def natural(name: str) -> list[str | int]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def names(source: FilePath, paths: Sequence[str]) -> list[str]:
+def names(source: FilePath, paths: Sequence[str], apart: bool = False) -> list[str]:
     """What each file of a data set is called: its path below the data set, without suffix.
 
-    Of anything but a folder that is the path below the folder that all of them share. Raises
-    DataError where two files would have one name.
+    Of anything but a folder that is the path below the folder that all of them share.
+    apart: names that several files have get their suffixes: IMG_1-heic and IMG_1-jpg
+    Raises DataError where two files would have one name.
     """
     if not paths:
         return []
     root = os.fspath(source)
     if not os.path.isdir(root):
         root = os.path.commonpath([os.path.abspath(os.path.dirname(path)) for path in paths])
+    short = [os.path.splitext(os.path.relpath(path, root)) for path in paths]
+    count = Counter(name for name, _ in short)
     known: dict[str, str] = {}
-    for path in paths:
-        name = os.path.splitext(os.path.relpath(path, root))[0]
-        if name in known:
+    for path, (name, suffix) in zip(paths, short, strict=True):
+        own = f'{name}-{suffix[1:].lower()}' if apart and count[name] > 1 else name
+        if own in known:
             raise DataError(
-                f'{shown(source)} holds two images named {shown(name)} ({shown(known[name])} and '
+                f'{shown(source)} holds two images named {shown(own)} ({shown(known[own])} and '
                 f'{shown(path)}): remove or rename one'
             )
-        known[name] = path
+        known[own] = path
     return list(known)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from errors import BadFile
 
-from . import decoders, files
+from . import decoders, files, icc
 from .aliases import Buffer
 
 # Kinds of files by Pillow's names, and the suffixes that they are written with.
@@ -60,20 +60,31 @@ def read(data: Buffer, most: int = files.LARGEST) -> Photo:
     if kind == 'jph':
         raise BadFile('JPH, which holds faces for training: convert it to PNG')
     header = decoders.header(data, kind)
-    return _photo(decoders.stored(data, kind, header), kind.upper(), header.icc, header.exif)
+    # A PNG may name its colours in other ways than by a profile, which is put in their place.
+    found = icc.profile(data) if kind in ('png', 'jpeg') else header.icc
+    return _photo(decoders.stored(data, kind, header), kind.upper(), found, header.exif)
 
 
-def _photo(stored: np.ndarray, kind: str, icc: bytes, exif: Image.Exif) -> Photo:
+def _photo(stored: np.ndarray, kind: str, found: bytes, exif: Image.Exif) -> Photo:
     """A photo of its channels and what comes with them."""
     stored = np.ascontiguousarray(stored)
-    exif[decoders.ORIENTATION] = 1
-    for tag in STRUCTURE:
-        exif.pop(tag, None)
-    told = exif.tobytes() if len(exif) > 1 else None
     gray = stored.ndim == 2
     pixels = cv2.cvtColor(stored, cv2.COLOR_GRAY2RGB) if gray else stored[..., :3]
     alpha = stored[..., 3] if stored.ndim == 3 and stored.shape[2] == 4 else None
-    return Photo(np.ascontiguousarray(pixels), alpha, gray, kind, icc or None, told)
+    return Photo(np.ascontiguousarray(pixels), alpha, gray, kind, found or None, _told(exif))
+
+
+def _told(exif: Image.Exif) -> bytes | None:
+    """EXIF without an orientation, and without what says how a file is stored."""
+    exif[decoders.ORIENTATION] = 1
+    for tag in STRUCTURE:
+        exif.pop(tag, None)
+    if len(exif) == 1:
+        return None
+    try:
+        return exif.tobytes()
+    except Exception:  # of many kinds: what a camera wrote may be damaged, and the picture good
+        return None
 
 
 # ---- writing ----
@@ -110,6 +121,14 @@ def _channels(photo: Photo) -> np.ndarray:
     return np.dstack([photo.pixels, photo.alpha])
 
 
+def _profile(photo: Photo, stored: np.ndarray) -> bytes | None:
+    """The colour profile, if it is one for what is stored."""
+    # A photo of inks became one of light; one of greys may be stored as colours.
+    gray = stored.ndim == 2 and photo.kind != 'WEBP'
+    spaces = (b'RGB ', b'GRAY') if gray else (b'RGB ',)
+    return photo.icc if photo.icc and photo.icc[16:20] in spaces else None
+
+
 def _with_opencv(photo: Photo) -> bytes:
     stored = _channels(photo)
     if stored.ndim == 3:
@@ -121,7 +140,8 @@ def _with_opencv(photo: Photo) -> bytes:
         'AVIF': [cv2.IMWRITE_AVIF_QUALITY, QUALITY],
     }.get(photo.kind, [])
     suffix = SUFFIXES[photo.kind]
-    told = [(EXIF, photo.exif and photo.exif.removeprefix(b'Exif\0\0')), (ICC, photo.icc)]
+    profile = _profile(photo, stored)
+    told = [(EXIF, photo.exif and photo.exif.removeprefix(b'Exif\0\0')), (ICC, profile)]
     types = [kind for kind, value in told if value]
     values = [np.frombuffer(value, np.uint8) for _, value in told if value]
     if photo.kind in ('BMP', 'TIFF'):
@@ -135,20 +155,18 @@ def _with_opencv(photo: Photo) -> bytes:
 
 
 def _with_pillow(photo: Photo) -> bytes:
-    buffer = io.BytesIO()
-    more: dict[str, Any] = {}
+    buffer, stored = io.BytesIO(), _channels(photo)
+    more: dict[str, Any] = {'icc_profile': _profile(photo, stored)}
     if photo.kind == 'TIFF':
         # libtiff, which compresses, refuses what cameras tell, or ends the process over it.
         more['compression'] = None if photo.exif else 'tiff_deflate'
     else:
         decoders.heif()
         more['quality'] = QUALITY
-    if photo.icc:
-        more['icc_profile'] = photo.icc
     if photo.exif:
         more['exif'] = photo.exif
     try:
-        Image.fromarray(_channels(photo)).save(buffer, photo.kind, **more)
+        Image.fromarray(stored).save(buffer, photo.kind, **more)
     except (OSError, ValueError, RuntimeError) as error:
         raise BadFile(f'{photo.kind} cannot hold it ({error}): give --format png') from None
     return buffer.getvalue()

@@ -99,7 +99,9 @@ def claimed(folder: Path) -> Lock:
     """Make a folder for a film, or take one that was begun. Raises RunError for any other."""
     try:
         begun = not os.path.lexists(folder) or (folder / 'plan.json').is_file()
-        if not begun and not (folder.is_dir() and not any(folder.iterdir())):
+        # With nothing but a lock in it, the work has hardly begun.
+        empty = folder.is_dir() and all(path.name[0] == '.' for path in folder.iterdir())
+        if not begun and not empty:
             raise RunError(
                 f'{shown(folder)} is in the way, and not of an unfinished film: move it, or give '
                 'another --output'

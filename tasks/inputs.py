@@ -16,7 +16,7 @@ from errors import BadFile, DataError, FacesError, RunError
 from sources import files, layouts, listing, manifest, selection
 from sources.aliases import Say
 from sources.manifest import Image, Manifest
-from storage import shown, some
+from storage import counted, shown, some
 
 # Pixels of a picture unless more are allowed: of 4,096 x 4,096. A network keeps some hundred
 # numbers a pixel, and what enlarges four times writes sixteen pixels for one.
@@ -47,6 +47,7 @@ class Listed(NamedTuple):
     images: list[Image]
     names: list[str]  # of the images, with the sub-folders they lie in, without suffix
     bad: list[str]  # paths and reasons of what cannot be read
+    every: list[str]  # paths of good and bad ones
 
 
 def listed(source: str, say: Say = print) -> Listed:
@@ -54,11 +55,16 @@ def listed(source: str, say: Say = print) -> Listed:
     # Sizes are judged later: photographs may be larger than what a network is given whole.
     found = image_files(source, '--input', files.MOST, say=say, tell=False)
     bad = [f'{shown(bad.path)}: {bad.reason}' for bad in found.bad]
-    return Listed(source, found.images, _names(source, '--input', found), bad)
+    # Phones save one photo in two kinds: their names are told apart. Bad ones may be mended later.
+    every = [*found.paths, *(image.path for image in found.bad)]
+    names = _named('--input', source, every, apart=True)
+    return Listed(source, found.images, names[: len(found.images)], bad, every)
 
 
 def within(found: Listed, most: int) -> Listed:
     """Leave out pictures of more than `most` pixels. Raises RunError where none is left."""
+    # Faces are written under their own names as PNG, whatever they were.
+    _named('--input', found.source, found.every)
     kept, names, bad = [], [], list(found.bad)
     for image, name in zip(found.images, found.names, strict=True):
         try:
@@ -70,7 +76,7 @@ def within(found: Listed, most: int) -> Listed:
         names.append(name)
     if not kept:
         raise RunError(f'--input: nothing in it can be restored: {some(bad, 3)}')
-    return Listed(found.source, kept, names, bad)
+    return found._replace(images=kept, names=names, bad=bad)
 
 
 def of_files(found: Listed, gt: str | None, read_truth: Callable[[Path], Tensor]) -> Inputs:
@@ -110,11 +116,10 @@ def image_files(
         raise RunError(f'{flag} {error}') from error
 
 
-def _names(source: str, flag: str, found: Manifest[Image]) -> list[str]:
-    """What the pictures are called, bad ones included: those may be mended later on."""
+def _named(flag: str, source: str, paths: Sequence[str], apart: bool = False) -> list[str]:
+    """What pictures are called: listing.names. Raises RunError."""
     try:
-        listing.names(source, [*found.paths, *(image.path for image in found.bad)])
-        return listing.names(source, found.paths)
+        return listing.names(source, paths, apart)
     except DataError as error:
         raise RunError(f'{flag} {error}') from error
 
@@ -124,7 +129,8 @@ def _truths(gt: str, names: list[str]) -> list[str]:
     found = image_files(gt, '--gt', files.MOST, strict=True)
     if os.path.isfile(gt) and len(names) == len(found) == 1:
         return found.paths
-    partner = layouts.partners(dict(zip(_names(gt, '--gt', found), found.paths, strict=True)))
+    names_of = _named('--gt', gt, found.paths)
+    partner = layouts.partners(dict(zip(names_of, found.paths, strict=True)))
     paths = [partner(name) for name in names]
     missing = [shown(name) for name, path in zip(names, paths, strict=True) if path is None]
     if missing:
@@ -139,7 +145,7 @@ def check_complete(bad: Sequence[str]) -> None:
     """Raise LeftOutError with the files that were left out, if there are any."""
     if bad:
         raise LeftOutError(
-            f'{len(bad):,} pictures were left out, the others are done:\n  '
+            f'{counted(len(bad), "picture")} left out, the others are done:\n  '
             + some(bad, 100, '\n  ')
         )
 

@@ -72,10 +72,12 @@ def _ready(net: nn.Module, read: Path, loaded: Loaded, device: str) -> Loaded:
 def check_device(device: str) -> None:
     """Raise RunError for a device that torch cannot use."""
     try:
+        if torch.device(device).type not in ('cpu', 'cuda', 'mps'):
+            raise RuntimeError('networks do not run there')
         torch.empty(0, device=device)
     # No such device, no driver, or a torch without CUDA.
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0][:200]
         raise RunError(
             f'--device {device} cannot be used ({reason}): give cuda if there is a GPU, else cpu'
         ) from error

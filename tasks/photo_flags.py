@@ -3,6 +3,7 @@
 import program
 
 import argparse
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -210,6 +211,8 @@ def _background(
         return backgrounds.lanczos
     name = f'--background {args.background}'
     if args.background != 'network':
+        if not Path(args.background).exists():
+            raise RunError(f'{name}: give lanczos, network, or weights; no such file is there')
         loaded = of_weights(args.background, args.device, '--background')
         network = applied(loaded, args)
     reach = backgrounds.reach(loaded.net, name)

@@ -13,7 +13,7 @@ from rich.progress import track
 
 import storage
 from errors import BadFile, RunError
-from sources import files
+from sources import decoders, files
 from sources import photo as photo_file
 from sources.photo import SUFFIXES, Photo
 from storage import counted, shown, some
@@ -24,7 +24,8 @@ from .inputs import Listed
 from .loading import Loaded
 
 # Suffixes by which --output names a file, and the kind that it is.
-KINDS = {suffix: kind for kind, suffix in SUFFIXES.items()} | {'.jpeg': 'JPEG', '.tiff': 'TIFF'}
+KINDS = {suffix: kind for kind, suffix in SUFFIXES.items()}
+KINDS |= {'.jpeg': 'JPEG', '.tiff': 'TIFF', '.heif': 'HEIF'}
 PNG = 'PNG'
 
 
@@ -34,8 +35,25 @@ def kind_of(path: Path) -> str | None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether --output names a file rather than a folder."""
+    """Whether --output names a file rather than a folder. Raises RunError for other pictures."""
+    if not path.is_dir() and path.suffix.lower() in files.OTHER_SUFFIXES:
+        raise RunError(f'--output {path}: photographs are written as {", ".join(KINDS)}')
     return kind_of(path) is not None
+
+
+def check_output(args: argparse.Namespace, output: Path) -> None:
+    """Raise RunError for a file that cannot be written as the flags have it."""
+    kind = kind_of(output)
+    if kind and args.faces_only:
+        raise RunError(f'--output {output} is one file, --faces-only writes several: give a folder')
+    wanted = photo_flags.FORMATS.get(args.format)
+    if kind and wanted and kind != wanted:
+        raise RunError(f'--output {output} is no {args.format}: leave --format out')
+    if kind == 'HEIF':
+        try:
+            decoders.heif()
+        except BadFile as error:
+            raise RunError(f'--output {output}: {error}') from None
 
 
 @dataclasses.dataclass

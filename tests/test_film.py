@@ -1,6 +1,7 @@
 """Films: times, sound, colours and place of what comes out; stopped, and gone on with."""
 
 import argparse
+import os
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -353,6 +354,110 @@ def test_what_cannot_be_done_is_said_at_once(more, said, home, monkeypatch, caps
     assert infer.main([name, '--weights', 'w.safetensors', '--device', 'cpu', *more]) == 2
     assert said in capsys.readouterr().err
     assert (home / name).read_bytes() == before
+
+
+@pytest.mark.parametrize('kind', ['folder', 'file', 'link'])
+def test_what_is_no_unfinished_film_is_left_alone(kind, home, capsys):
+    source = made(home / 'in.mp4', 3)
+    parts = home / 'out' / 'in.mp4.parts'
+    parts.parent.mkdir()
+    if kind == 'folder':
+        parts.mkdir()
+        (parts / 'thesis.txt').write_text('precious')
+    elif kind == 'file':
+        parts.write_text('precious')
+    else:
+        parts.symlink_to(home / 'nowhere')
+    assert restored(home, source, home / 'out') == 2
+    assert 'is in the way' in capsys.readouterr().err
+    assert os.path.lexists(parts)
+    assert kind != 'folder' or (parts / 'thesis.txt').read_text() == 'precious'
+
+
+def test_two_processes_do_not_restore_one_film(home, capsys):
+    source = made(home / 'in.mp4', 3)
+    (home / 'out').mkdir()
+    with films.claimed(home / 'out' / 'in.mp4.parts'):
+        assert restored(home, source, home / 'out') == 2
+    assert 'is in use' in capsys.readouterr().err
+    assert restored(home, source, home / 'out') == 0
+
+
+def test_a_pipe_is_not_waited_for(home, capsys):
+    os.mkfifo(home / 'pipe.mp4')
+    assert restored(home, home / 'pipe.mp4', home / 'out') == 2
+    assert 'pipe.mp4: not a regular file' in capsys.readouterr().err
+
+
+def test_a_name_is_no_protocol(home, monkeypatch):
+    made(home / '12:30.mkv', 3)
+    monkeypatch.chdir(home)
+    assert infer.main(['12:30.mkv', '--weights', 'w.safetensors', '--output', 'out']) == 0
+    assert len(times(str(home / 'out' / '12:30.mkv'))) == 3
+
+
+def test_a_folder_is_in_the_way_of_a_film(home, capsys):
+    (home / 'out' / 'in.mp4').mkdir(parents=True)
+    assert restored(home, made(home / 'in.mp4', 3), home / 'out') == 2
+    assert 'is a folder' in capsys.readouterr().err
+
+
+def test_sound_that_does_not_fit_is_refused_before_the_work(home, monkeypatch, capsys):
+    """FLAC in MOV, for one."""
+    source = home / 'in.mkv'
+    with av.open(str(source), 'w') as container:
+        video = container.add_stream('libx264', rate=25)
+        video.height, video.width, video.pix_fmt = 48, 64, 'yuv420p'
+        text = container.add_stream('flac', rate=44100, layout='stereo')
+        frame = av.VideoFrame.from_ndarray(picture(0), 'rgb24')
+        container.mux(video.encode(frame.reformat(format='yuv420p')))
+        container.mux(video.encode(None))
+        tone = av.AudioFrame.from_ndarray(np.zeros((1, 8192), np.int16), 's16', 'stereo')
+        tone.sample_rate = 44100
+        container.mux(text.encode(tone))
+        container.mux(text.encode(None))
+    monkeypatch.setattr(films, 'restored', None)
+    assert restored(home, source, home / 'out.mov') == 2
+    assert 'ends in .mkv' in capsys.readouterr().err
+
+
+def test_times_that_begin_again_go_on(home):
+    """Two films put together as transport streams: the second follows the first."""
+    one = made(home / 'one.ts', 8)
+    (home / 'in.ts').write_bytes(Path(one).read_bytes() * 2)
+    assert restored(home, home / 'in.ts', home / 'out') == 0
+    steps = np.diff([float(t) for t in times(str(home / 'out' / 'in.mkv'))])
+    assert len(steps) == 15 and abs(steps - 0.04).max() < 0.005
+    sound = np.diff([float(p[0]) for p in packets(str(home / 'out' / 'in.mkv'))])
+    assert sound.min() > 0 and sound.max() < 0.1
+
+
+@pytest.mark.parametrize('kept', ['all', 'none'])
+def test_metadata_of_sound_goes_too(kept, home):
+    source = home / 'in.mkv'
+    made(source, 3)
+    with av.open(str(source)) as old, av.open(str(home / 'tagged.mkv'), 'w') as new:
+        streams = {s.index: new.add_stream_from_template(s) for s in old.streams}
+        streams[1].metadata.update({'title': 'Secret', 'language': 'deu'})
+        for packet in old.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream_index]
+                new.mux(packet)
+    assert restored(home, home / 'tagged.mkv', home / 'out', '--metadata', kept) == 0
+    with av.open(str(home / 'out' / 'tagged.mkv')) as out:
+        told = {k.lower(): v for k, v in out.streams.audio[0].metadata.items()}
+    assert told['language'] == 'deu' and (told.get('title') == 'Secret') == (kept == 'all')
+
+
+def test_a_single_frame_keeps_its_duration(home):
+    source = made(home / 'in.mp4', 1, sound=False)
+    assert restored(home, source, home / 'out') == 0
+    lengths = []
+    for path in (source, str(home / 'out' / 'in.mp4')):
+        with av.open(path) as container:
+            stream = container.streams.video[0]
+            lengths.append(stream.duration * stream.time_base)
+    assert lengths[0] == lengths[1]
 
 
 def test_frames_go_by_one_after_the_other(home, monkeypatch):

@@ -292,6 +292,97 @@ def test_nothing_is_written_over_what_is_read(home, capsys):
     assert run(home, home / 'in' / 'a.png', '--output', home / 'in' / 'b.png') == 0
 
 
+def test_a_list_of_one_photo_does_not_write_over_it(home, capsys):
+    write(home, a=1)
+    before = (home / 'in' / 'a.png').read_bytes()
+    (home / 'list.txt').write_text('in/a.png\n')
+    assert run(home, home / 'list.txt', '--output', home / 'in' / 'a.png') == 2
+    assert '--output' in capsys.readouterr().err
+    assert (home / 'in' / 'a.png').read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ('more', 'said'),
+    [
+        (['--output', 'a.gif'], 'photographs are written as'),
+        (['--output', 'a.jpg', '--format', 'png'], 'leave --format out'),
+        (['--output', 'a.png', '--faces-only'], 'give a folder'),
+        (['--no-aligned', '--gt', 'in'], 'leave it out'),
+        (['--background', 'Lanczos'], 'give lanczos, network, or weights'),
+        (['--device', 'meta'], 'cannot be used'),
+        (['--parser', 'in'], 'is no run directory'),
+    ],
+)
+def test_flags_that_contradict_are_refused(more, said, home, monkeypatch, capsys):
+    write(home, a=1)
+    monkeypatch.chdir(home)
+    more = more if '--output' in more else [*more, '--output', 'out']
+    assert infer.main(['in', '--weights', 'w.safetensors', '--device', 'cpu', *more]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(home.glob('a.*'))
+
+
+def test_one_photo_in_two_kinds_becomes_two(home, capsys):
+    """As phones save them; faces for a network are refused, as both would be one PNG."""
+    write(home, IMG_1=1)
+    Image.fromarray(picture(1)).save(home / 'in' / 'IMG_1.JPG')
+    assert run(home, home / 'in') == 0
+    assert written(home) == ['IMG_1-jpg.jpg', 'IMG_1-png.png']
+    assert run(home, home / 'in', '--aligned') == 2
+    assert 'two images named IMG_1' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('last', [False, True])
+def test_what_a_kind_of_file_cannot_hold_is_named_and_the_next_one_written(last, home, capsys):
+    """A WebP ends at 16,383 pixels a side, which shows when it is encoded, one photo later."""
+    wide = cv2.resize(picture(0), (9000, 20))
+    Image.fromarray(wide).save(home / 'in' / ('z.webp' if last else 'a.webp'), lossless=True)
+    write(home, b=1, c=1)
+    assert run(home, home / 'in') == 1
+    said = capsys.readouterr()
+    assert 'WEBP does not hold 18,000x40' in said.err and '2 photos with 3' in said.out
+    assert written(home) == ['b.png', 'c.png']
+
+
+def test_a_photo_may_be_longer_than_a_warp(home, monkeypatch):
+    """OpenCV warps no more than 32,767 pixels a side."""
+    long = np.zeros((40, 20_000, 3), np.uint8)
+    long[:, -200:] = picture(0, 40, 200)
+    where = np.array([[19_880.0, 0, 19_920, 40]])
+    points = ((align.TEMPLATE + 0.5) / align.SIDE - 0.5) * 56 + (19_900.0, 20.0)
+    one = detect.Found(where, points[None], np.ones(1))
+    monkeypatch.setattr(detect, 'make', lambda path: lambda photo, min_face: one)
+    Image.fromarray(long).save(home / 'in' / 'a.png')
+    assert run(home, home / 'in', '--fidelity', '0.5') == 0
+    assert Image.open(home / 'out' / 'a.png').size == (40_000, 80)
+
+
+def test_damaged_exif_is_left_out(home):
+    exif = Image.Exif()
+    exif[0x010F] = 'a camera'
+    Image.fromarray(picture(1)).save(home / 'in' / 'a.jpg', exif=exif.tobytes())
+    data = (home / 'in' / 'a.jpg').read_bytes()
+    at = data.index(b'a camera')
+    for i in range(12, 30):
+        (home / 'in' / 'a.jpg').write_bytes(data[: at - i] + b'\xff' + data[at - i + 1 :])
+        assert run(home, home / 'in', '--scale', '1') in (0, 2)
+
+
+def cmyk():
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes())
+    profile[16:20] = b'CMYK'
+    buffer = io.BytesIO()
+    Image.fromarray(picture(1)).convert('CMYK').save(buffer, 'JPEG', icc_profile=bytes(profile))
+    return buffer.getvalue()
+
+
+def test_a_profile_of_other_colours_is_not_carried_along(home):
+    (home / 'in' / 'a.jpg').write_bytes(cmyk())
+    assert run(home, home / 'in', '--scale', '1') == 0
+    with Image.open(home / 'out' / 'a.jpg') as out:
+        assert out.mode == 'RGB' and 'icc_profile' not in out.info
+
+
 def test_several_photos_do_not_go_into_one_file(home, capsys):
     write(home, a=1, b=1)
     assert run(home, home / 'in', '--output', home / 'one.png') == 2
