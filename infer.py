@@ -215,6 +215,7 @@ def check_files(folder: Path, names: Sequence[str], found: Listed, is_file: bool
 
     folder: or a file, as `is_file` says
     """
+    # By real paths: links and relative names deceive nobody.
     read = {os.path.realpath(image.where[0]) for image in found.images}
     there = os.path.realpath(folder)
     written = [os.path.join(there, f'{n}{suffix}') for n in names for suffix in photo_run.KINDS]
@@ -273,6 +274,7 @@ Said = tuple[list[str], list[str]]  # lines for the user, what was left out
 
 def restored(args: argparse.Namespace, flags: argparse.ArgumentParser, loaded: Loaded) -> Said:
     """Restore what --input names: a film, photographs, or faces that were cut out."""
+    # By its suffix; what is in it turns out when it is opened.
     if args.input and film_file.is_film(args.input) and os.path.exists(args.input):
         return of_film(args, loaded)
     found = listed(args.input) if args.input else None
@@ -287,6 +289,7 @@ def restored(args: argparse.Namespace, flags: argparse.ArgumentParser, loaded: L
 
 def of_photos(args: argparse.Namespace, loaded: Loaded, found: Listed) -> Said:
     """Restore photographs."""
+    # The folder of a run has no say in kinds of files.
     if args.output:
         photo_run.check_output(args, Path(args.output))
     folder = output_folder(args, loaded, found.names, found, photo_run.is_file)

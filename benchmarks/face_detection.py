@@ -32,6 +32,7 @@ OVERLAP = 0.4
 
 def squares(boxes: np.ndarray) -> np.ndarray:
     """Return boxes [n, 4] as squares around the same centres, as large as their longer sides."""
+    # Some label the face from the brows down, some the head.
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True) / 2
     return np.concatenate([centre - half, centre + half], 1)

@@ -103,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table -> exit status."""
     args = parser().parse_args(argv)
+    # As infer.py takes it: with the flag, or without.
     args.input = args.input or args.source
     if not args.input or not film_file.is_film(args.input):
         raise RunError('name a film')

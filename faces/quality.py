@@ -37,6 +37,7 @@ def effective_side(face: np.ndarray) -> float:
     # Smoothed over a tenth of an octave and more: single frequencies say nothing.
     power = np.maximum(power - np.median(power[-len(power) // 8 :]), 1e-9)
     level = np.log(power) + FALL * np.log(np.maximum(cycles, 1))
+    # The line is laid through the frequencies that every face has.
     band = (cycles >= FIRST) & (cycles <= LAST)
     line = np.median(level[band])
     smooth = cv2.blur(level[None], (7, 1), borderType=cv2.BORDER_REPLICATE)[0]
@@ -55,6 +56,7 @@ def in_photo(photo: np.ndarray, matrix: np.ndarray, side: int) -> float:
 
 def _radial(x: np.ndarray) -> np.ndarray:
     """Mean power [n / 2] at every distance from the origin of the spectrum of a square [n, n]."""
+    # A window, or the edges of the square would look like detail.
     n = len(x)
     window = np.outer(np.hanning(n), np.hanning(n))
     mean = (x * window).sum() / window.sum()

@@ -52,6 +52,7 @@ def _to_yuv(colours: Colours, depth: int) -> np.ndarray:
 
 def yuv(pixels: np.ndarray, colours: Colours, depth: int) -> np.ndarray:
     """Return RGB [h, w, 3] uint8 or uint16 as Y, Cb and Cr of a film, rounded to `depth` bits."""
+    # In float32: a level of 16 bits is far above its precision.
     unit = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
     levels = cv2.transform(unit, _to_yuv(colours, depth).astype(np.float32))
     kind = np.uint8 if depth == 8 else np.uint16
@@ -60,6 +61,7 @@ def yuv(pixels: np.ndarray, colours: Colours, depth: int) -> np.ndarray:
 
 def rgb48(levels: np.ndarray, colours: Colours, depth: int) -> np.ndarray:
     """Return Y, Cb and Cr [h, w, 3] of `depth` bits as RGB uint16."""
+    # The inverse of what was done to the RGB.
     there = np.vstack([_to_yuv(colours, depth), [0, 0, 0, 1]])
     back = np.linalg.inv(there)[:3] * 65535
     rgb = cv2.transform(levels.astype(np.float32), back.astype(np.float32))

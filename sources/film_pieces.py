@@ -71,6 +71,7 @@ def encode(path: Path, film: Film, pictures: Iterable[Frame]) -> None:
 
 
 def _stream(container: Any, film: Film, shape: tuple[int, ...]) -> Any:
+    # The rate only guides the encoder: every frame has a time of its own.
     stream = container.add_stream('libx264', rate=film.rate, options=ENCODER)
     context = stream.codec_context
     context.height, context.width = shape[:2]
@@ -120,6 +121,7 @@ def check(film: Film, suffix: str) -> None:
     """Raise RunError where a kind of file cannot hold the sound or the subtitles of a film."""
     import av
 
+    # In memory, up to the header, where containers say what they refuse.
     with film_file.opened(film.path) as old:
         try:
             with av.open(io.BytesIO(), 'w', format=CONTAINERS[suffix]) as new:
@@ -151,6 +153,7 @@ def joined(
         _fresh(path) as fresh,
         av.open(str(fresh), 'w', format=kind) as new,
     ):
+        # Title, place and date of recording, by the names that the container has for them.
         if metadata:
             new.metadata.update(old.metadata)
         with av.open(str(next(iter(pieces)))) as first:

@@ -79,6 +79,7 @@ def _told(exif: Image.Exif) -> bytes | None:
     exif[decoders.ORIENTATION] = 1
     for tag in STRUCTURE:
         exif.pop(tag, None)
+    # Nothing but the orientation that was put in above.
     if len(exif) == 1:
         return None
     try:

@@ -80,6 +80,7 @@ class Tiled:
 
 
 def _corners(h: int, w: int, tile: int) -> Iterator[tuple[int, int]]:
+    # Row by row, as the photo lies in memory.
     for y in range(0, h, tile):
         for x in range(0, w, tile):
             yield y, x

@@ -62,6 +62,7 @@ def _sized(images: Tensor, size: int) -> Tensor:
     """[n, 3, size, size] uint8: what the parser was trained on."""
     if images.shape[-1] == size:
         return images
+    # What is larger is averaged.
     resized = F.interpolate(
         images.float(), size=(size, size), mode='bilinear', antialias=True, align_corners=False
     )

@@ -152,6 +152,7 @@ def join(work: Work, output: Path, metadata: bool) -> int:
     # Encoders do not tell how long a frame is shown: the film does.
     durations: dict[int, int] = {}
     for path in _done(work.found):
+        # Times are those of frames as they were decoded, not as they were encoded.
         part = _loaded(path)
         durations |= dict(zip(part['times'].tolist(), part['durations'].tolist(), strict=True))
     refused = film_pieces.joined(output, work.film, _done(work.piece), durations, metadata)

@@ -157,6 +157,18 @@ def refuse(args: argparse.Namespace, p: argparse.ArgumentParser, why: str) -> No
         )
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise RunError for flags that have no effect beside others."""
+    usual = defaults()
+    # Faces are written as the network makes them.
+    useless = ('fidelity', 'parser', 'background', 'scale') if args.faces_only else ()
+    for name in useless:
+        if getattr(args, name) != usual[name]:
+            raise RunError(f'--{name} has no effect with --faces-only: leave one of them out')
+    if args.tile != usual['tile'] and args.background == 'lanczos':
+        raise RunError('--tile is of networks: give --background network, or weights')
+
+
 class Tools(NamedTuple):
     """What photos are restored with."""
 
@@ -175,6 +187,7 @@ def side_of(loaded: Loaded) -> int:
 
 def build(args: argparse.Namespace, loaded: Loaded) -> Tools:
     """Load all that the flags name. Raises RunError."""
+    check(args)
     network = applied(loaded, args)
     mask = FaceParser(args.parser, args.device).masks if args.parser else squares
     how = How(

@@ -43,6 +43,7 @@ def is_file(path: Path) -> bool:
 
 def check_output(args: argparse.Namespace, output: Path) -> None:
     """Raise RunError for a file that cannot be written as the flags have it."""
+    # Before a photo is read: most would be restored in vain.
     kind = kind_of(output)
     if kind and args.faces_only:
         raise RunError(f'--output {output} is one file, --faces-only writes several: give a folder')

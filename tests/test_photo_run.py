@@ -308,6 +308,8 @@ def test_a_list_of_one_photo_does_not_write_over_it(home, capsys):
         (['--output', 'a.jpg', '--format', 'png'], 'leave --format out'),
         (['--output', 'a.png', '--faces-only'], 'give a folder'),
         (['--no-aligned', '--gt', 'in'], 'leave it out'),
+        (['--faces-only', '--fidelity', '0.5'], 'no effect with --faces-only'),
+        (['--tile', '64'], '--tile is of networks'),
         (['--background', 'Lanczos'], 'give lanczos, network, or weights'),
         (['--device', 'meta'], 'cannot be used'),
         (['--parser', 'in'], 'is no run directory'),

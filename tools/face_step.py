@@ -26,6 +26,7 @@ class FaceStep(nn.Module):
 
     def forward(self, faces: Tensor) -> Tensor:
         """[B, h, w, 3] uint8 RGB -> [B, S, S, 3] uint8; no aliases where it shrinks."""
+        # As files and OpenCV have it: rows of pixels, three bytes each.
         x = faces.permute(0, 3, 1, 2).float() / 255
         # Antialiased: what is larger than the network's input is averaged.
         x = F.interpolate(x, (self.side, self.side), mode='bilinear', antialias=True)
