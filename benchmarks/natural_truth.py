@@ -13,6 +13,7 @@ import program
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -86,8 +87,8 @@ def _tensor(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)[None]
 
 
-def picture(pair: Compared) -> bytes:
-    """PNG of the largest face and what is around it: Lanczos, ours, truth."""
+def picture(pair: Compared, suffix: str) -> bytes:
+    """File of the largest face and what is around it: Lanczos, ours, truth."""
     sides = (pair.squares[:, 2:] - pair.squares[:, :2]).max(1)
     left, top, right, bottom = pair.squares[sides.argmax()]
     margin = int(sides.max()) // 2
@@ -95,7 +96,8 @@ def picture(pair: Compared) -> bytes:
     y = slice(max(top - margin, 0), min(bottom + margin, h))
     x = slice(max(left - margin, 0), min(right + margin, w))
     strip = np.concatenate([p[y, x] for p in (pair.lanczos, pair.ours, pair.truth)], 1)
-    return cv2.imencode('.png', strip[..., ::-1])[1].tobytes()
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
+    return cv2.imencode(suffix, strip[..., ::-1], quality)[1].tobytes()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -103,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     p = infer.parser()
     p.description = __doc__
     p.add_argument('large', help='the same photo with more pixels')
-    p.add_argument('--out', help='PNG: Lanczos, ours, truth')
+    p.add_argument('--out', help='PNG or JPEG: Lanczos, ours, truth')
     return p
 
 
@@ -111,6 +113,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the scores -> exit status."""
     args = parser().parse_args(argv)
+    if args.out and Path(args.out).suffix.lower() not in ('.png', '.jpg', '.jpeg'):
+        raise RunError(f'--out {args.out}: give a name that ends in .png or .jpg')
     tools = photo_flags.build(args, loading.load(args.run, args.weights, args.device))
     pair = compared(args.source, args.large, tools)
     rows = scores(pair)
@@ -119,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gains = np.subtract(rows['ours'], rows['lanczos'])
     print(f'gain     {gains[0]:+6.2f} dB {gains[1]:+7.4f}')
     if args.out:
-        storage.write(args.out, picture(pair))
+        storage.write(args.out, picture(pair, Path(args.out).suffix))
     return 0
 
 

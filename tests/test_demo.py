@@ -431,6 +431,8 @@ class Server:
             env=environment,
             stdout=self.log.open('w'),
             stderr=subprocess.STDOUT,
+            # Shells start what runs in the background deaf to a Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.address = self._address()
 
