@@ -83,13 +83,14 @@ def opened(work: Work, plan: dict[str, Any]) -> int:
     """Take over what lies in the folder -> frames that are restored already.
 
     plan: what the work depends on; what was done after another one is thrown away
-    Raises RunError where the folder is somebody else's, or cannot be written.
+    Raises RunError where the folder cannot be written.
     """
     # Another film, network or flag makes other frames: pieces of both would not fit together.
     note = work.folder / 'plan.json'
     if not note.exists() or _plan(note) != plan:
-        for path in work.folder.iterdir():
-            if not path.name.startswith('.'):
+        # What is not of ours may lie there as well.
+        for kind in ('*.nut', '*.npz'):
+            for path in work.folder.glob(kind):
                 path.unlink()
     storage.write_json(note, plan)
     return min(PIECE * len(_done(work.piece)), work.film.frames)

@@ -26,7 +26,6 @@ from .loading import Loaded
 # Suffixes by which --output names a file, and the kind that it is.
 KINDS = {suffix: kind for kind, suffix in SUFFIXES.items()}
 KINDS |= {'.jpeg': 'JPEG', '.tiff': 'TIFF', '.heif': 'HEIF'}
-PNG = 'PNG'
 
 
 def kind_of(path: Path) -> str | None:
@@ -192,7 +191,7 @@ class Writer(contextlib.AbstractContextManager['Writer']):
 
     def face(self, name: str, number: int, face: np.ndarray) -> None:
         """Write a face."""
-        kind = self._kind or PNG
+        kind = self._kind or 'PNG'
         path = self._folder / f'{name}-{number:02}{SUFFIXES[kind]}'
         self._submit(name, path, Photo(face, kind=kind))
 

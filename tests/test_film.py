@@ -323,6 +323,20 @@ def test_other_flags_begin_anew(home, capsys):
     assert film_run.plan(args, net) != plan
 
 
+def test_pieces_of_another_plan_are_thrown_away_and_nothing_else(home):
+    whole = film.probe(made(home / 'in.mp4', 12), 1 << 20)
+    work = films.Work(whole, home / 'parts', None, None)
+    with films.claimed(work.folder):
+        assert films.opened(work, {'scale': 1}) == 0
+        work.piece(0).write_bytes(b'frames')
+        work.found(0).write_bytes(b'faces')
+        (work.folder / 'notes.txt').write_text('mine')
+        assert films.opened(work, {'scale': 1}) == 5 and work.piece(0).exists()
+        assert films.opened(work, {'scale': 2}) == 0
+    left = {path.name for path in work.folder.iterdir() if path.name[0] != '.'}
+    assert left == {'plan.json', 'notes.txt'}
+
+
 def test_without_faces_or_sound(home, monkeypatch, capsys):
     monkeypatch.setattr(detect, 'make', lambda path: finder(0))
     source = made(home / 'in.mp4', 7, sound=False)
