@@ -15,18 +15,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_gan import GAN
-from test_train import data, flags  # noqa: F401, the fixture
+from test_train import NET, data, flags  # noqa: F401, the fixture
 
 import models
 import synthetic
 import tasks
 import train
+from benchmarks import perceptual as comparison
 from errors import RunError
 from losses import efficientnet
 from losses.efficientnet import CHANNELS, WEIGHTS, EfficientNetLite0, lite0
 from losses.features import perceptual
 from tasks import restore
 from tasks.prose import frozen_networks
+from tools import compare
 
 INSTALLED = importlib.util.find_spec(efficientnet.PACKAGE) is not None
 with_package = pytest.mark.skipif(
@@ -327,3 +329,71 @@ def test_a_gan_trains_on_it(data, stand_in, tmp_path, monkeypatch, capsys):  # n
     # The same command finds the run finished; without the flag it means another one.
     assert train.main(argv) == 0
     assert train.main(argv[:-1]) == 2 and 'efficientnet: was true' in capsys.readouterr().err
+
+
+# ---- losses compared as losses ----
+
+
+@pytest.fixture
+def compared(data, stand_in, tmp_path, monkeypatch):  # noqa: F811
+    """A comparison without a discriminator, in this process: (its command, its folder, start)."""
+    monkeypatch.setattr(efficientnet, 'weights_file', lambda: stand_in)
+    monkeypatch.setattr(compare, 'call', train.main)
+    start = tmp_path / 'start'
+    assert train.main(flags(data, start, nimg=4, ticks=1, precision='fp32')) == 0
+    argv = ['--data', data / 'hq', '--val', data / 'pairs', '--recipe', 'gfpgan', '--nimg', 4]
+    argv += ['--preset', 'unet', '--start', start, '--out', tmp_path / 'out', '--']
+    argv += ['--net', NET, '--size', 64, '--batch', 2, '--pipe', 'torch', '--threads', 1]
+    argv += ['--precision', 'fp32']
+    return [str(word) for word in argv], tmp_path / 'out', start
+
+
+def test_losses_are_compared_and_a_comparison_goes_on(compared, monkeypatch, capsys):
+    argv, out, start = compared
+    assert comparison.main(argv) == 0
+    rows = json.loads((out / 'table.json').read_text())
+    assert [*rows] == ['start', 'none', 'efficientnet']
+    for name, folder in (('start', start), *((n, out / f'{n}-0') for n in [*rows][1:])):
+        result = json.loads((folder / 'result.json').read_text())
+        assert rows[name]['psnr'] == pytest.approx(result['psnr'], abs=1e-9)
+        assert rows[name]['distance']['efficientnet'] > 0 and rows[name]['sharpness'] > 0
+    # The variants differ by their loss alone, and one is named as trained on what it is judged by.
+    configs = [json.loads((out / f'{n}-0/config.json').read_text()) for n in [*rows][1:]]
+    differing = {k for k in configs[0] if configs[0][k] != configs[1][k]}
+    assert differing == {'efficientnet', 'out'}
+    own = f'({rows["efficientnet"]["distance"]["efficientnet"]:.4f})'
+    assert (out / 'table.md').read_text().count('(') == 1 and own in capsys.readouterr().out
+
+    # Three faces below each other: input, start, two variants and the truth.
+    page = cv2.imread(str(out / 'faces.png'))
+    assert page.shape[1] == 5 * 64 + 4 * 4 and page.shape[0] == 3 * (64 + 26) + 2 * 4
+
+    # The same command again trains nothing.
+    monkeypatch.setattr(compare, 'call', lambda argv: pytest.fail('trained again'))
+    assert comparison.main(argv) == 0
+
+
+def test_a_distance_is_that_of_the_saved_pictures(compared):
+    """Of the start's own network, picture by picture."""
+    argv, out, start = compared
+    assert comparison.main(argv) == 0
+    loaded = comparison.FinishedRun(start)
+    net, judge = loaded.trained().eval(), lite0(efficientnet.weights_file())
+    _, sets = loaded.task.load(loaded.config, lambda _: None, lambda _: None)
+    found = []
+    for i in range(3):
+        _, lq, gt = next(iter(sets.values()))[i]
+        with torch.no_grad():
+            ours = (net(lq[None] / 255) * 255).round().clamp(0, 255) / 255
+            found.append(distance(judge, ours, gt[None] / 255).item())
+    rows = json.loads((out / 'table.json').read_text())
+    assert rows['start']['distance']['efficientnet'] == pytest.approx(np.mean(found), rel=1e-4)
+
+
+@pytest.mark.parametrize('flag', ['--start', '--parser', '--vgg'])
+def test_what_a_comparison_needs_is_missed_at_once(flag, stand_in, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(efficientnet, 'weights_file', lambda: stand_in)
+    there = {'--start': tmp_path} | {flag: tmp_path / 'nothing'}
+    argv = ['--data', 'x', '--val', 'y', '--out', tmp_path / 'out', *sum(there.items(), ())]
+    assert comparison.main([str(word) for word in argv]) == 2
+    assert f'{flag} {tmp_path}/nothing does not exist' in capsys.readouterr().err
