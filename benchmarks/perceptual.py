@@ -55,10 +55,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--vgg', help="weights of torchvision's VGG19: as loss and as judge")
     p.add_argument(
         '--preset',
-        choices=presets.NAMES,
+        choices=[name for name in presets.NAMES if 'task' not in presets.row(name)],
         default='esrgan_small',
         metavar='NAME',
-        help='of every variant (default: %(default)s)',
+        help='of a restorer, for every variant (default: %(default)s)',
     )
     return p
 
