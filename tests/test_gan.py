@@ -16,7 +16,7 @@ import train
 from config import presets, schema
 from dali_pipes.batch import Batch
 from errors import RunError
-from losses import adversarial, pixel
+from losses import adversarial, efficientnet, pixel
 from tasks import players as players_module
 from tasks.restore import RestorationCriterion
 from tasks.trial import Alone
@@ -271,7 +271,8 @@ def test_presets_can_be_built(preset):
         models.enforce_param_budget(players['net'].net)
 
 
-def test_without_a_perceptual_loss_other_weights_hold_the_picture(tmp_path):
+def test_without_a_perceptual_loss_other_weights_hold_the_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(efficientnet, 'weights_file', lambda: 'installed')
     common = ['--preset', 'esrgan_small', '--device', 'cpu', '--out', str(tmp_path / 'run')]
 
     def weights(*argv):
@@ -288,4 +289,6 @@ def test_without_a_perceptual_loss_other_weights_hold_the_picture(tmp_path):
         == weights('--vgg', 'vgg19.pth')
         == (1e-2, 5e-3, 0, None, None)
     )  # of the paper
+    assert weights('--efficientnet') == weights('--vgg', 'vgg19.pth')
+    assert weights('--no-efficientnet') == weights()
     assert weights('--preset', 'hifacegan_16') == (0.0, 1.0, 0, None, 4e-4)
