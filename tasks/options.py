@@ -15,8 +15,9 @@ import storage
 from config import rules
 from config.documentation import flag
 from config.rules import Rule
-from config.schema import Config, replace_options
+from config.schema import EXTRACTORS, Config, replace_options
 from errors import BadFile, RunError
+from losses import efficientnet
 from storage import records, shown
 
 from . import guides
@@ -174,7 +175,7 @@ PRIORS = (
 def _nothing_to_learn(config: Config) -> bool:
     adversarial_at_once = config.gan.gan and not config.gan.gan_from
     loss = config.loss
-    return not (loss.pixel_weight or loss.vgg or loss.parser or adversarial_at_once)
+    return not (loss.pixel_weight or loss.perceptual or adversarial_at_once)
 
 
 def _nothing_message(config: Config) -> str:
@@ -183,13 +184,16 @@ def _nothing_message(config: Config) -> str:
             f'--pixel-weight 0 leaves nothing to learn from in the first {config.gan.gan_from} '
             'images: '
             '--gan-from 0 lets the generator listen at once; or give it a weight, or a perceptual '
-            'loss '
-            '(--vgg, --parser)'
+            f'loss ({_extractors()})'
         )
     return (
         '--pixel-weight 0 leaves nothing to learn from: give it a weight, or a perceptual loss '
-        '(--vgg, --parser), or --gan'
+        f'({_extractors()}), or --gan'
     )
+
+
+def _extractors() -> str:
+    return ', '.join(map(flag, EXTRACTORS))
 
 
 def _matching_without_maps(config: Config) -> bool:
@@ -212,6 +216,13 @@ LOSSES = (
         lambda c: (
             f'--last-loss {c.loss.last_loss} replaces the pixel loss, and --pixel-weight is 0: '
             'give it a weight'
+        ),
+    ),
+    Rule(
+        lambda c: len(c.loss.perceptual) > 1,
+        lambda c: (
+            f'{" and ".join(map(flag, c.loss.perceptual))} are two perceptual losses of one run: '
+            'give one'
         ),
     ),
 )
@@ -315,6 +326,9 @@ def _loses_colour(config: Config) -> bool:
 def check_restoring(config: Config) -> None:
     """Raise RunError for losses or a discriminator that a restorer cannot be trained with."""
     rules.check(config, MIXED + LOSSES + ADVERSARIAL)
+    # A missing package is named now, not when all data has been read.
+    if config.loss.efficientnet:
+        efficientnet.weights_file()
 
 
 # ------------------------------------------------------------------------------------------------
@@ -323,7 +337,7 @@ def check_restoring(config: Config) -> None:
 
 def _for_restorers(config: Config) -> bool:
     loss = config.loss
-    losses = loss.vgg or loss.parser or loss.last_loss
+    losses = loss.perceptual or loss.last_loss
     return bool(config.gan.gan or losses or config.run.lpips or config.data.crop)
 
 
@@ -331,9 +345,8 @@ MASKED = (
     Rule(
         _for_restorers,
         lambda c: (
-            f'--preset {c.preset} trains on masks: --gan, --vgg, --parser, --lpips, --crop and '
-            '--last-loss are for '
-            'restorers'
+            f'--preset {c.preset} trains on masks: --gan, {_extractors()}, --lpips, --crop and '
+            '--last-loss are for restorers'
         ),
     ),
     Rule(

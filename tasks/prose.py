@@ -206,8 +206,8 @@ def _adversarial(config: Config) -> str:
     if not gan.gan:
         return ''
     # Every term with its weight; what has none is left out.
-    perceptual = loss.perceptual_weight if loss.vgg or loss.parser else 0
-    extractor = 'VGG19' if loss.vgg else 'a parser'
+    perceptual = loss.perceptual_weight if loss.perceptual else 0
+    extractor = 'VGG19' if loss.vgg else 'a parser' if loss.parser else 'EfficientNet-Lite0'
     weights = {
         'the pixel loss': loss.pixel_weight,
         f'a {ADVERSARIAL_LOSSES[gan.gan]} adversarial loss': gan.gan_weight,
@@ -233,4 +233,6 @@ def frozen_networks(config: Config) -> str:
     """What a run needed beside the networks it trained."""
     if config.loss.vgg:
         return 'VGG19, 20,024,384'
+    if config.loss.efficientnet:
+        return 'EfficientNet-Lite0, 2,939,120'
     return 'a parser' if config.loss.parser else 'none'

@@ -19,7 +19,7 @@ from config import rules
 from config.schema import Config, of_run
 from dali_pipes.batch import Batch
 from errors import BadFile, RunError
-from losses import adversarial, features, priors
+from losses import adversarial, efficientnet, features, priors
 from metrics import perceptual
 from metrics.psnr import psnr
 from metrics.ssim import ssim
@@ -448,6 +448,9 @@ def criterion(config: Config, device: torch.device) -> RestorationCriterion:
         extract = Encoder(parser).requires_grad_(False).eval()
         # Every level of the encoder counts alike.
         weights = [1 / len(parser.encoder)] * len(parser.encoder)
+    elif config.loss.efficientnet:
+        extract = efficientnet.lite0(efficientnet.weights_file())
+        weights = efficientnet.WEIGHTS
     return RestorationCriterion(config, extract and extract.to(device), weights)
 
 

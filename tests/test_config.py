@@ -198,6 +198,7 @@ BROKEN = {
     (options, 'LOSSES'): [
         '--preset unet --pixel-weight 0',
         f'{GAN} --pixel-weight 0 --last-loss psnr',
+        '--preset unet --vgg x --efficientnet',
     ],
     (options, 'ADVERSARIAL'): [
         '--preset unet --matching-weight 1',

@@ -10,7 +10,14 @@ from test_train import data, flags  # noqa: F401, the fixture
 import infer
 import models
 import train
-from benchmarks import ablate, decode_throughput, degrade_throughput, pipe_throughput, train_step
+from benchmarks import (
+    ablate,
+    decode_throughput,
+    degrade_throughput,
+    perceptual,
+    pipe_throughput,
+    train_step,
+)
 from errors import RunError
 from faces.masks import __main__ as masks
 from tools import evaluate, experiments, export, interpolate, prepare, report, submit
@@ -57,6 +64,8 @@ COMMANDS = [
     (interpolate, 'run w.safetensors --out run/best'),
     (experiments, 'optimizers --data faces --val GT --out faces/runs'),
     (ablate, '--data faces --val GT --variants unet --out GT'),
+    (perceptual, '--data faces --val GT --start run --out GT'),
+    (perceptual, '--data faces --val GT --start run --out run/best'),
     (masks, 'faces faces/masks'),
     (train, '--data faces --out faces/run'),
     (train, '--data faces --out faces'),

@@ -16,7 +16,7 @@ import train
 from config import presets, schema
 from dali_pipes.batch import Batch
 from errors import RunError
-from losses import adversarial, pixel
+from losses import adversarial, efficientnet, pixel
 from tasks import players as players_module
 from tasks.restore import RestorationCriterion
 from tasks.trial import Alone
@@ -103,6 +103,20 @@ def test_each_player_gets_its_own_gradients(kind, players):
         (p.grad - g).norm() for p, g in zip(d.parameters(), discriminator, strict=False)
     ) / sum(g.norm() for g in discriminator)
     assert error < 1e-6
+
+
+def test_networks_that_take_a_place_are_told_it():
+    """Where a crop lies reaches those that know where in a face a pixel lies, and no others."""
+    b = batch()._replace(place=torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0.25, 0.5, 0.5]]))
+    nets = models.UNet((8, 8), ((1,), 1, (1,)), position=4), models.RRDBNet(1, 8, 4)
+    torch.nn.init.normal_(nets[0].position)
+    criterion = RestorationCriterion(schema.Config())
+    for net in nets:
+        told = net(b.input, b.place) if net is nets[0] else net(b.input)
+        by_name = {'net': players_module.Player(net, net, Recorder())}
+        found = players_module.backward(by_name, b, criterion, step())
+        assert found['loss'] == pixel.l1(told, b.target)
+    assert not torch.equal(nets[0](b.input, b.place), nets[0](b.input))
 
 
 def test_the_generator_listens_from_an_image_on(players):
@@ -257,7 +271,8 @@ def test_presets_can_be_built(preset):
         models.enforce_param_budget(players['net'].net)
 
 
-def test_without_a_perceptual_loss_other_weights_hold_the_picture(tmp_path):
+def test_without_a_perceptual_loss_other_weights_hold_the_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(efficientnet, 'weights_file', lambda: 'installed')
     common = ['--preset', 'esrgan_small', '--device', 'cpu', '--out', str(tmp_path / 'run')]
 
     def weights(*argv):
@@ -274,4 +289,6 @@ def test_without_a_perceptual_loss_other_weights_hold_the_picture(tmp_path):
         == weights('--vgg', 'vgg19.pth')
         == (1e-2, 5e-3, 0, None, None)
     )  # of the paper
+    assert weights('--efficientnet') == weights('--vgg', 'vgg19.pth')
+    assert weights('--no-efficientnet') == weights()
     assert weights('--preset', 'hifacegan_16') == (0.0, 1.0, 0, None, 4e-4)

@@ -13,6 +13,7 @@ import models
 import synthetic
 import tasks
 from config import schema
+from losses import efficientnet
 from metrics.psnr import psnr
 from tools import submit
 
@@ -197,6 +198,7 @@ def test_the_truth_is_the_picture_of_that_name_and_has_to_be_sound(home, capsys)
             '0',
         ],
         ['--preset', 'esrgan_small', '--vgg', 'v.pth'],
+        ['--preset', 'esrgan_small', '--efficientnet'],
         ['--preset', 'esrgan_small'],
         ['--preset', 'esrgan_small', '--gan-level', '0.7'],
         [
@@ -212,7 +214,8 @@ def test_the_truth_is_the_picture_of_that_name_and_has_to_be_sound(home, capsys)
         ['--preset', 'hifacegan_16', '--nimg', '8'],
     ],
 )
-def test_the_command_of_the_readme_makes_the_same_run(argv, tmp_path):
+def test_the_command_of_the_readme_makes_the_same_run(argv, tmp_path, monkeypatch):
+    monkeypatch.setattr(efficientnet, 'weights_file', lambda: 'installed')
     made = tasks.configure([*argv, '--out', str(tmp_path)])
     words = ' '.join(submit._flags(json.loads(json.dumps(schema.flatten(made)))))
     again = tasks.configure([*shlex.split(words), '--out', str(tmp_path)])

@@ -37,7 +37,7 @@ import storage
 import tasks
 from config import presets, schema
 from config.documentation import flag
-from config.schema import flatten
+from config.schema import EXTRACTORS, flatten
 from errors import BadFile, FacesError, RunError
 from faces import masks
 from metrics.miou import Confusion, SegmentationScores
@@ -458,7 +458,7 @@ def _libraries() -> list[str]:
 def _flags(stored: Mapping[str, Any]) -> Iterator[str]:
     """What to give train.py beside --data, --val and --out to make this run again."""
     run.choose(stored.get('preset', ''), presets.NAMES, 'preset of the run')
-    features = bool(stored.get('vgg') or stored.get('parser'))
+    features = any(stored.get(name) for name in EXTRACTORS)
     row = presets.row(stored['preset'], features=features)
     default = json.loads(json.dumps(flatten(presets.config(stored['preset'], **row))))
     yield f'--preset {stored["preset"]}'
