@@ -6,6 +6,7 @@ No network comes with the trainer: figures of different networks, or of the same
 resize, are not comparable.
 """
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,7 +141,9 @@ def extractor(path: str | Path, device: torch.device | str) -> Callable[[Tensor]
     """
     named = f'the feature network {shown(path)}'
     try:
-        with storage.open_regular(path) as file:
+        with storage.open_regular(path) as file, warnings.catch_warnings():
+            # Newer torch calls the format old; the Inception that FID is computed with has it.
+            warnings.simplefilter('ignore', DeprecationWarning)
             net = torch.jit.load(file, map_location=device).eval()
     except (OSError, BadFile) as error:
         reason = error.strerror if isinstance(error, OSError) else error
