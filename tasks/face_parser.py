@@ -46,7 +46,7 @@ class FaceParser:
         """
         # Parsed at the size that it was trained on, and softened there: the edge is as wide in all.
         images = torch.from_numpy(faces).permute(0, 3, 1, 2).to(self.device)
-        ids = self(_sized(images, self.size)).cpu().numpy()
+        ids = self(sized(images, self.size)).cpu().numpy()
         inside = _INSIDE[ids].astype(np.float32)
         side = faces.shape[1]
         square = paste.square(side)
@@ -58,7 +58,7 @@ class FaceParser:
 _INSIDE = np.array([name not in AROUND for name in masks.CLASSES])
 
 
-def _sized(images: Tensor, size: int) -> Tensor:
+def sized(images: Tensor, size: int) -> Tensor:
     """[n, 3, size, size] uint8: what the parser was trained on."""
     if images.shape[-1] == size:
         return images
