@@ -139,8 +139,9 @@ def test_a_paired_set_end_to_end(tmp_path, capsys, monkeypatch):
     put(*(tmp_path / f'out/restored_faces/{i:08d}_00.png' for i in range(2)))
     argv = ['--set', 'celeba-test', place, str(tmp_path / 'out'), '--device', 'cpu']
     assert evaluate.main([*argv, '--out', str(tmp_path / 'table'), '--gallery']) == 0
-    said = capsys.readouterr().out
-    assert 'PART of CelebA-Test: 2 of 3,000 images' in said
+    said, warned = capsys.readouterr()
+    assert 'PART of CelebA-Test: 2 of 3,000 images' in said and '\n| 2 of 3,000 ' in said
+    assert warned.startswith('--set: PART of CelebA-Test: 2 of 3,000 images')
     assert 'usual for CelebA-Test, too: LPIPS (--lpips), Deg (--identity), LMD (--lmd)' in said
     found = json.loads((tmp_path / 'table.json').read_text())
     assert found['heading'].startswith('PART of CelebA-Test')

@@ -200,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # Everything that can be wrong is looked at before the work begins.
     found = folders.find(args.restored, of.truth, of.inputs)
+    if of.known and sets.part(of.known, len(found.names)):
+        print(f'--set: {sets.counted(of.known, len(found.names))}', file=sys.stderr)
     judges = judges_of(args, found, of)
     done = evaluated(args, found, judges)
     result = report.of(found, done, judges, reference=args.against, truth=of.truth, known=of.known)

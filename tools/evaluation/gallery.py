@@ -168,8 +168,7 @@ class Gallery:
 def _table(rows: Sequence[tables.Row]) -> str:
     """A table whose first row and first column are heads."""
     head, *others = rows
-    lines = [''.join(f'<th scope=col>{text(cell)}</th>' for cell in head[1:])]
-    lines[0] = f'<td></td>{lines[0]}'
+    lines = [''.join(f'<th scope=col>{text(cell)}</th>' for cell in head)]
     for name, *cells in others:
         figures = ''.join(f'<td class=n>{text(cell)}</td>' for cell in cells)
         lines.append(f'<th scope=row>{text(name)}</th>{figures}')

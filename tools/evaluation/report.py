@@ -32,6 +32,7 @@ class Result(NamedTuple):
     differences: Sequence[Difference]
     notes: Sequence[str]
     truth: str | None
+    corner: str  # of the table: whether it is of a part of a test set
 
 
 def of(
@@ -46,9 +47,10 @@ def of(
     """Compare the methods and say what the figures are of."""
     columns = scores.columns_of(judges)
     reference = reference or next(iter(done))
-    heading = counted(len(found.names), 'image')
+    heading, corner = counted(len(found.names), 'image'), ''
     if known:
         heading = sets.counted(known, len(found.names))
+        corner = sets.part(known, len(found.names))
     if truth:
         heading += f'; truth: {shown(truth)}'
 
@@ -62,7 +64,7 @@ def of(
     differences = scores.differences(done, columns, reference)
     if differences:
         notes.insert(0, EXPLAINED)
-    return Result(heading, found, done, columns, reference, differences, notes, truth)
+    return Result(heading, found, done, columns, reference, differences, notes, truth, corner)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -71,7 +73,7 @@ def of(
 
 def rows(result: Result) -> list[list[tables.Row]]:
     """The table of means and, of several methods, that of the differences."""
-    found = [tables.means(result.done, result.columns)]
+    found = [tables.means(result.done, result.columns, result.corner)]
     if result.differences:
         found.append(tables.differences(result.differences, result.columns, result.reference))
     return found

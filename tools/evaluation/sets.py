@@ -178,6 +178,12 @@ def _of_parts(name: str, known: Known, below: Sequence[str]) -> str:
 # What is said of them.
 
 
+def part(known: Known, images: int) -> str:
+    """What a table says that is not of the whole set, also where it is copied without its heading;
+    '' for the whole."""
+    return '' if images == known.images else f'{images:,} of {known.images:,}'
+
+
 def counted(known: Known, images: int) -> str:
     """What the heading of the table says of the set: its name, and whether it is the whole."""
     if images == known.images:

@@ -18,10 +18,13 @@ Row = Sequence[str]
 # For reading.
 
 
-def means(done: Mapping[str, Evaluation], columns: Columns) -> list[Row]:
-    """A head, and one row for each method. Means of images come with their 95 % intervals."""
+def means(done: Mapping[str, Evaluation], columns: Columns, corner: str = '') -> list[Row]:
+    """A head, and one row for each method. Means of images come with their 95 % intervals.
+
+    corner: what stands above the names
+    """
     keys = common(done, columns)
-    rows: list[Row] = [['', *(columns[key].heading for key in keys)]]
+    rows: list[Row] = [[corner, *(columns[key].heading for key in keys)]]
     for name, evaluation in done.items():
         cells = [summary(evaluation, key, columns[key]) for key in keys]
         rows.append([shown(name), *cells])
