@@ -153,14 +153,13 @@ def extractor(path: str | Path, device: torch.device | str) -> Callable[[Tensor]
             f'{named} is no TorchScript file ({first_line(error)}): save the network with '
             'torch.jit.script or torch.jit.trace'
         ) from error
-    options = {}
-    if any(argument.name == 'return_features' for argument in net.forward.schema.arguments):
-        options['return_features'] = True
+    names = [argument.name for argument in net.forward.schema.arguments]
+    more = {'return_features': True} if 'return_features' in names else {}
 
     @torch.no_grad()
     def features(images: Tensor) -> Tensor:
         try:
-            found = net(images, **options)
+            found = net(images, **more)
         except RuntimeError as error:
             raise MetricError(
                 f'{named} fails on uint8 pictures {list(images.shape)} ({_last_line(error)}): it '

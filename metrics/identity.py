@@ -93,7 +93,7 @@ def _scales(net: cv2.dnn.Net) -> bool:
     """Whether there is arithmetic before the first convolution."""
     for name in net.getLayerNames():
         kind = net.getLayer(name).type
-        if kind in _ARITHMETIC:
+        if kind.startswith(_ARITHMETIC):
             return True
         if kind.startswith('Conv'):
             return False

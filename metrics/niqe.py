@@ -27,7 +27,7 @@ from torch import Tensor
 
 import storage
 from errors import BadFile, MetricError
-from storage import shown, tensors
+from storage import printable, shown, tensors
 
 from .frechet import Moments
 
@@ -41,6 +41,7 @@ _WINDOW = [math.exp(-i * i / (2 * (7 / 6) ** 2)) for i in range(-3, 4)]
 _TAPS = [w / sum(_WINDOW) for w in _WINDOW]
 # Differences from a local mean that are rounding errors: grey levels.
 _NOTHING = 1e-9
+_HUGE = 1e12  # more than any feature
 # Neighbours whose products are looked at: steps down and to the right (sec. II.A, "paired
 # products").
 _STEPS = (0, 1), (1, 0), (1, 1), (1, -1)
@@ -263,7 +264,7 @@ def _own(path: str | Path, data: bytes) -> Model:
     note = tensors.metadata(path).get('niqe')
     if note is None or not {'mean', 'covariance'} <= set(weights):
         raise BadFile('holds other weights')
-    return _checked(weights['mean'], weights['covariance'], note)
+    return _checked(weights['mean'], weights['covariance'], printable(note, 200))
 
 
 def _published(data: bytes) -> Model:
@@ -290,8 +291,9 @@ def _checked(mean: Tensor, covariance: Tensor, note: str) -> Model:
     if mean.numel() != FEATURES or tuple(covariance.shape) != (FEATURES, FEATURES):
         raise BadFile(f'{list(mean.shape)} and {list(covariance.shape)} are no 36 features')
     mean, covariance = mean.flatten().double(), covariance.double()
-    if not (mean.isfinite().all() and covariance.isfinite().all()):
-        raise BadFile('holds numbers that are not finite')
+    # Larger ones would overflow in the inverse.
+    if not all((x.abs() < _HUGE).all() for x in (mean, covariance)):
+        raise BadFile('holds numbers that are not finite, or huge')
     values = torch.linalg.eigvalsh((covariance + covariance.T) / 2)
     if not torch.allclose(covariance, covariance.T) or values[0] < -1e-6 * values[-1]:
         raise BadFile('its matrix is no covariance')

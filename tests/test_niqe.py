@@ -257,6 +257,8 @@ def wrong_files(folder):
     yield 'no-note', save(good), 'other weights'
     yield 'short', save(good | {'mean': torch.zeros(35)}, note), 'no 36 features'
     yield 'nan', save(good | {'mean': torch.full((36,), torch.nan)}, note), 'not finite'
+    huge = {'covariance': 1e308 * good['covariance']}
+    yield 'huge', save(good | huge, note), 'huge'
     yield 'negative', save(good | {'covariance': -good['covariance']}, note), 'no covariance'
     skewed = good['covariance'].clone()
     skewed[0, 1] = 0.5
@@ -272,6 +274,28 @@ def wrong_files(folder):
     with zipfile.ZipFile(folder / 'bomb.npz', 'w', zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr('mu_pris_param.npy', bytes(4 << 20))
     yield 'bomb', (folder / 'bomb.npz').read_bytes(), 'larger inside'
+
+
+def test_damaged_files_are_named(model, tmp_path):
+    """Whatever byte is wrong, or wherever it ends: a model, or an error that names it."""
+    niqe.save(tmp_path / 'a', model)
+    np.savez(tmp_path / 'b', mu_pris_param=model.mean, cov_pris_param=model.covariance)
+    rng = np.random.default_rng(0)
+    path = tmp_path / 'damaged'
+    refused = 0
+    for whole in (tmp_path / 'a').read_bytes(), (tmp_path / 'b.npz').read_bytes():
+        for _ in range(100):
+            data = bytearray(whole)
+            # Of headers and directories more often than of the numbers.
+            at = rng.choice([rng.integers(400), rng.integers(len(data)), -rng.integers(1, 400)])
+            data[at] = rng.integers(256)
+            path.write_bytes(data[: rng.choice([len(data), rng.integers(len(data))])])
+            try:
+                assert niqe.load(path).mean.shape == (36,)
+            except MetricError as error:
+                assert 'damaged: no model of NIQE' in str(error)
+                refused += 1
+    assert refused > 100
 
 
 def test_wrong_files_are_named(tmp_path):
