@@ -1,10 +1,13 @@
 """Restore faces in photographs with a trained network, or name their parts with a parser.
 
-A photograph, or a folder of them: faces are found, restored by the newest run and put back:
+A photograph, or a folder of them: faces are found, restored by the weights that come along, and
+put back:
     python infer.py photo.jpg
     python infer.py photos/ --output restored/ --scale 4
 The faces alone:
     python infer.py photos/ --output faces/ --faces-only
+By a run of yours:
+    python infer.py photo.jpg --run runs/mine
 The validation inputs of the newest run:
     python infer.py
 Faces as the network was trained on; 8-bit RGB PNG of the same names come out:
@@ -38,7 +41,7 @@ from errors import BadFile, RunError
 from sources import film as film_file
 from sources.files import MOST
 from storage import some
-from tasks import film_run, images, photo_flags, photo_run
+from tasks import film_run, images, photo_flags, photo_run, shipped
 from tasks.batches import ahead, grouped
 from tasks.inputs import LARGEST, Inputs, Listed, check_complete, listed, of_files, within
 from tasks.loading import Loaded, load
@@ -55,10 +58,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         '--run',
         help='run directory: its final weights, or the newest average of one that is still going '
-        '(default: the newest run under runs/)',
+        '(default: --weights; without an --input the newest run under runs/)',
     )
     p.add_argument(
-        '--weights', help='weights instead of a run: .safetensors, or .pth as BasicSR saves them'
+        '--weights',
+        help=f'weights instead of a run: {", ".join(shipped.names())}, which come along, or a '
+        f'file, .safetensors, or .pth as BasicSR saves them (default: {shipped.USUAL})',
     )
     p.add_argument(
         '--input',
@@ -73,7 +78,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         '--output',
-        help='folder to write to, or a file name for a single image (default: RUN/restored)',
+        help='folder to write to, or a file name for a single image (default: restored/, or '
+        'RUN/restored)',
     )
     p.add_argument(
         '--gt',
@@ -256,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.source and args.input:
         raise RunError(f'{args.source} and --input {args.input} both name pictures: give one')
     args.input = args.input or args.source
-    loaded = load(args.run, args.weights, args.device)
+    loaded = load(args.run, args.weights, args.device, usual=bool(args.input))
     loaded.task.check_infer(args.lpips)
     if args.lpips and args.input and not args.gt:
         raise RunError(images.needs_truth(args.lpips))

@@ -22,6 +22,9 @@ class Batch(NamedTuple):
     # As the target, but never sharpened: what a discriminator takes for real. The same tensor where
     # the two are equal; None where the target is no picture.
     plain: torch.Tensor | None
+    # [B, 4] float32 left, top, width and height of crops, as shares of the whole picture; None of
+    # whole pictures.
+    place: torch.Tensor | None = None
 
 
 def flipped(x: torch.Tensor, flip: np.ndarray, there: torch.Tensor | None = None) -> torch.Tensor:

@@ -97,7 +97,7 @@ class PairedPlan(Plan):
         # The corner is drawn in pixels of the input, where both sides lie on whole pixels.
         lq = cropped(lq, step.corner, self.crop // self.scale)
         gt = cropped(gt, step.corner * self.scale, self.crop)
-        return Batch(lq, gt, torch.from_numpy(step.sample), gt)
+        return Batch(lq, gt, torch.from_numpy(step.sample), gt, self.place(step, x.device))
 
     def parts(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Split x into LQ [B, 3, h, w] and GT [B, 3, H, W]."""

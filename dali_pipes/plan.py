@@ -8,6 +8,7 @@ import torch
 
 import degrade
 from degrade.draw import Draw
+from degrade.upload import upload
 from sources import order
 
 from .batch import Batch
@@ -189,7 +190,16 @@ class Plan:
             target,
             torch.from_numpy(step.sample),
             plain,
+            self.place(step, x.device),
         )
+
+    def place(self, step: Step, device: torch.device) -> torch.Tensor | None:
+        """[B, 4] float32 on the device: where in the pictures the crops lie; None without crops."""
+        if self.crop == self.size:
+            return None
+        sides = np.full((len(step.corner), 2), self.crop / self.size)
+        places = np.concatenate([step.corner[:, ::-1] * (self.scale / self.size), sides], 1)
+        return upload(places.astype(np.float32), device)
 
     def _without_colour(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """Make the targets x [B, 3, H, W] grey whose inputs are."""

@@ -273,6 +273,26 @@ _ALL = (
         _stage('quantize', quantize),
     )),
 
+    # Faces of photographs as they are met: soft lenses, small faces, the sharpening and the chroma
+    # of phones and web pages, noise or grain, JPEG of every quality. The order is that of
+    # ai6126_2022; blur, sharpening and chroma have the ranges that were fitted to real faces
+    # (`simple`), noise and JPEG wider ones, since what a network hardly sees it hardly removes.
+    # Colours and brightness stay: they are the photographer's.
+    Recipe('photos', (
+        _stage('blur',     blur,     0.8, kinds=(0.6, 0.4), taps=(41, 41), sigma=(0.2, 6.0)),
+        _stage('shrink',   resize,   factor=(0.07, 1.0), modes=(2, 1, 1, 0, 1, 0, 1)),
+        _stage('sharpen',  unsharp,  0.4, sigma=(0.5, 1.5), amount=(0.2, 1.5)),
+        _stage('noise',    noise,    0.7, kinds=(0.7, 0.3), sigma=(0, 18), scale=(0.05, 1.5),
+               gray=0.3),
+        _stage('grain',    grain,    0.2, size=(0.3, 0.8), amount=(1, 12), midtones=0.3, gray=0.6),
+        _stage('chroma',   chroma_blur, 0.4, sigma=(0.5, 1.6)),
+        _stage('jpeg',     jpeg,     0.9, quality=(40, 98)),
+        _stage('grow',     resize,   to='gt', modes=(0, 1, 1, 1)),
+        _stage('round',    quantize),
+        _stage('final',    resize,   to='lq', modes=(0, 0, 0, 1)),
+        _stage('quantize', quantize),
+    )),
+
     # Each thing once, in the picture's own pixels, where it can be measured: what ranges are fitted
     # to (tools/prepare.py fit).
     Recipe('simple', (

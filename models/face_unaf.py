@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .entry import Entry, Weights
+from .position import embedding
 from .unet import Blocks, check_levels, is_unet, shape, start_small
 
 # ---- its parts ----
@@ -71,6 +72,8 @@ class FaceUNAF(nn.Module):
         relative to the frame
     """
 
+    takes_place = True  # forward() may be told which part of a picture it is given
+
     def __init__(
         self,
         width: Sequence[int] = (48, 80, 112, 128),
@@ -99,10 +102,12 @@ class FaceUNAF(nn.Module):
         self.tail = nn.Conv2d(32, 3, 3, padding=1)
         start_small(self.tail)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, place: Tensor | None = None) -> Tensor:
         """[B, 3, h, w] in [0, 1], any h and w -> [B, 3, 4h, 4w] float32, not clamped.
 
         The output is float32 under autocast, too.
+
+        place: of crops, [B, 4] left, top, width and height as shares of the whole picture
         """
         # Pad to whole pixels of the bottleneck; on the way down keep what the decoder adds again.
         h, w = x.shape[-2:]
@@ -113,11 +118,7 @@ class FaceUNAF(nn.Module):
             skips.append(blocks(y))
             y = down(skips[-1])
 
-        # Inputs of other sizes than the embedding's get it resized.
-        position: Tensor = self.position
-        if y.shape[-2:] != position.shape[-2:]:
-            position = F.interpolate(position, y.shape[-2:], mode='bilinear')
-        y = self.middle(y + position.to(y.dtype))
+        y = self.middle(y + embedding(self.position, y.shape[-2:], place).to(y.dtype))
 
         # Up again, then beyond the input's size. The image itself stays float32.
         for up, blocks in zip(self.up, self.decoder, strict=True):

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .entry import Entry
-from .parse_unet import Block, resized
+from .parse_unet import Block
+from .position import resized
 
 
 class HeatmapNet(nn.Module):

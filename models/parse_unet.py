@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .entry import Entry, Weights, length
+from .position import resized
 
 # RGB grey levels of CelebAMask-HQ's training faces.
 MEAN = (132.53, 106.68, 92.84)
@@ -151,13 +152,6 @@ class ParseUNet(nn.Module):
 
 
 # ---- what other networks need, too ----
-
-
-def resized(x: Tensor, size: Sequence[int]) -> Tensor:
-    """[B, C, h, w] -> [B, C, *size], bilinear; x itself where the size is right."""
-    if list(x.shape[-2:]) == list(size):
-        return x
-    return F.interpolate(x, tuple(size), mode='bilinear')
 
 
 def from_weights(weights: Weights, prefix: str, stride: int) -> ParseUNet:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .entry import Entry, Weights, length
+from .position import embedding
 
 HEADS = 4  # of each attention
 Blocks = tuple[Sequence[int], int, Sequence[int]]  # per encoder level, bottleneck, decoder level
@@ -87,6 +88,7 @@ class UNet(nn.Module):
     Raises ValueError for arguments that do not fit together.
     """
 
+    takes_place = True  # forward() may be told which part of a picture it is given
     position: nn.Parameter | None
 
     def __init__(
@@ -120,10 +122,12 @@ class UNet(nn.Module):
         self.tail = nn.Conv2d(width[0], 48 if steps == 1 else 12, 3, padding=1)
         start_small(self.tail)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, place: Tensor | None = None) -> Tensor:
         """[B, 3, h, w] in [0, 1], any h and w -> [B, 3, 4h, 4w] float32, not clamped.
 
         The output is float32 under autocast, too.
+
+        place: of crops, [B, 4] left, top, width and height as shares of the whole picture
         """
         # Pad to whole pixels of the bottleneck; on the way down keep what the decoder adds again.
         h, w = x.shape[-2:]
@@ -136,7 +140,8 @@ class UNet(nn.Module):
 
         # Without the cast a bfloat16 stream would become float32 here.
         if self.position is not None:
-            y = y + _whole_position(self.position, y.shape[-2:]).to(y.dtype)
+            whole = _whole_position(self.position)
+            y = y + embedding(whole, y.shape[-2:], place).to(y.dtype)
         y = self.middle(y)
 
         # Up again. Skips are added, not concatenated: that takes no wider convolutions.
@@ -183,11 +188,10 @@ def _check(width: Sequence[int], blocks: Blocks, steps: int, attention: int) -> 
         )
 
 
-def _whole_position(position: Tensor, size: torch.Size) -> Tensor:
-    """Embedding of both halves, resized if necessary, [1, C, *size]."""
+def _whole_position(position: Tensor) -> Tensor:
+    """Embedding of both halves."""
     symmetric = position.shape[3] < position.shape[2]
-    whole = torch.cat([position, position.flip(3)], 3) if symmetric else position
-    return whole if whole.shape[-2:] == size else F.interpolate(whole, size, mode='bilinear')
+    return torch.cat([position, position.flip(3)], 3) if symmetric else position
 
 
 def _bottleneck(width: int, blocks: int, attention: int) -> nn.Sequential:

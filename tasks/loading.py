@@ -13,6 +13,7 @@ from errors import RunError
 from storage import shown
 from training import checkpoint, run
 
+from . import shipped
 from .players import Autocast, autocast, channels_last
 from .task import Task
 
@@ -31,19 +32,33 @@ class Loaded(NamedTuple):
         return autocast(precision or own, device)
 
 
-def load(path: str | None, weights: str | None, device: str) -> Loaded:
-    """Load the network of a run, of the newest one if none is named, or of a file of weights.
+def load(path: str | None, weights: str | None, device: str, *, usual: bool = False) -> Loaded:
+    """Load the network of a run, or of weights: of a file, or of those that come along, by name.
+
+    usual: where neither is given, take weights that come along, rather than the newest run
 
     Raises RunError and CheckpointError.
     """
     if weights and path:
         raise RunError('--run and --weights both name a network: give one')
     check_device(device)
-    return of_weights(weights, device) if weights else of_run(path or run.newest(), device)
+    if usual and not (weights or path):
+        weights = shipped.USUAL
+    if weights:
+        return of_weights(weights, device)
+    return of_run(path or run.newest(), device)
 
 
 def of_weights(path: str, device: str, flag: str = '--weights') -> Loaded:
-    """Load a file of weights, which tells by itself of which restorer it is."""
+    """Load weights, of a file or by the name of those that come along; they tell by themselves of
+    which restorer they are.
+    """
+    path = shipped.resolved(path)
+    if not Path(path).exists():
+        raise RunError(
+            f'{flag} {shown(path)}: no such file; {", ".join(shipped.names())} come along, and a '
+            'run is named with --run'
+        )
     # Their shapes tell the network and its arguments.
     try:
         net = models.like(checkpoint.read_weights(path)[0])

@@ -235,7 +235,10 @@ def backward(players: dict[str, Player], batch: Batch, criterion: Criterion, ste
     # The network.
     with frozen(player.frozen):
         with step.autocast():
-            output = player.forward(batch.input)
+            # Networks that know where in a face a pixel lies are told where a crop does.
+            knows = batch.place is not None and getattr(player.net, 'takes_place', False)
+            given = (batch.input, batch.place) if knows else (batch.input,)
+            output = player.forward(*given)
             # The generator hears the plain module: gradients of the discriminator are not wanted
             # here.
             judge = discriminator.net if discriminator else None

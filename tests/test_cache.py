@@ -63,7 +63,7 @@ def batches(name, images, steps=8, say=lambda _: None, **options):
 
 def same(a, b):
     return all(
-        torch.equal(x, y)
+        x is y is None or torch.equal(x, y)
         for one, other in zip(a, b, strict=True)
         for x, y in zip(one, other, strict=True)
     )

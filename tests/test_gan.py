@@ -105,6 +105,20 @@ def test_each_player_gets_its_own_gradients(kind, players):
     assert error < 1e-6
 
 
+def test_networks_that_take_a_place_are_told_it():
+    """Where a crop lies reaches those that know where in a face a pixel lies, and no others."""
+    b = batch()._replace(place=torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0.25, 0.5, 0.5]]))
+    nets = models.UNet((8, 8), ((1,), 1, (1,)), position=4), models.RRDBNet(1, 8, 4)
+    torch.nn.init.normal_(nets[0].position)
+    criterion = RestorationCriterion(schema.Config())
+    for net in nets:
+        told = net(b.input, b.place) if net is nets[0] else net(b.input)
+        by_name = {'net': players_module.Player(net, net, Recorder())}
+        found = players_module.backward(by_name, b, criterion, step())
+        assert found['loss'] == pixel.l1(told, b.target)
+    assert not torch.equal(nets[0](b.input, b.place), nets[0](b.input))
+
+
 def test_the_generator_listens_from_an_image_on(players):
     assert 'gan' not in play(players, nimg=99, gan_from=100) and 'gan' in play(
         players, nimg=100, gan_from=100

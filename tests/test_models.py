@@ -10,6 +10,7 @@ import models
 from models import face_unaf, rcan, rrdbnet, swinir
 from models.face_unaf import FaceUNAF
 from models.frsnet import FRSNet
+from models.position import embedding
 from models.rcan import RCAN
 from models.rrdbnet import RRDBNet
 from models.srresnet import SRResNet
@@ -494,6 +495,31 @@ def test_position_follows_the_frame(name):
         F.interpolate(net.position, (8, 10), mode='bilinear', align_corners=False),
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize('name', ['unet', 'face_unaf'])
+def test_a_crop_knows_its_place(name):
+    """It is given the part of the embedding that the whole picture has there."""
+    net, seen = make(name), []
+    net.middle.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    x, kept = torch.rand(2, 3, 8, 8), net.position.data.clone()
+    place = torch.tensor([[0.25, 0.5, 0.5, 0.5], [0, 0.25, 0.5, 0.5]])
+    net(x, place)
+    net.position.data.zero_()
+    net(x, place)
+    added = seen[0] - seen[1]
+    assert torch.allclose(added[0], kept[0, :, 2:4, 1:3], atol=1e-6)
+    assert torch.allclose(added[1], kept[0, :, 1:3, 0:2], atol=1e-6)
+
+
+def test_a_place_is_interpolated_as_a_whole_embedding_is():
+    """Any part, between pixels and up to the border, as cut out of the enlarged embedding."""
+    whole = torch.rand(1, 5, 6, 6)
+    large = F.interpolate(whole, (48, 48), mode='bilinear')
+    for left, top, width, height in (0, 0, 48, 48), (3, 11, 16, 8), (40, 0, 8, 24):
+        place = torch.tensor([[left, top, width, height]]) / 48
+        part = embedding(whole, (height, width), place)
+        assert torch.allclose(part, large[..., top : top + height, left : left + width], atol=1e-6)
 
 
 def test_a_symmetric_position_is_its_mirror_image():

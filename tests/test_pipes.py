@@ -61,7 +61,7 @@ def batches(name, images, recipe, steps=STEPS, **options):
 def assert_same(a, b):
     for x, y in zip(a, b, strict=True):
         for one, other in zip(x, y, strict=True):
-            assert torch.equal(one, other)
+            assert one is other is None or torch.equal(one, other)
 
 
 # The parts of hifacegan are tested as hifacegan.
@@ -161,7 +161,11 @@ def test_crops_are_cut_out_of_the_whole_pairs(name, images):
             assert torch.equal(square(a.target[i], scale * y, scale * x, side), b.target[i])
             assert torch.equal(square(a.plain[i], scale * y, scale * x, side), b.plain[i])
             corners.append((y, x))
+            # The network is told where.
+            where = torch.tensor([x, y, side // scale, side // scale]) / (SIZE // scale)
+            torch.testing.assert_close(b.place[i], where)
     assert len(set(corners)) > len(corners) // 2
+    assert all(batch.place is None for batch in whole)
     assert not torch.equal(whole[0].target, whole[0].plain)
     with pytest.raises(ValueError, match='crop 30: needs a multiple of 4'):
         batches(name, images, 'bicubic', 1, crop=30)

@@ -1,6 +1,6 @@
 """A page in the browser on which photographs are restored, on this machine.
 
-python tools/demo.py                                  with the newest run, at http://127.0.0.1:7860
+python tools/demo.py             with the weights that come along, at http://127.0.0.1:7860
 python tools/demo.py --run runs/mine --port 8000
 python tools/demo.py --weights MSRResNet.pth --device cpu
 python tools/demo.py --host 0.0.0.0 --max-mb 20       for everybody who reaches this machine
@@ -30,7 +30,7 @@ import torch
 
 from errors import RunError
 from sources.files import MOST
-from tasks import loading, photo_flags
+from tasks import loading, photo_flags, shipped
 from tools import arguments
 from tools.demo_photo import Answer, Restorer, answer
 
@@ -184,9 +184,11 @@ def serve(blocks: Any, host: str, port: int, most_bytes: int) -> None:
 def parser() -> argparse.ArgumentParser:
     """Flags of demo.py."""
     p = arguments.described(__doc__)
-    p.add_argument('--run', help='run directory, of a restorer (default: the newest under runs/)')
+    p.add_argument('--run', help='run directory, of a restorer (default: --weights)')
     p.add_argument(
-        '--weights', help='weights instead of a run: .safetensors, or .pth as BasicSR saves them'
+        '--weights',
+        help=f'weights instead of a run: {", ".join(shipped.names())}, which come along, or a '
+        f'file (default: {shipped.USUAL})',
     )
     p.add_argument(
         '--device',
@@ -248,7 +250,7 @@ def need_packages() -> None:
 
 def restorer_of(args: argparse.Namespace) -> Restorer:
     """Load what the flags name. Raises RunError."""
-    loaded = loading.load(args.run, args.weights, args.device)
+    loaded = loading.load(args.run, args.weights, args.device, usual=True)
     if loaded.task.name != 'restore':
         raise RunError(
             f'--run {loaded.folder.parent} is a {loaded.task.name} run: give one that restores'

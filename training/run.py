@@ -64,8 +64,7 @@ def newest(folder: str | os.PathLike[str] = 'runs') -> Path:
     runs = [config.parent for config in Path(folder).glob('*/config.json')]
     if not runs:
         raise RunError(
-            f'no run in {folder}/: train one first (python train.py), name one with --run, or name '
-            'weights with --weights (weights/faces-psnr.safetensors comes with the project)'
+            f'no run in {folder}/: train one first (python train.py), or name one with --run'
         )
     return max(runs, key=_written)
 
