@@ -18,7 +18,8 @@ import tasks
 from errors import FacesError
 from faces.masks import __main__ as masks
 from tasks import data as sources
-from tools import evaluate, prepare, submit
+from tools import prepare, submit
+from tools.evaluation import folders
 
 SIZE = 64
 
@@ -107,7 +108,7 @@ def compared(folder: Path, tmp: Path) -> Took:
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said):
-            truths = evaluate.find([str(folder)], str(folder))[1]
+            truths = folders.scan(str(folder))
     except FacesError as error:
         return Took(set(), str(error), error.exit_code)
     return Took(_below(folder, (i.path for i in truths.values())), said.getvalue(), 0)

@@ -95,6 +95,10 @@ def SAME(h):
     return [h / 'results', '--gt', h / 'results', '--device', 'cpu']
 
 
+def POINTS(h, f):
+    return ['--lmd-points', f'truth={f}', f'{h / "results"}={f}']
+
+
 def GUIDED(h, f):
     argv = flags(h, h / 'new', '--prior', f)
     at = argv.index('--net')
@@ -109,6 +113,10 @@ WITH_WEIGHTS = {
     'interpolate': (interpolate.main, lambda h, f: [h / 'run', f, '--out', h / 'between']),
     'submit': (submit.main, lambda h, f: [*CHALLENGE(h), '--run', f]),
     'evaluate --lpips': (evaluate.main, lambda h, f: [*SAME(h), '--lpips', f]),
+    'evaluate --niqe': (evaluate.main, lambda h, f: [*SAME(h), '--niqe', f]),
+    'evaluate --fid': (evaluate.main, lambda h, f: [*SAME(h), '--fid', f]),
+    'evaluate --identity': (evaluate.main, lambda h, f: [*SAME(h), '--identity', f]),
+    'evaluate --lmd-points': (evaluate.main, lambda h, f: [*SAME(h), *POINTS(h, f)]),
     'train --start': (train.main, lambda h, f: flags(h, h / 'new', '--start', f)),
     'train --vgg': (train.main, lambda h, f: flags(h, h / 'new', '--vgg', f)),
     'train --prior': (train.main, lambda h, f: GUIDED(h, f)),
@@ -344,6 +352,7 @@ WITH_RUN = {
     'train --parser': (train.main, lambda h: flags(h, h / 'new', '--parser', h / 'run')),
     'train --prior': (train.main, lambda h: GUIDED(h, h / 'run')),
     'evaluate --parser': (evaluate.main, lambda h: [*SAME(h), '--parser', h / 'run']),
+    'evaluate --lmd': (evaluate.main, lambda h: [*SAME(h), '--lmd', h / 'run']),
     'priors': (prepare.main, lambda h: ['priors', h / 'hq', '--parser', h / 'run']),
     'train --config': (train.main, lambda h: ['--config', h / 'run/config.json']),
 }  # fmt: skip

@@ -99,7 +99,7 @@ def test_pdf(runs, capsys):
 def test_html(runs):
     assert report.main([str(runs / 'a'), str(runs / 'b'), '--out', str(runs / 'all.html')]) == 0
     text = (runs / 'all.html').read_text()
-    assert 'http' not in text and text.count('<img src="data:image/jpeg;base64,') == 3
+    assert '://' not in text and text.count('<img src="data:image/jpeg;base64,') == 3
     assert '<td>lr<td>0.001<td>0.0005' in text and text.count('class=best') == 1
     assert base64.b64decode(re.search(r'base64,([^"]+)"', text)[1])[:2] == b'\xff\xd8'
 

@@ -23,6 +23,7 @@ from config import flags as train_flags
 from config import schema
 from config.schema import flatten, from_flat
 from errors import RunError
+from metrics.comparison import interval
 from models.__main__ import gmac
 from tools import timing
 from tools.finished_run import FinishedRun, score
@@ -32,13 +33,6 @@ from training import outputs, places, run
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 3  # of a claim, at least
 MADE = {'net', 'arch'}  # options that a run stores otherwise than it was given them
-
-# 97.5 % of Student's t for 1, 2, ... degrees of freedom; beyond the last it changes by less than
-# 0.007 per degree.
-# fmt: off
-T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-     2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
-# fmt: on
 
 Runs = Mapping[str, Path]  # {seed: run directory}
 Variants = Mapping[str, Sequence[str]]  # {name: flags of train.py}
@@ -225,12 +219,14 @@ def paired(
         return float(np.mean([score(folder, key) for folder in folders]))
 
     seeds = [seed for seed in ours if seed in reference]
-    d = np.array([value(ours[seed]) - value(reference[seed]) for seed in seeds])
-    half = None
-    if len(d) > 1:
-        half = float(T[min(len(d) - 2, len(T) - 1)] * d.std(ddof=1) / len(d) ** 0.5)
-    mean = float(d.mean()) if len(d) else None
-    return {'mean': mean, 'half': half, 'n': len(d), 'differences': d.tolist()}
+    d = [value(ours[seed]) - value(reference[seed]) for seed in seeds]
+    mean, half = interval(d)
+    return {
+        'mean': mean if d else None,
+        'half': half if len(d) > 1 else None,
+        'n': len(d),
+        'differences': d,
+    }
 
 
 def verdict(difference: Mapping[str, Any]) -> str:

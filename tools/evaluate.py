@@ -1,337 +1,216 @@
-"""One table of everything that can be said about restored images against the ground truth.
+"""One table of everything that can be said about restored images, with or without their truth.
 
-python tools/evaluate.py restored/ --gt GT/                                  PSNR, SSIM, MS-SSIM
-python tools/evaluate.py a/ ours=b/ input=LQ/ --gt GT/ --out results/table   several side by side
-python tools/evaluate.py restored/ --gt GT/ --parser runs/parser             and what a parser sees
-python tools/evaluate.py restored/ --gt GT/ --lpips alexnet.pth              and LPIPS
+python tools/evaluate.py restored/ --gt GT/                           PSNR, SSIM, MS-SSIM, sharpness
+python tools/evaluate.py a/ ours=b/ --gt GT/ --out results/table --gallery     two methods compared
+python tools/evaluate.py out/ --gt GT/ --lpips vgg.pth --identity sface.onnx   and further columns
+python tools/evaluate.py out/ --set celeba-test FOLDER --niqe niqe.safetensors a known test set
+python tools/evaluate.py out/ --niqe niqe.safetensors                          without any truth
+python tools/evaluate.py --fit-niqe FFHQ/ --niqe niqe.safetensors              a model for NIQE
 
---out writes results/table.md and results/table.json, the latter with every image. A parser adds the
-mIoU between its masks of the restored and of the true faces, and the distance of landmarks that
-follow from them. LPIPS needs pip install -e .[lpips]. Images are matched by name without suffix;
-all folders must hold all of them. Sharpness is the gradient energy as a share of that of the
-ground truth: 1 is right, blur has less.
+--out writes results/table.md, .json and .csv, the latter two with every image; --gallery a page
+beside them, results/table.html, that shows the best and worst images. Means come with their 95 %
+intervals. Of several methods, each is compared with the first, image by image: the mean of the
+differences, how many images are better and worse, and the p value of the two-sided sign test.
+
+Images are matched by name without suffix; an ending that all names of a folder have (face_00.png)
+is taken off. All folders must hold all of them. Sharpness is the gradient energy as a share of that
+of the ground truth: 1 is right, blur has less.
+
+Test sets: {sets}.
+celeba-test and celeba-test-daefr have the same truth but other inputs; figures of one say nothing
+about the other, and only the published names of their folders tell them apart.
 """
 
 import program
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-import torch
-from rich.progress import track
-from torch import Tensor
-
-import storage
-from errors import BadFile, DataError, RunError
-from faces import landmarks, masks
-from metrics import perceptual
-from metrics.miou import Confusion
-from metrics.ms_ssim import LEAST, ms_ssim
-from metrics.psnr import psnr
-from metrics.sharpness import sharpness
-from metrics.ssim import ssim
-from sources import listing, manifest
-from sources.files import decode, read_bytes
-from sources.manifest import some
-from tasks.batches import ahead, grouped
-from tasks.face_parser import FaceParser
-from tools import arguments
+from errors import RunError
+from storage import shown
+from tools.evaluation import flags, folders, report, scores, sets, with_truth, without_truth
+from tools.evaluation.columns import Judge
+from tools.evaluation.folders import Found
+from tools.evaluation.scores import Evaluation
 from training import outputs
 
-# A predicted mask has specks: rows and columns of a part with less than this share of its fullest
-# one are no ends of it.
-SPECKS = 0.05
-READ_BY = 4  # threads that read and decode
 
-Images = dict[str, manifest.Image]  # {name without suffix: image}
+class Sources(NamedTuple):
+    """Where images come from."""
 
-
-class Column(NamedTuple):
-    """One of the table."""
-
-    title: str  # what it is, its unit, and which way is better
-    digits: int
-
-
-COLUMNS = {
-    'psnr': Column('PSNR, dB (higher)', 3),
-    'ssim': Column('SSIM (higher)', 4),
-    'ms_ssim': Column('MS-SSIM (higher)', 4),
-    'sharpness': Column('sharpness (1)', 3),
-    'lpips': Column('LPIPS (lower)', 4),
-    'miou': Column('parsing mIoU, % (higher)', 2),
-    'landmarks': Column('landmarks, % of the width (lower)', 3),
-}
-
-
-# ------------------------------------------------------------------------------------------------
-# Folders of images.
-
-
-def find(restored: Sequence[str], gt: str) -> tuple[dict[str, Images], Images]:
-    """({name of a folder: its images}, ground truth). Raises DataError where their names differ,
-    RunError where two folders share a name."""
-    paths: dict[str, str] = {}
-    for text in restored:
-        # A path may hold an equals sign: what exists under the whole text is a path.
-        is_path = os.path.exists(text) or '=' not in text
-        name, path = (text, text) if is_path else text.split('=', 1)
-        if name in paths:
-            raise RunError(f'{name} is named twice: give NAME=FOLDER')
-        paths[name] = path
-    folders = {name: _images(path) for name, path in paths.items()}
-    truths = _images(gt)
-    for name, path in paths.items():
-        _need_all(truths, folders[name], path, f'restore these too, or take them out of {gt}')
-        remedy = f'add their ground truth, or take them out of {path}'
-        _need_all(folders[name], truths, f'--gt {gt}', remedy)
-    return folders, truths
-
-
-def _need_all(wanted: Images, present: Images, where: str, remedy: str) -> None:
-    missing = [name for name in wanted if name not in present]
-    if missing:
-        raise DataError(
-            f'{where} lacks {len(missing):,} of {len(wanted):,} images ({some(missing, 3)}): '
-            f'{remedy}'
-        )
-
-
-def _images(path: str) -> Images:
-    images = manifest.scan(path, size=1, strict=True).images
-    names = listing.names(path, [image.path for image in images])
-    # Without their folders, unless only these tell them apart.
-    short = [os.path.basename(name) for name in names]
-    return dict(zip(short if len(set(short)) == len(short) else names, images, strict=True))
-
-
-def read(image: manifest.Image) -> Tensor:
-    """[3, H, W] uint8. Raises DataError."""
-    try:
-        return torch.from_numpy(decode(read_bytes(*image.where))).permute(2, 0, 1)
-    except (OSError, BadFile) as error:
-        raise DataError(f'{image.path}: {error}') from error
-
-
-# ------------------------------------------------------------------------------------------------
-# Scores.
-
-
-class Judges(NamedTuple):
-    """What scores beside the figures that are always there."""
-
-    parser: FaceParser | None
-    lpips: Callable[[Tensor, Tensor], Tensor] | None
-
-
-class Evaluation(NamedTuple):
-    """Of one folder."""
-
-    each: dict[str, list[float]]  # {column: one number per image}
-    means: dict[str, float]  # without images that have no such number (NaN)
-
-
-def distance(ours: Tensor, truth: Tensor) -> Tensor:
-    """ids [B, H, W] of two parsings -> [B] float64: mean distance of the landmarks that both have,
-    in percent of the width; NaN without any."""
-    a, visible = landmarks.from_mask(ours, SPECKS)
-    b, wanted = landmarks.from_mask(truth, SPECKS)
-    both = visible & wanted
-    zero = torch.zeros((), dtype=torch.float64, device=ours.device)
-    off = (a - b).double().norm(dim=2).where(both, zero)
-    return 100 / ours.shape[2] * off.sum(1) / both.sum(1)
-
-
-@torch.no_grad()
-def evaluate(
-    ours: Images, truths: Images, judges: Judges, *, batch: int, device: str, title: str
-) -> Evaluation:
-    """Score a folder. Raises DataError for images that differ in size."""
-    confusion = Confusion(len(masks.CLASSES), device)
-    rows: list[dict[str, float]] = []
-    for a, b in _pairs(ours, truths, batch, title):
-        a, b = a.to(device), b.to(device)
-        row = {'psnr': psnr(a, b), 'ssim': ssim(a, b), 'sharpness': sharpness(a, b)}
-        if min(a.shape[2:]) >= LEAST:
-            row['ms_ssim'] = ms_ssim(a, b)
-        if judges.lpips:
-            row['lpips'] = judges.lpips(a, b)
-        if judges.parser:
-            predicted, wanted = judges.parser(a), judges.parser(b)
-            confusion.update(predicted, wanted)
-            row['landmarks'] = distance(predicted, wanted)
-        rows += [{k: v[i].item() for k, v in row.items()} for i in range(len(a))]
-
-    # A column stands where every image has it.
-    columns = [k for k in COLUMNS if all(k in row for row in rows)]
-    each = {k: [row[k] for row in rows] for k in columns}
-    means = {k: _mean(v) for k, v in each.items()}
-    if judges.parser:
-        means['miou'] = confusion.compute().miou
-    return Evaluation(each, means)
-
-
-def _pairs(ours: Images, truths: Images, batch: int, title: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of restored images and their ground truth, of one size each."""
-    names = list(truths)
-
-    def pair(i: int) -> tuple[str, Tensor, Tensor]:
-        a, b = read(ours[names[i]]), read(truths[names[i]])
-        if a.shape != b.shape:
-            raise DataError(
-                f'{ours[names[i]].path} is {a.shape[2]}x{a.shape[1]}, its ground truth '
-                f'{b.shape[2]}x{b.shape[1]}: only images of one size can be compared'
-            )
-        return names[i], a, b
-
-    quiet = not sys.stderr.isatty()
-    with ThreadPoolExecutor(READ_BY) as pool:
-        items = ahead(pool, pair, len(names), 2 * batch)
-        for group in grouped(track(items, title, total=len(names), disable=quiet), batch):
-            _, a, b = zip(*group, strict=True)
-            yield torch.stack(a), torch.stack(b)
-
-
-def _mean(values: list[float]) -> float:
-    return float('nan') if np.isnan(values).all() else float(np.nanmean(values))
-
-
-# ------------------------------------------------------------------------------------------------
-# The table.
-
-
-def table(means: Mapping[str, Mapping[str, float]]) -> str:
-    """{folder: {column: mean}} -> Markdown"""
-    columns = [k for k in COLUMNS if all(k in row for row in means.values())]
-    rows = [['', *(COLUMNS[k].title for k in columns)]]
-    for name, row in means.items():
-        rows.append([name, *(_cell(row[k], COLUMNS[k].digits) for k in columns)])
-
-    # Names to the left, numbers to the right, also for those who read it as text.
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for line in rows:
-        cells = [line[0].ljust(widths[0])]
-        cells += [v.rjust(w) for v, w in zip(line[1:], widths[1:], strict=True)]
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    rules = ['-' * (w + 1) + (':' if i else '-') for i, w in enumerate(widths)]
-    return '\n'.join([lines[0], '|' + '|'.join(rules) + '|', *lines[1:]])
-
-
-def _cell(value: float, digits: int) -> str:
-    return '-' if np.isnan(value) else f'{value:.{digits}f}'
-
-
-def write(
-    args: argparse.Namespace, names: list[str], text: str, done: Mapping[str, Evaluation]
-) -> None:
-    """OUT.md and OUT.json."""
-    note = f'{len(names):,} images; truth: {args.gt}'
-    if args.parser:
-        note += f'; parser: {args.parser}'
-    markdown, numbers = written(args.out)
-    storage.write(markdown, f'{text}\n\n{note}\n'.encode())
-    content = {
-        'images': names,
-        'gt': args.gt,
-        'parser': args.parser,
-        'mean': {name: plain(e.means) for name, e in done.items()},
-        'each': {name: plain(e.each) for name, e in done.items()},
-    }
-    storage.write_json(numbers, content)
-
-
-def written(out: Path) -> tuple[Path, Path]:
-    """The files that --out stands for."""
-    return out.with_name(f'{out.name}.md'), out.with_name(f'{out.name}.json')
-
-
-def plain(values: Any) -> Any:
-    """The same with None for what JSON has no number for: the PSNR of equal pictures, landmarks of
-    no face."""
-    if isinstance(values, dict):
-        return {k: plain(v) for k, v in values.items()}
-    if isinstance(values, list):
-        return [plain(v) for v in values]
-    return values if np.isfinite(values) else None
-
-
-# ------------------------------------------------------------------------------------------------
-# The command.
+    truth: str | None
+    inputs: str | None
+    known: sets.Known | None  # the test set that they are
 
 
 def parser() -> argparse.ArgumentParser:
     """Flags of evaluate.py."""
-    p = arguments.described(__doc__)
-    p.add_argument(
-        'restored', nargs='+', help='folders of restored images, each FOLDER or NAME=FOLDER'
+    return flags.parser((__doc__ or '').format(sets=', '.join(sets.SETS)))
+
+
+# ------------------------------------------------------------------------------------------------
+# Before anything is computed.
+
+
+def sources(args: argparse.Namespace) -> Sources:
+    """Where truth and inputs are. Raises RunError and DataError."""
+    if not args.set:
+        return Sources(args.gt, args.input, None)
+    located = sets.locate(*args.set)
+    return Sources(located.truth, located.inputs, located.known)
+
+
+def check_out(args: argparse.Namespace, of: Sources) -> None:
+    """Raise RunError if something that is read would be written over, or nothing can be written."""
+    targets = [*flags.written(args), *([flags.niqe_path(args)] if args.fit_niqe else [])]
+    outputs.check(
+        {'--out': [path for path in targets if path]},
+        {
+            'RESTORED': args.restored,
+            '--gt': of.truth,
+            '--input': of.inputs,
+            '--fit-niqe': args.fit_niqe,
+            '--fid-reference': args.fid_reference,
+        },
+        {
+            '--parser': args.parser,
+            '--lpips': args.lpips,
+            '--identity': args.identity,
+            '--lmd': args.lmd,
+            '--fid': args.fid,
+            '--lmd-points': flags.landmark_files(args).values() if args.lmd_points else None,
+        },
     )
-    p.add_argument('--gt', required=True, help='folder of the ground truth, with the same names')
-    p.add_argument(
-        '--lpips',
-        help="weights of torchvision's AlexNet or VGG16: LPIPS too (pip install -e .[lpips])",
-    )
-    p.add_argument('--parser', help='run of a parser: also mIoU and landmarks of its masks')
-    p.add_argument(
-        '--out', type=Path, help='write OUT.md and OUT.json (default: only print the table)'
-    )
-    p.add_argument(
-        '--batch',
-        type=program.ranges.BATCH,
-        default=8,
-        help='images of one size at a time (default: %(default)s)',
-    )
-    p.add_argument(
-        '--device',
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='where the metrics are computed (default: %(default)s)',
-    )
-    return p
+    for path in targets:
+        if path:
+            _check_writable(path)
+
+
+def _check_writable(path: Path) -> None:
+    """Raise RunError if no file can be written there: now, and not after hours."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Rights alone do not tell: a disk may be full, or mounted to be read only.
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        if path.is_dir():
+            raise IsADirectoryError(None, 'it is a folder')
+    except OSError as error:
+        raise RunError(f'{shown(path)} cannot be written: {error.strerror}') from error
+
+
+def judges_of(args: argparse.Namespace, found: Found, of: Sources) -> list[Judge]:
+    """Everything that was asked for, loaded. Raises RunError, DataError and MetricError."""
+    asked = [flag for flag in flags.OF_TRUTH if getattr(args, flag)]
+    if asked and not found.truth:
+        named = ', '.join(map(flags.spelt, asked))
+        raise RunError(f'{named} compares with the truth: give --gt, or a --set that has one')
+    # Not the inputs: figures of FID are distances to good images.
+    reference: str | None = args.fid_reference or of.truth
+    if args.fid and not reference:
+        raise RunError('--fid without --gt needs --fid-reference: images to be like')
+
+    # Missing files, wrong weights and wrong sizes are met here.
+    judges = [*_of_pairs(args, found), *_of_images(args, found)]
+    for images in found.restored.values():
+        scores.check_shapes(images, judges)
+    # Last, because the features of its reference take long.
+    if args.fid and reference:
+        features = without_truth.features_of(
+            args.fid, args.pyiqa_weights, args.device, args.pyiqa_download
+        )
+        named = shown(args.fid)
+        judges.append(
+            without_truth.frechet_distance(features, named, reference, args.device, args.batch)
+        )
+    # A total that lacks a part is none.
+    if {*without_truth.PARTS.values()} <= scores.columns_of(judges).keys():
+        judges.append(without_truth.challenge())
+    if not judges:
+        raise RunError('nothing to compute: give --gt, or --niqe, --fid or --pyiqa')
+    return judges
+
+
+def _of_pairs(args: argparse.Namespace, found: Found) -> Iterator[Judge]:
+    """Judges that compare with the truth."""
+    if found.truth:
+        yield with_truth.against_truth()
+    if args.lpips:
+        yield with_truth.lpips(args.lpips, args.device)
+    if args.parser:
+        yield with_truth.parsed(args.parser, args.device)
+    if args.identity:
+        yield with_truth.identified(args.identity)
+    if args.lmd:
+        yield with_truth.landmarks_found(args.lmd, args.device)
+    if args.lmd_points:
+        yield with_truth.landmarks_given(flags.landmark_files(args), found)
+
+
+def _of_images(args: argparse.Namespace, found: Found) -> Iterator[Judge]:
+    """Judges that can do without the truth."""
+    if args.pyiqa:
+        weights, download = args.pyiqa_weights, args.pyiqa_download
+        yield without_truth.named(args.pyiqa, weights, args.device, download, bool(found.truth))
+    # A fit takes long, so whatever else may be missing has been loaded before.
+    model = flags.niqe_path(args)
+    if args.fit_niqe and model:
+        without_truth.fit_niqe(args.fit_niqe, model)
+    if args.niqe or args.fit_niqe:
+        yield without_truth.natural(str(model))
+
+
+# ------------------------------------------------------------------------------------------------
+# The work.
+
+
+def evaluated(
+    args: argparse.Namespace, found: Found, judges: Sequence[Judge]
+) -> dict[str, Evaluation]:
+    """Figures of every method. A Ctrl-C says which of them were finished."""
+    done: dict[str, Evaluation] = {}
+    try:
+        for method in found.restored:
+            done[method] = scores.evaluate(
+                method, found, judges, batch=args.batch, device=args.device
+            )
+    except KeyboardInterrupt:
+        finished = ', '.join(map(shown, done)) or 'none'
+        print(f'stopped in {shown(method)}; finished: {finished}', file=sys.stderr)
+        raise
+    return done
 
 
 @program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table -> exit status."""
-    args = parser().parse_args(argv)
-    if args.device.startswith('cuda') and not torch.cuda.is_available():
-        raise RunError(
-            f'--device {args.device}: there is no CUDA GPU that torch can use; give --device cpu'
-        )
+    # Folders may stand between the flags.
+    args = parser().parse_intermixed_args(argv)
+    flags.check(args)
+    of = sources(args)
+    check_out(args, of)
+    model = flags.niqe_path(args)
+    if model and not args.restored:
+        without_truth.fit_niqe(args.fit_niqe, model)
+        return 0
 
+    # Everything that can be wrong is looked at before the work begins.
+    found = folders.find(args.restored, of.truth, of.inputs)
+    if of.known and sets.part(of.known, len(found.names)):
+        print(f'--set: {sets.counted(of.known, len(found.names))}', file=sys.stderr)
+    judges = judges_of(args, found, of)
+    done = evaluated(args, found, judges)
+    result = report.of(found, done, judges, reference=args.against, truth=of.truth, known=of.known)
+    print(report.text(result))
     if args.out:
-        outputs.check(
-            {'--out': written(args.out)},
-            {'RESTORED': args.restored, '--gt': args.gt},
-            {'--parser': args.parser, '--lpips': args.lpips},
-        )
-    folders, truths = find(args.restored, args.gt)
-    judges = Judges(
-        FaceParser(args.parser, args.device) if args.parser else None,
-        perceptual.lpips(args.lpips, args.device) if args.lpips else None,
-    )
-    done = {}
-    for name, images in folders.items():
-        title = f'evaluating {name}'
-        done[name] = evaluate(
-            images, truths, judges, batch=args.batch, device=args.device, title=title
-        )
-    means = {name: e.means for name, e in done.items()}
-    text = table(means)
-    if args.out:
-        write(args, list(truths), text, done)
-
-    print(text)
-    print(f'\nover {storage.counted(len(truths), "image")}')
-    if not all('ms_ssim' in row for row in means.values()):
-        print(f'MS-SSIM is left out: its five scales need images of {LEAST}x{LEAST} or more')
-    if args.out:
-        print(f'{args.out}.md and {args.out}.json written')
+        report.write(args.out, result)
+        if args.gallery:
+            report.write_gallery(args.out, result, args.show)
+        print('written: ' + ', '.join(str(path) for path in flags.written(args)))
     return 0
 
 

@@ -1,6 +1,5 @@
 """What a fit has come to, as HTML and as PNG: distributions, a table and pictures."""
 
-import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import storage
-from tools.report_html import STYLE, picture
+from tools.html_page import document, picture, text
 
 from .estimators import ESTIMATORS
 
@@ -126,20 +125,19 @@ def _html(
     recipe: str,
 ) -> str:
     cells = [
-        f'<tr><td>{html.escape(title)}<td class=n>{b:.3f}<td class=n>{a:.3f}</tr>'
-        for title, b, a in rows
+        f'<tr><td>{text(title)}<td class=n>{b:.3f}<td class=n>{a:.3f}</tr>' for title, b, a in rows
     ]
-    return ''.join(
+    body = ''.join(
         [
-            f'<!doctype html><meta charset=utf-8><title>Fit</title><style>{STYLE}</style>',
             '<h1>A recipe fitted to pictures</h1>',
             '<p>Shares of the pictures below a value: real, fitted, and before.</p>',
-            picture(curves),
+            picture(curves, 'distributions, estimator by estimator'),
             '<h2>Kolmogorov-Smirnov distances from the real pictures</h2>',
             '<table><tr><th>estimator<th>before<th>fitted</tr>',
             *cells,
             '</table>',
-            *map(picture, sheets),
-            f'<h2>The recipe</h2><pre>{html.escape(recipe)}</pre>',
+            *(picture(sheet, 'a contact sheet under its title') for sheet in sheets),
+            f'<h2>The recipe</h2><pre>{text(recipe)}</pre>',
         ]
     )
+    return document('Fit', body)

@@ -1,0 +1,1 @@
+"""What tools/evaluate.py is made of: folders, test sets, columns, scores, tables and a gallery."""
