@@ -12,6 +12,8 @@ The validation inputs of the newest run:
     python infer.py
 Faces as the network was trained on; 8-bit RGB PNG of the same names come out:
     python infer.py LQ/ --run runs/mine --aligned --output restored/
+Aligned faces of 512x512, as the usual test sets have them; as large ones come out:
+    python infer.py lfw_cropped_faces/ --fit --output restored/
 With PSNR and SSIM of the saved files:
     python infer.py --run runs/mine --input LQ/ --gt GT/
 With weights from elsewhere, which tell the network by themselves:
@@ -43,7 +45,16 @@ from sources.files import MOST
 from storage import some
 from tasks import film_run, images, photo_flags, photo_run, shipped
 from tasks.batches import ahead, grouped
-from tasks.inputs import LARGEST, Inputs, Listed, check_complete, listed, of_files, within
+from tasks.inputs import (
+    LARGEST,
+    Inputs,
+    Listed,
+    check_complete,
+    fitted,
+    listed,
+    of_files,
+    within,
+)
 from tasks.loading import Loaded, load
 from tasks.task import Applied, Group
 from training import outputs
@@ -104,6 +115,12 @@ def _add_how(p: argparse.ArgumentParser) -> None:
         help='average with the restoration of the mirror image: twice the time, a little more PSNR',
     )
     p.add_argument(
+        '--fit',
+        action='store_true',
+        help='inputs are aligned faces of any size, and are brought to what the network was '
+        'trained on first: 128x128 for most, so that they come out as 512x512',
+    )
+    p.add_argument(
         '--batch',
         type=program.ranges.BATCH,
         default=8,
@@ -128,8 +145,10 @@ def why_aligned(args: argparse.Namespace, loaded: Loaded, found: Listed | None) 
 
     Raises RunError for --no-aligned where they can be nothing else.
     """
-    if args.aligned:
-        return '--aligned'
+    if args.fit and args.aligned is False:
+        raise RunError('--fit is of aligned faces, and --no-aligned says that there are none')
+    if args.aligned or args.fit:
+        return '--fit' if args.fit else '--aligned'
     why = None
     if loaded.task.name != 'restore':
         why = f'as the network of a {loaded.task.name} run wants them'
@@ -314,11 +333,14 @@ def of_film(args: argparse.Namespace, loaded: Loaded) -> Said:
 
 def of_faces(args: argparse.Namespace, loaded: Loaded, found: Listed | None) -> Said:
     """Apply the network to whole pictures."""
+    if args.fit and (found is None or loaded.task.name != 'restore'):
+        raise RunError('--fit is of the faces of an --input, to be restored: leave it out')
     if found is None:
         source = validation_inputs(loaded)
     else:
         some_found = within(found, args.max_pixels or LARGEST)
         source = of_files(some_found, args.gt, loaded.task.read_truth)
+        source = fitted(source, photo_flags.side_of(loaded)) if args.fit else source
     folder = output_folder(args, loaded, source.names, found, images.is_picture)
     device = torch.device(args.device)
     how = Applied(device, loaded.autocast(device, args.precision), args.tta, args.lpips)

@@ -9,7 +9,7 @@ from errors import MetricError, RunError
 from faces import heatmaps
 
 from . import landmarks, loading
-from .face_parser import sized
+from .images import sized
 
 
 def landmark_network(

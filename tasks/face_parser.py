@@ -3,7 +3,6 @@
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from errors import RunError
@@ -56,14 +55,3 @@ class FaceParser:
 
 
 _INSIDE = np.array([name not in AROUND for name in masks.CLASSES])
-
-
-def sized(images: Tensor, size: int) -> Tensor:
-    """[n, 3, size, size] uint8: what the parser was trained on."""
-    if images.shape[-1] == size:
-        return images
-    # What is larger is averaged.
-    resized = F.interpolate(
-        images.float(), size=(size, size), mode='bilinear', antialias=True, align_corners=False
-    )
-    return resized.round().to(torch.uint8)

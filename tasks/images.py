@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from errors import RunError
@@ -35,3 +36,14 @@ def is_picture(path: Path) -> bool:
 def needs_truth(lpips: str) -> str:
     """What to say where there is nothing to compare with."""
     return f'--lpips {lpips} compares restored images with their ground truth: give --gt'
+
+
+def sized(images: Tensor, size: int) -> Tensor:
+    """[n, 3, S, S] uint8 -> [n, 3, size, size]: faces as large as a network was trained on."""
+    if images.shape[-1] == size:
+        return images
+    # What is larger is averaged.
+    resized = F.interpolate(
+        images.float(), size=(size, size), mode='bilinear', antialias=True, align_corners=False
+    )
+    return resized.round().to(torch.uint8)

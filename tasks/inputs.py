@@ -18,6 +18,8 @@ from sources.aliases import Say
 from sources.manifest import Image, Manifest
 from storage import counted, shown, some
 
+from .images import sized
+
 # Pixels of a picture unless more are allowed: of 4,096 x 4,096. A network keeps some hundred
 # numbers a pixel, and what enlarges four times writes sixteen pixels for one.
 LARGEST = 1 << 24
@@ -92,6 +94,19 @@ def of_files(found: Listed, gt: str | None, read_truth: Callable[[Path], Tensor]
         return read(found.images[i]), truth
 
     return Inputs(found.names, get, found.bad)
+
+
+def fitted(source: Inputs, side: int) -> Inputs:
+    """The same pictures, brought to side x side; one that is not square turns out bad."""
+
+    def get(i: int) -> Item:
+        image, truth = source.get(i)
+        _, h, w = image.shape
+        if h != w:
+            raise BadFile(f'{source.names[i]}: {w}x{h} is not square, as aligned faces are')
+        return sized(image[None], side)[0], truth
+
+    return source._replace(get=get)
 
 
 def image_files(

@@ -14,6 +14,7 @@ import numpy as np
 import processes
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -237,6 +238,35 @@ def test_infer_takes_any_size_and_tta(size, run, tmp_path):
         == 0
     )
     assert cv2.imread(str(tmp_path / 'out.png')).shape == (4 * size[0], 4 * size[1], 3)
+
+
+def test_infer_fits_aligned_faces_to_the_network(run, tmp_path, capfd):
+    """Of any size: as those that were averaged before; what is no square is left out."""
+    small = np.random.default_rng(0).integers(0, 256, (SIZE // 4, SIZE // 4, 3), np.uint8)
+    _png(tmp_path / 'in/large.png', small.repeat(4, 0).repeat(4, 1))
+    _png(tmp_path / 'in/small.png', small)
+    _png(tmp_path / 'in/wide.png', np.zeros((SIZE, 2 * SIZE, 3), np.uint8))
+    argv = ['--run', str(run), '--input', str(tmp_path / 'in'), '--output', str(tmp_path / 'out')]
+    assert infer.main([*argv, '--fit']) == 1
+    assert f'wide: {2 * SIZE}x{SIZE} is not square' in capfd.readouterr().err
+    large, own = (cv2.imread(str(tmp_path / f'out/{n}.png')) for n in ('large', 'small'))
+    assert large.shape == own.shape == (SIZE, SIZE, 3)
+
+    # The same pixels, averaged by a filter twice as wide as a pixel.
+    averaged = F.interpolate(
+        torch.from_numpy(small.repeat(4, 0).repeat(4, 1)).permute(2, 0, 1)[None].float(),
+        small.shape[:2],
+        mode='bilinear',
+        antialias=True,
+    )
+    _png(tmp_path / 'averaged.png', averaged[0].permute(1, 2, 0).round().byte().numpy())
+    given = ['--run', str(run), str(tmp_path / 'averaged.png'), '--aligned']
+    assert infer.main([*given, '--output', str(tmp_path / 'same.png')]) == 0
+    assert abs(cv2.imread(str(tmp_path / 'same.png')).astype(int) - large).max() <= 1
+
+    for more, said in (['--no-aligned'], 'no-aligned says'), (['--input', ''], 'of an --input'):
+        assert infer.main([*argv, '--fit', *more]) == 2
+        assert said in capfd.readouterr().err
 
 
 def test_infer_takes_a_folder_without_truth(run, tmp_path):
