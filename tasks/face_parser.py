@@ -9,6 +9,7 @@ from errors import RunError
 from faces import masks, paste
 
 from . import loading, parse
+from .images import sized
 
 # What of a picture around a face is not the face: it stays the photo's own.
 AROUND = 'background', 'hat', 'neck_l', 'neck', 'cloth'
