@@ -55,7 +55,7 @@ from tasks.inputs import (
     of_files,
     within,
 )
-from tasks.loading import Loaded, load
+from tasks.loading import Loaded, add_fidelity, load
 from tasks.task import Applied, Group
 from training import outputs
 
@@ -114,6 +114,7 @@ def _add_how(p: argparse.ArgumentParser) -> None:
         action='store_true',
         help='average with the restoration of the mirror image: twice the time, a little more PSNR',
     )
+    add_fidelity(p)
     p.add_argument(
         '--fit',
         action='store_true',
@@ -281,7 +282,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.source and args.input:
         raise RunError(f'{args.source} and --input {args.input} both name pictures: give one')
     args.input = args.input or args.source
-    loaded = load(args.run, args.weights, args.device, usual=bool(args.input))
+    usual = bool(args.input)
+    loaded = load(args.run, args.weights, args.device, usual=usual, fidelity=args.fidelity)
     loaded.task.check_infer(args.lpips)
     if args.lpips and args.input and not args.gt:
         raise RunError(images.needs_truth(args.lpips))

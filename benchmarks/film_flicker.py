@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.input or not film_file.is_film(args.input):
         raise RunError('name a film')
     film_file.check_installed()
-    loaded = loading.load(args.run, args.weights, args.device, usual=True)
+    loaded = loading.load(args.run, args.weights, args.device, usual=True, fidelity=args.fidelity)
     tools = photo_flags.build(args, loaded)
     film = film_file.probe(args.input, photo_flags.MOST)
     with tempfile.TemporaryDirectory() as folder:

@@ -115,7 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.out and Path(args.out).suffix.lower() not in ('.png', '.jpg', '.jpeg'):
         raise RunError(f'--out {args.out}: give a name that ends in .png or .jpg')
-    tools = photo_flags.build(args, loading.load(args.run, args.weights, args.device, usual=True))
+    tools = photo_flags.build(
+        args, loading.load(args.run, args.weights, args.device, usual=True, fidelity=args.fidelity)
+    )
     pair = compared(args.source, args.large, tools)
     rows = scores(pair)
     for name, (decibels, structure) in rows.items():

@@ -110,7 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = args.input or args.source
     if not source:
         raise RunError('name a folder of photos')
-    tools = photo_flags.build(args, loading.load(args.run, args.weights, args.device, usual=True))
+    tools = photo_flags.build(
+        args, loading.load(args.run, args.weights, args.device, usual=True, fidelity=args.fidelity)
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / 'in').mkdir()

@@ -47,19 +47,19 @@ def paste(
     photo: np.ndarray,
     faces: Iterable[Face],
     scale: float = 1,
-    fidelity: float = 0,
+    keep: float = 0,
     gray: bool | None = None,
 ) -> None:
     """Blend faces into a photo that was enlarged by `scale`, in place, in `order`.
 
     photo:    [H, W, 3] uint8 or uint16
-    fidelity: 0 to 1, how much of the photo stays in the faces
+    keep: 0 to 1, how much of the photo stays in the faces
     gray:     whether the photo has no colours, and gets none; looked at if it is not said
     """
     gray = is_gray(photo) if gray is None else gray
     given = list(faces)
     for i in order([face.matrix for face in given]):
-        _paint(photo, given[i], scale, fidelity, gray)
+        _paint(photo, given[i], scale, keep, gray)
 
 
 def is_gray(photo: np.ndarray) -> bool:
@@ -73,7 +73,7 @@ def grayed(image: np.ndarray) -> np.ndarray:
     return np.repeat((image @ np.array(LUMA, np.float32))[..., None], 3, 2)
 
 
-def _paint(photo: np.ndarray, face: Face, scale: float, fidelity: float, gray: bool) -> None:
+def _paint(photo: np.ndarray, face: Face, scale: float, keep: float, gray: bool) -> None:
     m = align.scaled(face.matrix, source=scale)
     size = face.mask.shape[0], face.mask.shape[1]
     own = align.warped(photo, m, size).astype(np.float32)
@@ -87,7 +87,7 @@ def _paint(photo: np.ndarray, face: Face, scale: float, fidelity: float, gray: b
     for y in range(top, bottom, PIECE):
         for x in range(left, right, PIECE):
             piece = photo[y : min(y + PIECE, bottom), x : min(x + PIECE, right)]
-            _blend(piece, image, face.mask, _moved(back, x, y), 1 - fidelity)
+            _blend(piece, image, face.mask, _moved(back, x, y), 1 - keep)
 
 
 def _blend(

@@ -1,5 +1,8 @@
 """A trained network, of a run or of a file of weights, ready to be applied."""
 
+import program
+
+import argparse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +14,7 @@ import tasks
 from config.schema import Config
 from errors import RunError
 from storage import shown
-from training import checkpoint, run
+from training import checkpoint, run, soup
 
 from . import shipped
 from .players import Autocast, autocast, channels_last
@@ -32,16 +35,31 @@ class Loaded(NamedTuple):
         return autocast(precision or own, device)
 
 
-def load(path: str | None, weights: str | None, device: str, *, usual: bool = False) -> Loaded:
+def load(
+    path: str | None,
+    weights: str | None,
+    device: str,
+    *,
+    usual: bool = False,
+    fidelity: float | None = None,
+) -> Loaded:
     """Load the network of a run, or of weights: of a file, or of those that come along, by name.
 
     usual: where neither is given, take weights that come along, rather than the newest run
+    fidelity: where in between these, see `between`
 
     Raises RunError and CheckpointError.
     """
     if weights and path:
         raise RunError('--run and --weights both name a network: give one')
     check_device(device)
+    if fidelity is not None:
+        if weights or path or not usual:
+            raise RunError(
+                '--fidelity is between the weights that come along, for an --input: leave '
+                f'{"--run" if path else "--weights" if weights else "it"} out'
+            )
+        return between(fidelity, device)
     if usual and not (weights or path):
         weights = shipped.USUAL
     if weights:
@@ -66,6 +84,25 @@ def of_weights(path: str, device: str, flag: str = '--weights') -> Loaded:
         raise RunError(f'{flag} {shown(path)}: {error}') from error
     read = checkpoint.load_weights(net, path)
     return _ready(net, read, Loaded(net, tasks.of(Config()), None, Path('restored')), device)
+
+
+def add_fidelity(p: argparse.ArgumentParser) -> None:
+    """Add the flag of what is between the weights that come along."""
+    p.add_argument(
+        '--fidelity',
+        type=program.Number(0, 1),
+        help=f'between the weights that come along: at 1 {shipped.USUAL}, which is nearest to the '
+        f'truth on average, at 0 {shipped.SHARP}, which is sharper and invents more (default: 1)',
+    )
+
+
+def between(fidelity: float, device: str) -> Loaded:
+    """Load the network between the two that come along: the sharp one at 0, the faithful at 1."""
+    sharp = of_weights(shipped.SHARP, device)
+    faithful = of_weights(shipped.USUAL, device)
+    blend = soup.between(sharp.net.state_dict(), faithful.net.state_dict(), fidelity)
+    sharp.net.load_state_dict(blend)
+    return sharp
 
 
 def of_run(path: str | Path, device: str, flag: str = '--run') -> Loaded:

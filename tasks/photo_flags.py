@@ -62,7 +62,7 @@ def _add_what(g: Any) -> None:
         help='write the restored faces, upright, as NAME-00.png and so on, instead of photos',
     )
     g.add_argument(
-        '--fidelity',
+        '--keep',
         type=program.Number(0, 1),
         default=0.0,
         help='how much of the photo stays in its faces: 0 none, 1 all (default: %(default)s)',
@@ -140,7 +140,7 @@ def add_detector(g: Any) -> None:
 
 
 OF_PHOTOS = (
-    *('scale', 'faces_only', 'fidelity', 'format', 'metadata', 'background', 'tile', 'parser'),
+    *('scale', 'faces_only', 'keep', 'format', 'metadata', 'background', 'tile', 'parser'),
     *('min_face', 'skip_good', 'require_face', 'detector'),
 )
 
@@ -161,7 +161,7 @@ def check(args: argparse.Namespace) -> None:
     """Raise RunError for flags that have no effect beside others."""
     usual = defaults()
     # Faces are written as the network makes them.
-    useless = ('fidelity', 'parser', 'background', 'scale') if args.faces_only else ()
+    useless = ('keep', 'parser', 'background', 'scale') if args.faces_only else ()
     for name in useless:
         if getattr(args, name) != usual[name]:
             raise RunError(f'--{name} has no effect with --faces-only: leave one of them out')
@@ -193,7 +193,7 @@ def build(args: argparse.Namespace, loaded: Loaded) -> Tools:
     how = How(
         side=side_of(loaded),
         scale=args.scale,
-        fidelity=args.fidelity,
+        keep=args.keep,
         min_face=args.min_face,
         skip_good=args.skip_good,
         batch=args.batch,

@@ -39,7 +39,7 @@ class How(NamedTuple):
 
     side: int  # pixels, of the faces that the network is given
     scale: int = 1  # by which the photo is enlarged
-    fidelity: float = 0.0  # how much of the photo stays in its faces, 0 to 1
+    keep: float = 0.0  # how much of the photo stays in its faces, 0 to 1
     min_face: int | None = None  # pixels; None: as detect.smallest has it
     skip_good: float | None = None  # pixels that a face must be worth to be left alone
     batch: int = 8  # faces restored together
@@ -168,7 +168,7 @@ def _paint(job: Job, i: int, face: np.ndarray, mask: np.ndarray, how: How) -> No
     levels = np.iinfo(job.canvas.dtype).max // 255
     there = align.scaled(job.matrices[i], target=len(face) / how.side)
     placed = paste.Face(face.astype(np.float32) * levels, mask, there, job.lifts[i] * levels)
-    paste.paste(job.canvas, [placed], how.scale, how.fidelity, job.gray)
+    paste.paste(job.canvas, [placed], how.scale, how.keep, job.gray)
 
 
 def _background(photo: Photo, how: How) -> np.ndarray:

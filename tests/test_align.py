@@ -134,7 +134,7 @@ def test_a_grey_photo_stays_grey():
     assert (pasted != photo).any() and (pasted == pasted[..., :1]).all()
 
 
-def test_fidelity_keeps_the_photo():
+def test_keep_keeps_the_photo():
     rng = np.random.default_rng(2)
     photo = rng.integers(0, 256, (240, 260, 3), np.uint8)
     m = align.matrix(points_at(120, 118, 100, 0), SIDE)
@@ -142,9 +142,9 @@ def test_fidelity_keeps_the_photo():
         rng.uniform(0, 255, (SIDE, SIDE, 3)).astype(np.float32), paste.square(SIDE), m
     )
     changes = []
-    for fidelity in (0, 0.5, 1):
+    for keep in (0, 0.5, 1):
         pasted = photo.copy()
-        paste.paste(pasted, [face], fidelity=fidelity)
+        paste.paste(pasted, [face], keep=keep)
         changes.append(np.abs(pasted.astype(int) - photo).sum())
     assert changes[0] > 0 and changes[2] == 0 and abs(changes[1] / changes[0] - 0.5) < 0.02
 

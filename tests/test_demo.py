@@ -70,9 +70,9 @@ def saved(path, photo):
     return path
 
 
-def ask(restorer, folder, path, scale=1, fidelity=0.0, known=None):
+def ask(restorer, folder, path, scale=1, keep=0.0, known=None):
     """What the page is told, which is a result or a message in one line."""
-    got = demo_photo.answer(restorer, str(folder), str(path), scale, fidelity, known)
+    got = demo_photo.answer(restorer, str(folder), str(path), scale, keep, known)
     assert got.said.startswith(path.name) and got.said.isprintable()
     assert (got.file is None) == (got.views is None) == (got.known is None)
     return got
@@ -101,7 +101,7 @@ def test_the_file_is_that_of_infer(kind, restorer, weights, tmp_path):
     # A PNG holds whatever other kinds do.
     photo = photo_file.read(path.read_bytes())
     twin = saved(tmp_path / 'twin.png', photo._replace(kind='PNG'))
-    argv = ['--weights', weights, '--device', 'cpu', '--fidelity', '0.3', '--no-aligned']
+    argv = ['--weights', weights, '--device', 'cpu', '--keep', '0.3', '--no-aligned']
     argv += ['--output', str(tmp_path / 'out'), '--format', kind.lower().replace('bmp', 'png')]
     assert infer.main([str(twin), *argv]) == 0
     (theirs,) = (tmp_path / 'out').iterdir()
@@ -160,9 +160,9 @@ def test_the_network_is_asked_once_about_a_photo(restorer, tmp_path, monkeypatch
     known = ask(counting, tmp_path, path, 1, 0).known
     assert asked == ['detector', 'network']
     files = set()
-    for scale, fidelity in (1, 0.0), (1, 0.5), (2, 0.5), (4, 1.0):
-        again = ask(counting, tmp_path, path, scale, fidelity, known)
-        fresh = ask(restorer, tmp_path, path, scale, fidelity)
+    for scale, keep in (1, 0.0), (1, 0.5), (2, 0.5), (4, 1.0):
+        again = ask(counting, tmp_path, path, scale, keep, known)
+        fresh = ask(restorer, tmp_path, path, scale, keep)
         assert Path(again.file).read_bytes() == Path(fresh.file).read_bytes()
         files.add(Path(again.file).read_bytes())
     assert asked == ['detector', 'network'] and len(files) == 4
@@ -645,8 +645,8 @@ def test_a_visit(serve, browser, weights, tmp_path):
     slider = visit.all('input[type=range]')[0]
     before = visit.pictures()
     actions.click_and_hold(slider).release().perform()
-    fidelity = slider.get_attribute('value')
-    assert 0.4 <= float(fidelity) <= 0.6
+    keep = slider.get_attribute('value')
+    assert 0.4 <= float(keep) <= 0.6
     wait_for(lambda: len({*visit.pictures()} - {*before}) == 2 + 4)
     if os.environ.get('FACES_SCREENSHOT'):
         browser.save_screenshot(os.environ['FACES_SCREENSHOT'])
@@ -654,7 +654,7 @@ def test_a_visit(serve, browser, weights, tmp_path):
     visit.button('Download two faces-restored.jpg').click()
     saved = tmp_path / 'saved/two faces-restored.jpg'
     wait_for(saved.exists)
-    argv = ['--weights', weights, '--device', 'cpu', '--fidelity', fidelity, '--no-aligned']
+    argv = ['--weights', weights, '--device', 'cpu', '--keep', keep, '--no-aligned']
     assert infer.main([str(path), '--output', str(tmp_path / 'out'), *argv]) == 0
     assert saved.read_bytes() == (tmp_path / 'out' / path.name).read_bytes()
 

@@ -311,12 +311,12 @@ def test_a_stopped_film_comes_out_the_same(at, home, monkeypatch, capsys):
 
 def test_other_flags_begin_anew(home, capsys):
     source = made(home / 'in.mp4', 12)
-    args = infer.parser().parse_args([source, '--fidelity', '0.5', '--device', 'cpu'])
+    args = infer.parser().parse_args([source, '--keep', '0.5', '--device', 'cpu'])
     args.input = source
     net = models.SRResNet(2, 8)
     plan = film_run.plan(args, net)
     assert film_run.plan(args, net) == plan
-    for change in ({'fidelity': 0.4}, {'scale': 4}, {'tta': True}):
+    for change in ({'keep': 0.4}, {'scale': 4}, {'tta': True}):
         other = argparse.Namespace(**{**vars(args), **change})
         assert film_run.plan(other, net) != plan
     net.state_dict()['conv_first.weight'][0, 0, 0, 0] += 1

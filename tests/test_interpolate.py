@@ -20,6 +20,7 @@ import synthetic
 import tasks
 from config import schema
 from tools import interpolate
+from training import soup
 
 SIZE, COUNT = 64, 5
 
@@ -106,12 +107,12 @@ def restored(home, weights, out, capsys):
 
 def test_between_is_linear_and_exact_at_the_ends():
     a, b = (make('srresnet', seed).state_dict() for seed in (0, 1))
-    assert all(torch.equal(v, a[k]) for k, v in interpolate.between(a, b, 0.0).items()) and all(
-        torch.equal(v, b[k]) for k, v in interpolate.between(a, b, 1.0).items()
+    assert all(torch.equal(v, a[k]) for k, v in soup.between(a, b, 0.0).items()) and all(
+        torch.equal(v, b[k]) for k, v in soup.between(a, b, 1.0).items()
     )
     assert all(
         torch.allclose(v, 0.7 * a[k] + 0.3 * b[k], atol=1e-6)
-        for k, v in interpolate.between(a, b, 0.3).items()
+        for k, v in soup.between(a, b, 0.3).items()
     )
 
 
@@ -124,7 +125,7 @@ def test_a_linear_part_of_the_network_is_interpolated_in_its_output():
     with torch.no_grad():
         b.conv_last.weight.add_(torch.randn_like(b.conv_last.weight))
         first, last = a(x), b(x)
-        weights = interpolate.between(a.state_dict(), b.state_dict(), 0.25)
+        weights = soup.between(a.state_dict(), b.state_dict(), 0.25)
         a.load_state_dict(weights)
         assert torch.allclose(a(x), torch.lerp(first, last, 0.25), atol=1e-5)
 

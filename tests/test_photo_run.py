@@ -124,11 +124,11 @@ def test_faces_alone_are_changed(scale, home):
     assert not changed[~boxes].any() and changed[boxes].mean() > 0.3
 
 
-def test_fidelity_goes_from_the_restored_to_the_photo(home):
+def test_keep_goes_from_the_restored_to_the_photo(home):
     write(home, a=1)
     out = []
-    for fidelity in (0, 0.5, 1):
-        assert run(home, home / 'in', '--fidelity', fidelity, '--scale', '1') == 0
+    for keep in (0, 0.5, 1):
+        assert run(home, home / 'in', '--keep', keep, '--scale', '1') == 0
         out.append(np.asarray(Image.open(home / 'out' / 'a.png')).astype(float))
     assert (out[2] == picture(1)).all() and (out[0] != out[2]).any()
     assert np.abs(out[1] - (out[0] + out[2]) / 2).max() <= 1.01
@@ -180,7 +180,7 @@ def test_metadata_is_kept_as_one_says(kind, kept, home):
 def test_sixteen_bits_come_back(home):
     deep = picture(1).astype(np.uint16) * 257
     cv2.imwrite(str(home / 'in' / 'a.png'), deep[..., ::-1])
-    assert run(home, home / 'in', '--scale', '1', '--fidelity', '1') == 0
+    assert run(home, home / 'in', '--scale', '1', '--keep', '1') == 0
     out = cv2.imread(str(home / 'out' / 'a.png'), cv2.IMREAD_UNCHANGED)
     assert out.dtype == np.uint16 and (out[..., ::-1] == deep).all()
 
@@ -308,7 +308,7 @@ def test_a_list_of_one_photo_does_not_write_over_it(home, capsys):
         (['--output', 'a.jpg', '--format', 'png'], 'leave --format out'),
         (['--output', 'a.png', '--faces-only'], 'give a folder'),
         (['--no-aligned', '--gt', 'in'], 'leave it out'),
-        (['--faces-only', '--fidelity', '0.5'], 'no effect with --faces-only'),
+        (['--faces-only', '--keep', '0.5'], 'no effect with --faces-only'),
         (['--tile', '64'], '--tile is of networks'),
         (['--background', 'Lanczos'], 'give lanczos, network, or weights'),
         (['--device', 'meta'], 'cannot be used'),
@@ -355,7 +355,7 @@ def test_a_photo_may_be_longer_than_a_warp(home, monkeypatch):
     one = detect.Found(where, points[None], np.ones(1))
     monkeypatch.setattr(detect, 'make', lambda path: lambda photo, min_face: one)
     Image.fromarray(long).save(home / 'in' / 'a.png')
-    assert run(home, home / 'in', '--fidelity', '0.5') == 0
+    assert run(home, home / 'in', '--keep', '0.5') == 0
     assert Image.open(home / 'out' / 'a.png').size == (40_000, 80)
 
 

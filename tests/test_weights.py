@@ -1,5 +1,6 @@
 """The weights that come with the project are those of a network of ours, and say what they are."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -15,8 +16,10 @@ from errors import RunError
 from metrics.psnr import psnr
 from sources import files
 from tasks import loading, restoration, shipped
+from tools import evaluate
+from training import checkpoint
 
-FILES = sorted((Path(__file__).resolve().parents[1] / 'weights').glob('*.safetensors'))
+FILES = [shipped.FOLDER / f'{name}.safetensors' for name in shipped.names()]
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
@@ -72,3 +75,50 @@ def test_a_file_of_the_user_goes_before_them(tmp_path, monkeypatch):
 def test_an_unknown_name_is_told_of_those_that_there_are():
     with pytest.raises(RunError, match=f'faces-x: no such file; .*{shipped.USUAL}'):
         loading.load(None, 'faces-x', 'cpu')
+
+
+def test_fidelity_is_between_two_sets_of_weights(tmp_path, monkeypatch):
+    """The sharp ones at 0, the usual ones at 1, and their mean in the middle."""
+    monkeypatch.setattr(shipped, 'FOLDER', tmp_path)
+    torch.manual_seed(0)
+    nets = {name: models.UNet((8, 8), ((1,), 1, (1,))) for name in (shipped.SHARP, shipped.USUAL)}
+    for name, net in nets.items():
+        checkpoint.save_weights(tmp_path / f'{name}.safetensors', net.state_dict())
+    sharp, usual = (net.state_dict() for net in nets.values())
+    for fidelity in 0, 0.5, 1:
+        found = loading.load(None, None, 'cpu', usual=True, fidelity=fidelity).net.state_dict()
+        for key, value in found.items():
+            torch.testing.assert_close(value, sharp[key] + fidelity * (usual[key] - sharp[key]))
+
+
+@pytest.mark.parametrize(
+    'argv',
+    [
+        ['face.png', '--weights', 'faces-psnr', '--fidelity', '0.5'],
+        ['face.png', '--run', 'runs/mine', '--fidelity', '0.5'],
+        ['--fidelity', '0.5'],
+        ['face.png', '--fidelity', '1.5'],
+    ],
+)
+def test_fidelity_is_of_these_weights_alone(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert infer.main(argv) == 2
+    except SystemExit as error:
+        assert error.code == 2
+    assert '--fidelity' in capsys.readouterr().err
+
+
+def test_the_model_of_niqe_tells_a_sharp_face_from_a_soft_one(tmp_path, monkeypatch, capsys):
+    """By its name; what is sharp is nearer to the photographs that it was fitted to."""
+    monkeypatch.chdir(tmp_path)
+    sharp = synthetic.face(0, 512).image
+    soft = cv2.GaussianBlur(sharp, (0, 0), 3)
+    for name, image in ('sharp', sharp), ('soft', soft):
+        Path(name).mkdir()
+        cv2.imwrite(f'{name}/face.png', image[..., ::-1])
+    argv = ['sharp', 'soft', '--niqe', shipped.NIQE, '--out', 'table', '--device', 'cpu']
+    assert evaluate.main(argv) == 0
+    mean = json.loads(Path('table.json').read_text())['mean']
+    assert mean['sharp']['niqe'] < mean['soft']['niqe']
+    assert 'not comparable with published figures' in capsys.readouterr().out

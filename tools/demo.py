@@ -58,7 +58,7 @@ from this machine after {KEPT // 60} minutes.
 def page(ask: Callable[..., Answer], limits: str, waiting: int) -> Any:
     """Return the page as gradio.Blocks.
 
-    ask:     demo_photo.answer, of (path, scale, fidelity, known)
+    ask:     demo_photo.answer, of (path, scale, keep, known)
     limits:  what may be uploaded, in words
     waiting: photos that may wait
     """
@@ -99,24 +99,24 @@ def page(ask: Callable[..., Answer], limits: str, waiting: int) -> Any:
             api_visibility='private',
         )
         button.click(shown, **how)
-        _, scale, fidelity = given
-        gr.on([scale.input, fidelity.release], once_more, trigger_mode='always_last', **how)
+        _, scale, keep = given
+        gr.on([scale.input, keep.release], once_more, trigger_mode='always_last', **how)
     blocks.queue(max_size=waiting, default_concurrency_limit=1)
     return blocks
 
 
 def _given(gr: Any, limits: str) -> tuple[Any, Any, Any, Any]:
-    """What a visitor gives: photo, scale, fidelity, and the button."""
+    """What a visitor gives: photo, scale, keep, and the button."""
     upload = gr.File(label='Photo', height=150)
     _refuse_addresses(upload)
     gr.Markdown(f'Upload {limits}.')
     scale = gr.Radio([('1x', 1), ('2x', 2), ('4x', 4)], value=2, label='Enlarge')
-    fidelity = gr.Slider(
-        0, 1, 0, step=0.05, label='Fidelity', info='0: restored faces, 1: as they were'
+    keep = gr.Slider(
+        0, 1, 0, step=0.05, label='Keep', info='of the photo in its faces: 0 none, 1 all'
     )
     # What is typed beside it may be any number.
-    fidelity.preprocess = lambda value: min(max(value or 0.0, 0.0), 1.0)
-    return upload, scale, fidelity, gr.Button('Restore', variant='primary')
+    keep.preprocess = lambda value: min(max(value or 0.0, 0.0), 1.0)
+    return upload, scale, keep, gr.Button('Restore', variant='primary')
 
 
 def _refuse_addresses(upload: Any) -> None:
@@ -190,6 +190,7 @@ def parser() -> argparse.ArgumentParser:
         help=f'weights instead of a run: {", ".join(shipped.names())}, which come along, or a '
         f'file (default: {shipped.USUAL})',
     )
+    loading.add_fidelity(p)
     p.add_argument(
         '--device',
         default='cuda' if torch.cuda.is_available() else 'cpu',
@@ -250,7 +251,7 @@ def need_packages() -> None:
 
 def restorer_of(args: argparse.Namespace) -> Restorer:
     """Load what the flags name. Raises RunError."""
-    loaded = loading.load(args.run, args.weights, args.device, usual=True)
+    loaded = loading.load(args.run, args.weights, args.device, usual=True, fidelity=args.fidelity)
     if loaded.task.name != 'restore':
         raise RunError(
             f'--run {loaded.folder.parent} is a {loaded.task.name} run: give one that restores'

@@ -89,12 +89,10 @@ class Restorer:
         most = f'{self.most_bytes / 1e6:,.3g} MB and {self._most / 1e6:,.3g} million pixels'
         return f'a PNG, JPEG, {", ".join(kinds)} or {last} of at most {most}'
 
-    def __call__(
-        self, path: Path, scale: int, fidelity: float, known: Known | None = None
-    ) -> Result:
+    def __call__(self, path: Path, scale: int, keep: float, known: Known | None = None) -> Result:
         """Restore a file.
 
-        scale: by which the photo is enlarged; fidelity: see tasks/photos.py
+        scale: by which the photo is enlarged; keep: see tasks/photos.py
         known: of the last time: the networks are not asked again about the same file
         Raises BadFile for whatever cannot be restored.
         """
@@ -105,7 +103,7 @@ class Restorer:
             known = Known(digest)
         try:
             photo = self._photo(data, scale)
-            done = self._done(photo, scale, fidelity, known)
+            done = self._done(photo, scale, keep, known)
             return _result(path.stem, photo, done, scale, known)
         except (MemoryError, torch.OutOfMemoryError):
             raise BadFile(
@@ -135,10 +133,10 @@ class Restorer:
             )
         return photo
 
-    def _done(self, photo: Photo, scale: int, fidelity: float, known: Known) -> photos.Done:
+    def _done(self, photo: Photo, scale: int, keep: float, known: Known) -> photos.Done:
         detector = known.detector(self._tools.detector)
         network = known.network(self._tools.network)
-        how = self._tools.how._replace(scale=scale, fidelity=fidelity)
+        how = self._tools.how._replace(scale=scale, keep=keep)
         (done,) = photos.restored([('', photo)], detector, network, how)
         return done
 
@@ -234,7 +232,7 @@ def answer(
     folder: str,
     path: str | None,
     scale: int,
-    fidelity: float,
+    keep: float,
     known: Known | None,
 ) -> Answer:
     """Restore an upload, or say why not.
@@ -245,7 +243,7 @@ def answer(
         return Answer('choose a photo first')
     name = printable(Path(path).name, 60)
     try:
-        result = restorer(Path(path), scale, fidelity, known)
+        result = restorer(Path(path), scale, keep, known)
     except BadFile as error:
         return Answer(f'{name}: {error}')
     return _written(result, name, Path(tempfile.mkdtemp(dir=folder)))

@@ -3,8 +3,8 @@
 python tools/evaluate.py restored/ --gt GT/                           PSNR, SSIM, MS-SSIM, sharpness
 python tools/evaluate.py a/ ours=b/ --gt GT/ --out results/table --gallery     two methods compared
 python tools/evaluate.py out/ --gt GT/ --lpips vgg.pth --identity sface.onnx   and further columns
-python tools/evaluate.py out/ --set celeba-test FOLDER --niqe niqe.safetensors a known test set
-python tools/evaluate.py out/ --niqe niqe.safetensors                          without any truth
+python tools/evaluate.py out/ --set celeba-test FOLDER --niqe niqe-faces        a known test set
+python tools/evaluate.py out/ --niqe niqe-faces                                 without any truth
 python tools/evaluate.py --fit-niqe FFHQ/ --niqe niqe.safetensors              a model for NIQE
 
 --out writes results/table.md, .json and .csv, the latter two with every image; --gallery a page

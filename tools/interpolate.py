@@ -31,7 +31,7 @@ from tasks.players import autocast
 from tasks.restoration import RestoreScores
 from tasks.task import Task
 from tools import arguments
-from training import checkpoint, outputs, pictures
+from training import checkpoint, outputs, pictures, soup
 
 SHOWN = 4  # pictures in the strip
 ALPHAS = (0, 0.25, 0.5, 0.75, 1)
@@ -48,11 +48,6 @@ class Ends(NamedTuple):
     b: Weights
     task: Task
     config: Config  # of the run of A
-
-
-def between(a: Weights, b: Weights, alpha: float) -> dict[str, Tensor]:
-    """{name: tensor} of (1 - alpha) a + alpha b in float32; exactly a at 0 and b at 1."""
-    return {k: torch.lerp(a[k].float(), b[k].float(), alpha) for k in a}
 
 
 def load(a: str, b: str, device: str) -> Ends:
@@ -81,7 +76,7 @@ def score(
     data = next(iter(sets.values()))
     scores = {}
     for alpha in sorted(set(alphas)):
-        ends.net.load_state_dict(between(ends.a, ends.b, alpha))
+        ends.net.load_state_dict(soup.between(ends.a, ends.b, alpha))
         # Averaged weights have singular vectors of their own.
         models.refresh_spectral_norm(ends.net)
         scores[alpha] = restoration.validate(

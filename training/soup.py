@@ -6,7 +6,7 @@ run_dir/best/000123456_27.1234.safetensors    an average after 123,456 images, a
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +55,11 @@ def save_candidate(
     storage.write(folder / f'{nimg:09d}_{score:.4f}.safetensors', data, sync=True)
     for candidate in sorted(candidates(run_dir))[:-limit]:
         candidate.path.unlink()
+
+
+def between(a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float) -> Weights:
+    """(1 - alpha) a + alpha b in float32 (ESRGAN, 2018, sec. 3.4); exactly a at 0 and b at 1."""
+    return {k: torch.lerp(a[k].float(), b[k].float(), alpha) for k in a}
 
 
 def candidates(run_dir: str | os.PathLike[str]) -> list[Candidate]:

@@ -9,7 +9,7 @@ import torch
 
 from errors import RunError
 from storage import shown
-from tasks import loading
+from tasks import loading, shipped
 from tools import arguments
 
 from . import folders
@@ -78,7 +78,11 @@ def _add_columns(p: argparse.ArgumentParser) -> None:
 
     # What looks at an image alone, or at the whole folder.
     without = p.add_argument_group('further columns, with or without the truth')
-    without.add_argument('--niqe', metavar='MODEL', help='NIQE by a model that was fitted')
+    without.add_argument(
+        '--niqe',
+        metavar='MODEL',
+        help=f'NIQE by a model: {shipped.NIQE}, which comes along, or a file',
+    )
     without.add_argument(
         '--fit-niqe', metavar='FACES', help='fit it first, to a folder of pristine faces'
     )
@@ -159,7 +163,7 @@ def spelt(name: str) -> str:
 def niqe_path(args: argparse.Namespace) -> Path | None:
     """File of NIQE's model, which --fit-niqe writes."""
     if args.niqe:
-        return Path(args.niqe)
+        return Path(args.niqe if args.fit_niqe else shipped.resolved(args.niqe))
     return args.out.with_name(f'{args.out.name}.niqe.safetensors') if args.out else None
 
 
