@@ -177,8 +177,11 @@ def total(values: Iterable[Tensor]) -> Tensor:
 def stepper(net: nn.Module, config: Config, lr: float) -> optim.Stepper:
     """The optimizer of a run for a network's parameters."""
     options = config.optimization
-    optimizer = optim.make(options.optimizer, net, lr, options.weight_decay, options.betas)
-    return optim.Stepper(net, optimizer, config.run.precision, options.clip)
+    precision = config.run.precision
+    optimizer = optim.make(
+        options.optimizer, net, lr, options.weight_decay, options.betas, precision
+    )
+    return optim.Stepper(net, optimizer, precision, options.clip)
 
 
 @contextlib.contextmanager

@@ -34,6 +34,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
+        half: bool = False,
     ) -> None:
         """Sort a network's parameters into matrices and the rest.
 
@@ -41,7 +42,9 @@ class Muon(torch.optim.Optimizer):
             square, as Adam's do
         momentum: Nesterov's, of the matrices
         betas: of AdamW
+        half: iterate in bfloat16 on a CPU as well, one whose hardware computes it
         """
+        self._half = half
         matrices = _matrices(net)
         known = {id(p) for p in matrices}
         rest = [p for p in net.parameters() if id(p) not in known]
@@ -96,7 +99,8 @@ class Muon(torch.optim.Optimizer):
             mean.copy_(updated if skip is None else torch.where(skip > 0, mean, updated))
 
             # Nesterov: the gradient once more; then Adam's size, and decay.
-            step = orthogonal(gradient.lerp(mean, momentum)) * (0.2 * max(shape) ** 0.5)
+            direction = orthogonal(gradient.lerp(mean, momentum), self._half)
+            step = direction * (0.2 * max(shape) ** 0.5)
             if group['weight_decay']:
                 step += group['weight_decay'] * torch.stack([p.flatten(1) for p in parameters])
             if skip is not None:
@@ -136,14 +140,16 @@ def _gradients(parameters: list[nn.Parameter]) -> Tensor:
     return torch.stack([g.flatten(1) for g in gradients]).float()
 
 
-def orthogonal(x: Tensor) -> Tensor:
+def orthogonal(x: Tensor, half: bool = False) -> Tensor:
     """Return about U V' for matrices U S V', [n, rows, columns], in x's dtype.
 
     Singular values end between 0.7 and 1.2, except for those that were very small compared with
-    the others. On a GPU it computes in bfloat16, whose rounding the iteration forgives.
+    the others.
+
+    half: compute in bfloat16, as is always done on a GPU; the iteration forgives its rounding
     """
     wide = x.shape[1] <= x.shape[2]
-    y = (x if wide else x.transpose(1, 2)).to(torch.bfloat16 if x.is_cuda else x.dtype)
+    y = (x if wide else x.transpose(1, 2)).to(torch.bfloat16 if half or x.is_cuda else x.dtype)
     y = y / y.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(STEPS):

@@ -25,16 +25,18 @@ def make(
     lr: float,
     weight_decay: float = 0.0,
     betas: Sequence[float] | None = None,
+    precision: str | None = None,
 ) -> torch.optim.Optimizer:
     """Make an optimizer of a network's parameters.
 
     name: one of OPTIMIZERS. Adam and AdamW have betas of 0.9 and 0.99 unless given, SGD has a
         plain momentum of 0.9, and Muon has AdamW's betas for the parameters that it leaves to it.
+    precision: of the run; with 'bf16' Muon may use it, too
     On a GPU it is fused, which also lets it skip a step there without telling the CPU.
     """
     first, second = betas or (0.9, 0.99)
     if name == 'muon':
-        return Muon(net, lr, weight_decay, betas=(first, second))
+        return Muon(net, lr, weight_decay, betas=(first, second), half=precision == 'bf16')
     parameters = list(net.parameters())
     settings: dict[str, Any] = {'momentum': 0.9} if name == 'sgd' else {'betas': (first, second)}
     # A fused step reads found_inf on the GPU: skipping then needs no answer from there.
