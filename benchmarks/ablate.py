@@ -60,6 +60,19 @@ VARIANTS = {
     'unet': unet(*ADAMW),
     'unet-muon': unet(),
     'flagship': of('flagship'),
+    # Ways to train the flagship, and shapes of it.
+    'flagship-fast': of('flagship', '--lr', '4e-3'),
+    'flagship-slow': of('flagship', '--lr', '1.2e-3'),
+    'flagship-slower': of('flagship', '--lr', '7e-4'),
+    'flagship-linear': of('flagship', '--schedule', 'linear', '--milestones', '0.03'),
+    'flagship-psnr': of('flagship', '--loss', 'psnr'),
+    'flagship-symmetric': of('flagship', '--net', '{"attention": 4, "symmetric": true}'),
+    'flagship-low': of(
+        'flagship', '--net', '{"attention": 4, "blocks": [[1, 2, 3], 2, [2, 2, 1]]}'
+    ),
+    # At equal images on crops, which makes deep networks affordable.
+    'flagship-crops': of('flagship', '--crop', '128'),
+    'srresnet16-crops': of('srresnet16', *MUON, '--crop', '128'),
     # Shapes of the U-Net.
     'unet-attention': unet(*ADAMW, attention=2),
     'unet-two-steps': unet(*ADAMW, steps=2),
