@@ -20,7 +20,16 @@ from benchmarks import (
 )
 from errors import RunError
 from faces.masks import __main__ as masks
-from tools import evaluate, experiments, export, interpolate, prepare, report, submit
+from tools import (
+    evaluate,
+    experiments,
+    export,
+    interpolate,
+    prepare,
+    publish,
+    report,
+    submit,
+)
 from training import checkpoint, outputs
 
 SIZE = 64
@@ -64,6 +73,7 @@ COMMANDS = [
     (export, '--weights w.safetensors --out w.safetensors'),
     (export, '--run run --out run/weights.safetensors'),
     (interpolate, 'run run --out run'),
+    (publish, 'run --licence x --out run/weights.safetensors'),
     (interpolate, 'run w.safetensors --out run/best'),
     (experiments, 'optimizers --data faces --val GT --out faces/runs'),
     (ablate, '--data faces --val GT --variants unet --out GT'),

@@ -1,0 +1,112 @@
+"""Weights as a file that says what it is: the network is the same, and nothing is given away."""
+
+import json
+
+import cv2
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import infer
+import synthetic
+import train
+from storage import tensors
+from tools import publish
+
+SIZE = 64
+NET = '{"width": [8, 8], "blocks": [[1], 1, [1]]}'
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp('home')
+    (home / 'faces').mkdir()
+    for i in range(6):
+        image = synthetic.face(i, SIZE).image[..., ::-1]
+        cv2.imwrite(str(home / f'faces/{i}.png'), image)
+    assert train.main(flags(home, home / 'run')) == 0
+    return home
+
+
+def flags(home, out, *more):
+    argv = ['--data', home / 'faces', '--val', 2, '--size', SIZE, '--network', 'unet', '--net', NET]
+    argv += ['--recipe', 'photos', '--nimg', 8, '--batch', 4, '--device', 'cpu', '--pipe', 'torch']
+    return [str(a) for a in [*argv, '--threads', 1, '--ticks', 1, '--out', out, *more]]
+
+
+def publishing(run, out, *more):
+    return publish.main([str(run), '--out', str(out), '--licence', 'MIT', *more])
+
+
+def test_it_says_what_it_is(home, tmp_path):
+    assert publishing(home / 'run', tmp_path / 'mine.safetensors', '--data', 'drawn faces') == 0
+    said = tensors.metadata(tmp_path / 'mine.safetensors')
+    result = json.loads((home / 'run/result.json').read_text())
+    assert said['figures'] == (
+        f'{result["psnr"]:.2f} dB on its validation set, bicubic {result["bicubic"]:.2f} dB'
+    )
+    wanted = {
+        'name': 'mine',
+        'network': 'unet',
+        'recipe': 'photos',
+        'scale': '4',
+        'size': str(SIZE),
+        'images': '8',
+        'data': 'drawn faces',
+        'licence': 'MIT',
+    }
+    assert said.items() >= wanted.items()
+    assert json.loads(said['net'])['width'] == [8, 8]
+    # Whoever gets the file learns nothing about the machine.
+    assert str(home) not in (tmp_path / 'mine.safetensors').read_bytes().decode('latin-1')
+
+
+def test_the_weights_are_those_of_the_run_in_16_bits(home, tmp_path):
+    assert publishing(home / 'run', tmp_path / 'mine.safetensors') == 0
+    whole, half = (
+        load_file(home / 'run/weights.safetensors'),
+        load_file(tmp_path / 'mine.safetensors'),
+    )
+    assert whole.keys() == half.keys()
+    for name, value in half.items():
+        assert value.dtype == torch.float16
+        torch.testing.assert_close(value.float(), whole[name], rtol=2**-11, atol=1e-7)
+
+
+def test_it_is_taken_where_weights_are(home, tmp_path, monkeypatch):
+    """Restored by it, and trained on: the images of both add up."""
+    monkeypatch.chdir(tmp_path)
+    assert publishing(home / 'run', 'mine.safetensors') == 0
+    face = str(home / 'faces/0.png')
+    argv = [face, '--weights', 'mine.safetensors', '--aligned', '--output', 'out.png']
+    assert infer.main([*argv, '--device', 'cpu']) == 0
+    assert cv2.imread('out.png').shape == (4 * SIZE, 4 * SIZE, 3)
+    assert train.main(flags(home, 'later', '--start', 'mine.safetensors')) == 0
+    assert publishing('later', 'later.safetensors') == 0
+    assert tensors.metadata('later.safetensors')['images'] == '16'
+
+
+def test_what_cannot_be_published_is_refused(home, tmp_path, capsys):
+    bad = {'weights': torch.full((3,), 1e6)}
+    with pytest.raises(Exception, match='weights holds numbers that 16 bits cannot'):
+        publish.halved(bad)
+    (tmp_path / 'unfinished').mkdir()
+    (tmp_path / 'file').write_text('')
+    for run, out, said in (
+        (home / 'run', tmp_path / 'mine.pth', 'ends in .safetensors'),
+        (tmp_path / 'unfinished', tmp_path / 'a.safetensors', 'unfinished'),
+        (home / 'run', tmp_path / 'file' / 'a.safetensors', 'file'),
+    ):
+        assert publishing(run, out) == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        publish.main([str(home / 'run'), '--out', 'a.safetensors'])
+    assert '--licence' in capsys.readouterr().err
+
+
+def test_a_start_that_does_not_count_counts_nothing(tmp_path):
+    """Weights of others say nothing of images, or something else by that name."""
+    save_file({'a': torch.zeros(1)}, tmp_path / 'plain.safetensors')
+    save_file({'a': torch.zeros(1)}, tmp_path / 'odd.safetensors', {'images': 'many'})
+    for start in 'plain.safetensors', 'odd.safetensors', 'missing.safetensors', 'run', None:
+        assert publish.seen_before(start and str(tmp_path / start)) == 0
