@@ -375,7 +375,7 @@ def test_without_gradio_the_remedy_is_said(fails, monkeypatch):
 
 
 def test_a_run_that_restores_nothing_is_refused(fails, monkeypatch):
-    def load(*_):
+    def load(*_, **__):
         return loading.Loaded(torch.nn.Identity(), Parse(), None, Path('runs/x/restored'))
 
     monkeypatch.setattr(loading, 'load', load)
