@@ -84,6 +84,10 @@ def test_it_is_taken_where_weights_are(home, tmp_path, monkeypatch):
     assert train.main(flags(home, 'later', '--start', 'mine.safetensors')) == 0
     assert publishing('later', 'later.safetensors') == 0
     assert tensors.metadata('later.safetensors')['images'] == '16'
+    # And so for a run that starts from a run.
+    assert train.main(flags(home, 'last', '--start', 'later')) == 0
+    assert publishing('last', 'last.safetensors') == 0
+    assert tensors.metadata('last.safetensors')['images'] == '24'
 
 
 def test_what_cannot_be_published_is_refused(home, tmp_path, capsys):

@@ -5,8 +5,9 @@ python tools/publish.py runs/mine --out mine.safetensors --licence MIT --data "1
 
 The file holds the network in 16 bits and, as metadata: its name and arguments, recipe, training
 data in words, images seen, score on the validation set, licence. A run that started from such a
-file counts the images of that one, too. Weights inherit obligations from the pictures that they
-were trained on, so there is no default licence. infer.py and train.py --start take the file.
+file, or from another run, counts the images of that one, too. Weights inherit obligations from the
+pictures that they were trained on, so there is no default licence. infer.py and train.py --start
+take the file.
 """
 
 import program
@@ -53,8 +54,13 @@ def metadata(run: FinishedRun, licence: str, data: str | None) -> dict[str, str]
 
 
 def seen_before(start: str | None) -> int:
-    """Images that the weights had seen from which a run started, as far as their file says it."""
-    if not start or not start.endswith(SUFFIX) or not os.path.isfile(start):
+    """Images that the weights had seen from which a run started, as far as anything says it."""
+    if not start:
+        return 0
+    if os.path.isfile(os.path.join(start, 'config.json')):
+        earlier = FinishedRun(start)
+        return earlier.images + seen_before(earlier.config.network.start)
+    if not start.endswith(SUFFIX) or not os.path.isfile(start):
         return 0
     try:
         return int(tensors.metadata(start).get('images', '0').replace(',', ''))
