@@ -12,8 +12,9 @@ from torch import nn
 import models
 import tasks
 from config.schema import Config
-from errors import RunError
-from storage import shown
+from errors import BadFile, RunError
+from faces import align
+from storage import shown, tensors
 from training import checkpoint, run, soup
 
 from . import shipped
@@ -28,6 +29,7 @@ class Loaded(NamedTuple):
     task: Task
     config: Config | None  # of its run
     folder: Path  # where its output goes if nothing else is said
+    size: int = align.SIDE  # pixels of the faces that it was trained to make
 
     def autocast(self, device: torch.device | str, precision: str | None = None) -> Autocast:
         """As the run was trained, unless told: what it learnt in bf16 it does in bf16."""
@@ -83,7 +85,18 @@ def of_weights(path: str, device: str, flag: str = '--weights') -> Loaded:
     except ValueError as error:
         raise RunError(f'{flag} {shown(path)}: {error}') from error
     read = checkpoint.load_weights(net, path)
-    return _ready(net, read, Loaded(net, tasks.of(Config()), None, Path('restored')), device)
+    task, folder = tasks.of(Config()), Path('restored')
+    return _ready(net, read, Loaded(net, task, None, folder, _size_in(read)), device)
+
+
+def _size_in(weights: Path) -> int:
+    """Pixels of the faces that weights were trained to make, where their file says it."""
+    try:
+        size = int(tensors.metadata(weights).get('size', ''))
+    except (OSError, BadFile, ValueError):
+        # Weights of others do not tell: most networks make faces of 512.
+        return align.SIDE
+    return size if size > 0 else align.SIDE
 
 
 def add_fidelity(p: argparse.ArgumentParser) -> None:
@@ -113,7 +126,8 @@ def of_run(path: str | Path, device: str, flag: str = '--run') -> Loaded:
     config = tasks.of_run(str(home))
     task = tasks.of(config)
     net, read = checkpoint.network_with_weights(lambda: task.network(config), home)
-    return _ready(net, read, Loaded(net, task, config, home / 'restored'), device)
+    found = Loaded(net, task, config, home / 'restored', config.data.size)
+    return _ready(net, read, found, device)
 
 
 def _ready(net: nn.Module, read: Path, loaded: Loaded, device: str) -> Loaded:

@@ -13,7 +13,7 @@ from errors import RunError
 from faces import detect
 from faces.align import SIDE
 
-from . import backgrounds, restoration
+from . import backgrounds, restoration, shipped
 from .face_parser import FaceParser
 from .loading import Loaded, of_weights
 from .photos import How, Network, squares
@@ -151,9 +151,11 @@ def refuse(args: argparse.Namespace, p: argparse.ArgumentParser, why: str) -> No
     given = [name for name in OF_PHOTOS if getattr(args, name) != p.get_default(name)]
     if given:
         flag = f'--{given[0].replace("_", "-")}'
+        # Where size alone decided, the user may decide otherwise.
+        free = args.input and not (args.fit or args.gt or args.aligned)
         raise RunError(
-            f'{flag} is for photographs, and these are restored as aligned faces ({why}): leave it '
-            'out, or give --no-aligned'
+            f'{flag} is for photographs, and these are restored as aligned faces ({why}): leave '
+            f'{flag} out' + (', or give --no-aligned' if free else '')
         )
 
 
@@ -179,10 +181,7 @@ class Tools(NamedTuple):
 
 def side_of(loaded: Loaded) -> int:
     """Pixels of the faces that a network is given."""
-    scale = models.scale(loaded.net)
-    # Weights alone do not tell what they were trained on: most networks make faces of 512.
-    size = loaded.config.data.size if loaded.config else SIDE
-    return max(round(size / scale), 1)
+    return max(round(loaded.size / models.scale(loaded.net)), 1)
 
 
 def build(args: argparse.Namespace, loaded: Loaded) -> Tools:
@@ -224,7 +223,7 @@ def _background(
         return backgrounds.lanczos
     name = f'--background {args.background}'
     if args.background != 'network':
-        if not Path(args.background).exists():
+        if not Path(shipped.resolved(args.background)).exists():
             raise RunError(f'{name}: give lanczos, network, or weights; no such file is there')
         loaded = of_weights(args.background, args.device, '--background')
         network = applied(loaded, args)

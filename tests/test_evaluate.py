@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 import models
 import synthetic
+from errors import RunError
 from metrics import niqe
 from metrics.comparison import interval, sign_test
 from metrics.ms_ssim import ms_ssim
@@ -265,6 +266,8 @@ def test_endings(names, wanted, ending):
         (['same', '--fit-niqe', 'small', '--niqe', 'm'], '64x64: NIQE needs images of 96x96'),
         (['same', '--out', 'means.pt/table'], 'means.pt/table.md cannot be written: .*exists'),
         (['same', '--out', 'parser/x', '--lpips', 'no.pth'], 'no.pth: not the weights'),
+        (['same', '--show', '3'], '--show needs --gallery'),
+        (['same', '--out', 'parser'], 'parser is a folder: give the beginning of names in it'),
         ([], 'no folder of restored images is given'),
     ],
 )
@@ -278,7 +281,7 @@ def test_what_does_not_fit_is_refused(home, argv, message, capsys, monkeypatch):
     assert re.search(message, capsys.readouterr().err)
 
 
-WORDS = 'tpu', '0'
+WORDS = 'tpu', '0', '3'
 
 
 def not_reached(*args, **more):
@@ -335,3 +338,20 @@ def test_a_stop_names_what_was_finished(home, capsys, monkeypatch):
     monkeypatch.setattr(evaluate.scores, 'evaluate', stopped)
     assert run(home, f'a={home / "same"}', f'b={home / "same"}') == 130
     assert capsys.readouterr().err == 'stopped in b; finished: a\n'
+
+
+def test_the_slash_of_a_shell_is_no_part_of_a_name(home):
+    assert folders.named(['a/', 'x=b/', '/']) == {'a': 'a/', 'x': 'b/', '/': '/'}
+    with pytest.raises(RunError, match='a is named twice'):
+        folders.named(['a', 'a/'])
+
+
+def test_a_mean_of_fewer_images_says_so(home, tmp_path, capsys):
+    """A grey picture has no NIQE."""
+    (tmp_path / 'some').mkdir()
+    cv2.imwrite(str(tmp_path / 'some/face.png'), cv2.imread(str(home / 'GT/000.png')))
+    cv2.imwrite(str(tmp_path / 'some/gray.png'), np.full((SIZE, SIZE, 3), 128, np.uint8))
+    assert alone(tmp_path / 'some', '--niqe', 'niqe-faces') == 0
+    said = capsys.readouterr().out
+    assert re.search(r'NIQE, own model of .*some: 1 of 2 images have a number', said)
+    assert 'NIQE: niqe-faces (' in said

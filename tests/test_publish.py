@@ -114,3 +114,23 @@ def test_a_start_that_does_not_count_counts_nothing(tmp_path):
     save_file({'a': torch.zeros(1)}, tmp_path / 'odd.safetensors', {'images': 'many'})
     for start in 'plain.safetensors', 'odd.safetensors', 'missing.safetensors', 'run', None:
         assert publish.seen_before(start and str(tmp_path / start)) == 0
+
+
+def test_faces_have_the_size_that_the_weights_were_trained_on(home, tmp_path):
+    """The file says it: `--fit` brings faces to a quarter of it, as the run would."""
+    assert publishing(home / 'run', tmp_path / 'mine.safetensors') == 0
+    made = []
+    for given in ['--run', home / 'run'], ['--weights', tmp_path / 'mine.safetensors']:
+        argv = [home / 'faces/0.png', *given, '--fit', '--output', tmp_path / 'out.png']
+        assert infer.main([str(a) for a in [*argv, '--device', 'cpu', '--precision', 'fp32']]) == 0
+        made.append(cv2.imread(str(tmp_path / 'out.png')))
+    assert made[0].shape == made[1].shape == (SIZE, SIZE, 3)
+
+
+def test_nothing_is_written_over_and_a_licence_is_needed(home, tmp_path, capsys):
+    out = tmp_path / 'mine.safetensors'
+    assert publish.main([str(home / 'run'), '--out', str(out), '--licence', ' ']) == 2
+    assert '--licence is empty' in capsys.readouterr().err and not out.exists()
+    out.write_bytes(b'of somebody')
+    assert publishing(home / 'run', out) == 2
+    assert 'is there already' in capsys.readouterr().err and out.read_bytes() == b'of somebody'

@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out:
         report.write(args.out, result)
         if args.gallery:
-            report.write_gallery(args.out, result, args.show)
+            report.write_gallery(args.out, result, args.show or flags.SHOWN)
         print('written: ' + ', '.join(str(path) for path in flags.written(args)))
     return 0
 

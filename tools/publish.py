@@ -101,7 +101,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.out.suffix != SUFFIX:
         raise RunError(f'--out {shown(args.out)}: a name that ends in {SUFFIX} is needed')
+    if not args.licence.strip():
+        raise RunError('--licence is empty: say under which terms the weights may be used')
     outputs.check({'--out': args.out}, {}, {'RUN': args.run})
+    # Weights that others may have by that name are not exchanged by accident.
+    if args.out.exists():
+        raise RunError(f'--out {shown(args.out)} is there already: remove it, or give another name')
     run = FinishedRun(args.run)
     if run.task.name != 'restore' or not run.result:
         raise RunError(f'{shown(args.run)} is no finished run of a restorer')

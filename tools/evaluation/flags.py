@@ -16,6 +16,7 @@ from . import folders
 from .with_truth import TRUTH
 from .without_truth import OF_PYIQA
 
+SHOWN = 6  # images of a section of the gallery
 SUFFIXES = '.md', '.json', '.csv'
 
 
@@ -39,8 +40,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
     p.add_argument(
         '--show',
         type=program.Whole(1, 1000),
-        default=6,
-        help='images of each section of the gallery (default: %(default)s)',
+        help=f'images of each section of the gallery (default: {SHOWN})',
     )
     p.add_argument(
         '--batch',
@@ -109,6 +109,7 @@ OF_TRUTH = 'lpips', 'identity', 'lmd', 'lmd_points', 'parser'
 NEEDED = (
     # flag, what it needs, and why
     ('gallery', 'out', 'the page is written beside the table'),
+    ('show', 'gallery', 'it is the page that shows images'),
     ('pyiqa', 'pyiqa_weights', 'weights are neither guessed nor downloaded elsewhere'),
     ('pyiqa_download', 'pyiqa_weights', 'a folder to download to'),
     ('fid_reference', 'fid', 'nothing else reads it'),
@@ -135,6 +136,11 @@ def check(args: argparse.Namespace) -> None:
     ):
         if wrong:
             raise RunError(what)
+    if args.out and args.out.is_dir():
+        raise RunError(
+            f'--out {shown(args.out)} is a folder: give the beginning of names in it, such as '
+            f'{shown(args.out / "table")}'
+        )
     if args.fit_niqe:
         _check_fit(niqe_path(args))
     names = folders.named(args.restored)

@@ -72,6 +72,8 @@ def named(restored: Sequence[str]) -> dict[str, str]:
         # A path may hold an equals sign: what exists under the whole text is a path.
         is_path = os.path.exists(text) or '=' not in text
         name, path = (text, text) if is_path else text.split('=', 1)
+        # As typed with and without the slash that a shell adds.
+        name = name.rstrip('/') or name
         if name in paths:
             raise RunError(f'{shown(name)} is named twice: give NAME=FOLDER')
         paths[name] = path

@@ -193,7 +193,7 @@ def differing(a: np.ndarray, b: np.ndarray) -> list[int]:
 
 
 def _told(column: Column, value: float) -> str:
-    return tables.figure(float(value), column)
+    return f'{column.title} {tables.figure(float(value), column)}'
 
 
 def small(image: manifest.Image) -> Image.Image:

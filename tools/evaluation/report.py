@@ -1,6 +1,6 @@
 """What an evaluation has come to: as text, as files, and as a page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,12 +59,23 @@ def of(
     present = tables.common(done, columns)
     if 'ms_ssim' in columns and 'ms_ssim' not in present:
         notes.append(f'MS-SSIM is left out: its five scales need images of {LEAST}x{LEAST} or more')
+    notes += _gaps(done, columns, len(found.names))
     if known and (lacks := sets.missing(known, present)):
         notes.append(lacks)
     differences = scores.differences(done, columns, reference)
     if differences:
         notes.insert(0, EXPLAINED)
     return Result(heading, found, done, columns, reference, differences, notes, truth, corner)
+
+
+def _gaps(done: Mapping[str, Evaluation], columns: Columns, images: int) -> Iterator[str]:
+    """Say which means are of fewer images than the heading says."""
+    for method, evaluation in done.items():
+        for key, values in evaluation.each.items():
+            count = len(scores.present(values))
+            if count < images:
+                title = columns[key].title
+                yield f'{title} of {shown(method)}: {count:,} of {images:,} images have a number'
 
 
 # ------------------------------------------------------------------------------------------------

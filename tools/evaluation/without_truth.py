@@ -10,6 +10,7 @@ from torch import Tensor
 from errors import RunError
 from metrics import frechet, niqe, ntire, pyiqa_metrics
 from storage import counted, shown
+from tasks import shipped
 
 from . import folders
 from .columns import Column, Judge
@@ -26,6 +27,8 @@ OF_PYIQA = 'pyiqa'  # instead of a file
 def natural(path: str) -> Judge:
     """NIQE by a model that was fitted, or the authors' own. Raises MetricError."""
     model = niqe.load(path)
+    # Who reads the table need not know the folders of this machine.
+    named = Path(path).stem if Path(path).parent == shipped.FOLDER else shown(path)
 
     def each(batch: Batch) -> dict[str, Tensor]:
         scores = [niqe.score(image, model) for image in batch.ours]
@@ -34,9 +37,9 @@ def natural(path: str) -> Judge:
     # Whoever reads the table must not take one for the other.
     published = model.note == niqe.PUBLISHED
     title = 'NIQE' if published else 'NIQE, own model'
-    note = f'NIQE: {shown(path)}, the published model'
+    note = f'NIQE: {named}, the published model'
     if not published:
-        note = f'NIQE: {shown(path)} ({model.note}); not comparable with published figures'
+        note = f'NIQE: {named} ({model.note}); not comparable with published figures'
     return Judge({'niqe': Column(title, 'lower', 3)}, each, note=note, least=niqe.BLOCK)
 
 
