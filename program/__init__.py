@@ -4,10 +4,13 @@ A program imports this before anything else, because libraries look at the envir
 are imported, and wraps its main in `entry`.
 """
 
+import sys
+
 from . import surroundings
 from .entry import REFUSALS, STOPPED, entry
 from .ranges import Formatter, Number, Several, Whole
 
+surroundings.refuse_mixture(sys.argv[0])
 surroundings.mend()
 
 __all__ = ['REFUSALS', 'STOPPED', 'Formatter', 'Number', 'Several', 'Whole', 'entry']

@@ -37,6 +37,22 @@ def mend() -> None:
     sys.excepthook = _excepthook
 
 
+def refuse_mixture(script: str) -> None:
+    """Exit where a program of one checkout would run the code of another, which is installed.
+
+    script: that was started; Python looks for packages beside it, and then where they are installed
+    """
+    started = Path(script).resolve().parent.parent
+    here = Path(__file__).resolve().parents[1]
+    if started != here and (started / 'program' / Path(__file__).name).is_file():
+        print(
+            f'{script} would run the code of {here}, which is what is installed here: install its '
+            f'own (pip install -e {started}), or set PYTHONPATH={started}',
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
 def _mend_folders() -> None:
     """Give caches another place where the home is missing or cannot be written."""
     if os.environ.get('HOME') == '':  # which would be the root of the file system

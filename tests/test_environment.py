@@ -5,6 +5,7 @@ from program import surroundings
 import ast
 import getpass
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +179,7 @@ SCRIPT = """
 import program
 
 import os
+import shutil
 import sys
 import time
 
@@ -296,3 +298,16 @@ def test_signals_end_a_program_without_a_word(number, status, script):
 def test_a_ctrl_c_while_libraries_are_imported_is_silent(script):
     Path('script.py').write_text('import program\nraise KeyboardInterrupt\n')
     assert script('PROGRAM; exit $?') == (130, '', '')
+
+
+def test_a_program_of_another_checkout_is_refused(tmp_path):
+    """Code of two versions must not be mixed; its own, by PYTHONPATH, is run."""
+    for name in ('program', 'tools'):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__'))
+    script = tmp_path / 'tools/publish.py'
+    installed = dict(os.environ, PYTHONPATH=str(ROOT))
+    run = subprocess.run([sys.executable, script], env=installed, capture_output=True, text=True)
+    assert run.returncode == 2 and f'would run the code of {ROOT}' in run.stderr
+    own = dict(os.environ, PYTHONPATH=f'{tmp_path}{os.pathsep}{ROOT}')
+    run = subprocess.run([sys.executable, script], env=own, capture_output=True, text=True)
+    assert run.returncode == 2 and 'the following arguments are required' in run.stderr
