@@ -137,8 +137,8 @@ class Data:
     size: FaceSide = 512
     """side of the HQ images in pixels"""
     crop: Annotated[Side | None, _meta('INT')] = None
-    """train on random squares of this side, in pixels of the HQ image (default: whole images; some
-    presets set it)
+    """train on random squares of this side, in pixels of the HQ image; networks with a position
+    embedding are told where in the face each lies (default: whole images; some presets set it)
     """
     pipe: Annotated[str | None, _one_of('pipe')] = None
     """which pipe feeds the network (default: dali; torch where DALI is not installed)"""

@@ -267,6 +267,7 @@ def test_endings(names, wanted, ending):
         (['same', '--out', 'means.pt/table'], 'means.pt/table.md cannot be written: .*exists'),
         (['same', '--out', 'parser/x', '--lpips', 'no.pth'], 'no.pth: not the weights'),
         (['same', '--show', '3'], '--show needs --gallery'),
+        (['same', '--input', 'fewer'], 'fewer lacks 1 of 3 images .001.: add these, too'),
         (['same', '--out', 'parser'], 'parser is a folder: give the beginning of names in it'),
         ([], 'no folder of restored images is given'),
     ],

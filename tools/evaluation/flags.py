@@ -90,7 +90,9 @@ def _add_columns(p: argparse.ArgumentParser) -> None:
         '--fid', metavar='FILE', help=f'FID by a feature network in TorchScript, or {OF_PYIQA}'
     )
     without.add_argument(
-        '--fid-reference', metavar='FOLDER', help='images to be like (default: the truth)'
+        '--fid-reference',
+        metavar='FOLDER',
+        help='good images, to which the distance is (default: the truth)',
     )
     without.add_argument(
         '--pyiqa', type=arguments.names, metavar='NAME,...', help='metrics of the package pyiqa'

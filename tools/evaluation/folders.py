@@ -57,7 +57,7 @@ def find(restored: Sequence[str], gt: str | None = None, inputs: str | None = No
         name: _matched(images, wanted, paths[name], source) for name, images in folders.items()
     }
     if truth and inputs and shown_inputs:
-        shown_inputs = _matched(shown_inputs, truth, inputs, source)
+        shown_inputs = _matched(shown_inputs, truth, inputs, source, 'add these, too')
     # Known from the heads of the files, before a pixel is read.
     if truth:
         for images in matched.values():
@@ -89,8 +89,10 @@ def scan(path: str) -> Images:
     return dict(zip(short if len(set(short)) == len(short) else names, images, strict=True))
 
 
-def _matched(images: Images, wanted: Images, where: str, source: str) -> Images:
-    """The images under the names that are wanted, in that order.
+def _matched(
+    images: Images, wanted: Images, where: str, source: str, remedy: str = 'restore these too'
+) -> Images:
+    """The images under the names that are wanted, in that order. remedy: for missing ones
 
     Programs put endings behind the names of what they restore (GFPGAN and RestoreFormer write
     NAME_00.png): one ending that all have is taken off. Raises DataError for other differences.
@@ -99,7 +101,7 @@ def _matched(images: Images, wanted: Images, where: str, source: str) -> Images:
     if tail:
         print(f'{shown(where)}: names end with {shown(tail)}, which those of {shown(source)} lack')
         images = {name[: -len(tail)]: image for name, image in images.items()}
-    _need_all(wanted, images, where, f'restore these too, or take them out of {shown(source)}')
+    _need_all(wanted, images, where, f'{remedy}, or take them out of {shown(source)}')
     remedy = f'add these there, or take them out of {shown(where)}'
     _need_all(images, wanted, source, remedy)
     return {name: images[name] for name in wanted}
