@@ -22,6 +22,9 @@ from .players import Autocast, autocast, channels_last
 from .task import Task
 
 
+MOST_SIDE = 1 << 14  # pixels of a face that any network was trained to make
+
+
 class Loaded(NamedTuple):
     """A network ready to be applied."""
 
@@ -96,7 +99,8 @@ def _size_in(weights: Path) -> int:
     except (OSError, BadFile, ValueError):
         # Weights of others do not tell: most networks make faces of 512.
         return align.SIDE
-    return size if size > 0 else align.SIDE
+    # A file may claim anything.
+    return size if 0 < size <= MOST_SIDE else align.SIDE
 
 
 def add_fidelity(p: argparse.ArgumentParser) -> None:
