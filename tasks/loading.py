@@ -21,7 +21,6 @@ from . import shipped
 from .players import Autocast, autocast, channels_last
 from .task import Task
 
-
 MOST_SIDE = 1 << 14  # pixels of a face that any network was trained to make
 
 
