@@ -86,7 +86,7 @@ def files(source: str, cache_dir: FilePath | None, say: Say) -> list[File]:
     cache_dir: where indices of shards are cached. Raises DataError.
     """
     # A shard is expanded only here, whichever way it was named.
-    named = _named(source)
+    named = named_paths(source)
     indices = _Indices(cache_dir, say)
     entries: list[File] = []
     for name, path in named:
@@ -125,8 +125,8 @@ class _Indices:
             raise DataError(f'{shown(shard)}: {e}') from None
 
 
-def _named(source: str) -> list[tuple[str, str]]:
-    """[(name, path)] of a source, whatever its kind."""
+def named_paths(source: str) -> list[tuple[str, str]]:
+    """[(name, path)] of a source, whatever its kind; shards are not expanded. Raises DataError."""
     if os.path.isdir(source):
         entries, remedy = pictures(source, ('.tar',)), 'put .png, .jpg or plain .tar files there'
     elif os.path.exists(source):

@@ -81,18 +81,27 @@ def _copy(image: manifest.Image, target: Path) -> Made | BadImage:
     except OSError as error:
         return BadImage(image.path, f'cannot be read: {error.strerror}')
 
-    # Two decoders have to agree with what was encoded before the copy counts.
-    written = jph.encode(pixels)
-    bgr = cv2.imdecode(np.frombuffer(written, np.uint8), cv2.IMREAD_COLOR)
-    assert bgr is not None
-    for name, again in (('OpenJPH', jph.decode(written)), ('OpenCV', bgr[..., ::-1])):
-        if not np.array_equal(again, pixels):
-            raise DataError(
-                f'{image.path}: {name} reads other pixels than were written; keep the file as it '
-                'is, and please report it'
-            )
+    written = verified(pixels, image.path)
     storage.write(target, written)
     return Made(len(data), len(written))
+
+
+def verified(rgb: np.ndarray, name: str) -> bytes:
+    """Encode [H, W, 3] uint8 RGB as a JPH file that two decoders read as what it was.
+
+    name: of the image, for messages
+    Raises DataError where they do not.
+    """
+    written = jph.encode(rgb)
+    bgr = cv2.imdecode(np.frombuffer(written, np.uint8), cv2.IMREAD_COLOR)
+    assert bgr is not None
+    for decoder, again in (('OpenJPH', jph.decode(written)), ('OpenCV', bgr[..., ::-1])):
+        if not np.array_equal(again, rgb):
+            raise DataError(
+                f'{name}: {decoder} reads other pixels than were written; keep the file as it is, '
+                'and please report it'
+            )
+    return written
 
 
 def _is_made(path: Path, image: manifest.Image) -> bool:

@@ -1,0 +1,1 @@
+"""What makes a training set of aligned faces from raw photographs."""

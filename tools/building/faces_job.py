@@ -1,0 +1,137 @@
+"""Raw photographs become aligned faces, each with what is known of it beside it."""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from faces import align, detect, duplicates, measures
+from faces.detect import Detector
+from faces.measures import Limits, Measures
+from sources import files
+from tasks import images
+from tasks.face_parser import FaceParser
+from tools.prepare_htj2k import verified
+
+from . import accounts, thresholds
+from .accounts import Face
+from .copies import Copies
+from .shard_task import Made
+from .sheets import small
+
+# Faces of half the least side are still looked for: they are a part of what the report shows.
+LOOKED_FOR = 1 / 2
+DIGITS = 4  # of a measure
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Job: every face of a photo brought upright, as inference does it, and judged.
+
+    size: side of the aligned faces in pixels
+    format: 'png', or 'jph' for lossless HTJ2K
+    detector: a YuNet file instead of MTCNN
+    parser: run of a face parser, which says how much of a face is covered
+    """
+
+    size: int
+    format: str
+    detector: str | None
+    parser: str | None
+    limits: Limits
+
+    kind = 'faces'
+    folders = ('',)
+
+    def made(self, name: str, data: bytes, shard: int, number: int) -> list[Made]:
+        """See Job."""
+        photo = files.decode_sound(data, convert=True)
+        least = round(LOOKED_FOR * self.limits.side[0])
+        found = _detector(self.detector)(photo, max(detect.smallest(photo), least))
+        jpeg = measures.jpeg_quality(data)
+        done: list[Made] = []
+        # The surest face of a photo comes first, as the detector has them.
+        for box, points, score in zip(*found, strict=True):
+            matrix = align.matrix(points, self.size)
+            # Points on one spot are no face.
+            if matrix is None:
+                continue
+            face = align.warped(photo, matrix, (self.size, self.size))
+            known = measures.measure(
+                face,
+                matrix=matrix,
+                box=box,
+                points=points,
+                score=score,
+                photo=photo.shape[:2],
+                jpeg=jpeg,
+                parser=_parser(self.parser) if self.parser else None,
+            )
+            key = f'{shard:06}-{number + len(done):06}'
+            done.append(self._made(key, name, face, box, points, known))
+        return done
+
+    def _made(
+        self,
+        key: str,
+        name: str,
+        face: np.ndarray,
+        box: np.ndarray,
+        points: np.ndarray,
+        known: Measures,
+    ) -> Made:
+        """A face and its files, if it is kept."""
+        what = Face(
+            key,
+            name,
+            box.round(2).tolist(),
+            points.round(2).tolist(),
+            {field: _rounded(value) for field, value in known._asdict().items()},
+            f'{duplicates.phash(face):0{duplicates.BITS // 4}x}',
+            measures.failed(known, self.limits),
+        )
+        if what.dropped:
+            return Made(what, {}, small(face))
+        # What is known of a face goes with it, wherever its picture is taken.
+        members = {f'{key}.{self.format}': self._encoded(face, name)}
+        members[f'{key}.json'] = accounts.encoded(what)
+        return Made(what, {'': members}, small(face))
+
+    def _encoded(self, face: np.ndarray, name: str) -> bytes:
+        if self.format == 'jph':
+            return verified(face, name)
+        return images.png(torch.from_numpy(face).permute(2, 0, 1))
+
+    def copies(self) -> Copies:
+        """See Job."""
+        return Copies(thresholds.named(self.limits))
+
+
+def _rounded(value: float) -> float | None:
+    """A measure for an account: with as many digits as it has meaning."""
+    if not math.isfinite(value):
+        return None
+    return float(f'{value:.{DIGITS}g}')
+
+
+@functools.cache
+def _detector(path: str | None) -> Detector:
+    return detect.make(path)
+
+
+@functools.cache
+def _parser(run: str) -> measures.Parser:
+    torch.set_num_threads(1)
+    parser = FaceParser(run, 'cpu')
+
+    def parsed(face: np.ndarray) -> np.ndarray:
+        # As large as what it was trained on; the shares that are asked for depend on no size.
+        side = (parser.size, parser.size)
+        small = cv2.resize(face, side, interpolation=cv2.INTER_AREA)
+        ids = parser(torch.from_numpy(small).permute(2, 0, 1)[None])
+        return ids[0].numpy()
+
+    return parsed
