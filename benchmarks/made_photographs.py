@@ -35,7 +35,12 @@ def parser() -> argparse.ArgumentParser:
     p = arguments.described(__doc__)
     p.add_argument('faces', nargs='?', metavar='FACES', help='aligned faces (default: drawn ones)')
     p.add_argument('--out', required=True, help='folder that does not exist yet, or is empty')
-    p.add_argument('--count', type=ranges.COUNT, default=2000, help='photos (default: %(default)s)')
+    p.add_argument(
+        '--count',
+        type=ranges.Whole(1, 1_000_000),
+        default=2000,
+        help='photos (default: %(default)s)',
+    )
     p.add_argument('--seed', type=ranges.SEED, default=0, help='default: %(default)s')
     p.add_argument(
         '--damaged',

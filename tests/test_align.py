@@ -181,3 +181,21 @@ def test_one_wrong_point_does_not_turn_a_face():
 
 def test_points_that_are_one_tell_nothing():
     assert align.matrix(np.full((5, 2), 7.0), 128) is None
+
+
+@pytest.mark.parametrize('degrees', [0, 77, 180])
+def test_nearest_matrix(degrees):
+    points = points_at(40, 30, 90, degrees)
+    assert np.allclose(align.nearest_matrix(points, SIDE), align.matrix(points, SIDE), atol=1e-3)
+
+    # Of points that fit no similarity, no other one is nearer on the whole.
+    points = points + np.random.default_rng(degrees).normal(0, 3, (5, 2))
+    m = align.nearest_matrix(points, SIDE)
+    there = align.scaled_points(align.TEMPLATE, SIDE / align.SIDE)
+    x, y = points.T
+    one, none = np.ones(5), np.zeros(5)
+    system = np.concatenate([np.stack([x, -y, one, none], 1), np.stack([y, x, none, one], 1)])
+    a, b, right, down = np.linalg.lstsq(system, there.T.ravel(), rcond=None)[0]
+    assert np.allclose(m, [[a, -b, right], [b, a, down]])
+    with pytest.raises(ValueError, match='no direction'):
+        align.nearest_matrix(np.ones((5, 2)), SIDE)

@@ -151,7 +151,7 @@ def _fresh(deck: Deck, number: int, kind: str) -> Plan:
     flaw = Flaw.drawn(rng) if kind == FLAWED else None
     width, height = _size(rng, WITH_FLAW if flaw else SHORTER)
     strong = flaw is not None and flaw.name == 'jpeg'
-    # A file's quality is that of all of its faces, of which the others have no flaw.
+    # A file has one quality, which would spoil other faces, too.
     dealt = deck.dealt(number)[: 1 if strong else None]
     wanted = [
         placing.wanted(rng, which, mirrored, flaw if i == 0 else None)

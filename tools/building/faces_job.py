@@ -10,7 +10,7 @@ import torch
 
 from faces import align, detect, duplicates, measures
 from faces.detect import Detector
-from faces.measures import Limits, Measures
+from faces.measures import Limits
 from sources import files
 from tasks import images
 from tasks.face_parser import FaceParser
@@ -55,50 +55,60 @@ class Faces:
         done: list[Made] = []
         # The surest face of a photo comes first, as the detector has them.
         for box, points, score in zip(*found, strict=True):
-            matrix = align.matrix(points, self.size)
+            matrix = align.matrix(points, align.SIDE)
             # Points on one spot are no face.
             if matrix is None:
                 continue
-            face = align.warped(photo, matrix, (self.size, self.size))
-            known = measures.measure(
-                face,
-                matrix=matrix,
-                box=box,
-                points=points,
-                score=score,
-                photo=photo.shape[:2],
-                jpeg=jpeg,
-                parser=_parser(self.parser) if self.parser else None,
-            )
             key = f'{shard:06}-{number + len(done):06}'
-            done.append(self._made(key, name, face, box, points, known))
+            face = Face(key, name, box.round(2).tolist(), points.round(2).tolist())
+            square = align.warped(photo, matrix, (align.SIDE, align.SIDE))
+            self._judge(face, square, matrix, box, points, score, photo, jpeg)
+            members = {} if face.dropped else {'': self._members(face, square, matrix, photo)}
+            done.append(Made(face, members, small(square)))
         return done
 
-    def _made(
+    def _judge(
         self,
-        key: str,
-        name: str,
-        face: np.ndarray,
+        face: Face,
+        square: np.ndarray,
+        matrix: np.ndarray,
         box: np.ndarray,
         points: np.ndarray,
-        known: Measures,
-    ) -> Made:
-        """A face and its files, if it is kept."""
-        what = Face(
-            key,
-            name,
-            box.round(2).tolist(),
-            points.round(2).tolist(),
-            {field: _rounded(value) for field, value in known._asdict().items()},
-            f'{duplicates.phash(face):0{duplicates.BITS // 4}x}',
-            measures.failed(known, self.limits),
+        score: float,
+        photo: np.ndarray,
+        jpeg: float,
+    ) -> None:
+        """Fill in what is known of a face, by its square of 512 pixels: limits are of that."""
+        known = measures.measure(
+            square,
+            matrix=matrix,
+            box=box,
+            points=points,
+            score=score,
+            photo=photo.shape[:2],
+            jpeg=jpeg,
+            parser=_parser(self.parser) if self.parser else None,
         )
-        if what.dropped:
-            return Made(what, {}, small(face))
-        # What is known of a face goes with it, wherever its picture is taken.
-        members = {f'{key}.{self.format}': self._encoded(face, name)}
-        members[f'{key}.json'] = accounts.encoded(what)
-        return Made(what, {'': members}, small(face))
+        face.measures = {field: _rounded(value) for field, value in known._asdict().items()}
+        face.dropped = measures.failed(known, self.limits)
+        # Copies of one photo give points that differ a little: the hash is of a square that follows
+        # all of them, not of one that may jump.
+        near = align.nearest_matrix(points, align.SIDE)
+        hashed = align.warped(photo, near, (align.SIDE, align.SIDE))
+        face.hash = f'{duplicates.phash(hashed):0{duplicates.BITS // 4}x}'
+
+    def _members(
+        self, face: Face, square: np.ndarray, matrix: np.ndarray, photo: np.ndarray
+    ) -> dict[str, bytes]:
+        """Files of a face that is kept. What is known of it goes with its picture."""
+        if self.size != align.SIDE:
+            wanted = align.scaled(matrix, target=self.size / align.SIDE)
+            square = align.warped(photo, wanted, (self.size, self.size))
+        picture = f'{face.key}.{self.format}'
+        return {
+            picture: self._encoded(square, face.source),
+            f'{face.key}.json': accounts.encoded(face),
+        }
 
     def _encoded(self, face: np.ndarray, name: str) -> bytes:
         if self.format == 'jph':
