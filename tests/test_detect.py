@@ -66,6 +66,44 @@ def test_tiles_find_what_the_whole_photo_shows(find, monkeypatch):
     assert np.allclose(whole.points, tiled.points, atol=0.6)
 
 
+def test_networks_are_what_another_runtime_computes():
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
+    pixels = cv2.GaussianBlur(pixels.transpose(1, 2, 0, 3).reshape(48, 48, -1), (0, 0), 2)
+    pixels = pixels.reshape(48, 48, 3, 3).transpose(2, 0, 1, 3)
+    for name, side, outputs in zip(
+        ('pnet', 'rnet', 'onet'), (48, 24, 48), detect.OUTPUTS, strict=True
+    ):
+        images = np.ascontiguousarray(pixels[:, :side, :side])
+        ours = detect._run(detect._network(name), images, outputs)
+        session = onnxruntime.InferenceSession(str(detect._weights() / f'{name}.onnx'))
+        x = (images.astype(np.float32).transpose(0, 2, 1, 3) - 127.5) / 128
+        theirs = session.run(list(outputs), {session.get_inputs()[0].name: x})
+        for a, b in zip(ours, theirs, strict=True):
+            b = b.transpose(0, 2, 1, 3) if b.ndim == 4 else b
+            assert np.abs(a - b).max() < 2e-5, name
+
+
+def eyes(points):
+    """Distance between the eyes of [5, 2] points."""
+    return np.hypot(*(points[1] - points[0]))
+
+
+@pytest.mark.parametrize('degrees', [0, -33, 33])
+def test_points_are_those_of_the_turned_and_of_the_mirrored_face(find, degrees):
+    photo = np.full((400, 400, 3), (110, 120, 130), np.uint8)
+    photo[90:310, 90:310] = cv2.resize(synthetic.face(3, 512).image, (220, 220))
+    upright = find(photo).points[0]
+    centre = np.array((199.5, 199.5))
+    turn = cv2.getRotationMatrix2D(centre.tolist(), degrees, 1)
+    turned = cv2.warpAffine(photo, turn, (400, 400), borderValue=(110, 120, 130))
+    there = upright @ turn[:, :2].T + turn[:, 2]
+    assert np.abs(find(turned).points[0] - there).max() < 0.05 * eyes(upright)
+    there = (there * (-1, 1) + (399, 0))[detect.MIRRORED]
+    mirror = np.ascontiguousarray(turned[:, ::-1])
+    assert np.abs(find(mirror).points[0] - there).max() < 0.05 * eyes(upright)
+
+
 def test_of_boxes_that_overlap_the_best_stays():
     boxes = np.array(
         [(0, 0, 10, 10, 0.8), (1, 0, 11, 10, 0.9), (30, 0, 40, 10, 0.7), (2, 2, 6, 6, 0.6)]
