@@ -28,6 +28,7 @@ from errors import BadFile, DataError, RunError
 from sources import manifest
 from storage import check_apart, counted, shown
 from tools import arguments
+from training import log
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,15 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = manifest.scan(args.faces, size=SIDE, tell=False).images if args.faces else []
     heap = Heap(args.seed, args.count, Faces(images), args.damaged, args.shards)
     try:
-        made = write(heap, args.out, args.workers, _show)
+        made = write(heap, args.out, args.workers, log.bar('making photographs'))
     except BadFile as error:
         raise DataError(f'{shown(args.faces)}: a face cannot be read: {error}') from error
-    print(f'\n{told(made)}\nin {shown(Path(args.out))}')
+    print(f'{told(made)}\nin {shown(Path(args.out))}')
     return 0
-
-
-def _show(done: int, total: int) -> None:
-    print(f'\r{done:,}/{total:,}', end='', flush=True)
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from errors import BadFile, DataError, RunError
+from faces import measures
 from sources import shards as tars
 from tools.building import (
     accounts,
@@ -30,6 +31,7 @@ from tools.building import (
     shard_task,
     sheets,
     sources,
+    thresholds,
 )
 from tools.building.accounts import Account, Face
 from tools.building.archive import Archive, Written, members
@@ -453,3 +455,29 @@ def test_accounts_are_read_back():
         'faces': [{'key': 'k', 'source': 's', 'measures': {'yaw': None}}],
         'archives': {},
     }
+
+
+# ---- thresholds ----
+
+
+def test_thresholds():
+    usual = thresholds.named(measures.Limits())
+    assert thresholds.limits(usual) == measures.Limits()
+    for each in thresholds.THRESHOLDS:
+        assert usual[each.flag] in each.range
+        # An end that is turned is the one of its own measure.
+        value = usual[each.flag] / 2
+        turned = thresholds.limits({**usual, each.flag: value})
+        changed = [
+            name
+            for name, old, new in zip(turned._fields, measures.Limits(), turned, strict=True)
+            if old != new
+        ]
+        assert changed == [each.measure] or not value
+        assert thresholds.named(turned)[each.flag] == value
+
+
+def test_thresholds_are_documented():
+    page = (Path(__file__).parents[1] / 'docs/building.md').read_text()
+    for flag, value in thresholds.named(measures.Limits()).items():
+        assert f'`--{flag.replace("_", "-")} {value:g}`' in page, flag
