@@ -203,7 +203,8 @@ class Network:
     width: Annotated[Count | None, _meta('INT')] = None
     """short for the same entry of --net: number of feature channels"""
     start: Annotated[str | None, _meta('PATH')] = None
-    """run, checkpoint or weights to initialise the network with (default: random weights)"""
+    """run, checkpoint or weights to initialise the network with, or faces-psnr, which comes along
+    (default: random weights)"""
     trunk: Annotated[str | None, _meta('FILE')] = None
     """weights of torchvision's ResNet-18 to initialise bisenet with"""
     guides: Suppress[Fixed[dict[str, Any] | None]] = None

@@ -12,11 +12,12 @@ from safetensors import safe_open
 import infer
 import models
 import synthetic
-from errors import RunError
+from config.schema import Config, Network
+from errors import CheckpointError, RunError
 from metrics.psnr import psnr
 from metrics.sharpness import sharpness
 from sources import files
-from tasks import loading, restoration, shipped
+from tasks import initial, loading, restoration, shipped
 from tools import evaluate
 from training import checkpoint
 
@@ -54,6 +55,24 @@ def test_they_restore_faces_that_they_never_saw():
     usual, sharp = np.array(rows).reshape(2, 4, 2).mean(1)
     assert usual[0] > 0.3 and sharp[0] > usual[0] - 1
     assert sharp[1] > 1.1 * usual[1]
+
+
+def test_training_goes_on_from_them_by_their_name(capsys):
+    net = loading.of_weights(shipped.SHARP, 'cpu').net
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+    for start, good in (shipped.USUAL, True), ('faces-nobody', False):
+        config = Config(network=Network(start=start))
+        if good:
+            initial.init_weights(config, net, print)
+        else:
+            with pytest.raises(CheckpointError, match='--start faces-nobody'):
+                initial.init_weights(config, net, print)
+    assert 'weights/faces-psnr.safetensors' in capsys.readouterr().out
+    usual = loading.of_weights(shipped.USUAL, 'cpu').net
+    for a, b in zip(net.parameters(), usual.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_photo_is_restored_by_them_where_no_network_is_named(tmp_path, monkeypatch, capsys):

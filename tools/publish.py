@@ -28,6 +28,7 @@ import models
 import storage
 from errors import BadFile, RunError
 from storage import shown, tensors
+from tasks import shipped
 from tools import arguments
 from tools.finished_run import FinishedRun
 from training import outputs
@@ -57,10 +58,14 @@ def seen_before(start: str | None) -> int:
     """Images that the weights had seen from which a run started, as far as anything says it."""
     if not start:
         return 0
+    start = shipped.resolved(start)
     if os.path.isfile(os.path.join(start, 'config.json')):
         earlier = FinishedRun(start)
         return earlier.images + seen_before(earlier.config.network.start)
     if not start.endswith(SUFFIX) or not os.path.isfile(start):
+        print(
+            f'--start {shown(start)} says nothing of the images it has seen: they are not counted'
+        )
         return 0
     try:
         return int(tensors.metadata(start).get('images', '0').replace(',', ''))
