@@ -116,7 +116,7 @@ def read(dest: str) -> Iterator[Account]:
     """Read the accounts of all shards that are there. Raises RunError."""
     place = destination.make(dest)
     pattern = re.compile(rf'{KIND}-(\d+)\.json')
-    numbers = [int(m[1]) for name in place.names() if (m := pattern.fullmatch(name))]
+    numbers = [int(m[1]) for name in place.sizes() if (m := pattern.fullmatch(name))]
     if not numbers:
         raise RunError(f'{shown(dest)}: no account of a shard ({KIND}-000000.json) is there')
     # Some shards of a set may be missing: what is there is judged.

@@ -27,6 +27,7 @@ SUFFIXES = '.tar', '.tar.gz', '.tgz'
 VERSION = 3  # of the cached index: raise it when `walk` changes
 IMAGES = *READABLE, *OTHER_SUFFIXES  # ends of names of members that are taken for images
 BLOCK = 512  # bytes; a tar consists of such blocks
+MOST_SKIPPED = 1 << 33  # bytes of a member that is read to come to the next one
 LARGEST_HEADER = 1 << 20  # bytes of a header that gives a member a long name or other numbers
 MOST_NAMES = 1_000_000  # that a brace pattern may stand for
 # What macOS, Windows and network disks leave in folders and archives, beside hidden files.
@@ -102,15 +103,20 @@ def walk(file: BinaryIO, sequential: Literal[False] = False) -> Iterator[tuple[s
 
 
 @overload
-def walk(file: BinaryIO, sequential: Literal[True]) -> Iterator[tuple[str, int, bytes]]: ...
+def walk(
+    file: BinaryIO, sequential: Literal[True]
+) -> Iterator[tuple[str, int, bytes | BadFile]]: ...
 
 
-def walk(file: BinaryIO, sequential: bool = False) -> Iterator[tuple[str, int, int | bytes]]:
+def walk(
+    file: BinaryIO, sequential: bool = False
+) -> Iterator[tuple[str, int, int | bytes | BadFile]]:
     """Iterate over the images of a tar: (name, offset, length in bytes).
 
-    sequential: yield (name, offset, contents), and only ever call read() on the file
+    sequential: yield (name, offset, contents), and only ever call read() on the file; a BadFile for
+        a member of more than LARGEST_FILE
     Links, folders, sparse and hidden members are skipped. Raises BadFile for a broken archive,
-    stating up to where it could be read, and in a sequence for a member of more than LARGEST_FILE.
+    stating up to where it could be read, and in a sequence for a member of more than MOST_SKIPPED.
     """
     recorded = _Recorder(file, sequential)
     tar: tarfile.TarFile | None = None
@@ -190,9 +196,11 @@ def is_junk(name: str) -> bool:
     return name.startswith('.') or name.lower() in _JUNK
 
 
-def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    if member.size > LARGEST_FILE:
+def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | BadFile:
+    if member.size > MOST_SKIPPED:
         raise _BadHeaderError(f'{shown(member.name)} claims a length of {member.size:,} bytes')
+    if member.size > LARGEST_FILE:
+        return BadFile(f'too large: {member.size:,} bytes, at most {LARGEST_FILE:,} are read')
     file = tar.extractfile(member)
     assert file is not None, member.name  # it is a regular file
     return file.read()

@@ -458,6 +458,9 @@ class _Shard:
         with fs.open(path, 'rb', block_size=BLOCK) as file:
             self._meter = _Meter(file)
             for name, _, data in shards.walk(cast(BinaryIO, self._meter), sequential=True):
+                # What is not wanted would have to come all the same: the shard is left.
+                if isinstance(data, BadFile):
+                    raise BadFile(f'{shown(name)}: {data}')
                 yield name, data
 
     def begin_wait(self) -> None:

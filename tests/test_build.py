@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import socket
 import tarfile
 import time
 from dataclasses import dataclass
@@ -52,6 +51,13 @@ def png(seed, height=8, width=8):
     """A PNG of noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return cv2.imencode('.png', pixels)[1].tobytes()
+
+
+def begun(folder):
+    """A destination that a set was begun in."""
+    place = destination.make(str(folder))
+    destination.write(place, shard_task.SETTINGS, b'{}')
+    return place
 
 
 def contents(folder):
@@ -99,13 +105,21 @@ def test_input_shards(heap):
     assert sources.described(found) == '2 tars and 7 pictures: 5 input shards'
 
 
-def test_digest_is_of_names_and_cuts(heap, tmp_path):
+def test_digest_is_of_names_sizes_and_cuts(heap, tmp_path, monkeypatch):
     import shutil
 
     before = sources.digest(sources.find(str(heap), 3))
     shutil.copytree(heap, tmp_path / 'elsewhere')
     assert sources.digest(sources.find(str(tmp_path / 'elsewhere'), 3)) == before
     assert sources.digest(sources.find(str(heap), 4)) != before
+    monkeypatch.chdir(tmp_path)
+    for pattern in 'heap/*.png', './heap/*.png', str(heap / '*.png'):
+        (shard,) = sources.find(pattern, 9)
+        assert shard.names[:2] == ('8.png', '9.png') and os.path.isabs(shard.paths[0])
+    (heap / '8.png').write_bytes(png(0) + b'more')
+    assert sources.digest(sources.find(str(heap), 3)) != before
+    (heap / '8.png').write_bytes(png(0))
+    assert sources.digest(sources.find(str(heap), 3)) == before
     (heap / '8.png').rename(heap / '7.png')
     assert sources.digest(sources.find(str(heap), 3)) != before
 
@@ -124,6 +138,16 @@ def test_what_cannot_be_read_is_named(heap):
     assert bad['a.tar'].startswith('truncated') and bad['11.png'] == 'not there any more'
     # What came before the damage is there.
     assert 'a.tar/0.png' in dict(read)
+
+
+def test_one_that_is_too_large_costs_itself_alone(tmp_path, monkeypatch):
+    files = {'a.png': png(1), 'b.png': bytes(3000), 'c.png': png(2)}
+    tar_of(tmp_path / 'x.tar', files)
+    monkeypatch.setattr(tars, 'LARGEST_FILE', 2000)
+    (shard,) = sources.find(str(tmp_path), 9)
+    read = dict(sources.photos(shard))
+    assert read['x.tar/a.png'] == files['a.png'] and read['x.tar/c.png'] == files['c.png']
+    assert str(read['x.tar/b.png']) == 'too large: 3,000 bytes, at most 2,000 are read'
 
 
 def test_nothing_there(tmp_path):
@@ -157,21 +181,29 @@ def test_archives_are_their_members(tmp_path):
 
 def test_a_file_is_whole_or_not_there(tmp_path):
     place = destination.make(str(tmp_path / 'out'))
-    assert place.names() == set()
+    assert set(place.sizes()) == set()
     with pytest.raises(KeyError), place.writing('LQ/a.tar') as file:
         file.write(b'half')
-        assert place.names() == set()
+        assert set(place.sizes()) == set()
         raise KeyError
     assert contents(tmp_path) == {}
     with place.writing('LQ/a.tar') as file:
         file.write(b'whole')
-    assert place.names() == {'LQ/a.tar'} and place.read('LQ/a.tar') == b'whole'
+    assert set(place.sizes()) == {'LQ/a.tar'} and place.read('LQ/a.tar') == b'whole'
     with pytest.raises(FileNotFoundError):
         place.read('b')
-    (tmp_path / 'out/LQ/.new-1-b.tar').write_bytes(b'of a process that was killed')
-    assert place.names() == {'LQ/a.tar'}
+    (tmp_path / f'out/LQ/.new-{"0f" * 16}-b.tar').write_bytes(b'of a process that was killed')
+    (tmp_path / 'out/LQ/.new-mine').touch()
+    (tmp_path / 'out/LQ/below').mkdir()
+    (tmp_path / f'out/LQ/below/.new-{"0f" * 16}-b').touch()
+    assert set(place.sizes()) == {'LQ/a.tar'}
     place.clean()
-    assert contents(tmp_path) == {'out/LQ/a.tar': b'whole'}
+    assert {path.name for path in (tmp_path / 'out/LQ').iterdir()} == {
+        'a.tar',
+        '.new-mine',
+        'below',
+    }
+    assert list((tmp_path / 'out/LQ/below').iterdir())
 
 
 def test_full_disk(tmp_path):
@@ -210,7 +242,7 @@ def test_one_builder_for_each_shard(tmp_path):
 def test_notes_of_the_dead_count_no_longer(tmp_path):
     place = destination.make(str(tmp_path))
     born = psutil.Process().create_time()
-    here, now = socket.gethostname(), time.time()
+    here, now = lock._here(), time.time()
     dead = [
         lock.Note(0, 5, here, os.getpid(), born - 100, 'another process of this number', now),
         lock.Note(0, 5, here, 2**22 + 5, born, 'no such process', now),
@@ -331,11 +363,12 @@ class Twice:
 
 def test_shard(heap, tmp_path):
     (heap / '9.png').write_text('no picture')
-    place = destination.make(str(tmp_path / 'out'))
+    place = begun(tmp_path / 'out')
     shard = sources.find(str(heap), 9)[2]
     done = Build(Twice(wrong='10.png'), place, shard)(0)
     account = accounts.read(place, 'copies', 2)
-    assert place.names() == {
+    assert set(place.sizes()) == {
+        'build.json',
         'copies-000002.tar',
         'twice/copies-000002.tar',
         'copies-000002.json',
@@ -361,16 +394,16 @@ def test_shard(heap, tmp_path):
 
 def test_a_poisonous_file_costs_itself(heap, tmp_path):
     found = sources.find(str(heap), 9)
-    poisoned = destination.make(str(tmp_path / 'poisoned'))
+    poisoned = begun(tmp_path / 'poisoned')
     works = [Build(Twice(poison='b.tar/1.png'), poisoned, shard) for shard in found]
     assert len(list(engines.Processes(2).run(works))) == 3
     assert accounts.read(poisoned, 'copies', 1).bad == [
         ('b.tar/1.png', 'the process that read it was lost 3 times')
     ]
-    assert not any(name.startswith(lock.FOLDER) for name in poisoned.names())
+    assert not any(name.startswith(lock.FOLDER) for name in poisoned.sizes())
     # All the others are what they would be without it.
     poisoned.clean()
-    plain = destination.make(str(tmp_path / 'plain'))
+    plain = begun(tmp_path / 'plain')
     for shard in found:
         Build(Twice(wrong='b.tar/1.png'), plain, shard)(0)
     left, right = contents(tmp_path / 'poisoned'), contents(tmp_path / 'plain')
@@ -387,9 +420,62 @@ def test_not_every_photo_is_at_fault(heap, tmp_path):
             raise KeyError('a fault of ours')
 
     shard = sources.find(str(heap), 90)[2]
-    with pytest.raises(RuntimeError, match="6 of 6 photos end in .* such as KeyError: 'a fault"):
-        Build(Wrong(), destination.make(str(tmp_path / 'out')), shard)(0)
-    assert contents(tmp_path / 'out') == {}
+    with pytest.raises(RuntimeError, match="14 of 14 photos end in .* such as KeyError: 'a fault"):
+        Build(Wrong(), begun(tmp_path / 'out'), shard)(0)
+    assert set(contents(tmp_path / 'out')) == {'build.json'}
+
+
+def test_a_source_that_is_gone_is_no_empty_set(heap, tmp_path):
+    for i in range(30, 37):
+        (heap / f'{i}.png').write_bytes(png(i))
+    shard, place = sources.find(str(heap), 90)[2], begun(tmp_path / 'out')
+    heap.rename(tmp_path / 'elsewhere')
+    with pytest.raises(RunError, match='14 of 14 pictures cannot be read .*is SOURCE still'):
+        Build(Twice(), place, shard)(0)
+    assert set(contents(tmp_path / 'out')) == {'build.json'}
+
+
+def test_another_machine_without_the_destination(heap, tmp_path):
+    shard = sources.find(str(heap), 90)[2]
+    with pytest.raises(RunError, match='--out .*nowhere is not there on .*same name'):
+        Build(Twice(), destination.make(str(tmp_path / 'nowhere')), shard)(0)
+    assert not (tmp_path / 'nowhere').exists()
+
+
+def test_who_comes_too_late_changes_nothing(heap, tmp_path):
+    place, shard = begun(tmp_path / 'out'), sources.find(str(heap), 90)[2]
+    done = Build(Twice(), place, shard)(0)
+    before = contents(tmp_path / 'out')
+    late = Build(Twice(wrong='8.png'), place, shard)(3)
+    assert late[:6] == done[:6] and contents(tmp_path / 'out') == before
+
+
+@pytest.mark.parametrize('error', [MemoryError(), RuntimeError('CUDA out of memory')])
+def test_memory_that_runs_out_is_not_at_once_the_fault_of_a_photo(heap, tmp_path, error):
+    class Large(Twice):
+        def made(self, name, *args):
+            if name == '9.png':
+                raise error
+            return super().made(name, *args)
+
+    shard, place = sources.find(str(heap), 90)[2], begun(tmp_path / 'out')
+    backlog = engines.Backlog([Build(Large(), place, shard)])
+    for attempt in range(shard_task.LOST + 1):
+        task = backlog.next()
+        assert task.attempt == attempt
+        assert backlog.answered(task, engines.attempted(task)) is None
+    task = backlog.next()
+    assert backlog.answered(task, engines.attempted(task)).bad == 1
+    assert accounts.read(place, 'copies', 2).bad[0][0] == '9.png'
+
+
+def test_names_that_are_no_text_are_taken_in_the_second_attempt(tmp_path):
+    root = tmp_path / 'heap'
+    root.mkdir()
+    for name in b'caf\xe9.png', b'b.png':
+        Path(os.fsdecode(os.fsencode(root) + b'/' + name)).write_bytes(png(1))
+    shard, place = sources.find(str(root), 9)[0], begun(tmp_path / 'out')
+    assert Build(Twice(), place, shard)(1).kept == 2
 
 
 def test_journal_blames_nobody_too_early(tmp_path):
@@ -398,12 +484,17 @@ def test_journal_blames_nobody_too_early(tmp_path):
         # Each time it is lost at the second photo.
         journal = shard_task.Journal(place, 7)
         journal.begin('a')
+        journal.end()
         journal.begin('b')
     journal = shard_task.Journal(place, 7)
     journal.begin('a')
     with pytest.raises(BadFile, match='was lost 3 times'):
         journal.begin('b')
-    journal.begin('c')
+    # What is over is blamed for nothing that happens afterwards.
+    for _ in range(shard_task.LOST + 1):
+        journal = shard_task.Journal(place, 7)
+        journal.begin('c')
+        journal.end()
     journal.remove()
     assert contents(tmp_path) == {}
 
@@ -412,7 +503,7 @@ def test_journal_blames_nobody_too_early(tmp_path):
 
 
 def test_drop(heap, tmp_path):
-    place = destination.make(str(tmp_path / 'out'))
+    place = begun(tmp_path / 'out')
     for shard in sources.find(str(heap), 9):
         Build(Twice(), place, shard)(0)
     before = contents(tmp_path / 'out')

@@ -17,18 +17,19 @@ import program
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 import degrade
 from errors import RunError
+from faces import duplicates
 from sources import jph, stream
 from storage import check_apart, shown
-from tools.building import destination, engines, faces_page, sources, thresholds
-from tools.building.engines import Engine
+from tools.building import destination, faces_page, fingerprint, sources, thresholds
+from tools.building.engines import Engine, Processes
 from tools.building.faces_job import Faces
 from tools.building.htj2k_job import Htj2k
 from tools.building.pairs_job import Pairs
@@ -37,6 +38,14 @@ from tools.building.run import Plan, build
 from tools.building.shard_task import Job
 
 PRICE = program.ranges.Number(0, 1_000_000)
+
+
+def cores() -> int:
+    """Return how many cores this process may use: a batch system may have given it a few."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
 
 
 def shards(text: str) -> tuple[int, int]:
@@ -81,6 +90,13 @@ def _add_faces(v: argparse.ArgumentParser) -> None:
     v.add_argument(
         '--parser', help='run of a face parser, which says how much of a face is covered'
     )
+    v.add_argument(
+        '--duplicate-bits',
+        type=program.Whole(-1, 256),
+        default=duplicates.MOST,
+        help='bits, of 256, in which the hashes of near-duplicates differ, at most: give 31 to 40 '
+        'for many millions of faces, and -1 to drop none (default: %(default)s)',
+    )
     thresholds.add(v.add_argument_group('thresholds (look at report.html before you turn them)'))
 
 
@@ -121,7 +137,7 @@ def _add_engine(v: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--processes',
         type=program.ranges.Whole(1, 4096),
-        default=os.cpu_count(),
+        default=cores(),
         help='of this machine (default: one for each core)',
     )
     group.add_argument(
@@ -144,9 +160,9 @@ def _add_engine(v: argparse.ArgumentParser) -> None:
 def job(args: argparse.Namespace) -> Job:
     """Return what is to be made. Raises RunError for flags that cannot be."""
     if args.verb == 'faces':
-        limits = thresholds.limits(vars(args))
         if args.format == 'jph':
             _check_jph()
+        limits = thresholds.limits(vars(args))
         return Faces(args.size, args.format, args.detector, args.parser, limits)
     if args.verb == 'htj2k':
         _check_jph()
@@ -166,39 +182,78 @@ def _check_jph() -> None:
         raise RunError('HTJ2K is written by OpenJPH: pip install -e .[htj2k]')
 
 
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Flags on which the bytes depend."""
-    apart = {'out', 'source', 'processes', 'ray', 'shards', 'price', 'photos_per_shard', 'gpu'}
-    return {key: value for key, value in vars(args).items() if key not in apart}
+def everywhere(args: argparse.Namespace) -> None:
+    """Make paths absolute: workers may be at home elsewhere. Raises RunError for wrong ones."""
+    for name in 'source', 'detector', 'parser', 'recipe':
+        path = getattr(args, name, None)
+        known = name == 'recipe' and path in degrade.RECIPES
+        if path and not known and not stream.is_url(path):
+            setattr(args, name, os.path.abspath(path))
+    sides = {'--out': args.out}, {'SOURCE': args.source}
+    if not any(stream.is_url(place) for place in (args.source, args.out)):
+        # Neither may lie in the other: one would be listed, or cleaned, with the other.
+        check_apart(*sides)
+        check_apart(*reversed(sides))
+    elif f'{args.out.rstrip("/")}/'.startswith(f'{args.source.rstrip("/")}/'):
+        raise RunError(f'--out {shown(args.out)} lies in SOURCE: give it a place of its own')
+
+
+def engine(args: argparse.Namespace) -> Engine:
+    """Return who does it. Raises RunError."""
+    share = getattr(args, 'gpu', 0.0)
+    if args.ray:
+        return Ray(args.ray, share)
+    if not share:
+        return Processes(args.processes)
+    # Workers take turns on the GPUs, as many on each as its share allows.
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    gpus = visible.split(',') if visible else [str(i) for i in range(torch.cuda.device_count())]
+    return Processes(min(args.processes, max(int(len(gpus) / share), 1)), gpus)
+
+
+def part(args: argparse.Namespace, count: int) -> tuple[int, int]:
+    """Return the first input shard to be made and the one after the last, of so many.
+
+    The last part of an array job may reach beyond them.
+    """
+    first, end = args.shards or (0, count)
+    if end > count:
+        print(f'--shards {first}:{end}: there are {count:,}')
+    return min(first, count), min(end, count)
+
+
+def told(args: argparse.Namespace) -> str:
+    """Say how to train on a finished set."""
+    if stream.is_url(args.out):
+        if args.verb == 'pairs':
+            return 'pairs are trained on from a disk: copy them there'
+        return f"use it with: python train.py --data '{args.out.rstrip('/')}/*.tar'"
+    more = f' --recipe {args.recipe}' if args.verb == 'pairs' else ''
+    more += f' --size {args.size}' if getattr(args, 'size', 512) != 512 else ''
+    return f'use it with: python train.py --data {shown(args.out)}{more}'
 
 
 @program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line asks for -> exit status."""
     args = parser().parse_args(argv)
+    # Batch systems end a job by this, some time before they kill it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Flags that cannot be are refused before anything is listed: a store may take minutes.
-    made = job(args)
-    if not stream.is_url(args.source) and not stream.is_url(args.out):
-        check_apart({'--out': args.out}, {'SOURCE': args.source})
+    everywhere(args)
+    made, settings = job(args), fingerprint.settings(args)
     found = sources.find(args.source, args.photos_per_shard)
     print(sources.described(found))
-    first, end = args.shards or (0, len(found))
-    if end > len(found):
-        raise RunError(
-            f'--shards {first}:{end}: there are {len(found):,}, so at most 0:{len(found)}'
-        )
-    plan = Plan(made, found, destination.make(args.out), first, end, settings(args), args.price)
-    engine: Engine = (
-        Ray(args.ray, getattr(args, 'gpu', 0)) if args.ray else engines.Processes(args.processes)
-    )
-    page: Callable[[Plan], str] | None = faces_page.page if args.verb == 'faces' else None
+    place, (first, end) = destination.make(args.out), part(args, len(found))
+    near = getattr(args, 'duplicate_bits', -1)
+    plan = Plan(made, found, place, first, end, settings, args.price, near)
+    workers = engine(args)
     try:
-        build(plan, engine, page)
+        finished = build(plan, workers, faces_page.page if args.verb == 'faces' else None)
     finally:
-        engine.close()
-    more = f' --recipe {args.recipe}' if args.verb == 'pairs' else ''
-    more += f' --size {args.size}' if getattr(args, 'size', 512) != 512 else ''
-    print(f'use it with: python train.py --data {shown(args.out)}{more}')
+        workers.close()
+    if finished:
+        print(told(args))
     return 0
 
 

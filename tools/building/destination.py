@@ -6,6 +6,8 @@ so it holds nothing but its name.
 
 import contextlib
 import os
+import posixpath
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -21,7 +23,15 @@ from storage import printable, shown
 
 # How the name of a file begins that is being written.
 UNFINISHED = '.new-'
+_UNFINISHED = re.compile(r'\.new-[0-9a-f]{32}-.')
 LARGEST = 1 << 32  # bytes of a file that is read at once
+TRIES = 3  # at making a folder that another process may just be removing
+# What trying again does not mend, by the names that stores have for it.
+FINAL = 'NoCredentialsError', 'PartialCredentialsError', 'InvalidAccessKeyId', 'NoSuchBucket'
+
+
+class Unreachable(Exception):
+    """A store that did not answer, and may do so the next time."""
 
 
 class Destination(Protocol):
@@ -31,8 +41,10 @@ class Destination(Protocol):
     def place(self) -> str:
         """Folder or address."""
 
-    def names(self) -> set[str]:
-        """Names of all files, unfinished and hidden ones left out. Raises RunError."""
+    def sizes(self) -> dict[str, int]:
+        """Names of all files, and their bytes; unfinished and hidden ones are left out. Raises
+        RunError and Unreachable, as everything here.
+        """
 
     def read(self, name: str) -> bytes:
         """Contents of a file. Raises FileNotFoundError, and RunError where it cannot be read."""
@@ -52,6 +64,7 @@ class Destination(Protocol):
 
 def make(place: str) -> Destination:
     """Return the destination of this name. Raises RunError."""
+    place = place.removeprefix('file://')
     return Store(place.rstrip('/')) if stream.is_url(place) else Folder(os.path.abspath(place))
 
 
@@ -66,14 +79,17 @@ class Folder(NamedTuple):
 
     place: str
 
-    def names(self) -> set[str]:
+    def sizes(self) -> dict[str, int]:
         """See Destination."""
         # Hidden files are those that are being written, or none of ours.
-        found: set[str] = set()
+        found: dict[str, int] = {}
         for folder, _, names in os.walk(self.place):
-            below = os.path.relpath(folder, self.place)
-            visible = [name for name in names if not name.startswith('.')]
-            found |= {os.path.normpath(os.path.join(below, name)) for name in visible}
+            for name in names:
+                path = Path(folder, name)
+                # What has just been removed is not there.
+                with contextlib.suppress(FileNotFoundError):
+                    if not name.startswith('.'):
+                        found[path.relative_to(self.place).as_posix()] = path.stat().st_size
         return found
 
     def read(self, name: str) -> bytes:
@@ -101,11 +117,13 @@ class Folder(NamedTuple):
         # Two that write the same file do not get into each other's way: the later one wins.
         fresh = path.with_name(f'{UNFINISHED}{uuid.uuid4().hex}-{path.name}')
         with _disk(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(fresh, 'wb', buffering=0)  # noqa: SIM115 - closed below
+            file = _opened_in_folder(fresh)
         try:
             with file:
                 yield cast(BinaryIO, _Sink(file, path))
+                # Before it has its name: a machine may lose its power.
+                with _disk(path):
+                    os.fsync(file.fileno())
             with _disk(path):
                 os.replace(fresh, path)
         # Also of what was broken off; after the replacement it has no file to remove.
@@ -123,9 +141,10 @@ class Folder(NamedTuple):
 
     def clean(self) -> None:
         """See Destination."""
-        # A process that was killed had no chance to.
-        for path in Path(self.place).rglob(f'{UNFINISHED}*'):
-            path.unlink(missing_ok=True)
+        # A process that was killed had no chance to. Deeper folders are none of a set.
+        for path in (*Path(self.place).glob('.new-*'), *Path(self.place).glob('*/.new-*')):
+            if _UNFINISHED.match(path.name):
+                path.unlink(missing_ok=True)
 
 
 class Store(NamedTuple):
@@ -133,15 +152,15 @@ class Store(NamedTuple):
 
     place: str
 
-    def names(self) -> set[str]:
+    def sizes(self) -> dict[str, int]:
         """See Destination."""
         fs, root = self._opened()
         # What another process has written since is not in a listing that is remembered.
         fs.invalidate_cache()
         with _refusals(self.place, 'listed'):
-            paths = fs.find(root)
-        names = {os.path.relpath(path, root) for path in paths}
-        return {name for name in names if not os.path.basename(name).startswith('.')}
+            found = fs.find(root, detail=True)
+        sizes = {posixpath.relpath(p, root): info.get('size') or 0 for p, info in found.items()}
+        return {k: v for k, v in sizes.items() if not posixpath.basename(k).startswith('.')}
 
     def read(self, name: str) -> bytes:
         """See Destination."""
@@ -188,6 +207,8 @@ class Store(NamedTuple):
             fs, root = fsspec.core.url_to_fs(self.place)
         except ImportError as error:
             raise RunError(f'{shown(self.place)}: {error}: pip install -e .[remote]') from error
+        except ValueError as error:
+            raise RunError(f'{shown(self.place)}: no store of that kind is known') from error
         return fs, root
 
 
@@ -206,6 +227,19 @@ class _Sink:
         return len(data)
 
 
+def _opened_in_folder(path: Path) -> Any:
+    """A new file, unbuffered, in a folder that is made if need be."""
+    for left in reversed(range(TRIES)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return open(path, 'wb', buffering=0)
+        except FileNotFoundError:
+            # Another builder has just removed the folder, because it was empty.
+            if not left:
+                raise
+    raise AssertionError
+
+
 @contextlib.contextmanager
 def _disk(path: Path) -> Iterator[None]:
     try:
@@ -219,11 +253,18 @@ def _refusals(what: str, done: str) -> Iterator[None]:
     """Every store has errors of its own; each has tried again by itself before it raises one."""
     try:
         yield
-    except RunError:
+    except (RunError, Unreachable):
         raise
     except Exception as error:
         raise _refused(what, done, error) from error
 
 
-def _refused(what: str, done: str, error: Exception) -> RunError:
-    return RunError(f'{shown(what)} cannot be {done}: {printable(str(error), 300)}')
+def _refused(what: str, done: str, error: Exception) -> RunError | Unreachable:
+    said = f'{shown(what)} cannot be {done}: {printable(str(error), 300)}'
+    return RunError(said) if is_final(error) else Unreachable(said)
+
+
+def is_final(error: Exception) -> bool:
+    """Whether a store would say the same the next time: a right or a bucket that is missing."""
+    known = isinstance(error, (PermissionError, FileNotFoundError, NotADirectoryError))
+    return known or any(each in f'{type(error).__name__} {error}' for each in FINAL)

@@ -11,7 +11,7 @@ import numpy as np
 
 from errors import BadFile, RunError
 from faces import duplicates
-from storage import shown
+from storage import counted, shown
 
 from . import accounts, destination
 from .accounts import DUPLICATE, Account, Face
@@ -20,8 +20,10 @@ from .destination import Destination
 from .shard_task import Outcome
 
 
-def found(each: Iterable[Account]) -> dict[int, frozenset[str]]:
+def found(each: Iterable[Account], near: int) -> dict[int, frozenset[str]]:
     """Keys of the faces to be dropped, by shard; of those that are alike the best one stays.
+
+    near: bits in which their hashes differ, at most; -1 where none are to be dropped
 
     The best has the highest resolution; of equal ones the first in the set.
     """
@@ -37,8 +39,9 @@ def found(each: Iterable[Account]) -> dict[int, frozenset[str]]:
             ranks.append(face.measures.get('resolution') or 0.0)
     # Clusters of the whole set: which shard a face is in plays no part.
     drop: dict[int, set[str]] = {}
-    if hashes:
-        labels = duplicates.clusters(duplicates.words(hashes), duplicates.MOST)
+    if hashes and near >= 0:
+        print(f'comparing {counted(len(hashes), "face")}', flush=True)
+        labels = duplicates.clusters(duplicates.words(hashes), near)
         for i in np.flatnonzero(~duplicates.best(labels, np.array(ranks))):
             drop.setdefault(numbers[i], set()).add(keys[i])
     return {number: frozenset(keys) for number, keys in drop.items()}

@@ -9,9 +9,11 @@ import functools
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, Protocol
 
@@ -20,11 +22,13 @@ import cv2
 from errors import FacesError, RunError
 from storage import printable
 
-from .shard_task import Outcome, Work
+from .destination import Unreachable
+from .shard_task import ExhaustedError, Outcome, Work
 
 # Attempts at a task: over several bad files a process may be lost again and again; what fails in
 # another way has been tried several times before it is said to fail.
 MOST_LOST, MOST_FAILED = 25, 3
+PAUSE = 5.0  # seconds, and more from time to time, before a store is asked again
 
 
 class Engine(Protocol):
@@ -49,6 +53,13 @@ class Task(NamedTuple):
     failures: int = 0  # of the attempts; the others were lost
 
 
+class Failure(NamedTuple):
+    """Why a task is to be done again."""
+
+    reason: str
+    exhausted: bool  # memory ran out, which counts as if the process had been lost
+
+
 class Backlog:
     """Tasks that are yet to be given out."""
 
@@ -68,6 +79,15 @@ class Backlog:
         """Have a task done again that failed. Raises RunError where that was in vain too often."""
         again = task._replace(attempt=task.attempt + 1, failures=task.failures + 1)
         self._repeat(again, again.failures < MOST_FAILED, reason)
+
+    def answered(self, task: Task, answer: 'Outcome | FacesError | Failure') -> Outcome | None:
+        """What a task has done; None where it is to be done again. Raises FacesError."""
+        if isinstance(answer, FacesError):
+            raise answer
+        if isinstance(answer, Outcome):
+            return answer
+        (self.lost if answer.exhausted else self.failed)(task, answer.reason)
+        return None
 
     def lost(self, task: Task, reason: str) -> None:
         """The same for one whose process is gone."""
@@ -90,9 +110,11 @@ class Backlog:
 class Processes:
     """The engine of one machine."""
 
-    def __init__(self, count: int) -> None:
-        """count: processes"""
+    def __init__(self, count: int, gpus: Sequence[str] = ()) -> None:
+        """count: processes; gpus: by which they take turns, as CUDA_VISIBLE_DEVICES has them"""
         self._count = count
+        self._gpus = gpus
+        self._started = 0
 
     @property
     def width(self) -> int:
@@ -103,22 +125,31 @@ class Processes:
         """See Engine."""
         backlog = Backlog(works)
         workers: list[_Worker] = []
-        try:
-            yield from self._run(backlog, workers)
-        finally:
-            # Nothing half written counts, so that they may be ended anywhere.
-            for worker in workers:
-                worker.end()
+        # What they write before it is put to a store goes with the folder, however they end.
+        with tempfile.TemporaryDirectory(prefix='build-') as folder:
+            try:
+                yield from self._run(backlog, workers, folder)
+            finally:
+                # Nothing half written counts, so that they may be ended anywhere.
+                for worker in workers:
+                    worker.end()
 
     def close(self) -> None:
         """See Engine: processes end with their tasks."""
 
-    def _run(self, backlog: Backlog, workers: list['_Worker']) -> Iterator[Outcome]:
+    def _worker(self, folder: str) -> '_Worker':
+        more = {'TMPDIR': folder}
+        if self._gpus:
+            more['CUDA_VISIBLE_DEVICES'] = self._gpus[self._started % len(self._gpus)]
+        self._started += 1
+        return _Worker(os.environ | more)
+
+    def _run(self, backlog: Backlog, workers: list['_Worker'], folder: str) -> Iterator[Outcome]:
         while True:
             # Processes are started as there is work for them.
             idle = [worker for worker in workers if not worker.task]
             while task := (len(workers) - len(idle) < self._count and backlog.next()) or None:
-                worker = idle.pop() if idle else _Worker()
+                worker = idle.pop() if idle else self._worker(folder)
                 worker.begin(task)
                 if worker not in workers:
                     workers.append(worker)
@@ -146,12 +177,9 @@ class Processes:
                 ) from None
             backlog.lost(task, f'its process ended with status {worker.status}')
             return
-        if isinstance(answer, Outcome):
-            yield answer
-        elif isinstance(answer, FacesError):
-            raise answer
-        elif answer is not None:
-            backlog.failed(task, answer)
+        done = answer and backlog.answered(task, answer)
+        if done:
+            yield done
 
 
 @functools.cache
@@ -168,12 +196,12 @@ def _context() -> Any:
 class _Worker:
     """A process, and what it is at."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: dict[str, str]) -> None:
         context = _context()
         self.pipe, theirs = context.Pipe()
         self.task: Task | None = None
         self.started = False
-        self._process = context.Process(target=_serve, args=(theirs, dict(os.environ)), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, environment), daemon=True)
         self._process.start()
         # Now their end closes with them, which is how their end is noticed.
         theirs.close()
@@ -184,10 +212,10 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):  # found out when the answer is due
             self.pipe.send(task)
 
-    def answer(self) -> Outcome | FacesError | str | None:
+    def answer(self) -> Outcome | FacesError | Failure | None:
         """What came of its task; None: it has begun. Raises EOFError where the process is gone."""
         try:
-            answer: Outcome | FacesError | str | None = self.pipe.recv()
+            answer: Outcome | FacesError | Failure | None = self.pipe.recv()
         except ConnectionResetError:
             raise EOFError from None
         self.started = True
@@ -211,6 +239,7 @@ def _serve(pipe: Connection, environment: dict[str, str]) -> None:
     """Do tasks until nobody gives any more."""
     # What this one was forked from may be older than its environment.
     os.environ.update(environment)
+    tempfile.tempdir = None
     # A Ctrl-C is for the process that gave them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     one_thread()
@@ -233,15 +262,19 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def attempted(task: Task) -> Outcome | FacesError | str:
+def attempted(task: Task) -> Outcome | FacesError | Failure:
     """Do a task: what it has done, what stops the whole run, or why it is to be tried again."""
     try:
         return task.work(task.attempt)
     except FacesError as error:
         return error
+    except ExhaustedError as error:
+        return Failure(str(error), exhausted=True)
     except Exception as error:
-        # A connection that broke, memory that ran out: the next attempt may fare better.
-        return f'{type(error).__name__}: {error}'
+        # A store that did not answer may do so a little later.
+        if isinstance(error, (Unreachable, OSError)):
+            time.sleep(PAUSE * (task.failures + 1))
+        return Failure(f'{type(error).__name__}: {error}', exhausted=False)
 
 
 def one_thread() -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -14,11 +15,11 @@ from faces.measures import Limits
 from sources import files
 from tasks import images
 from tasks.face_parser import FaceParser
-from tools.prepare_htj2k import verified
 
 from . import accounts, thresholds
 from .accounts import Face
 from .copies import Copies
+from .htj2k_job import htj2k
 from .shard_task import Made
 from .sheets import small
 
@@ -46,26 +47,25 @@ class Faces:
     kind = 'faces'
     folders = ('',)
 
-    def made(self, name: str, data: bytes, shard: int, number: int) -> list[Made]:
+    def made(self, name: str, data: bytes, shard: int, number: int) -> Iterator[Made]:
         """See Job."""
         photo = files.decode_sound(data, convert=True)
         least = round(LOOKED_FOR * self.limits.side[0])
         found = _detector(self.detector)(photo, max(detect.smallest(photo), least))
         jpeg = measures.jpeg_quality(data)
-        done: list[Made] = []
         # The surest face of a photo comes first, as the detector has them.
         for box, points, score in zip(*found, strict=True):
             matrix = align.matrix(points, align.SIDE)
             # Points on one spot are no face.
             if matrix is None:
                 continue
-            key = f'{shard:06}-{number + len(done):06}'
+            key = f'{shard:06}-{number:06}'
+            number += 1
             face = Face(key, name, box.round(2).tolist(), points.round(2).tolist())
             square = align.warped(photo, matrix, (align.SIDE, align.SIDE))
             self._judge(face, square, matrix, box, points, score, photo, jpeg)
             members = {} if face.dropped else {'': self._members(face, square, matrix, photo)}
-            done.append(Made(face, members, small(square)))
-        return done
+            yield Made(face, members, small(square))
 
     def _judge(
         self,
@@ -112,7 +112,7 @@ class Faces:
 
     def _encoded(self, face: np.ndarray, name: str) -> bytes:
         if self.format == 'jph':
-            return verified(face, name)
+            return htj2k(face, name)
         return images.png(torch.from_numpy(face).permute(2, 0, 1))
 
     def copies(self) -> Copies:

@@ -6,6 +6,7 @@ was killed counts no longer: at once on the machine where it ran, after some min
 
 import contextlib
 import dataclasses
+import functools
 import os
 import socket
 import threading
@@ -19,11 +20,12 @@ from errors import BadFile, RunError
 from storage import records, shown
 
 from . import destination
-from .destination import Destination
+from .destination import Destination, Unreachable
 
 FOLDER = 'building'  # of what is of no use when a set is finished
 RENEW = 15.0  # seconds
 STALE = 120.0  # seconds since a note was renewed
+SAME = 30.0  # seconds by which a clock may have been set since a process began
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +44,14 @@ class Note:
     def lives(self) -> bool:
         """Whether its builder may still be at work."""
         # The number of a process is given again: when it began tells whose it is.
-        if self.host == socket.gethostname():
-            return abs(_born(self.pid) - self.born) < 1
+        if self.host == _here():
+            return abs(_born(self.pid) - self.born) < SAME
         return time.time() - self.renewed < STALE
+
+    @property
+    def silent(self) -> bool:
+        """Whether its builder, on another machine, has not renewed it as it should have."""
+        return self.host != _here() and time.time() - self.renewed > 3 * RENEW
 
 
 class Lock(contextlib.AbstractContextManager['Lock']):
@@ -58,7 +65,8 @@ class Lock(contextlib.AbstractContextManager['Lock']):
         born = _born(os.getpid())
         token = uuid.uuid4().hex
         self._place = place
-        self._note = Note(first, end, socket.gethostname(), os.getpid(), born, token, time.time())
+        self._note = Note(first, end, _here(), os.getpid(), born, token, time.time())
+        self.lost = False  # somebody else took this one for dead
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renewed, daemon=True, name='lock')
         self.alone = False  # nobody builds other shards of the destination
@@ -86,6 +94,11 @@ class Lock(contextlib.AbstractContextManager['Lock']):
                 others.append(other)
         for other in others:
             if other.first < self._note.end and self._note.first < other.end:
+                # A job that was taken from a machine is begun again on another one.
+                if other.silent:
+                    print(f'waiting for process {other.pid} of {other.host}, which is silent')
+                    time.sleep(max(STALE - (time.time() - other.renewed), 0) + 1)
+                    return self._refuse()
                 raise RunError(
                     f'--out {shown(self._place.place)}: process {other.pid} of {other.host} builds '
                     f'shards {other.first}:{other.end} of it: wait, or stop that one; on several '
@@ -100,7 +113,10 @@ class Lock(contextlib.AbstractContextManager['Lock']):
     def _renewed(self) -> None:
         while not self._ended.wait(RENEW):
             # What is refused now will be refused to the shards, too, which say so.
-            with contextlib.suppress(RunError):
+            with contextlib.suppress(RunError, Unreachable):
+                if _name(self._note) not in self._place.sizes():
+                    self.lost = True
+                    return
                 self._write()
 
     def __exit__(
@@ -108,8 +124,17 @@ class Lock(contextlib.AbstractContextManager['Lock']):
     ) -> None:
         self._ended.set()
         self._thread.join()
-        with contextlib.suppress(RunError):
+        with contextlib.suppress(RunError, Unreachable):
             self._place.remove(_name(self._note))
+
+
+@functools.cache
+def _here() -> str:
+    """This machine; or this container, whose processes have numbers of their own."""
+    found = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        found.append(os.readlink('/proc/self/ns/pid'))
+    return ' '.join(found)
 
 
 def _born(pid: int) -> float:
@@ -126,7 +151,7 @@ def _born(pid: int) -> float:
 def notes(place: Destination) -> list[Note]:
     """Notes that builders have left."""
     found = []
-    for name in sorted(place.names()):
+    for name in sorted(place.sizes()):
         if name.startswith(f'{FOLDER}/lock-'):
             # One that has just been removed, or is damaged, holds nobody up.
             with contextlib.suppress(FileNotFoundError, BadFile):

@@ -9,7 +9,7 @@ from typing import Any
 from errors import FacesError, RunError
 from storage import printable
 
-from .engines import Backlog, Task, attempted, one_thread
+from .engines import Backlog, Failure, Task, attempted, one_thread
 from .shard_task import Outcome
 
 # Tasks in flight for each core: one that runs, and one that is there when it ends.
@@ -40,6 +40,10 @@ class Ray:
                 f'--ray {address}: no cluster answers ({printable(str(error), 200)}): start one '
                 'with ray start --head, and join others with ray start --address=HOST:6379'
             ) from error
+        there = self._ray.cluster_resources().get('GPU', 0)
+        if gpus and not there:
+            self._ray.shutdown()
+            raise RunError(f'--gpu {gpus:g}: no machine of the cluster has a GPU')
         # Retries are counted here, where the journal of a shard knows of them.
         self._do = self._ray.remote(max_retries=0, num_cpus=1, num_gpus=gpus)(_do)
 
@@ -73,16 +77,18 @@ class Ray:
         # What a task raises comes as its answer; what Ray raises is about who did it.
         try:
             value = self._ray.get(answer)
+        except self._ray.exceptions.RayTaskError as error:
+            # It never began: a machine without this project, or with another version of it.
+            reason = str(error).strip().splitlines()[-1]
+            backlog.failed(task, f'a machine of the cluster cannot do it: {reason}')
+            return
         except self._ray.exceptions.RayError as error:
             # The worker, or its machine, is gone.
             backlog.lost(task, str(error))
             return
-        if isinstance(value, Outcome):
-            yield value
-        elif isinstance(value, FacesError):
-            raise value
-        else:
-            backlog.failed(task, value)
+        done = backlog.answered(task, value)
+        if done:
+            yield done
 
 
 def _check_reachable(address: str) -> None:
@@ -92,6 +98,6 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host.strip('[]'), int(port)), PATIENCE).close()
 
 
-def _do(task: Task) -> Outcome | FacesError | str:
+def _do(task: Task) -> Outcome | FacesError | Failure:
     one_thread()
     return attempted(task)

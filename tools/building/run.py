@@ -15,14 +15,14 @@ from tasks.batches import ahead
 
 from . import accounts, destination, doubles, sources
 from .accounts import Account
-from .destination import Destination
+from .destination import Destination, Unreachable
 from .engines import Engine
-from .lock import Lock
+from .lock import FOLDER, Lock
 from .progress import Meter
-from .shard_task import Build, Job
+from .shard_task import SETTINGS, Build, Job
 from .sources import InputShard
 
-SETTINGS, INDEX, REPORT = 'build.json', 'index.json', 'report.html'
+INDEX, REPORT = 'index.json', 'report.html'
 READERS = 8  # accounts that are read at a time: a store takes its time for each
 
 
@@ -36,6 +36,7 @@ class Plan(NamedTuple):
     end: int
     settings: dict[str, Any]  # on which the bytes depend
     price: float | None  # of an hour of a core
+    near: int  # bits in which the hashes of near-duplicates differ at most; -1: none are dropped
 
     @property
     def whole(self) -> bool:
@@ -43,52 +44,61 @@ class Plan(NamedTuple):
         return (self.first, self.end) == (0, len(self.found))
 
 
-def build(plan: Plan, engine: Engine, page: Callable[['Plan'], str] | None) -> None:
-    """Make what is missing of a set, and its index.
+def build(plan: Plan, engine: Engine, page: Callable[['Plan'], str] | None) -> bool:
+    """Make what is missing of a set, and its index; return whether there are faces to train on.
 
     page: the report, made from a plan whose shards are all there; for sets of raw photos
     Raises RunError: another builder, other settings than before, a disk or store that refuses.
     """
+    try:
+        return _build(plan, engine, page)
+    except Unreachable as error:
+        raise RunError(
+            f'{error}. What is finished stays; the same command goes on with the rest'
+        ) from error
+
+
+def _build(plan: Plan, engine: Engine, page: Callable[['Plan'], str] | None) -> bool:
     with Lock(plan.place, plan.first, plan.end) as lock:
         # Nothing is written before it is sure that it belongs to what is there.
         _check_settings(plan)
-        if lock.alone:
-            plan.place.clean()  # of what was killed
-        there = plan.place.names()
+        there = set(plan.place.sizes())
         wanted = plan.found[plan.first : plan.end]
         missing = [shard for shard in wanted if not _is_made(plan.job, shard, there)]
         if len(missing) < len(wanted):
             print(f'{len(wanted) - len(missing):,} of {len(wanted):,} shards are there already')
         if missing:
-            _make(plan, missing, engine)
+            _make(plan, missing, engine, lock)
         # Others may have built their parts in the meantime.
-        left = sum(not _is_made(plan.job, shard, plan.place.names()) for shard in plan.found)
+        there = set(plan.place.sizes())
+        left = sum(not _is_made(plan.job, shard, there) for shard in plan.found)
         if not plan.whole or left:
             print(
                 f'{counted(left, "shard")} of {len(plan.found):,} to go; when all are there, the '
                 'same command without --shards writes the index'
             )
-            return
-        _finish(plan, engine, page)
+            return False
+        return _finish(plan, engine, page)
 
 
 def _check_settings(plan: Plan) -> None:
     """Write the settings of a new set; raise RunError for another one's."""
     place = shown(plan.place.place)
     now = {**plan.settings, 'shards': len(plan.found), 'source': sources.digest(plan.found)}
-    try:
-        before = records.parse(plan.place.read(SETTINGS), dict[str, Any])
-    except FileNotFoundError:
+    there = plan.place.sizes()
+    if SETTINGS not in there:
         # Somebody's own folder is not to be mixed with a set.
-        foreign = sorted(name for name in plan.place.names() if '/' not in name)
+        foreign = sorted(name for name in there if not name.startswith(f'{FOLDER}/'))
         if foreign:
             raise RunError(
                 f'--out {place} holds other files already ({shown(foreign[0])}): give a folder of '
                 'its own'
-            ) from None
+            )
         text = json.dumps(now, indent=2) + '\n'
         destination.write(plan.place, SETTINGS, text.encode())
         return
+    try:
+        before = records.parse(plan.place.read(SETTINGS), dict[str, Any])
     except BadFile as error:
         raise RunError(f'{place}/{SETTINGS} is damaged ({error}): give another --out') from error
     # Names of the pictures first: their message is another one than that of a flag.
@@ -113,11 +123,16 @@ def _is_made(job: Job, shard: InputShard, there: set[str]) -> bool:
     return {accounts.name(job.kind, shard.number, '.json'), *tars} <= there
 
 
-def _make(plan: Plan, missing: Sequence[InputShard], engine: Engine) -> None:
+def _make(plan: Plan, missing: Sequence[InputShard], engine: Engine, lock: Lock) -> None:
     works = (Build(plan.job, plan.place, shard) for shard in missing)
     with Meter(len(missing), engine.width, plan.price) as meter:
         for done in engine.run(works):
             meter.add(done)
+            if lock.lost:
+                raise RunError(
+                    f'--out {shown(plan.place.place)}: another builder took this one for dead, as '
+                    'its note had not been renewed: what is finished stays'
+                )
     print(
         f'{counted(meter.photos, "photo")}, {counted(meter.faces, "face")}, {meter.kept:,} kept, '
         f'{counted(meter.bad, "file")} that could not be used'
@@ -127,16 +142,21 @@ def _make(plan: Plan, missing: Sequence[InputShard], engine: Engine) -> None:
 # ---- when every shard is there ----
 
 
-def _finish(plan: Plan, engine: Engine, page: Callable[[Plan], str] | None) -> None:
+def _finish(plan: Plan, engine: Engine, page: Callable[[Plan], str] | None) -> bool:
     # Duplicates before the index, which tells the tars as they stay.
     if page:
-        drop = doubles.found(each_account(plan))
+        drop = doubles.found(each_account(plan), plan.near)
         works = doubles.works(plan.place, plan.job.kind, each_account(plan), drop)
         if works:
             list(engine.run(works))
         count = sum(map(len, drop.values()))
         print(f'{counted(count, "near-duplicate")} dropped')
         destination.write(plan.place, REPORT, page(plan).encode())
+    # Nobody else builds here: what was never finished is of those that were killed.
+    plan.place.clean()
+    for name in plan.place.sizes():
+        if name.startswith(f'{FOLDER}/shard-'):
+            plan.place.remove(name)
     # Last of all: a set with an index is a whole one.
     content = _index(plan)
     destination.write(plan.place, INDEX, content)
@@ -145,6 +165,7 @@ def _finish(plan: Plan, engine: Engine, page: Callable[[Plan], str] | None) -> N
         f'{counted(kept, "face")} in {shown(plan.place.place)}, '
         f'{INDEX} {hashlib.sha256(content).hexdigest()}'
     )
+    return kept > 0
 
 
 def each_account(plan: Plan) -> Iterator[Account]:
@@ -159,9 +180,15 @@ def each_account(plan: Plan) -> Iterator[Account]:
 
 def _index(plan: Plan) -> bytes:
     """What the set consists of, shard by shard."""
-    rows, total = [], 0
+    rows, total, sizes = [], 0, plan.place.sizes()
     for account in each_account(plan):
         total += account.kept
+        for name, written in account.archives.items():
+            if sizes.get(name) != written.bytes:
+                raise RunError(
+                    f'{shown(plan.place.place)}/{name} has {sizes.get(name, 0):,} bytes, not '
+                    f'{written.bytes:,}: remove it, and the same command makes the shard anew'
+                )
         rows.append(
             {
                 'shard': account.shard,

@@ -7,8 +7,10 @@ output of img2dataset is taken as it is.
 
 import hashlib
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import fsspec
@@ -17,6 +19,8 @@ from errors import BadFile, DataError
 from sources import files, listing, shards, stream
 from storage import counted, open_regular, shown
 from tasks.batches import ahead
+
+from . import destination
 
 # Pictures at addresses that are fetched before they are needed.
 AHEAD = 4
@@ -30,6 +34,7 @@ class InputShard(NamedTuple):
     number: int
     names: tuple[str, ...]  # of the pictures, or of the tar: the same wherever the source lies
     paths: tuple[str, ...]  # or addresses
+    sizes: tuple[int, ...]  # bytes
     is_tar: bool
 
     @property
@@ -40,7 +45,13 @@ class InputShard(NamedTuple):
         return f'{shown(self.paths[0])} to {shown(self.paths[-1])}'
 
 
+class Gone(BadFile):
+    """Why a picture cannot be read that was there when it was listed."""
+
+
 # ---- listing ----
+
+_Entry = tuple[str, str, int]  # name, path or address, bytes
 
 
 def find(source: str, length: int) -> list[InputShard]:
@@ -49,23 +60,29 @@ def find(source: str, length: int) -> list[InputShard]:
     length: pictures of an input shard, at most
     Raises DataError: nothing is there, or a store does not answer.
     """
-    named = _remote(source) if stream.is_url(source) else listing.named_paths(source)
-    named = sorted(named, key=lambda each: (listing.natural(each[0]), each))
-    tars = [each for each in named if shards.parted(each[1])[0] == each[1]]
-    pictures = [each for each in named if shards.parted(each[1])[0] != each[1]]
+    entries = _remote(source) if stream.is_url(source) else _local(source)
+    entries.sort(key=lambda each: (listing.natural(each[0]), each))
+    tars = [each for each in entries if shards.parted(each[1])[0] == each[1]]
+    pictures = [each for each in entries if shards.parted(each[1])[0] != each[1]]
     # Tars first, since their number is known before anybody chooses a length.
     runs = [([each], True) for each in tars]
     runs += [(pictures[i : i + length], False) for i in range(0, len(pictures), length)]
-    return [
-        InputShard(i, tuple(name for name, _ in run), tuple(path for _, path in run), is_tar)
-        for i, (run, is_tar) in enumerate(runs)
-    ]
+    shaped = []
+    for i, (run, is_tar) in enumerate(runs):
+        names, paths, sizes = zip(*run, strict=True)
+        shaped.append(InputShard(i, names, paths, sizes, is_tar))
+    return shaped
 
 
 def digest(found: Sequence[InputShard]) -> str:
     """Return what two listings have in common if, and only if, they are of the same pictures."""
-    names = '\n'.join(f'{shard.number}/{name}' for shard in found for name in shard.names)
-    return hashlib.blake2b(os.fsencode(names), digest_size=16).hexdigest()
+    # Sizes, too: many sets call their tars 00000.tar.
+    lines = (
+        f'{shard.number}/{size}/{name}'
+        for shard in found
+        for name, size in zip(shard.names, shard.sizes, strict=True)
+    )
+    return hashlib.blake2b(os.fsencode('\n'.join(lines)), digest_size=16).hexdigest()
 
 
 def described(found: Sequence[InputShard]) -> str:
@@ -76,19 +93,63 @@ def described(found: Sequence[InputShard]) -> str:
     return f'{" and ".join(parts)}: {counted(len(found), "input shard")}'
 
 
-def _remote(source: str) -> list[tuple[str, str]]:
-    """[(name, address)] of what lies at an address. Raises DataError."""
+def _local(source: str) -> list[_Entry]:
+    """What lies on a disk. Raises DataError."""
+    named = listing.named_paths(source)
+    for _, path in named:
+        if shards.parted(path)[1]:
+            raise DataError(
+                f'{shown(source)} names {shown(path)}, a picture in a tar: give the tars themselves'
+            )
+    paths = [os.path.abspath(path) for _, path in named]
+    # Of anything but a folder the names begin where the paths differ: where it lies, and from where
+    # it was named, plays no part.
+    root = os.path.abspath(source)
+    if not os.path.isdir(source):
+        root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [(Path(os.path.relpath(path, root)).as_posix(), path, _size(path)) for path in paths]
+
+
+def _size(path: str) -> int:
+    # What is not there is named when it is its turn.
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+def _remote(source: str) -> list[_Entry]:
+    """What lies at an address. Raises DataError."""
+    try:
+        found = [each for url in shards.braces(source) for each in _listed(url)]
+    except ImportError as error:
+        raise DataError(f'{shown(source)}: {error}: pip install -e .[remote]') from error
+    except Exception as error:  # every file system has its own
+        raise DataError(
+            f'{shown(source)}: cannot be listed ({type(error).__name__}: {error}); check the '
+            'address and the credentials'
+        ) from error
     wanted = (*files.SUFFIXES, *files.OTHER_SUFFIXES, *shards.SUFFIXES)
-    if '*' in source or shards.braces(source) != [source] or source.lower().endswith(wanted):
-        urls = stream.find(source).urls
-    else:
-        urls = stream.find(f'{source.rstrip("/")}/**').urls
-    urls = [url for url in urls if url.lower().endswith(wanted)]
-    if not urls:
+    found = [each for each in dict(found).items() if each[0].lower().endswith(wanted)]
+    if not found:
         raise DataError(f'{shown(source)}: no pictures and no .tar there; check the address')
-    # Names begin where the addresses differ, so that a bucket may be copied.
-    root = os.path.commonpath([os.path.dirname(url) for url in urls])
-    return [(os.path.relpath(url, root), url) for url in urls]
+    root = posixpath.commonpath([posixpath.dirname(url) for url, _ in found])
+    entries = [(posixpath.relpath(url, root), url, size) for url, size in found]
+    # As in a folder on a disk, what systems leave behind is none of it.
+    return [each for each in entries if not any(map(shards.is_junk, each[0].split('/')))]
+
+
+def _listed(url: str) -> list[tuple[str, int]]:
+    """[(address, bytes)] of a pattern, a folder or a file. Raises whatever its store does."""
+    fs, path = fsspec.core.url_to_fs(url)
+    if '*' in url:
+        found = fs.glob(path, detail=True)
+    elif fs.isdir(path):
+        found = fs.find(path, detail=True)
+    else:
+        found = {path: fs.info(path)}
+    sizes = {p: info.get('size') or 0 for p, info in found.items() if info['type'] == 'file'}
+    return [(fs.unstrip_protocol(p), size) for p, size in sizes.items()]
 
 
 # ---- reading ----
@@ -115,6 +176,8 @@ def _of_tar(name: str, path: str) -> Iterator[Photo]:
                 yield f'{name}/{member}', data
     except BadFile as error:
         yield name, error
+    except FileNotFoundError:
+        yield name, Gone('not there any more')
 
 
 def _opened(path: str) -> Any:
@@ -131,12 +194,12 @@ def _contents(path: str) -> bytes | BadFile:
     except BadFile as error:
         return error
     except FileNotFoundError:
-        return BadFile('not there any more')
+        return Gone('not there any more')
     except OSError as error:
         # A store may answer the next time; a disk says the same again.
-        if stream.is_url(path):
+        if stream.is_url(path) and not destination.is_final(error):
             raise
-        return BadFile(f'cannot be read: {error.strerror}')
+        return Gone(f'cannot be read: {error.strerror or error}')
 
 
 def _at_address(url: str) -> bytes:

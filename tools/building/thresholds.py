@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from errors import RunError
 from faces.measures import Limits
 
 
@@ -79,7 +80,7 @@ def add(group: argparse._ArgumentGroup) -> None:
 
 
 def limits(flags: Mapping[str, float]) -> Limits:
-    """Limits of these flags."""
+    """Limits of these flags. Raises RunError where the least is above the most."""
     # Ends without a flag stay as they are.
     found = Limits()._asdict()
     for each in THRESHOLDS:
@@ -91,6 +92,10 @@ def limits(flags: Mapping[str, float]) -> Limits:
             least = value
         else:
             most = value
+        if least > most:
+            raise RunError(
+                f'--least-{each.measure} {least:g} is above --most-{each.measure} {most:g}'
+            )
         found[each.measure] = (least, most)
     return Limits(**found)
 
