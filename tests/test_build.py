@@ -21,11 +21,13 @@ import pytest
 from errors import BadFile, DataError, RunError
 from faces import measures
 from sources import shards as tars
+from tools import build
 from tools.building import (
     accounts,
     destination,
     doubles,
     engines,
+    fingerprint,
     lock,
     shard_task,
     sheets,
@@ -572,3 +574,63 @@ def test_thresholds_are_documented():
     page = (Path(__file__).parents[1] / 'docs/building.md').read_text()
     for flag, value in thresholds.named(measures.Limits()).items():
         assert f'`--{flag.replace("_", "-")} {value:g}`' in page, flag
+
+
+# ---- the command line ----
+
+
+def flags(*argv):
+    return build.parser().parse_args([str(a) for a in argv])
+
+
+def test_neither_lies_in_the_other(heap, tmp_path):
+    for source, out in (
+        (heap, heap / 'out'),
+        (heap, tmp_path),
+        ('s3://b/photos', 's3://b/photos/faces'),
+        ('s3://b/photos/', 's3://b/photos'),
+    ):
+        with pytest.raises(RunError, match='a place of its own'):
+            build.everywhere(flags('htj2k', source, '--out', out))
+    build.everywhere(flags('htj2k', 's3://b/photos', '--out', 's3://b/photos2'))
+
+
+def test_paths_are_the_same_everywhere(heap, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('mine.toml').touch()
+    args = flags('pairs', 'heap', '--out', 'out', '--recipe', 'mine.toml')
+    build.everywhere(args)
+    assert (args.source, args.recipe) == (str(heap), str(tmp_path / 'mine.toml'))
+    args = flags('pairs', 'heap', '--out', 'out', '--recipe', 'simple')
+    build.everywhere(args)
+    assert args.recipe == 'simple'
+
+
+def test_the_last_part_of_an_array_may_reach_beyond(capsys):
+    assert build.part(flags('htj2k', 'x', '--out', 'y'), 8) == (0, 8)
+    assert build.part(flags('htj2k', 'x', '--out', 'y', '--shards', '6:9'), 8) == (6, 8)
+    assert build.part(flags('htj2k', 'x', '--out', 'y', '--shards', '9:12'), 8) == (8, 8)
+    assert capsys.readouterr().out.count('there are 8') == 2
+    for wrong in '3:3', '5:4', 'a:b', '-1:4', '3':
+        with pytest.raises(SystemExit):
+            flags('htj2k', 'x', '--out', 'y', f'--shards={wrong}')
+
+
+def test_contents_of_files_are_settings(heap, tmp_path):
+    """Not where they lie."""
+    said = []
+    for folder, sigma in (('a', 3), ('b', 3), ('b', 4)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        recipe = tmp_path / folder / 'mine.toml'
+        text = 'extends = "ai6126_2022"\nname = "mine"\n\n[stages.noise]\nsigma = [0, {}]\n'
+        recipe.write_text(text.format(sigma))
+        said.append(fingerprint.settings(flags('pairs', heap, '--out', 'o', '--recipe', recipe)))
+    assert said[0] == said[1] != said[2]
+    assert said[0]['versions'].keys() == {'numpy', 'opencv-python-headless', 'torch'}
+    with pytest.raises(RunError, match='--detector .* cannot be read'):
+        fingerprint.settings(flags('faces', heap, '--out', 'o', '--detector', 'nothing.onnx'))
+
+
+def test_least_above_most():
+    with pytest.raises(RunError, match='--least-exposure 230 is above --most-exposure 220'):
+        thresholds.limits(vars(flags('faces', 'x', '--out', 'y', '--least-exposure', '230')))

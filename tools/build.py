@@ -186,8 +186,8 @@ def everywhere(args: argparse.Namespace) -> None:
     """Make paths absolute: workers may be at home elsewhere. Raises RunError for wrong ones."""
     for name in 'source', 'detector', 'parser', 'recipe':
         path = getattr(args, name, None)
-        known = name == 'recipe' and path in degrade.RECIPES
-        if path and not known and not stream.is_url(path):
+        # Patterns are resolved where they are listed; what is not there is named as it was typed.
+        if path and os.path.exists(path):
             setattr(args, name, os.path.abspath(path))
     sides = {'--out': args.out}, {'SOURCE': args.source}
     if not any(stream.is_url(place) for place in (args.source, args.out)):
