@@ -131,7 +131,7 @@ def test_what_is_looked_at_is_the_photo_and_the_result(restorer, tmp_path):
         whole = cv2.cvtColor((before, after)[i % 2].astype(np.uint8), cv2.COLOR_RGB2GRAY)
         found = [
             cv2.matchTemplate(cv2.resize(whole, None, fx=by, fy=by).astype(np.float32), shown, 5)
-            for by in np.geomspace(0.25, 0.5, 30)
+            for by in np.geomspace(0.25, 0.36, 120)
         ]
         assert max(match.max() for match in found) > 0.95
 
