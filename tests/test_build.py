@@ -232,13 +232,26 @@ def test_full_disk(tmp_path):
 
 def test_one_builder_for_each_shard(tmp_path):
     place = destination.make(str(tmp_path))
-    with lock.Lock(place, 0, 10) as first:
-        assert first.alone
+    with lock.Lock(place, 0, 10):
         with pytest.raises(RunError, match=f'process {os.getpid()} of .* builds shards 0:10'):
             lock.Lock(place, 9, 12).__enter__()
-        with lock.Lock(place, 10, 12) as second:
-            assert not second.alone
+        with lock.Lock(place, 10, 12):
+            assert len(lock.notes(place)) == 2
     assert contents(tmp_path) == {}
+
+
+def test_a_builder_learns_that_it_was_taken_for_dead(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, 'RENEW', 0.01)
+    place = destination.make(str(tmp_path))
+    with lock.Lock(place, 0, 5) as held:
+        time.sleep(0.1)
+        assert not held.lost
+        held._ended.set()
+        held._thread.join()
+        place.remove(lock._name(held._note))
+        held._ended.clear()
+        held._renewed()
+        assert held.lost
 
 
 def test_notes_of_the_dead_count_no_longer(tmp_path):
@@ -255,7 +268,6 @@ def test_notes_of_the_dead_count_no_longer(tmp_path):
         destination.write(place, lock._name(note), accounts.encoded(note))
     destination.write(place, 'building/lock-x.json', b'{"first": 1')
     with lock.Lock(place, 0, 5) as held:
-        assert not held.alone
         assert {note.token for note in lock.notes(place)} == {'renewed', held._note.token}
     with pytest.raises(RunError, match='process 1 of elsewhere builds shards 5:9'):
         lock.Lock(place, 8, 9).__enter__()

@@ -69,7 +69,6 @@ class Lock(contextlib.AbstractContextManager['Lock']):
         self.lost = False  # somebody else took this one for dead
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renewed, daemon=True, name='lock')
-        self.alone = False  # nobody builds other shards of the destination
 
     def __enter__(self) -> 'Lock':
         # The note first, or two that begin at once would not see each other.
@@ -77,7 +76,7 @@ class Lock(contextlib.AbstractContextManager['Lock']):
         self._write()
         try:
             self._refuse()
-        except RunError:
+        except (RunError, Unreachable):
             self._place.remove(_name(self._note))
             raise
         self._thread.start()
@@ -104,7 +103,6 @@ class Lock(contextlib.AbstractContextManager['Lock']):
                     f'shards {other.first}:{other.end} of it: wait, or stop that one; on several '
                     'machines give each --shards of its own, or all of them one --ray'
                 )
-        self.alone = not others
 
     def _write(self) -> None:
         note = dataclasses.replace(self._note, renewed=time.time())
@@ -114,7 +112,9 @@ class Lock(contextlib.AbstractContextManager['Lock']):
         while not self._ended.wait(RENEW):
             # What is refused now will be refused to the shards, too, which say so.
             with contextlib.suppress(RunError, Unreachable):
-                if _name(self._note) not in self._place.sizes():
+                try:
+                    self._place.read(_name(self._note))
+                except FileNotFoundError:
                     self.lost = True
                     return
                 self._write()
