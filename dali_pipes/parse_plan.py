@@ -1,6 +1,6 @@
 """How the batch of a parser or of a landmark network is planned and finished.
 
-Sample numbers -> pairs, augmentations, degradations; decoded pairs -> Batch.
+Sample numbers -> pairs, pasting, augmentations, degradations; decoded pairs -> Batch.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import degrade
 from degrade.draw import Draw
 from degrade.op import ChainParams
 from degrade.upload import upload
-from faces import augment, landmarks
+from faces import augment, landmarks, masks
 from sources import order
 
 from .batch import Batch
@@ -31,6 +31,10 @@ class ParsePlan:
     seed:   of order, augmentations and degradations
     recipe: what the parser has to see through: faces are degraded and enlarged again (bicubic);
             None for clean faces
+    epoch:  [M] int64 numbers of the pairs in an epoch, some of them more than once; None: each once
+    paste:  probability that a face is given what the one before it in the batch wears (Ghiasi et
+            al., CVPR 2021): glasses, hat, earrings, necklace. Faces are aligned, so that these lie
+            where they belong
     """
 
     channels = 4  # of decoded images: red, green, blue, class id
@@ -44,6 +48,8 @@ class ParsePlan:
         size: int,
         seed: int = 0,
         recipe: degrade.Recipe | None = None,
+        epoch: np.ndarray | None = None,
+        paste: float = 0.0,
     ) -> None:
         """Nothing is drawn yet."""
         self.count = count
@@ -51,6 +57,8 @@ class ParsePlan:
         self.size = size
         self.seed = seed
         self.recipe = recipe
+        self.epoch = np.arange(count) if epoch is None else epoch
+        self.paste = paste
 
         # Draws that a recipe makes once per batch.
         self._tied: dict[str, Any] = {}
@@ -62,6 +70,7 @@ class ParsePlan:
         """Draw everything for [B] int64 sample numbers."""
         draw = Draw(self.seed, samples, self._known, **self._tied)
         sides = (self.size, self.size)
+        pasted = draw.uniform('paste') < self.paste
         moved = augment.sample(draw.at('augment'), sides)
         chain = degrade.sample(self.recipe, draw, sides) if self.recipe else None
 
@@ -69,22 +78,23 @@ class ParsePlan:
         # mask's ids have to be exchanged as well, and once.
         return Step(
             samples,
-            order.index(samples, self.count, self.seed),
+            self.epoch[order.index(samples, len(self.epoch), self.seed)],
             np.zeros(len(samples), bool),
-            (moved, chain),
+            (pasted, moved, chain),
             np.zeros((len(samples), 2), np.int64),
         )
 
     def records(self, step: Step) -> tuple[np.ndarray, ...]:
         """Those of the recipe, where there is one."""
-        _, chain = step.params
+        *_, chain = step.params
         return degrade.records(self.recipe, chain, (self.size, self.size)) if self.recipe else ()
 
     def finish(
         self, x: torch.Tensor, step: Step, impl: str = 'torch', pool: Executor | None = None
     ) -> Batch:
         """Make the batch of x [B, 4, H, W] uint8, pictures and ids; see BatchPlan."""
-        moved, chain = step.params
+        pasted, moved, chain = step.params
+        x = _worn(x, pasted)
         image, mask = _augmented(x[:, :3], x[:, 3], moved, impl)
 
         # The chain starts from 8-bit images, as it does for a restorer.
@@ -121,11 +131,28 @@ class PointPlan(ParsePlan):
         batch = super().finish(torch.cat([x, empty], 1), step, impl, pool)
 
         # A pixel's centre has whole coordinates, so that the picture ends half a pixel further out.
-        moved, _ = step.params
+        _, moved, _ = step.params
         points = landmarks.moved(self.points[step.index], moved.matrix, moved.flip, self.size)
         inside = ((points >= -0.5) & (points < self.size - 0.5)).all(2, keepdims=True)
         target = np.concatenate([points, inside], 2).astype(np.float32)
         return batch._replace(target=upload(target, x.device))
+
+
+def _worn(x: torch.Tensor, pasted: np.ndarray) -> torch.Tensor:
+    """Give faces what the one before them in the batch wears, the first what the last does.
+
+    x: [B, 4, H, W] uint8, pictures and ids; pasted: [B] bool, which faces
+    """
+    places = np.flatnonzero(pasted).tolist()
+    if not places or len(x) == 1:
+        return x
+    # A copy, since the pixels may belong to a cache.
+    given = x.clone()
+    for i in places:
+        other = x[i - 1]
+        there = torch.stack([other[3] == n for n in masks.WORN]).any(0)
+        given[i] = torch.where(there, other, x[i])
+    return given
 
 
 def _augmented(

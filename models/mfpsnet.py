@@ -36,9 +36,14 @@ class MFPSNet(nn.Module):
     spare: add the weights that the published network has and never uses
     gate: weight the features of each prior; a small network computes the weights, whose sum is 1,
         from the means of all features. The published code lacks it
+    closed: the second pass begins as the first one again: it takes the same features, and adds what
+        is fused, each channel multiplied by a weight that starts at 0 (ReZero, Bachlechner et al.,
+        UAI 2021). What the priors say can then only be learnt where it helps. The published second
+        pass reads the first one's result instead, and begins at random
     """
 
     fusion: nn.Module
+    opening: nn.Parameter | None
 
     def __init__(
         self,
@@ -47,6 +52,7 @@ class MFPSNet(nn.Module):
         scale: int = 1,
         spare: bool = False,
         gate: bool = False,
+        closed: bool = False,
     ) -> None:
         super().__init__()
         self.priors = dict(priors)
@@ -69,6 +75,7 @@ class MFPSNet(nn.Module):
         self.fuse1 = nn.Conv2d(3 * width, 48, 3, padding=1)
         self.fuse2 = nn.Conv2d(48, 24, 3, padding=1)
         self.gate = _gate(width, len(priors)) if gate and priors else None
+        self.opening = nn.Parameter(torch.zeros(24, 1, 1)) if closed else None
         if spare:
             channels = itertools.pairwise((64, 50, 38, 24))
             self.spare = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in channels)
@@ -91,13 +98,18 @@ class MFPSNet(nn.Module):
         # The first pass is FRSNet's, without any prior.
         h, w = x.shape[-2:]
         shallow, deep = self.base.read(pad(x))
-        first = self.base.write(self.base.sr(deep), shallow, deep)
+        y = self.base.sr(deep)
+        first = self.base.write(y, shallow, deep)
 
         # The second pass starts from the first one's result at the size of the input.
         restored = F.avg_pool2d(first, self.scale)
-        shallow, deep = self.base.read(restored)
-        fused, gated = self._fuse(self.base.sr(deep), restored, priors)
-        second = self.base.write(fused, shallow, deep)
+        if self.opening is None:
+            shallow, deep = self.base.read(restored)
+            y, gated = self._fuse(self.base.sr(deep), restored, priors)
+        else:
+            fused, gated = self._fuse(y, restored, priors)
+            y = y + self.opening * fused
+        second = self.base.write(y, shallow, deep)
         passes = [y[..., : self.scale * h, : self.scale * w] for y in (first, second)]
         return (passes, gated) if weights else passes
 
@@ -181,6 +193,7 @@ def _rebuild(weights: Weights) -> Guided | None:
         scale=2 ** (length(weights, 'net.base.up') - 3),  # three doublings undo the fold
         spare=length(weights, 'net.base.sr.head.spare') > 0,
         gate='net.gate.0.weight' in weights,
+        closed='net.opening' in weights,
     )
     return Guided(net, {'parse': guide})
 

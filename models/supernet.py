@@ -82,15 +82,20 @@ class Supernet(nn.Module):
     """All architectures of `layers` layers that start at one level.
 
     .alpha and .beta are what is searched; all other parameters are weights of the network.
+    .temperature, a buffer, divides both before they become weights: 1 as published; towards 0 the
+    greatest weight of each choice goes towards 1.
 
     width: channels of a node at full resolution; level l has 2^l times as many
     start: level of the input
     spare: add the weights that the published network has and never uses
     """
 
+    temperature: Tensor
+
     def __init__(self, width: int, start: int, layers: int = 6, spare: bool = False) -> None:
         super().__init__()
         self.start = start
+        self.register_buffer('temperature', torch.tensor(1.0))
         self.stem = ConvNorm(width << start, decode.NODES * width << start, 3)
         self.layers = nn.ModuleList(self._layer(width, layer) for layer in range(layers))
         self.head = Head(width, max(decode.levels(layers - 1, start)), spare)
@@ -117,7 +122,11 @@ class Supernet(nn.Module):
 
         ValueError where the sides at full resolution are no multiples of 8.
         """
-        return self.mix(x, *decode.normalise(self.alpha, self.beta, self.start))
+        return self.mix(x, *decode.normalise(*self.choices(), self.start))
+
+    def choices(self) -> tuple[Tensor, Tensor]:
+        """alpha and beta as decode takes them: divided by the temperature."""
+        return self.alpha / self.temperature, self.beta / self.temperature
 
     def mix(self, x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
         """Compute `forward` with given weights: alpha [9, 4], beta [L, 4, 3], see normalise."""
@@ -150,7 +159,7 @@ class Supernet(nn.Module):
 
     def architecture(self) -> dict[str, list[Any]]:
         """Return the architecture of greatest weight, as searched.Searched takes it."""
-        return decode.decode(self.alpha, self.beta, self.start)
+        return decode.decode(*self.choices(), self.start)
 
 
 class AutoSR(Supernet):

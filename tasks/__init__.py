@@ -4,6 +4,7 @@
 
 import functools
 import json
+import os
 from collections.abc import Sequence
 
 from torch import nn
@@ -16,6 +17,7 @@ from errors import FacesError, RunError
 from storage import records, shown, tensors
 from training import checkpoint, run
 
+from . import shipped
 from .landmarks import Landmarks
 from .parse import Parse
 from .restore import Restore
@@ -37,7 +39,7 @@ def configure(argv: Sequence[str] | None = None, description: str | None = None)
     """The complete, checked options that a command line of train.py defines. Raises RunError for
     what cannot be run.
     """
-    config = flags.configure(argv, description)
+    config = shipped.located(flags.configure(argv, description))
     task = of(config)
     rules.check_names(config, networks=task.networks, losses=task.losses)
     config = task.complete(config)
@@ -50,12 +52,18 @@ def configure(argv: Sequence[str] | None = None, description: str | None = None)
 
 
 def of_run(folder: str) -> Config:
-    """The options that a run directory was made with. Raises RunError if it is none, or if they
-    cannot be those of a run.
+    """The options that a run directory, or a file of tools/publish.py, was made with. Raises
+    RunError if it is neither, or if they cannot be those of a run.
     """
     config = of_folder(folder)
-    if config is None:
-        raise RunError(f'{shown(folder)} is no run directory: it has no config.json')
+    source = shown(folder)
+    if os.path.isfile(folder):
+        if config is None:
+            raise RunError(f'{source} does not say of which run it is: tools/publish.py makes such')
+    elif config is None:
+        raise RunError(f'{source} is no run directory: it has no config.json')
+    else:
+        source += '/config.json'
     try:
         run.choose(config.task, TASKS, 'task')
         task = of(config)
@@ -65,11 +73,11 @@ def of_run(folder: str) -> Config:
     except checkpoint.MISFITS as error:
         name, net = config.network.network, records.excerpt(config.network.net, 80)
         raise RunError(
-            f'{shown(folder)}/config.json: {name} cannot be built with {net} '
+            f'{source}: {name} cannot be built with {net} '
             f'({tensors.first_line(error)}): {run.RESTORE}'
         ) from error
     except FacesError as error:
-        raise RunError(f'{shown(folder)}/config.json: {error}') from error
+        raise RunError(f'{source}: {error}') from error
     return config
 
 

@@ -113,19 +113,24 @@ def fill(guides: Any, priors: Iterable[str] | None) -> None:
 
 def _names(path: str) -> list[str]:
     """The priors that a path without a name gives."""
-    if Path(path).is_file():
+    if _holds_priors(path):
         return list(KINDS)
     return ['heat'] if _made_with(path, 'finder') else ['parse']
+
+
+def _holds_priors(path: str) -> bool:
+    """Whether this is a file, and not one of a network (tools/publish.py)."""
+    return Path(path).is_file() and of_run(path) is None
 
 
 def _made_with(path: str, part: Literal['parser', 'finder']) -> Trained | None:
     """network, net and size of the part of a file of priors, or of the run of its task; None where
     the path holds something else, or nothing.
     """
-    if Path(path).is_file():
+    if _holds_priors(path):
         made = prior_file.made_with(path).get(part)
     else:
-        config = of_run(path) if Path(path).is_dir() else None
+        config = of_run(path) if Path(path).exists() else None
         if config is None or config.task != TASK_OF[part]:
             return None
         network = config.network
@@ -202,7 +207,7 @@ def _fill_heat(module: Any, path: str) -> None:
 
 
 def _describe_dict(path: str, side: float) -> Described:
-    of = prior_file.made_with(path) if Path(path).is_file() else MadeWith()
+    of = prior_file.made_with(path) if _holds_priors(path) else MadeWith()
     if 'level' not in of or set(of.get('dict', ())) != set(components.COMPONENTS):
         raise RunError(
             f'--prior dict={path} is no file with a dictionary: python tools/prepare.py priors '
@@ -228,7 +233,7 @@ def _fill_dict(module: Any, path: str) -> None:
 
 def _fill(module: nn.Module, path: str, part: str) -> None:
     """Weights of a run, or of a part of a file."""
-    if not Path(path).is_file():
+    if not _holds_priors(path):
         checkpoint.load_weights(module, path)
         return
     try:

@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
+import models
 from config.schema import Config
 from errors import CheckpointError, RunError
 from training import checkpoint
 
-from . import guides, shipped
+from . import guides
 
 
 def init_weights(config: Config, net: Any, say: Callable[[str], None]) -> None:
@@ -17,10 +20,9 @@ def init_weights(config: Config, net: Any, say: Callable[[str], None]) -> None:
     if config.priors.prior:
         guides.fill(net.guides, config.priors.prior)
     if config.network.start:
-        # What comes along goes by its name, as for infer.py.
-        path = shipped.resolved(config.network.start)
+        path = config.network.start
         try:
-            say(f'starts from {checkpoint.load_weights(net, path)}')
+            say(f'starts from {checkpoint.load_weights(_of(net, path), path)}')
         except CheckpointError as error:
             raise CheckpointError(f'--start {error}') from error
     if config.network.trunk:
@@ -28,3 +30,14 @@ def init_weights(config: Config, net: Any, say: Callable[[str], None]) -> None:
             net.load_trunk(config.network.trunk)
         except (ValueError, OSError) as error:
             raise RunError(f'--trunk: {error}') from error
+
+
+def _of(net: Any, path: str) -> nn.Module:
+    """What the weights at a path are of: the network, or the first pass of a guided one."""
+    first: nn.Module | None = (
+        getattr(net.net, 'base', None) if isinstance(net, models.Guided) else None
+    )
+    if first is None:
+        return net
+    weights, _ = checkpoint.read_weights(path)
+    return first if weights.keys() == first.state_dict().keys() else net

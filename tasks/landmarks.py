@@ -20,7 +20,7 @@ from training.world import World
 
 from . import masked
 from .batches import SHOWN, batches, collected
-from .options import LANDMARKS
+from .options import LANDMARKS, NO_RARE
 from .players import Autocast, Losses, Players, autocast
 from .prose import LandmarkProse
 from .task import Applied, Group, Metric
@@ -44,7 +44,7 @@ class Landmarks:
 
     def complete(self, config: Config) -> Config:
         """A file of landmarks says how many points there are."""
-        rules.check(config, LANDMARKS)
+        rules.check(config, LANDMARKS + NO_RARE)
         if not config.data.landmarks:
             return config
         return replace_options(config, net=config.network.net | {'points': landmarks.IBUG})

@@ -11,6 +11,7 @@ from torch import nn
 
 import models
 import tasks
+from config import schema
 from config.schema import Config
 from errors import BadFile, RunError
 from faces import align
@@ -73,7 +74,7 @@ def load(
 
 def of_weights(path: str, device: str, flag: str = '--weights') -> Loaded:
     """Load weights, of a file or by the name of those that come along; they tell by themselves of
-    which restorer they are.
+    which restorer they are. A file of tools/publish.py may also hold another task's.
     """
     path = shipped.resolved(path)
     if not Path(path).exists():
@@ -81,6 +82,9 @@ def of_weights(path: str, device: str, flag: str = '--weights') -> Loaded:
             f'{flag} {shown(path)}: no such file; {", ".join(shipped.names())} come along, and a '
             'run is named with --run'
         )
+    said = schema.of_run(path)
+    if said and said.task != 'restore':
+        return of_run(path, device, flag)._replace(config=None)
     # Their shapes tell the network and its arguments.
     try:
         net = models.like(checkpoint.read_weights(path)[0])
@@ -122,14 +126,17 @@ def between(fidelity: float, device: str) -> Loaded:
 
 
 def of_run(path: str | Path, device: str, flag: str = '--run') -> Loaded:
-    """Load the final weights of a run, or its newest average; it knows its task and network."""
-    home = Path(path)
-    if not (home / 'config.json').exists():
+    """Load the final weights of a run, or its newest average; it knows its task and network. So
+    does a file of tools/publish.py, or what comes along, by its name.
+    """
+    home = Path(shipped.resolved(str(path)))
+    if not home.is_file() and not (home / 'config.json').exists():
         raise RunError(f'{flag} {home} is no run directory: it has no config.json')
     config = tasks.of_run(str(home))
     task = tasks.of(config)
     net, read = checkpoint.network_with_weights(lambda: task.network(config), home)
-    found = Loaded(net, task, config, home / 'restored', config.data.size)
+    folder = Path() if home.is_file() else home
+    found = Loaded(net, task, config, folder / 'restored', config.data.size)
     return _ready(net, read, found, device)
 
 

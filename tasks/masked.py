@@ -44,6 +44,8 @@ def feed(config: Config, images: Any, where: dict[str, Any]) -> Any:
         images,
         points=points,
         recipe=degradation(config),
+        balance=config.data.balance,
+        paste=config.data.paste,
         batch=config.optimization.batch,
         size=config.data.size,
         seed=config.run.seed,

@@ -48,7 +48,7 @@ def complete_network(config: Config) -> Config:
     """The options of a restorer with its scale, architectures and priors filled in. Raises RunError
     for what cannot be.
     """
-    rules.check(config, NO_LANDMARKS + PRIORS)
+    rules.check(config, NO_LANDMARKS + NO_RARE + PRIORS)
     name = config.network.network
     # A copy: the options of a preset are shared by all runs of a process.
     net = dict(config.network.net)
@@ -135,6 +135,16 @@ def _landmarks_message(config: Config) -> str:
 
 
 NO_LANDMARKS = (Rule(lambda c: c.data.landmarks, _landmarks_message),)
+NO_RARE = (
+    Rule(
+        lambda c: c.data.balance or c.data.paste,
+        lambda c: (
+            f'{flag("balance" if c.data.balance else "paste")} is for parsers, whose masks say '
+            f'what is rare, not for --preset {c.preset}'
+        ),
+    ),
+)
+
 LANDMARKS = (Rule(lambda c: c.data.landmarks and not c.data.data, _landmarks_message),)
 PRIORS = (
     Rule(
@@ -352,6 +362,13 @@ MASKED = (
     Rule(
         lambda c: c.degradation.target_usm or not c.degradation.lq_from_usm,
         lambda c: f'--preset {c.preset}: --target-usm and --no-lq-from-usm are for restorers',
+    ),
+    Rule(
+        lambda c: c.data.paste and c.optimization.batch == 1,
+        lambda c: (
+            f'--paste {c.data.paste} takes what it pastes from another face of the batch: --batch '
+            f'2 or more, not {c.optimization.batch}'
+        ),
     ),
     Rule(
         lambda c: bool(c.degradation.target_gray or c.degradation.mix),

@@ -57,8 +57,8 @@ class Search(Restore):
     def feed(self, config: Config, images: Any, *, start: int, **where: Any) -> 'Halves':
         """Batches of both halves of the images."""
         pipe = make_pipe(config, where)
-        search_from = config.search.search_from
-        return Halves(pipe, images, degradation(config), start, search_from)
+        search_from, coldest = config.search.search_from, config.search.arch_temperature
+        return Halves(pipe, images, degradation(config), start, search_from, coldest)
 
     def build(self, config: Config, device: torch.device) -> Players:
         """The weights, and the architecture, which Adam trains as published."""
@@ -95,6 +95,10 @@ class Search(Restore):
         the other half.
         """
         net, architecture = players.by_name['net'], players.by_name['architecture']
+        searched: Any = net.net
+        searched.supernet.temperature.fill_(
+            temperature(step.progress, pipe.search_from, pipe.coldest)
+        )
         # First the weights, with the architecture frozen ...
         first = learn({'net': net}, players.criterion, lambda: next(pipe), step)
         # ... which mean too little in the beginning to judge an architecture by.
@@ -133,7 +137,8 @@ class Search(Restore):
         supernet, architecture = searched.supernet, found(net)
         storage.write_json(out / 'arch.json', architecture)
         best = architecture[searched.part]
-        drawing = lattice.figure(best, supernet.alpha, supernet.beta, supernet.start)
+        alpha, beta = supernet.choices()
+        drawing = lattice.figure(best, alpha, beta, supernet.start)
         pictures.save(out / 'path.png', drawing)
         preset = 'frsnet' if 'sr' in architecture else 'mfpsnet --prior ...'
         return [
@@ -162,6 +167,7 @@ class Halves:
         recipe: Any,
         start: int,
         search_from: float = 0.0,
+        coldest: float = 1.0,
     ) -> None:
         if isinstance(images, stream.Shards):
             raise RunError(
@@ -173,6 +179,7 @@ class Halves:
         except ValueError as error:
             raise RunError(f'--data: {error}') from error
         self.search_from = search_from  # share of the run in which the weights learn alone
+        self.coldest = coldest  # temperature at the end
         self._make = make
         self._recipe = recipe
         self._pipe = make(mine, recipe, start=start)
@@ -263,11 +270,21 @@ def parts(net: Any) -> tuple[nn.ParameterList, nn.ParameterDict]:
     return nn.ParameterList(p for p in net.parameters() if id(p) not in searched), architecture
 
 
+def temperature(progress: float, search_from: float, coldest: float) -> float:
+    """What divides the architecture's parameters: 1 while the weights learn alone, then falling
+    geometrically to `coldest` at the end of the run, so that choices are open first and made last
+    (Xie et al., SNAS, ICLR 2019).
+    """
+    searched = max(0.0, progress - search_from) / (1 - search_from)
+    return coldest ** min(1.0, searched)
+
+
 def entropies(supernet: Any) -> tuple[float, float]:
     """(of the operations of an edge, of the ways from a level): means of the entropies of their
     weights, as shares of the greatest one; 1: undecided, 0: decided.
     """
-    weights = decode.normalise(supernet.alpha.detach(), supernet.beta.detach(), supernet.start)
+    alpha, beta = supernet.choices()
+    weights = decode.normalise(alpha.detach(), beta.detach(), supernet.start)
     alpha, beta = (w.double().cpu() for w in weights)
     # Levels that no path reaches have no ways, and would count as decided.
     ways = beta[beta.sum(2) > 0]  # of levels that are reached

@@ -39,6 +39,7 @@ class BlackImages:
         self._impl = 'cuda' if device.type == 'cuda' else 'torch'
         self._ahead = self._make()
         self.search_from = 0.0
+        self.coldest = 1.0
 
     def _make(self) -> Batch:
         return self._plan.finish(self._black, self._plan(self._numbers), self._impl)

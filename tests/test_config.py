@@ -189,6 +189,7 @@ BROKEN = {
     (rules, 'OPTIMIZATION'): ['--betas 0.9'],
     (options, 'NO_LANDMARKS'): ['--landmarks x.json'],
     (options, 'LANDMARKS'): ['--preset landmarks --landmarks x.json'],
+    (options, 'NO_RARE'): ['--preset unet --balance 1', '--preset landmarks --paste 0.5'],
     (options, 'PRIORS'): [
         '--preset unet --multi-prior-weight 0.1',
         '--preset mfpsnet --multi-prior-weight 0.1 --prior parse=x --drop-priors parse',
@@ -216,6 +217,7 @@ BROKEN = {
     (options, 'MASKED'): [
         '--preset parse_unet --crop 32',
         '--preset parse_unet --target-usm',
+        '--preset parse_unet --paste 0.5 --batch 1',
         '--preset parse_unet --mix pairs:0.1',
     ],
     (options, 'MIXED'): [

@@ -2,6 +2,7 @@
 that somebody else made.
 """
 
+import itertools
 import json
 
 import cv2
@@ -76,6 +77,22 @@ def test_the_cost_is_what_is_computed(name, start):
         assert experiments.cost(architecture, start) == pytest.approx(counted, rel=1e-9)
 
 
+@pytest.mark.parametrize('name, start', [('sr', 3), ('parse', 0)])
+def test_neighbours_by_brute_force(name, start):
+    """Of all paths, those that differ in one layer."""
+    wanted = models.PAPER[name]
+    expected = []
+    for path in itertools.product(range(4), repeat=6):
+        steps = np.abs(np.diff([start, *path]))
+        if (steps <= 1).all() and sum(
+            a != b for a, b in zip(path, wanted['path'], strict=True)
+        ) == 1:
+            expected.append(list(path))
+    found = experiments.neighbours(wanted, start)
+    assert sorted(one['path'] for one in found) == sorted(expected) and len(expected) > 3
+    assert all(one['cell'] == wanted['cell'] for one in found)
+
+
 def test_draws_are_even():
     """Of 600, every way and operation as often as it should, within four standard deviations."""
     rng = np.random.default_rng(1)
@@ -125,20 +142,19 @@ def test_nothing_is_claimed_inside_the_interval(d, said):
 # ---- experiments on runs that are there ----
 
 
-def searched(tmp_path, found, random):
+def searched(tmp_path, found, random, *more, **others):
     storage.write_json(tmp_path / 'arch.json', {'sr': ONE})
     storage.write_json(tmp_path / 'out/random.json', [ONE, ONE])
     for name, values in {
         'found': found,
         'random-0': random,
         'random-1': [v - 0.2 for v in random],
+        **others,
     }.items():
         for seed, v in enumerate(values):
             made(tmp_path / f'out/{name}-{seed}', result(v))
-    assert (
-        experiments.main(argv('search', tmp_path / 'out', '--found', str(tmp_path / 'arch.json')))
-        == 0
-    )
+    given = argv('search', tmp_path / 'out', '--found', str(tmp_path / 'arch.json'), *more)
+    assert experiments.main(given) == 0
     return table(tmp_path / 'out')
 
 
@@ -160,6 +176,17 @@ def test_a_search_within_the_spread_of_chance(tmp_path):
         rows['found against random']['mean'] == pytest.approx(0.05)
         and 'no claim' in rows['found against random']['said']
     )
+
+
+def test_paths_that_differ_in_one_layer(tmp_path):
+    """They say what they say of the found one, and are not among the random ones."""
+    found = [21.0, 22.0, 23.0]
+    near = {'path-22': [21.5, 22.4, 23.6], 'path-33': [20.0, 22.9, 22.0]}
+    rows, text = searched(tmp_path, found, [20.0, 21.0, 22.1], '--neighbours', **near)
+    assert 'Of 2 paths that differ in one layer 1 are better than the found one, 0 worse' in text
+    assert rows['path-22']['difference']['mean'] == pytest.approx(0.5)
+    alone, _ = searched(tmp_path / 'alone', found, [20.0, 21.0, 22.1])
+    assert rows['found against random'] == alone['found against random']
 
 
 def test_optimizers(tmp_path):

@@ -239,6 +239,28 @@ def test_the_second_pass_written_out():
         assert torch.allclose(second, net.base.write(mixed, shallow, deep), atol=1e-6)
 
 
+def test_a_closed_second_pass_is_the_first():
+    """Until it opens, and then it is what was fused, weighted, on top of the same features."""
+    torch.manual_seed(0)
+    net = MFPSNet(priors=SOME, closed=True)
+    x, maps = torch.rand(2, 3, 16, 16), priors(SOME, n=2)
+    first, second = net(x, maps)
+    assert torch.equal(first, second)
+    # Shut as it is, it learns to open.
+    second.square().mean().backward()
+    assert net.opening.grad.abs().sum() > 0 and not net.fuse2.weight.grad.abs().sum()
+
+    scrambled(net)
+    with torch.no_grad():
+        net.opening.uniform_(1, 2)
+        first, second = net(x, maps)
+        shallow, deep = net.base.read(x)
+        own = net.base.sr(deep)
+        fused, _ = net._fuse(own, first, maps)
+        opened = net.base.write(own + net.opening * fused, shallow, deep)
+    assert torch.allclose(second, opened, atol=1e-6) and not torch.allclose(first, second)
+
+
 def test_wrong_priors_are_refused():
     net = MFPSNet(priors=SOME)
     for wrong in ({'heat': 5, 'dict': 7}, {**SOME, 'parse': 4}):

@@ -19,7 +19,7 @@ import tasks
 import train
 from config import presets, schema
 from dali_pipes.batch import Batch
-from errors import RunError
+from errors import CheckpointError, RunError
 from models.guided import Guided, ParsePrior
 from models.mfpsnet import MFPSNet
 from tasks import restore, search
@@ -249,6 +249,30 @@ def test_a_run_holds_its_parser(home, tmp_path, capsys):
     capsys.readouterr()
     assert infer.main(['--run', str(out), '--device', 'cpu']) == 0
     assert f'PSNR: {result["psnr"]:.4f} dB' in capsys.readouterr().out
+
+
+def test_the_first_pass_starts_from_an_frsnet(home, tmp_path):
+    """With a closed second pass the whole begins where that one ended."""
+    _, net = network(home, tmp_path, net='{"closed": true}')
+    torch.manual_seed(3)
+    base = models.FRSNet(TINY['sr'], scale=1)
+    for parameter in base.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    checkpoint.save_weights(tmp_path / 'frsnet.safetensors', base.state_dict())
+    options = dict(net='{"closed": true}', start=tmp_path / 'frsnet.safetensors')
+    _, net = network(home, tmp_path, **options)
+    x = torch.rand(1, 3, 16, 24)
+    with torch.no_grad():
+        assert torch.equal(net.eval()(x), base.eval()(x))
+    # The whole is taken as before, and knows itself by its weights.
+    checkpoint.save_weights(tmp_path / 'whole.safetensors', net.state_dict())
+    again = models.like(net.state_dict())
+    assert again.net.opening is not None
+    _, again = network(home, tmp_path, **options | {'start': tmp_path / 'whole.safetensors'})
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
+    with pytest.raises(CheckpointError, match='--start .*does not fit'):
+        checkpoint.save_weights(tmp_path / 'other.safetensors', {'a': torch.zeros(1)})
+        network(home, tmp_path, **options | {'start': tmp_path / 'other.safetensors'})
 
 
 def test_four_times_larger(home, tmp_path):

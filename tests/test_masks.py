@@ -339,11 +339,34 @@ def test_verdicts_are_cached(drawn, tmp_path, monkeypatch):
         len(read) == 12 and pairs.scan_pairs(folder, size=SIZE).images == first and len(read) == 12
     )
     (folder / 'masks/3.png').write_bytes(png(drawn[4].mask) + b'changed')
-    pairs.scan_pairs(folder, size=SIZE)
+    changed = pairs.scan_pairs(folder, size=SIZE).images
     assert len(read) == 13
     (cached,) = Path(os.environ['FACES_CACHE']).glob('masks-*')
     cached.write_text('{"version": 1, "masks": {"x": 3}}')
-    assert pairs.scan_pairs(folder, size=SIZE).images == first and len(read) == 25
+    assert pairs.scan_pairs(folder, size=SIZE).images == changed and len(read) == 25
+
+
+def test_classes_are_those_of_the_mask(drawn, tmp_path):
+    folder = dataset(tmp_path / 'set', drawn)
+    for _ in range(2):  # the second time from the cache
+        for pair in pairs.scan_pairs(folder, size=SIZE).images:
+            ids = np.array(Image.open(pair.mask.path))
+            assert pair.classes == tuple(sorted(set(ids.flat)))
+
+
+def test_faces_with_a_rare_class_are_shown_by_the_square_root_of_its_share(drawn, tmp_path):
+    """Shares of .5, .25 and .05 at a balance of .5: 1, 1.414 and 3.162 times on average."""
+    some = pairs.scan_pairs(dataset(tmp_path / 'set', drawn), size=SIZE).images[0]
+    classes = [(0, 1)] * 10 + [(0, 1, 3)] * 5 + [(0, 1, 18)] * 4 + [(0, 14, 18)]
+    faces = [some._replace(classes=ids) for ids in classes]
+    # Class 18 has .25 as class 3 has, and the last face the rarer 14 as well.
+    counts = np.stack(
+        [np.bincount(pairs.repeated(faces, 0.5, seed), minlength=20) for seed in range(400)]
+    )
+    expected = np.array([1] * 10 + [2**0.5] * 9 + [10**0.5])
+    assert (counts == np.floor(expected)).any() and (np.abs(counts - expected) < 1).all()
+    assert np.abs(counts.mean(0) - expected).max() < 4 * 0.5 / 400**0.5
+    assert pairs.repeated(faces, 0.0, 0).tolist() == list(range(20))
 
 
 @pytest.mark.parametrize('repair', [True, False])

@@ -13,7 +13,7 @@ from dali_pipes import cache
 from degrade.draw import Draw
 from faces import augment, masks
 from faces.masks import png, sides
-from faces.masks.pairs import scan_pairs
+from faces.masks.pairs import repeated, scan_pairs
 from faces.masks.reader import MaskReader
 from sources import files, manifest, order
 
@@ -149,6 +149,53 @@ def test_degraded_faces(name, pairs):
         assert 0.005 < (a.input - b.input).abs().mean() < 0.3
         alike = ((b.input - c.input).abs() * 255 < 1.01).float().mean((1, 2, 3))
         assert (alike > 0.99).sum() >= BATCH - 1
+
+
+@pytest.mark.parametrize('name', ['reference', *FAST])
+def test_what_another_face_wears_is_pasted(name, pairs):
+    """Before anything moves: by hand, from the decoded pairs of a batch."""
+    for batch, plain in zip(
+        batches(name, pairs, 3, paste=0.6), batches(name, pairs, 3), strict=True
+    ):
+        numbers = batch.sample.numpy()
+        chosen = Draw(3, numbers).uniform('paste') < 0.6
+        params = augment.sample(Draw(3, numbers).at('augment'), (SIZE, SIZE))
+        reader = MaskReader(pairs, SIZE, str)
+        decoded = [
+            image for image, _ in reader.decoded(order.index(numbers, len(pairs), 3).tolist())
+        ]
+        for i, own in enumerate(decoded):
+            other = decoded[i - 1]
+            worn = np.isin(other[..., 3:], masks.WORN) & chosen[i]
+            both = np.where(worn, other, own)
+            out, ids = augment.run_ref(both[..., :3], both[..., 3], params, i)
+            assert np.abs(batch.input[i].permute(1, 2, 0).numpy() - out).max() < 1.3e-5
+            assert (batch.target[i].numpy() == ids).all()
+            if not worn.any():
+                assert torch.equal(batch.target[i], plain.target[i])
+
+
+def test_what_is_worn_in_these_pairs(pairs):
+    """The test above has something to paste."""
+    assert sum(bool(set(pair.classes) & set(masks.WORN)) for pair in pairs) >= 3
+
+
+@pytest.mark.parametrize('name', ['reference', *FAST])
+def test_rare_classes_come_more_often(name, pairs):
+    """An epoch is as long as its list, and shows each pair as often as that says."""
+    with_hat = [
+        pair._replace(classes=(0, 1, 14) if i == 4 else (0, 1)) for i, pair in enumerate(pairs)
+    ]
+    epoch = repeated(with_hat, 0.9, 3)
+    assert epoch.tolist() == [0, 1, 2, 3, 4, 4, 4, 5, 6, 7, 8, 9]
+    options = dict(rank=0, world=1, start=0, balance=0.9)
+    seen = np.concatenate([b.sample.numpy() for b in batches(name, with_hat, 3, **options)])
+    assert sorted(epoch[order.index(seen, len(epoch), 3)]) == epoch.tolist()
+    replaced = [with_hat[i] for i in epoch]
+    assert_same(
+        batches(name, with_hat, 3, **options),
+        batches(name, replaced, 3, rank=0, world=1, start=0),
+    )
 
 
 @pytest.mark.parametrize('name', ['reference', *FAST])

@@ -3,14 +3,21 @@
 import json
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import infer
 import synthetic
+import tasks
 import train
+from config import schema
+from errors import RunError
+from faces.masks import png
 from storage import tensors
+from tasks import initial, restore, shipped
+from tasks.face_parser import FaceParser
 from tools import publish
 
 SIZE = 64
@@ -43,7 +50,7 @@ def test_it_says_what_it_is(home, tmp_path):
     said = tensors.metadata(tmp_path / 'mine.safetensors')
     result = json.loads((home / 'run/result.json').read_text())
     assert said['figures'] == (
-        f'{result["psnr"]:.2f} dB on its validation set, bicubic {result["bicubic"]:.2f} dB'
+        f'{result["psnr"]:.2f} dB PSNR on its validation set, bicubic {result["bicubic"]:.2f} dB'
     )
     wanted = {
         'name': 'mine',
@@ -134,3 +141,87 @@ def test_nothing_is_written_over_and_a_licence_is_needed(home, tmp_path, capsys)
     out.write_bytes(b'of somebody')
     assert publishing(home / 'run', out) == 2
     assert 'is there already' in capsys.readouterr().err and out.read_bytes() == b'of somebody'
+
+
+# ---- a parser ----
+
+
+@pytest.fixture(scope='module')
+def parser(home):
+    """(run, file) of a parser that has seen eight faces."""
+    folder = home / 'celeba'
+    for name in ('images', 'masks'):
+        (folder / name).mkdir(parents=True)
+    for i in range(6):
+        face = synthetic.face(i, SIZE)
+        cv2.imwrite(str(folder / f'images/{i}.png'), face.image[..., ::-1])
+        (folder / f'masks/{i}.png').write_bytes(png(face.mask))
+    argv = ['--preset', 'parse_unet', '--data', folder, '--val', 2, '--size', SIZE, '--nimg', 8]
+    argv += ['--net', '{"width": [4, 6, 8], "blocks": [1, 1, 1], "stride": 2}', '--batch', 4]
+    argv += ['--device', 'cpu', '--pipe', 'torch', '--threads', 1, '--ticks', 1]
+    assert train.main([str(a) for a in [*argv, '--out', home / 'parser']]) == 0
+    assert publishing(home / 'parser', home / 'parser.safetensors') == 0
+    return home / 'parser', home / 'parser.safetensors'
+
+
+def test_a_parser_says_what_it_is(parser):
+    run, file = parser
+    result = json.loads((run / 'result.json').read_text())
+    said = tensors.metadata(file)
+    assert said['figures'] == f'{result["miou"]:.2f} % mIoU on its validation set'
+    assert said['task'] == 'parse' and 'scale' not in said and 'recipe' not in said
+    # What it knows of its run is enough to be one.
+    of_file, of_run = schema.of_run(file), schema.of_run(run)
+    for group in 'network', 'task':
+        assert getattr(of_file, group) == getattr(of_run, group)
+    assert of_file.data.size == SIZE
+
+
+def test_a_parser_is_taken_where_its_run_is(home, parser, tmp_path):
+    """It sees what its run sees, but for the rounding of its weights; so does who is guided."""
+    run, file = parser
+    faces = torch.from_numpy(np.stack([synthetic.face(i, SIZE).image for i in range(4)]))
+    faces = faces.permute(0, 3, 1, 2)
+    ours, theirs = (FaceParser(str(path), 'cpu') for path in (file, run))
+    assert ours.size == SIZE
+    assert (ours(faces) == theirs(faces)).float().mean() > 0.99
+    x = faces.float() / 255
+    for flags in ['--preset', 'mfpsnet', '--recipe', 'mfps', '--prior'], ['--parser']:
+        maps = []
+        for path in file, run:
+            config = tasks.configure(
+                [*flags, str(path), '--size', str(SIZE), '--device', 'cpu', '--pipe', 'torch']
+            )
+            if config.priors.prior:
+                net = tasks.network(config)
+                initial.init_weights(config, net, str)
+                maps.append(net.guides['parse'](x))
+            else:
+                maps += restore.criterion(config, torch.device('cpu')).extract(x)[-1:]
+        torch.testing.assert_close(*maps, atol=2e-2, rtol=2e-2)
+
+
+def test_masks_are_made_with_its_file(home, parser, tmp_path):
+    out = tmp_path / 'masks'
+    argv = ['--weights', parser[1], '--input', home / 'celeba/images', '--output', out]
+    assert infer.main([str(a) for a in [*argv, '--device', 'cpu']]) == 0
+    assert len(list(out.glob('*.png'))) == 6
+
+
+def test_other_files_are_no_parser(home, parser, tmp_path):
+    assert publishing(home / 'run', tmp_path / 'restorer.safetensors') == 0
+    save_file({'a': torch.zeros(1)}, tmp_path / 'plain.safetensors')
+    for name, message in ('restorer', 'which restores'), ('plain', 'does not say of which run'):
+        with pytest.raises(RunError, match=message):
+            FaceParser(str(tmp_path / f'{name}.safetensors'), 'cpu')
+
+
+def test_a_name_is_stored_as_its_path(monkeypatch, tmp_path, parser):
+    """So that the run can be resumed from anywhere."""
+    monkeypatch.setattr(shipped, 'FOLDER', parser[1].parent)
+    monkeypatch.chdir(tmp_path)
+    plain = ['--device', 'cpu', '--pipe', 'torch']
+    config = tasks.configure(['--preset', 'unet', '--parser', 'parser', *plain])
+    assert config.loss.parser == str(parser[1])
+    config = tasks.configure(['--preset', 'mfpsnet', '--prior', 'parse=parser', *plain])
+    assert config.priors.prior == (f'parse={parser[1]}',)

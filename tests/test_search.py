@@ -112,7 +112,7 @@ def test_weights_and_architecture_take_turns(tmp_path):
             return skipped
 
     class Pipe:
-        search_from = config.search.search_from
+        search_from, coldest = config.search.search_from, 0.5
 
         def __next__(self):
             return batch(0)
@@ -227,6 +227,39 @@ def test_entropies_in_closed_form():
         net.beta[0, 3, 1] = math.log(3)  # 1/4 and 3/4, at one of the three levels that are reached
         quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75)) / math.log(2)
         assert search.entropies(net) == pytest.approx((0.5, (quarter + 2) / 3))
+
+
+def test_the_temperature_falls():
+    """1 while the weights learn alone, then by equal ratios to its end."""
+    assert [search.temperature(p, 0.2, 0.01) for p in (0, 0.2)] == [1, 1]
+    assert [search.temperature(p, 0.2, 0.01) for p in (0.4, 0.6, 1, 1.1)] == pytest.approx(
+        [10**-0.5, 0.1, 0.01, 0.01]
+    )
+    assert search.temperature(0.7, 0.2, 1) == 1
+
+
+def test_the_temperature_divides():
+    """What is colder is what larger parameters would be: output, entropy, architecture."""
+    torch.manual_seed(0)
+    net, cold = models.AutoSR(8, 2), models.AutoSR(8, 2)
+    with torch.no_grad():
+        for parameter in (net.alpha, net.beta):
+            parameter.normal_()
+        cold.load_state_dict(net.state_dict())
+        cold.temperature.fill_(0.25)
+        for parameter in (net.alpha, net.beta):
+            parameter *= 4
+        x = torch.rand(1, 8, 2, 2)
+        assert torch.allclose(net.eval()(x), cold.eval()(x), atol=1e-6)
+    assert search.entropies(net) == pytest.approx(search.entropies(cold))
+    assert net.architecture() == cold.architecture()
+
+
+def test_a_run_ends_cold(data, tmp_path):
+    out = tmp_path / 'cold'
+    assert train.main([*flags(data, out), '--arch-temperature', '0.05', '--arch-lr', '0.03']) == 0
+    weights = load_file(out / 'weights.safetensors')
+    assert 0.05 <= weights['sr.temperature'].item() < 0.5
 
 
 def test_resume_is_exact(found, data, tmp_path, monkeypatch):

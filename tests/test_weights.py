@@ -63,7 +63,7 @@ def test_training_goes_on_from_them_by_their_name(capsys):
         for parameter in net.parameters():
             parameter.zero_()
     for start, good in (shipped.USUAL, True), ('faces-nobody', False):
-        config = Config(network=Network(start=start))
+        config = shipped.located(Config(network=Network(start=start)))
         if good:
             initial.init_weights(config, net, print)
         else:

@@ -90,6 +90,11 @@ def parser() -> argparse.ArgumentParser:
                 default=3,
                 help='random architectures to compare with (default: %(default)s)',
             )
+            k.add_argument(
+                '--neighbours',
+                action='store_true',
+                help='compare with every path that differs in one layer, too',
+            )
     return p
 
 
@@ -161,13 +166,37 @@ def alike(architecture: Architecture, start: int, count: int, seed: int = 0) -> 
     return drawn
 
 
+def neighbours(architecture: Architecture, start: int) -> list[Architecture]:
+    """The architectures with the same cell whose path differs in one layer: what a search that has
+    decided well has no better one among."""
+    path = architecture['path']
+    found = []
+    for layer in range(len(path)):
+        for level in range(decode.LEVELS):
+            other = {
+                'path': [*path[:layer], level, *path[layer + 1 :]],
+                'cell': architecture['cell'],
+            }
+            if level != path[layer] and _exists(other, start):
+                found.append(other)
+    return found
+
+
+def _exists(architecture: Architecture, start: int) -> bool:
+    try:
+        decode.check(architecture, start)
+    except ValueError:
+        return False
+    return True
+
+
 # ------------------------------------------------------------------------------------------------
 # The experiments.
 
 
 def search(args: argparse.Namespace) -> Experiment:
     """A found architecture against random ones of equal cost: as many layers, GMAC within 5 %, all
-    trained alike."""
+    trained alike; with --neighbours also against every path that differs in one layer."""
     ((part, architecture),) = _only(args.found).items()
     if (part == 'sr') == bool(args.prior):
         network = (
@@ -179,6 +208,8 @@ def search(args: argparse.Namespace) -> Experiment:
     start = 3 if part == 'sr' else 0
     random = _stored(args.out / 'random.json', lambda: alike(architecture, start, args.random))
     named = {'found': architecture} | {f'random-{i}': a for i, a in enumerate(random)}
+    if args.neighbours:
+        named |= {_path_name(a): a for a in neighbours(architecture, start)}
     variants = {}
     for name, this in named.items():
         file = args.out / f'{name}.json'
@@ -190,9 +221,10 @@ def search(args: argparse.Namespace) -> Experiment:
 def _tell_search(done: Done) -> Told:
     rows = _rows(done, 'found')
     text = _table(rows, 'found')
-    others = [runs for name, runs in done.items() if name != 'found']
+    others = [runs for name, runs in done.items() if name.startswith('random')]
     if not others or 'found' not in done:
         return Told(rows, text)
+    text += _landscape(rows)
 
     # Against the mean of the random ones, over the seeds that all of them have.
     found = done['found']
@@ -206,6 +238,22 @@ def _tell_search(done: Done) -> Told:
         f'{_interval(difference)}: {said}.\n'
     )
     return Told(rows, text)
+
+
+def _landscape(rows: Rows) -> str:
+    """What the paths that differ in one layer say of the found one; '' where none was trained."""
+    near = [x['difference'] for name, x in rows.items() if name.startswith('path-')]
+    if not near:
+        return ''
+    said = [compare.verdict(d) for d in near]
+    return (
+        f'\nOf {len(near)} paths that differ in one layer {said.count("better")} are better than '
+        f'the found one, {said.count("worse")} worse, and of the others nothing is shown.\n'
+    )
+
+
+def _path_name(architecture: Architecture) -> str:
+    return 'path-' + ''.join(map(str, architecture['path']))
 
 
 def _credit(rows: Rows, difference: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from faces.masks.reader import MaskReader
 from sources import order, selection
 from sources.reader import Reader
 from tasks import priors as making
+from tasks import shipped
 from training import checkpoint, log
 
 MADE_BY = {'parse_unet': 'parse_prior', 'heatmap_net': 'landmarks'}  # network -> preset
@@ -114,7 +115,8 @@ def _entries(args: argparse.Namespace, parser: Any, level: int, faces: Faces) ->
 
 def trained(path: str, flag: str, network: str) -> Trained:
     """A run of this network. Raises RunError where the run is of another one."""
-    config = of_run(path) if Path(path).is_dir() else None
+    path = shipped.resolved(path)
+    config = of_run(path) if Path(path).exists() else None
     if config is None or config.network.network != network:
         raise RunError(
             f'{flag} {path} is no run of {network}: python train.py --preset {MADE_BY[network]} '

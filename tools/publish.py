@@ -3,11 +3,11 @@
 python tools/publish.py runs/mine --out mine.safetensors --licence "CC BY-NC-SA 4.0"
 python tools/publish.py runs/mine --out mine.safetensors --licence MIT --data "10,000 faces of ours"
 
-The file holds the network in 16 bits and, as metadata: its name and arguments, recipe, training
-data in words, images seen, score on the validation set, licence. A run that started from such a
-file, or from another run, counts the images of that one, too. Weights inherit obligations from the
-pictures that they were trained on, so there is no default licence. infer.py and train.py --start
-take the file.
+The run is of a restorer, a parser or a landmark network. The file holds the network in 16 bits and,
+as metadata: its name and arguments, recipe, training data in words, images seen, score on the
+validation set, licence. A run that started from such a file, or from another run, counts the images
+of that one, too. Weights inherit obligations from the pictures that they were trained on, so there
+is no default licence. infer.py, and train.py by --start, --parser and --prior, take the file.
 """
 
 import program
@@ -40,15 +40,17 @@ def metadata(run: FinishedRun, licence: str, data: str | None) -> dict[str, str]
     """What the file says of itself; texts, as safetensors has them."""
     config = run.config
     said = {
+        'task': config.task,
         'network': config.network.network,
         'net': json.dumps(config.network.net),
         'parameters': f'{models.count(run.net):,}',
-        'scale': f'{models.scale(run.net):g}',
         'size': str(config.data.size),
         'images': f'{run.images + seen_before(config.network.start):,}',
         'figures': figures(run),
         'licence': licence,
     }
+    if config.task == 'restore':
+        said['scale'] = f'{models.scale(run.net):g}'
     if config.degradation.recipe:
         said['recipe'] = degrade.recipe(config.degradation.recipe).name
     return said | ({'data': data} if data else {})
@@ -75,8 +77,9 @@ def seen_before(start: str | None) -> int:
 
 def figures(run: FinishedRun) -> str:
     """The score of the run, and that of doing nothing."""
-    text = f'{run.score("psnr"):.2f} dB on its validation set'
-    if run.baseline in run.result:
+    metric = run.task.metric
+    text = f'{run.score(metric.key):.2f} {metric.unit} {metric.name} on its validation set'
+    if run.task.name == 'restore' and run.baseline in run.result:
         text += f', {run.baseline} {run.score(run.baseline):.2f} dB'
     return text
 
@@ -93,7 +96,7 @@ def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def parser() -> argparse.ArgumentParser:
     """Flags of publish.py."""
     p = arguments.described(__doc__)
-    p.add_argument('run', help='directory of a finished run of a restorer')
+    p.add_argument('run', help='directory of a finished run')
     p.add_argument('--out', type=Path, required=True, help='file to write, .safetensors')
     p.add_argument('--licence', required=True, help='of the weights, in words')
     p.add_argument('--data', help='what they were trained on, in words')
@@ -113,8 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out.exists():
         raise RunError(f'--out {shown(args.out)} is there already: remove it, or give another name')
     run = FinishedRun(args.run)
-    if run.task.name != 'restore' or not run.result:
-        raise RunError(f'{shown(args.run)} is no finished run of a restorer')
+    if run.task.name == 'search' or not run.result:
+        raise RunError(f'{shown(args.run)} is no finished run that has learnt weights')
     said = {'name': args.out.stem} | metadata(run, args.licence, args.data)
 
     # Nothing is told of the machine: no paths, no names of files.

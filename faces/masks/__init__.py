@@ -46,6 +46,7 @@ CLASSES = tuple(name for name, _ in _TABLE)
 COLOURS = np.array([colour for _, colour in _TABLE], np.uint8)
 PAIRS = (4, 5), (6, 7), (8, 9)  # ids of the left and the right eye, brow, ear
 NEEDED = 1, 2  # every face has skin and a nose, whatever else is missing or hidden
+WORN = 3, 14, 15, 16  # what a face may be given: glasses, hat, earring, necklace
 
 # ---- left and right ----
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeGuard
 
+import numpy as np
+
 from errors import BadFile, DataError
 from sources import layouts, scan_cache
 from sources.aliases import FilePath, Progress, Say
@@ -26,9 +28,9 @@ from sources.manifest import (
 )
 from storage import shown, some
 
-from . import decode, lacks, sides
+from . import CLASSES, decode, lacks, sides
 
-VERSION = 1  # of the rules in `_judge`: raise it when they change
+VERSION = 2  # of the rules in `_judge`: raise it when they change
 _UNREAD = 'cannot be read: '  # begins the reason of a mask that may be readable next time
 
 
@@ -36,6 +38,7 @@ class _PictureMask(NamedTuple):
     image: Image
     mask: Image
     swap: bool  # left and right of the mask are swapped; to be repaired when it is read
+    classes: tuple[int, ...] = ()  # ids in the mask, ascending
 
 
 class Pair(_PictureMask, PictureProxy):
@@ -58,6 +61,30 @@ class _Side(NamedTuple):
 
 _PICTURES = _Side('pictures', r'image|img')
 _MASKS = _Side('masks', r'mask(?!.*anno)|label')
+
+
+# ---- how often ----
+
+
+def repeated(pairs: Sequence[Pair], balance: float, seed: int) -> np.ndarray:
+    """[M] int64: the numbers of the pairs that an epoch shows, those with a rare class repeatedly.
+
+    A pair is shown max(1, max_c sqrt(balance / f_c)) times on average, over the classes c in it, of
+    which a share f_c of all pairs has some (repeat-factor sampling: Gupta et al., LVIS, CVPR 2019).
+
+    balance: share of pairs below which a class is rare; 0: every pair once
+    seed:    of the pairs that are shown once more than their factor rounded down
+    """
+    known = np.zeros((len(pairs), len(CLASSES)), bool)
+    for i, pair in enumerate(pairs):
+        known[i, list(pair.classes)] = True
+    share = known.mean(0)
+    factor = np.sqrt(balance / np.where(share > 0, share, 1))
+    times = np.where(known, factor, 0).max(1).clip(min=1)
+    # What is left of a factor is the chance of one more.
+    whole = np.floor(times)
+    more = np.random.default_rng(seed).random(len(pairs)) < times - whole
+    return np.repeat(np.arange(len(pairs)), (whole + more).astype(np.int64))
 
 
 # ---- folders ----
@@ -176,7 +203,7 @@ def _matched(
             continue
         if verdict.swapped:
             swapped.append(shown(mask.path))
-        pairs.append(Pair(image, mask, repair and verdict.swapped))
+        pairs.append(Pair(image, mask, repair and verdict.swapped, tuple(verdict.classes)))
     return pairs, bad, swapped
 
 
@@ -199,6 +226,7 @@ class _Verdict(NamedTuple):
     mtime: int  # ns
     reason: str  # why the mask cannot be used, or ''
     swapped: bool  # left and right are
+    classes: Sequence[int]  # ids in it, ascending; a list where it comes from the cache
 
 
 def _verdicts(
@@ -227,7 +255,7 @@ def _verdicts(
                 progress(done, len(masks))
 
     # JSON has no tuples.
-    if {path: list(verdict) for path, verdict in new.items()} != old:
+    if {path: [*verdict[:-1], list(verdict.classes)] for path, verdict in new.items()} != old:
         scan_cache.save(store, VERSION, {'masks': new}, say)
     return verdicts
 
@@ -237,7 +265,7 @@ def _judge(mask: Image, cached: Mapping[str, Any]) -> _Verdict:
     try:
         status = os.stat(mask.where[0])
     except OSError as e:
-        return _Verdict(0, 0, f'{_UNREAD}{e.strerror}', False)
+        return _Verdict(0, 0, f'{_UNREAD}{e.strerror}', False, ())
     identity = status.st_size, status.st_mtime_ns
     entry = cached.get(os.path.realpath(mask.path))
     if _plausible(entry) and tuple(entry[:2]) == identity:
@@ -246,14 +274,16 @@ def _judge(mask: Image, cached: Mapping[str, Any]) -> _Verdict:
     try:
         ids = decode(read_bytes(*mask.where))
     except OSError as e:
-        return _Verdict(0, 0, f'{_UNREAD}{e.strerror}', False)
+        return _Verdict(0, 0, f'{_UNREAD}{e.strerror}', False, ())
     except BadFile as e:
-        return _Verdict(*identity, str(e), False)
+        return _Verdict(*identity, str(e), False, ())
     missing = lacks(ids)
     reason = f'no {" and no ".join(missing)} in it' if missing else ''
-    return _Verdict(*identity, reason, sides.exchanged(ids))
+    return _Verdict(*identity, reason, sides.exchanged(ids), np.unique(ids).tolist())
 
 
 def _plausible(entry: object) -> TypeGuard[list[Any]]:
     """Whether cached JSON is a verdict."""
-    return isinstance(entry, list) and list(map(type, entry)) == [int, int, str, bool]
+    if not isinstance(entry, list) or list(map(type, entry)) != [int, int, str, bool, list]:
+        return False
+    return all(type(n) is int for n in entry[-1])
