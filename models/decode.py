@@ -7,6 +7,8 @@ times the channels. A search starts at one level; each layer goes one level up o
                             one cell
     beta          [L, 4, 3] float; weight, in each layer, of the ways from each level: to the next
                             higher resolution, to the same, to the next lower one
+    ends          [4]       float; weight of each level as the last one; None as published, where
+                            all count alike
     architecture  {'path': [L levels], 'cell': [[edge, operation], ...]}, plain lists of int that
                   can be written as JSON
 """
@@ -41,19 +43,76 @@ def normalise(alpha: Tensor, beta: Tensor, start: int) -> tuple[Tensor, Tensor]:
     Operations on an edge sum to 1. Ways from a level sum to 1, or to 2/3 for the levels at the
     ends, which have two ways only. Impossible ways are 0.
     """
-    # Ways that would leave the range of levels, and levels that no layer has reached yet.
+    ways, reached = _possible(beta, start)
+    share = ways.to(beta).sum(1, keepdim=True) / 3
+    return alpha.softmax(1), beta.masked_fill(~ways, float('-inf')).softmax(2) * share * reached
+
+
+def arriving(beta: Tensor, ends: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """Turn (beta, ends) as they are trained into weights of which those into a level sum to 1.
+
+    Every map of a supernet is normalised right after it is summed up, so that its size does not
+    matter, but only in which proportions it is made of others. Weights that compare the ways out
+    of a level, as published, leave the first layer's, and much of all others, without a gradient.
+    Of those that compare the ways into a level, and the levels at the end, each has one. Impossible
+    ways are 0, and so are ends that no path reaches.
+    """
+    ways, reached = _possible(beta, start)
+    # A way's column says where it leads: column 0 one level up, 2 one level down.
+    into = _shifted(beta.masked_fill(~(ways & reached), -torch.inf), -1)
+    known = into.isfinite()
+    # A level that no way reaches has no weights, rather than none that can be computed.
+    weights = into.masked_fill(~known.any(2, keepdim=True), 0).softmax(2) * known
+    last = torch.zeros_like(ends, dtype=torch.bool)
+    last[list(levels(len(beta) - 1, start))] = True
+    return _shifted(weights, 1), ends.masked_fill(~last, -torch.inf).softmax(0)
+
+
+def entropy(beta: Tensor, ends: Tensor, start: int) -> float:
+    """Entropy of the paths under `arriving` weights, as share of that of all paths alike.
+
+    1: undecided, 0: decided. Levels that the likely paths do not pass do not count.
+    """
+
+    def of(weights: Tensor, last: Tensor) -> float:
+        # From the end: the chance to stand at a level, times what is undecided there.
+        found = float(-torch.xlogy(last, last).sum())
+        for layer in reversed(_shifted(weights, -1)):
+            undecided = -torch.xlogy(layer, layer).sum(1)
+            found += float((last * undecided).sum())
+            spread = last[:, None] * layer
+            last = _shifted(spread[None], 1)[0].sum(1)
+        return found
+
+    beta, ends = beta.double(), ends.double()
+    # All paths alike: each way as likely as there are paths that come by it.
+    count = torch.zeros(LEVELS, dtype=torch.float64)
+    count[start] = 1
+    ways, reached = _possible(beta, start)
+    for layer in reached:
+        arrived = _shifted((count[:, None] * ways * layer)[None], -1)[0]
+        count = arrived.sum(1)
+    return of(beta, ends) / float(count.sum().log())
+
+
+def _possible(beta: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """([4, 3] ways that stay within the levels, [L, 4, 1] levels that each layer can come from)."""
     ways = torch.ones(LEVELS, 3, dtype=torch.bool, device=beta.device)
     ways[0, 0] = False
     ways[-1, -1] = False
     distance = (torch.arange(LEVELS, device=beta.device) - start).abs()
     reached = distance[:, None] <= torch.arange(len(beta), device=beta.device)[:, None, None]
-
-    share = ways.to(beta).sum(1, keepdim=True) / 3
-    return alpha.softmax(1), beta.masked_fill(~ways, float('-inf')).softmax(2) * share * reached
+    return ways, reached
 
 
-def viterbi(beta: Tensor, start: int) -> list[int]:
-    """Return the levels of the path with the greatest product of weights; beta: normalised."""
+def _shifted(beta: Tensor, by: int) -> Tensor:
+    """[L, 4, 3] with rows by the level that a way leaves -> by the one it leads to, for -1; and
+    back, for 1."""
+    return torch.stack([beta[..., way].roll(by * (1 - way), 1) for way in range(3)], 2)
+
+
+def viterbi(beta: Tensor, start: int, ends: Tensor | None = None) -> list[int]:
+    """Return the levels of the path with the greatest product of normalised weights."""
     # Level -> (weight of the best path that ends there, the path).
     best: dict[int, tuple[float, list[int]]] = {start: (1.0, [])}
     for layer in beta.tolist():
@@ -65,7 +124,8 @@ def viterbi(beta: Tensor, start: int) -> list[int]:
                     longer = (weight * layer[source][way], [*path, level])
                     paths.setdefault(level, []).append(longer)
         best = {level: max(candidates) for level, candidates in paths.items()}
-    return max(best.values())[1]
+    at_end = [1.0] * LEVELS if ends is None else ends.tolist()
+    return max((weight * at_end[level], path) for level, (weight, path) in best.items())[1]
 
 
 def strongest_edges(alpha: Tensor) -> list[list[int]]:
@@ -85,10 +145,15 @@ def strongest_edges(alpha: Tensor) -> list[list[int]]:
     return cell
 
 
-def decode(alpha: Tensor, beta: Tensor, start: int) -> dict[str, list[Any]]:
-    """Return the architecture of greatest weight; alpha, beta: as trained, not normalised."""
-    alpha, beta = normalise(alpha.detach().double().cpu(), beta.detach().double().cpu(), start)
-    return {'path': viterbi(beta, start), 'cell': strongest_edges(alpha)}
+def decode(
+    alpha: Tensor, beta: Tensor, start: int, ends: Tensor | None = None
+) -> dict[str, list[Any]]:
+    """Return the architecture of greatest weight; alpha, beta, ends: as trained, not normalised."""
+    alpha, raw = alpha.detach().double().cpu(), beta.detach().double().cpu()
+    alpha, beta = normalise(alpha, raw, start)
+    if ends is not None:
+        beta, ends = arriving(raw, ends.detach().double().cpu(), start)
+    return {'path': viterbi(beta, start, ends), 'cell': strongest_edges(alpha)}
 
 
 # ---- is it an architecture? ----

@@ -17,7 +17,7 @@ class SearchFusion(MFPSNet):
     width: channels of the supernet; the default is that of its input, 24 and 8 for every prior, as
         published, which takes 540 million weights for three priors. The architecture does not
         depend on it, so widths of 8 or 16 search in a thirtieth or a tenth of the time
-    layers: of the supernet
+    layers, arriving: of the supernet
     """
 
     part = 'fusion'
@@ -30,6 +30,7 @@ class SearchFusion(MFPSNet):
         scale: int = 1,
         width: int | None = None,
         layers: int = 6,
+        arriving: bool = False,
     ) -> None:
         super().__init__(architectures, priors, scale)
         # A narrower supernet gets 1x1 convolutions around it, to and from the channels outside.
@@ -37,7 +38,8 @@ class SearchFusion(MFPSNet):
         width = width or before
         narrow = nn.Conv2d(before, width, 1) if width != before else nn.Identity()
         widen = nn.Conv2d(3 * width, 3 * before, 1) if width != before else nn.Identity()
-        self.fusion = nn.Sequential(narrow, AutoPrior(width, layers), widen)
+        supernet = AutoPrior(width, layers, arriving=arriving)
+        self.fusion = nn.Sequential(narrow, supernet, widen)
 
     @property
     def supernet(self) -> AutoPrior:

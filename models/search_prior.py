@@ -18,7 +18,8 @@ class SearchPrior(nn.Module):
 
     A plain enlarging branch of three convolutions takes the place of FRSNet's searched module.
 
-    priors: {name: channels} of one prior, ValueError for more; the rest as of FRSNet
+    priors: {name: channels} of one prior, ValueError for more
+    layers, arriving: of the supernet; the rest as of FRSNet
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class SearchPrior(nn.Module):
         growth: int = 32,
         scale: int = 1,
         layers: int = 6,
+        arriving: bool = False,
     ) -> None:
         super().__init__()
         self.priors = dict(priors)
@@ -45,7 +47,7 @@ class SearchPrior(nn.Module):
         channels = itertools.pairwise((width, 50, 38, out))
         self.branch = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in channels)
         self.enter = entrance(self.part, self.priors[self.part])
-        self.features = AutoPrior(8, layers)
+        self.features = AutoPrior(8, layers, arriving=arriving)
         self.fuse = nn.Conv2d(out + 24, out, 3, padding=1)
 
     @property

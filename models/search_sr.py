@@ -12,16 +12,23 @@ from .supernet import AutoSR
 class SearchSR(FRSNet):
     """FRSNet whose enlarging module is a supernet.
 
-    width, growth, scale: as of FRSNet; layers: of the supernet
+    width, growth, scale: as of FRSNet; layers, arriving: of the supernet
     """
 
     part = 'sr'
     sr: AutoSR
 
-    def __init__(self, width: int = 64, growth: int = 32, scale: int = 1, layers: int = 6) -> None:
+    def __init__(
+        self,
+        width: int = 64,
+        growth: int = 32,
+        scale: int = 1,
+        layers: int = 6,
+        arriving: bool = False,
+    ) -> None:
         # What FRSNet makes is replaced, so that all else is initialised as in FRSNet.
         super().__init__(width=width, growth=growth, scale=scale)
-        self.sr = AutoSR(width, layers)
+        self.sr = AutoSR(width, layers, arriving=arriving)
 
     @property
     def supernet(self) -> AutoSR:

@@ -69,12 +69,18 @@ class Head(nn.Module):
         if spare:
             self.spare = nn.ModuleList([*halve[deepest:], nn.BatchNorm2d(width)])
 
-    def forward(self, maps: Mapping[int, Tensor], sizes: Sizes) -> Tensor:
+    def forward(
+        self, maps: Mapping[int, Tensor], sizes: Sizes, weights: Tensor | None = None
+    ) -> Tensor:
         """Mix the maps of some levels at full resolution -> [B, 3 width, *sizes[0]].
 
-        maps: {level: [B, 3 width 2^level, h, w]}; sizes: (h, w) of each level
+        maps: {level: [B, 3 width 2^level, h, w]}; sizes: (h, w) of each level; weights: [4] of the
+        levels, None: all 1
         """
-        return self.final(total(self._lift(y, level, sizes) for level, y in maps.items()))
+        lifted = {level: self._lift(y, level, sizes) for level, y in maps.items()}
+        if weights is None:
+            return self.final(total(lifted.values()))
+        return self.final(total(weights[level] * y for level, y in lifted.items()))
 
     def _lift(self, y: Tensor, level: int, sizes: Sizes) -> Tensor:
         for above in reversed(range(level)):

@@ -81,18 +81,28 @@ class MixedCell(nn.Module):
 class Supernet(nn.Module):
     """All architectures of `layers` layers that start at one level.
 
-    .alpha and .beta are what is searched; all other parameters are weights of the network.
-    .temperature, a buffer, divides both before they become weights: 1 as published; towards 0 the
+    .alpha, .beta and .ends are what is searched; all other parameters are weights of the network.
+    .temperature, a buffer, divides them before they become weights: 1 as published; towards 0 the
     greatest weight of each choice goes towards 1.
 
     width: channels of a node at full resolution; level l has 2^l times as many
     start: level of the input
     spare: add the weights that the published network has and never uses
+    arriving: compare the ways into a level, and the levels at the end, see decode.arriving; the
+        published search compares the ways out of a level, and all levels at the end count alike
     """
 
     temperature: Tensor
+    ends: nn.Parameter | None
 
-    def __init__(self, width: int, start: int, layers: int = 6, spare: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        start: int,
+        layers: int = 6,
+        spare: bool = False,
+        arriving: bool = False,
+    ) -> None:
         super().__init__()
         self.start = start
         self.register_buffer('temperature', torch.tensor(1.0))
@@ -102,6 +112,7 @@ class Supernet(nn.Module):
         # All but equal, so that the search starts undecided and without ties.
         self.alpha = nn.Parameter(1e-3 * torch.randn(len(decode.EDGES), len(decode.OPERATIONS)))
         self.beta = nn.Parameter(1e-3 * torch.randn(layers, decode.LEVELS, 3))
+        self.ends = nn.Parameter(1e-3 * torch.randn(decode.LEVELS)) if arriving else None
 
     def _layer(self, width: int, layer: int) -> nn.ModuleDict:
         reached = decode.levels(layer, self.start)
@@ -122,20 +133,26 @@ class Supernet(nn.Module):
 
         ValueError where the sides at full resolution are no multiples of 8.
         """
-        return self.mix(x, *decode.normalise(*self.choices(), self.start))
+        return self.mix(x, *self.weights())
 
-    def choices(self) -> tuple[Tensor, Tensor]:
-        """alpha and beta as decode takes them: divided by the temperature."""
-        return self.alpha / self.temperature, self.beta / self.temperature
+    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Weights of the operations [9, 4], the ways [L, 4, 3] and, where they are compared, the
+        levels at the end [4].
+        """
+        t = self.temperature
+        alpha, beta = decode.normalise(self.alpha / t, self.beta / t, self.start)
+        if self.ends is None:
+            return alpha, beta, None
+        return alpha, *decode.arriving(self.beta / t, self.ends / t, self.start)
 
-    def mix(self, x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-        """Compute `forward` with given weights: alpha [9, 4], beta [L, 4, 3], see normalise."""
+    def mix(self, x: Tensor, alpha: Tensor, beta: Tensor, ends: Tensor | None = None) -> Tensor:
+        """Compute `forward` with given weights, see `weights`."""
         sizes = level_sizes(x, self.start)
         before: dict[int, Tensor] = {}
         last = {self.start: self.stem(x)}
         for layer, ways in zip(self.layers, beta, strict=True):
             before, last = last, self._mix_layer(layer, before, last, alpha, ways, sizes)
-        return self.head(last, sizes)
+        return self.head(last, sizes, ends)
 
     @staticmethod
     def _mix_layer(
@@ -159,7 +176,9 @@ class Supernet(nn.Module):
 
     def architecture(self) -> dict[str, list[Any]]:
         """Return the architecture of greatest weight, as searched.Searched takes it."""
-        return decode.decode(*self.choices(), self.start)
+        t = self.temperature
+        ends = None if self.ends is None else self.ends / t
+        return decode.decode(self.alpha / t, self.beta / t, self.start, ends)
 
 
 class AutoSR(Supernet):
@@ -172,8 +191,10 @@ class AutoSR(Supernet):
     width: channels of the input, a multiple of 8
     """
 
-    def __init__(self, width: int = 64, layers: int = 6, spare: bool = False) -> None:
-        super().__init__(width // 8, 3, layers, spare)
+    def __init__(
+        self, width: int = 64, layers: int = 6, spare: bool = False, arriving: bool = False
+    ) -> None:
+        super().__init__(width // 8, 3, layers, spare, arriving)
 
 
 class AutoPrior(Supernet):
@@ -182,5 +203,7 @@ class AutoPrior(Supernet):
     It serves the maps of a prior (width 8) and their fusion (width 48).
     """
 
-    def __init__(self, width: int = 8, layers: int = 6, spare: bool = False) -> None:
-        super().__init__(width, 0, layers, spare)
+    def __init__(
+        self, width: int = 8, layers: int = 6, spare: bool = False, arriving: bool = False
+    ) -> None:
+        super().__init__(width, 0, layers, spare, arriving)

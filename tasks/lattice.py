@@ -21,12 +21,11 @@ _COLOURS = '#8a8a8a', '#1f6fb4', '#2e9e5b', '#d1662b'  # of decode.OPERATIONS
 def figure(architecture: Mapping[str, Any], alpha: Tensor, beta: Tensor, start: int) -> Figure:
     """The drawing of an architecture.
 
-    architecture: 'path': level of every layer; 'cell': (edge, operation) of what is kept alpha [9,
-    4], beta [L, 4, 3]: weights of operations and ways, as they are trained; start: level of the
-    input
+    architecture: 'path': level of every layer; 'cell': (edge, operation) of what is kept
+    alpha, beta: weights of operations [9, 4] and ways [L, 4, 3], see decode.normalise; start: level
+        of the input
     """
-    weights = decode.normalise(alpha, beta, start)
-    operations, ways = (w.detach().double().cpu().numpy() for w in weights)
+    operations, ways = (w.detach().double().cpu().numpy() for w in (alpha, beta))
     drawing = Figure(figsize=(10, 8), dpi=110, layout='constrained')
     rows: Any = [['path', 'path'], ['cell', 'bars']]
     axes: dict[str, Any] = drawing.subplot_mosaic(rows, height_ratios=(1, 1.1))

@@ -137,8 +137,8 @@ class Search(Restore):
         supernet, architecture = searched.supernet, found(net)
         storage.write_json(out / 'arch.json', architecture)
         best = architecture[searched.part]
-        alpha, beta = supernet.choices()
-        drawing = lattice.figure(best, alpha, beta, supernet.start)
+        operations, ways, _ = supernet.weights()
+        drawing = lattice.figure(best, operations, ways, supernet.start)
         pictures.save(out / 'path.png', drawing)
         preset = 'frsnet' if 'sr' in architecture else 'mfpsnet --prior ...'
         return [
@@ -264,7 +264,9 @@ def parts(net: Any) -> tuple[nn.ParameterList, nn.ParameterDict]:
     shared with it.
     """
     supernet = net.supernet
-    architecture = nn.ParameterDict({'alpha': supernet.alpha, 'beta': supernet.beta})
+    names = ('alpha', 'beta', 'ends')
+    known = {name: getattr(supernet, name) for name in names}
+    architecture = nn.ParameterDict({name: p for name, p in known.items() if p is not None})
     # Parameters are told apart by identity: names would depend on the network around them.
     searched = {id(p) for p in architecture.values()}
     return nn.ParameterList(p for p in net.parameters() if id(p) not in searched), architecture
@@ -281,11 +283,13 @@ def temperature(progress: float, search_from: float, coldest: float) -> float:
 
 def entropies(supernet: Any) -> tuple[float, float]:
     """(of the operations of an edge, of the ways from a level): means of the entropies of their
-    weights, as shares of the greatest one; 1: undecided, 0: decided.
+    weights, as shares of the greatest one; 1: undecided, 0: decided. Where the ways into a level
+    are compared, the second is decode.entropy, of whole paths.
     """
-    alpha, beta = supernet.choices()
-    weights = decode.normalise(alpha.detach(), beta.detach(), supernet.start)
-    alpha, beta = (w.double().cpu() for w in weights)
+    alpha, beta, ends = (w if w is None else w.detach().cpu() for w in supernet.weights())
+    alpha, beta = alpha.double(), beta.double()
+    if ends is not None:
+        return float(_entropy(alpha).mean()), decode.entropy(beta, ends, supernet.start)
     # Levels that no path reaches have no ways, and would count as decided.
     ways = beta[beta.sum(2) > 0]  # of levels that are reached
     of_ways = _entropy(ways / ways.sum(1, keepdim=True))

@@ -255,6 +255,21 @@ def test_the_temperature_divides():
     assert net.architecture() == cold.architecture()
 
 
+def test_all_that_is_searched_is_trained_as_such():
+    """And nothing else is: the ends, too, where they are compared."""
+    net = models.SEARCHES['search_sr'](width=16, growth=4, layers=2, arriving=True)
+    weights, architecture = search.parts(net)
+    searched = {id(p) for p in architecture.parameters()}
+    assert searched == {id(p) for p in (net.sr.alpha, net.sr.beta, net.sr.ends)}
+    assert searched.isdisjoint({id(p) for p in weights.parameters()})
+    with torch.no_grad():
+        for p in architecture.parameters():
+            p.zero_()
+        assert search.entropies(net.sr) == pytest.approx((1, 1), abs=0.1)
+        net.sr.ends[2] = net.sr.beta[1, 3, 0] = 99
+        assert search.entropies(net.sr) == pytest.approx((1, 0), abs=1e-6)
+
+
 def test_a_run_ends_cold(data, tmp_path):
     out = tmp_path / 'cold'
     assert train.main([*flags(data, out), '--arch-temperature', '0.05', '--arch-lr', '0.03']) == 0
@@ -297,7 +312,8 @@ def test_resume_is_exact(found, data, tmp_path, monkeypatch):
 def test_every_architecture_can_be_drawn(name):
     torch.manual_seed(0)
     start = 3 if name == 'sr' else 0
-    drawing = lattice.figure(models.PAPER[name], torch.randn(9, 4), torch.randn(6, 4, 3), start)
+    weights = decode.normalise(torch.randn(9, 4), torch.randn(6, 4, 3), start)
+    drawing = lattice.figure(models.PAPER[name], *weights, start)
     path, cell, bars = drawing.axes
     line = next(line for line in path.lines if line.get_marker() == 'o')
     assert (

@@ -323,6 +323,76 @@ def test_viterbi_by_brute_force(start, layers):
         assert decode.viterbi(beta, start) == best
 
 
+def compared(start, layers, seed):
+    """(raw, normalised) ways and ends that compare what arrives."""
+    draw = torch.Generator().manual_seed(seed)
+    beta = 2 * torch.randn(layers, 4, 3, generator=draw, dtype=torch.float64)
+    ends = 2 * torch.randn(4, generator=draw, dtype=torch.float64)
+    return (beta, ends), decode.arriving(beta, ends, start)
+
+
+@pytest.mark.parametrize('start', range(4))
+@pytest.mark.parametrize('layers', [1, 2, 5])
+def test_weights_of_what_arrives_by_brute_force(start, layers):
+    """Of every path there is a chance, and they sum to 1; the likeliest is taken."""
+    for seed in range(3):
+        (raw, raw_ends), (beta, ends) = compared(start, layers, seed)
+        chances = {}
+        for path in paths(start, layers):
+            chance = ends[path[-1]].item()
+            for layer, source, way in ways(path, start):
+                level = source + way - 1
+                # Against all other ways into that level.
+                sources = [s for s in range(4) if abs(s - level) <= 1 and abs(s - start) <= layer]
+                into = [math.exp(raw[layer, s, level - s + 1].item()) for s in sources]
+                own = math.exp(raw[layer, source, way].item()) / sum(into)
+                assert beta[layer, source, way].item() == pytest.approx(own)
+                chance *= own
+            chances[tuple(path)] = chance
+        assert sum(chances.values()) == pytest.approx(1)
+        best = max(chances, key=chances.__getitem__)
+        assert decode.viterbi(beta, start, ends) == list(best)
+        found = decode.decode(torch.zeros(9, 4), raw, start, raw_ends)
+        assert found['path'] == list(best)
+        entropy = -sum(c * math.log(c) for c in chances.values()) / math.log(len(chances))
+        assert decode.entropy(beta, ends, start) == pytest.approx(entropy)
+
+
+@pytest.mark.parametrize('start', STARTS)
+def test_no_way_that_arrives_is_without_a_gradient(start):
+    """As published, the first layer's ways have none but rounding: each of its maps comes from one
+    source, and is normalised. Compared as they arrive, every true choice learns."""
+    rates = {}
+    for arriving in False, True:
+        torch.manual_seed(0)
+        net = Supernet(4, start, layers=4, arriving=arriving)
+        net(picture(start)).square().mean().backward()
+        rates[arriving] = net.beta.grad.abs().amax((1, 2))
+        if arriving:
+            assert (net.ends.grad.abs() > 0).all()
+            several = torch.zeros(4, 4, 3, dtype=torch.bool)
+            for layer, source, way in itertools.product(range(4), range(4), range(3)):
+                level = source + way - 1
+                reached = abs(source - start) <= layer and 0 <= level < 4
+                others = [s for s in range(4) if abs(s - level) <= 1 and abs(s - start) <= layer]
+                several[layer, source, way] = reached and len(others) > 1
+            assert torch.equal(net.beta.grad.abs() > 1e-9, several)
+    assert rates[False][0] < 1e-2 * rates[False][1:].min()
+
+
+def test_the_ends_weigh_the_result():
+    net = make(0, layers=2)
+    whole = Supernet(4, 0, 2, arriving=True).eval()
+    whole.load_state_dict(net.state_dict() | {'ends': torch.zeros(4)})
+    x = picture(0)
+    with torch.no_grad():
+        alpha, beta, ends = whole.weights()
+        assert ends.tolist() == pytest.approx([1 / 3] * 3 + [0])
+        parts = [whole.mix(x, alpha, beta, torch.eye(4)[level]) for level in range(3)]
+        assert torch.allclose(whole(x), sum(parts) / 3, atol=1e-5)
+        assert torch.allclose(whole.mix(x, alpha, beta), sum(parts), atol=1e-5)
+
+
 def test_edges_by_brute_force():
     """Of all pairs of edges into a node, the one with the greatest sum of strengths."""
     for seed in range(20):
