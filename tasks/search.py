@@ -286,10 +286,11 @@ def entropies(supernet: Any) -> tuple[float, float]:
     weights, as shares of the greatest one; 1: undecided, 0: decided. Where the ways into a level
     are compared, the second is decode.entropy, of whole paths.
     """
-    alpha, beta, ends = (w if w is None else w.detach().cpu() for w in supernet.weights())
-    alpha, beta = alpha.double(), beta.double()
+    with torch.no_grad():
+        operations, ways, ends = supernet.weights()
+    alpha, beta = operations.double().cpu(), ways.double().cpu()
     if ends is not None:
-        return float(_entropy(alpha).mean()), decode.entropy(beta, ends, supernet.start)
+        return float(_entropy(alpha).mean()), decode.entropy(beta, ends.cpu(), supernet.start)
     # Levels that no path reaches have no ways, and would count as decided.
     ways = beta[beta.sum(2) > 0]  # of levels that are reached
     of_ways = _entropy(ways / ways.sum(1, keepdim=True))
