@@ -3,6 +3,7 @@
 import program
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,6 +124,13 @@ def between(fidelity: float, device: str) -> Loaded:
     blend = soup.between(sharp.net.state_dict(), faithful.net.state_dict(), fidelity)
     sharp.net.load_state_dict(blend)
     return sharp
+
+
+def dial(loaded: Loaded, device: str) -> Callable[[float], None]:
+    """Return what turns a network of `between` to another fidelity, in place."""
+    sharp, faithful = (of_weights(name, device).net for name in (shipped.SHARP, shipped.USUAL))
+    ends = sharp.state_dict(), faithful.state_dict()
+    return lambda fidelity: loaded.net.load_state_dict(soup.between(*ends, fidelity)) and None
 
 
 def of_run(path: str | Path, device: str, flag: str = '--run') -> Loaded:

@@ -70,9 +70,9 @@ def saved(path, photo):
     return path
 
 
-def ask(restorer, folder, path, scale=1, keep=0.0, known=None):
+def ask(restorer, folder, path, scale=1, keep=0.0, known=None, fidelity=None):
     """What the page is told, which is a result or a message in one line."""
-    got = demo_photo.answer(restorer, str(folder), str(path), scale, keep, known)
+    got = demo_photo.answer(restorer, str(folder), str(path), scale, keep, fidelity, known)
     assert got.said.startswith(path.name) and got.said.isprintable()
     assert (got.file is None) == (got.views is None) == (got.known is None)
     return got
@@ -327,7 +327,7 @@ def test_limits(restorer, tmp_path):
     assert 'too large: 0.0 MB; upload a PNG' in ask(limited, tmp_path, path).said
     path.unlink()
     assert 'it was deleted from this machine: upload it again' in ask(limited, tmp_path, path).said
-    assert demo_photo.answer(limited, '', None, 1, 0, None).said == 'choose a photo first'
+    assert demo_photo.answer(limited, '', None, 1, 0, None, None).said == 'choose a photo first'
 
 
 @pytest.mark.parametrize('error', [MemoryError(), torch.OutOfMemoryError('CUDA out of memory')])
@@ -471,7 +471,7 @@ class Server:
     def restore(self, path, session='a', scale=2):
         """What a press of the button is answered."""
         file = {'path': path, 'meta': {'_type': 'gradio.FileData'}}
-        asked = {'data': [file, scale, 0, None], 'fn_index': 0, 'session_hash': session}
+        asked = {'data': [file, scale, 0, None, None], 'fn_index': 0, 'session_hash': session}
         kind = {'Content-Type': 'application/json'}
         status, said = self.get('gradio_api/queue/join', json.dumps(asked).encode(), **kind)
         if status != 200:
@@ -560,6 +560,42 @@ def test_what_was_not_uploaded_is_not_read(serve):
         assert not server.restore(other, f'o{len(other)}')['success']
     assert server.get(f'gradio_api/file={outside}')[0] == 403
     assert 'ASKED' not in server.said
+
+
+# ------------------------------------------------------------------------------------------------
+# Between the weights that come along.
+
+
+def test_a_visitor_turns_the_fidelity(tmp_path):
+    """Whatever was asked before, the file is that of infer.py with this --fidelity."""
+    args = demo.parser().parse_args(['--device', 'cpu', '--fidelity', '1'])
+    turned = demo.restorer_of(args)
+    path = saved(tmp_path / 'a.png', Photo(two_faces()))
+    known, files = None, set()
+    for fidelity in 0.0, 1.0, 0.5:
+        got = ask(turned, tmp_path, path, known=known, fidelity=fidelity)
+        known = got.known
+        argv = ['--fidelity', str(fidelity), '--device', 'cpu', '--no-aligned', '--scale', '1']
+        assert infer.main([str(path), *argv, '--output', str(tmp_path / f'{fidelity}')]) == 0
+        (theirs,) = (tmp_path / f'{fidelity}').iterdir()
+        assert Path(got.file).read_bytes() == theirs.read_bytes()
+        files.add(theirs.read_bytes())
+    assert len(files) == 3
+
+
+def test_one_network_has_no_fidelity(restorer, tmp_path):
+    """It is not asked for, and does nothing where somebody sends it all the same."""
+    path = saved(tmp_path / 'a.png', Photo(two_faces()))
+    plain = ask(restorer, tmp_path, path)
+    sent = ask(restorer, tmp_path, path, fidelity=0.2)
+    assert Path(plain.file).read_bytes() == Path(sent.file).read_bytes()
+    for fidelity in None, 0.5:
+        blocks = demo.page(lambda *_: None, 'a photo', 1, fidelity)
+        sliders = {b.label: b for b in blocks.blocks.values() if b.get_block_name() == 'slider'}
+        slider = sliders['Fidelity']
+        assert slider.visible == (fidelity is not None)
+        asked = [slider.preprocess(value) for value in (None, -1, 0.25, 7)]
+        assert asked == ([None] * 4 if fidelity is None else [0.5, 0, 0.25, 1])
 
 
 # ------------------------------------------------------------------------------------------------

@@ -55,12 +55,15 @@ from this machine after {KEPT // 60} minutes.
 # The page.
 
 
-def page(ask: Callable[..., Answer], limits: str, waiting: int) -> Any:
+def page(
+    ask: Callable[..., Answer], limits: str, waiting: int, fidelity: float | None = None
+) -> Any:
     """Return the page as gradio.Blocks.
 
-    ask:     demo_photo.answer, of (path, scale, keep, known)
-    limits:  what may be uploaded, in words
-    waiting: photos that may wait
+    ask:      demo_photo.answer, of (path, scale, keep, fidelity, known)
+    limits:   what may be uploaded, in words
+    waiting:  photos that may wait
+    fidelity: to begin with; None where the network has one only
     """
     import gradio as gr
 
@@ -68,7 +71,7 @@ def page(ask: Callable[..., Answer], limits: str, waiting: int) -> Any:
         gr.Markdown(ABOUT)
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                *given, button = _given(gr, limits)
+                *given, button = _given(gr, limits, fidelity)
             with gr.Column(scale=2, min_width=280):
                 said = gr.Textbox(label='Result', interactive=False)
                 views = gr.ImageSlider(
@@ -99,14 +102,15 @@ def page(ask: Callable[..., Answer], limits: str, waiting: int) -> Any:
             api_visibility='private',
         )
         button.click(shown, **how)
-        _, scale, keep = given
-        gr.on([scale.input, keep.release], once_more, trigger_mode='always_last', **how)
+        _, scale, keep, fidelity_given = given
+        changed = [scale.input, keep.release, fidelity_given.release]
+        gr.on(changed, once_more, trigger_mode='always_last', **how)
     blocks.queue(max_size=waiting, default_concurrency_limit=1)
     return blocks
 
 
-def _given(gr: Any, limits: str) -> tuple[Any, Any, Any, Any]:
-    """What a visitor gives: photo, scale, keep, and the button."""
+def _given(gr: Any, limits: str, fidelity: float | None) -> tuple[Any, ...]:
+    """What a visitor gives: photo, scale, keep, fidelity, and the button."""
     upload = gr.File(label='Photo', height=150)
     _refuse_addresses(upload)
     gr.Markdown(f'Upload {limits}.')
@@ -114,9 +118,22 @@ def _given(gr: Any, limits: str) -> tuple[Any, Any, Any, Any]:
     keep = gr.Slider(
         0, 1, 0, step=0.05, label='Keep', info='of the photo in its faces: 0 none, 1 all'
     )
-    # What is typed beside it may be any number.
+    # One that has nothing to turn is not there, and says so.
+    faithful = gr.Slider(
+        0,
+        1,
+        fidelity,
+        step=0.05,
+        label='Fidelity',
+        info='1 nearest to the truth, 0 sharper, with more that is invented',
+        visible=fidelity is not None,
+    )
+    # What is typed beside them may be any number.
     keep.preprocess = lambda value: min(max(value or 0.0, 0.0), 1.0)
-    return upload, scale, keep, gr.Button('Restore', variant='primary')
+    faithful.preprocess = lambda value: (
+        None if fidelity is None else min(max(fidelity if value is None else value, 0.0), 1.0)
+    )
+    return upload, scale, keep, faithful, gr.Button('Restore', variant='primary')
 
 
 def _refuse_addresses(upload: Any) -> None:
@@ -256,13 +273,19 @@ def restorer_of(args: argparse.Namespace) -> Restorer:
         raise RunError(
             f'--run {loaded.folder.parent} is a {loaded.task.name} run: give one that restores'
         )
-    return Restorer(photo_flags.build(args, loaded), args.max_pixels, round(args.max_mb * 1e6))
+    turned = args.fidelity is not None
+    dial = loading.dial(loaded, args.device) if turned else None
+    tools = photo_flags.build(args, loaded)
+    return Restorer(tools, args.max_pixels, round(args.max_mb * 1e6), dial)
 
 
 @program.entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page that the command line asks for -> exit status."""
     args = parser().parse_args(argv)
+    # With the weights that come along, visitors choose between both.
+    if args.fidelity is None and not (args.run or args.weights):
+        args.fidelity = 1.0
     # Ends as a Ctrl-C does: the temporary folder is deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     port = free_port(args.host, args.port)
@@ -271,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         need_packages()
         restorer = restorer_of(args)
         ask = functools.partial(answer, restorer, folder)
-        blocks = page(ask, restorer.limits, args.queue)
+        blocks = page(ask, restorer.limits, args.queue, args.fidelity)
         serve(blocks, args.host, port, restorer.most_bytes)
     return 0
 

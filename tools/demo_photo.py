@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,9 @@ class Known:
 
     digest: bytes  # of the file
     found: detect.Found | None = None
-    made: list[Tensor] = field(default_factory=list)  # batches of restored faces, in order
+    # Batches of restored faces, in order, at the last fidelity.
+    made: list[Tensor] = field(default_factory=list)
+    fidelity: float | None = None
 
     def detector(self, ask: detect.Detector) -> detect.Detector:
         """Return the detector for one time that the photo is restored."""
@@ -44,8 +47,10 @@ class Known:
 
         return find
 
-    def network(self, ask: photos.Network) -> photos.Network:
-        """Return the network for one time that the photo is restored."""
+    def network(self, ask: photos.Network, fidelity: float | None) -> photos.Network:
+        """Return the network, at this fidelity, for one time that the photo is restored."""
+        if fidelity != self.fidelity:
+            self.made, self.fidelity = [], fidelity
         numbers = itertools.count()
 
         def restore(faces: Tensor) -> Tensor:
@@ -75,11 +80,19 @@ class Restorer:
     tools: detector, network, and how they are used
     most:  pixels of a photo, and of what becomes of it
     most_bytes: of a file
+    dial: sets the fidelity of the network; None where it has one only
     """
 
-    def __init__(self, tools: Tools, most: int, most_bytes: int) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        most: int,
+        most_bytes: int,
+        dial: Callable[[float], None] | None = None,
+    ) -> None:
         """Take note of tools and limits."""
         self._tools, self._most, self.most_bytes = tools, most, most_bytes
+        self._dial = dial
 
     @property
     def limits(self) -> str:
@@ -89,10 +102,18 @@ class Restorer:
         most = f'{self.most_bytes / 1e6:,.3g} MB and {self._most / 1e6:,.3g} million pixels'
         return f'a PNG, JPEG, {", ".join(kinds)} or {last} of at most {most}'
 
-    def __call__(self, path: Path, scale: int, keep: float, known: Known | None = None) -> Result:
+    def __call__(
+        self,
+        path: Path,
+        scale: int,
+        keep: float,
+        fidelity: float | None = None,
+        known: Known | None = None,
+    ) -> Result:
         """Restore a file.
 
         scale: by which the photo is enlarged; keep: see tasks/photos.py
+        fidelity: see loading.between; None for a network that has one only
         known: of the last time: the networks are not asked again about the same file
         Raises BadFile for whatever cannot be restored.
         """
@@ -101,9 +122,12 @@ class Restorer:
         digest = hashlib.sha256(data).digest()
         if known is None or known.digest != digest:
             known = Known(digest)
+        # Photos are restored one at a time, so that the network can be turned in place.
+        if self._dial and fidelity is not None:
+            self._dial(fidelity)
         try:
             photo = self._photo(data, scale)
-            done = self._done(photo, scale, keep, known)
+            done = self._done(photo, scale, keep, fidelity, known)
             return _result(path.stem, photo, done, scale, known)
         except (MemoryError, torch.OutOfMemoryError):
             raise BadFile(
@@ -133,9 +157,11 @@ class Restorer:
             )
         return photo
 
-    def _done(self, photo: Photo, scale: int, keep: float, known: Known) -> photos.Done:
+    def _done(
+        self, photo: Photo, scale: int, keep: float, fidelity: float | None, known: Known
+    ) -> photos.Done:
         detector = known.detector(self._tools.detector)
-        network = known.network(self._tools.network)
+        network = known.network(self._tools.network, fidelity)
         how = self._tools.how._replace(scale=scale, keep=keep)
         (done,) = photos.restored([('', photo)], detector, network, how)
         return done
@@ -233,6 +259,7 @@ def answer(
     path: str | None,
     scale: int,
     keep: float,
+    fidelity: float | None,
     known: Known | None,
 ) -> Answer:
     """Restore an upload, or say why not.
@@ -243,7 +270,7 @@ def answer(
         return Answer('choose a photo first')
     name = printable(Path(path).name, 60)
     try:
-        result = restorer(Path(path), scale, keep, known)
+        result = restorer(Path(path), scale, keep, fidelity, known)
     except BadFile as error:
         return Answer(f'{name}: {error}')
     return _written(result, name, Path(tempfile.mkdtemp(dir=folder)))
