@@ -31,6 +31,8 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
+from sources.aliases import Progress
+
 SMALL = 64  # pixels of the picture that is hashed
 SIDE = 16  # frequencies in each direction
 BITS = SIDE * SIDE
@@ -62,7 +64,7 @@ def words(hashes: Sequence[int]) -> np.ndarray:
     return np.frombuffer(data, '>u8').astype(np.uint64).reshape(-1, BITS // WORD)
 
 
-def clusters(hashes: np.ndarray, most: int) -> np.ndarray:
+def clusters(hashes: np.ndarray, most: int, progress: Progress | None = None) -> np.ndarray:
     """Return for each hash [n] or [n, words] uint64 the first member of its cluster: [n] int64.
 
     Two hashes that differ in up to `most` bits are in one cluster, and so is whoever is linked by
@@ -77,6 +79,8 @@ def clusters(hashes: np.ndarray, most: int) -> np.ndarray:
     A slow core took for random hashes of 256 bits, 100,000 of them at 31 and 48 bits, 2 and 12 s;
     1,000,000 of them 68 s and 11 min. Those of faces are less evenly spread, and 2 to 9 times as
     many are compared.
+
+    progress: takes (bands that are done, all)
     """
     if most < 0:
         raise ValueError(f'{most} bits: hashes differ in none at least')
@@ -85,7 +89,10 @@ def clusters(hashes: np.ndarray, most: int) -> np.ndarray:
     distinct, which = np.unique(rows, axis=0, return_inverse=True)
     parent = np.arange(len(distinct))
     columns = np.ascontiguousarray(distinct.T)
-    for bits, radius in _bands(WORD * len(columns), most, len(distinct)):
+    bands = _bands(WORD * len(columns), most, len(distinct))
+    if progress:
+        progress(0, len(bands))
+    for done, (bits, radius) in enumerate(bands, 1):
         key = _key(columns, bits)
         # Neighbours in memory, too: what is compared lies close together.
         order = np.argsort(key, kind='stable')
@@ -93,6 +100,8 @@ def clusters(hashes: np.ndarray, most: int) -> np.ndarray:
         for a, b in _candidates(key[order], len(bits), radius):
             a, b = _near(there, a, b, most)
             _join(parent, order[a], order[b])
+        if progress:
+            progress(done, len(bands))
     return _first_members(_roots(parent, parent)[which.reshape(-1)])
 
 

@@ -141,6 +141,15 @@ def test_clusters_are_those_of_all_pairs(most, number_of_words):
             assert (duplicates.clusters(rows[:, 0], most) == labels).all()
 
 
+def test_a_long_comparison_says_how_far_it_is():
+    draw = np.random.default_rng(0)
+    rows, told = draw.integers(0, 2**64, (50, 4), np.uint64), []
+    labels = duplicates.clusters(rows, 31, lambda done, total: told.append((done, total)))
+    assert (labels == duplicates.clusters(rows, 31)).all()
+    total = told[0][1]
+    assert total > 1 and told == [(done, total) for done in range(total + 1)]
+
+
 @pytest.mark.parametrize('most', [3, 17, 31, 48])
 def test_the_limit_belongs_to_it_among_thousands(most):
     """Pairs at exactly the limit are found, however their bits fall into bands; none beyond it."""

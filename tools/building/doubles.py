@@ -12,6 +12,7 @@ import numpy as np
 from errors import BadFile, RunError
 from faces import duplicates
 from storage import counted, shown
+from training import log
 
 from . import accounts, destination
 from .accounts import DUPLICATE, Account, Face
@@ -41,7 +42,8 @@ def found(each: Iterable[Account], near: int) -> dict[int, frozenset[str]]:
     drop: dict[int, set[str]] = {}
     if hashes and near >= 0:
         print(f'comparing {counted(len(hashes), "face")}', flush=True)
-        labels = duplicates.clusters(duplicates.words(hashes), near)
+        bar = log.bar('comparing faces, tables')
+        labels = duplicates.clusters(duplicates.words(hashes), near, bar)
         for i in np.flatnonzero(~duplicates.best(labels, np.array(ranks))):
             drop.setdefault(numbers[i], set()).add(keys[i])
     return {number: frozenset(keys) for number, keys in drop.items()}
