@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import ranges, schema
+from . import kinds, ranges, schema
 
 BEGIN, END = '<!-- options: begin -->', '<!-- options: end -->'
 
@@ -34,8 +34,8 @@ def descriptions() -> dict[str, str]:
                 assert isinstance(statement.target, ast.Name)
                 option = statement.target.id
                 found[option] = ' '.join(ast.literal_eval(following.value).split())
-                if option in schema.CHOICES:
-                    found[option] += f': {", ".join(schema.CHOICES[option])}'
+                if option in kinds.CHOICES:
+                    found[option] += f': {", ".join(kinds.CHOICES[option])}'
     return found
 
 

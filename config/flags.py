@@ -21,7 +21,7 @@ from errors import BadFile, RunError
 from storage import records
 from training import run
 
-from . import documentation, presets, ranges, schema
+from . import documentation, presets, ranges, schema, stored
 from .schema import Config
 
 if sys.version_info >= (3, 11):
@@ -219,7 +219,7 @@ def _read(path: Path) -> dict[str, Any]:
     known = ['preset', *(option.name for _, option in schema.options())]
     for name in options:
         run.choose(storage.printable(name, 40), known, f'option in {said}:')
-    schema.checked({name: schema.meant(name, value) for name, value in options.items()}, said)
+    stored.checked({name: stored.meant(name, value) for name, value in options.items()}, said)
     return options
 
 
@@ -276,7 +276,7 @@ def _resolved(config: Config, given: set[str]) -> Config:
 
     # The bits of a run depend on threads and precision, so a run that resumes has those it began
     # with.
-    begun = schema.checked(run.read_config(out), f'{out}/config.json')
+    begun = stored.checked(run.read_config(out), f'{out}/config.json')
     kept = {k: begun[k] for k in ('threads', 'precision') if k in begun and k not in given}
     config = schema.replace_options(config, **kept)
 

@@ -13,7 +13,7 @@ from errors import RunError
 from storage import shown
 from training import outputs, run, schedule
 
-from . import flags, schema
+from . import flags, kinds, schema
 from .documentation import flag
 from .schema import Config
 
@@ -38,7 +38,7 @@ def check_names(config: Config, *, networks: Iterable[str], losses: Iterable[str
     """
     of_task = {'network': tuple(networks), 'loss': tuple(losses), 'last_loss': tuple(losses)}
     flat = schema.flatten(config)
-    for option, names in (schema.CHOICES | of_task).items():
+    for option, names in (kinds.CHOICES | of_task).items():
         if option == 'recipe' and str(flat[option]).endswith('.toml'):
             degrade.recipe(flat[option])  # which says what is wrong with a file
         elif flat[option] is not None:

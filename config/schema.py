@@ -5,115 +5,38 @@ A field is a name, a type, a default and a docstring, which is its help. `None` 
 option is off, or that `config.flags` chooses a value for it (from the preset, or from the machine).
 """
 
-import contextlib
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
-from msgspec import Meta
 from tyro.conf import Fixed, Suppress, arg
-from tyro.constructors import PrimitiveConstructorSpec
 
-import dali_pipes
 import degrade
-import losses
-import models
-from dali_pipes.cache import MODES as CACHES
-from errors import BadFile, RunError
-from storage import records, shown, tensors
-from training import places, run
-from training.optim import OPTIMIZERS
-from training.run import RECIPE, RENAMED
-from training.schedule import SCHEDULES
 
-# ------------------------------------------------------------------------------------------------
-# How values are written on the command line.
-
-
-# Ranges. Numbers are checked against them by `ranges.check`, and those of a config.json as they are
-# read. Wide as they are, an infinity or a slip of the keyboard is not in them.
-Side = Annotated[int, Meta(ge=1, le=16_384)]  # pixels
-FaceSide = Annotated[int, Meta(ge=16, le=16_384)]  # SSIM wants windows of 11
-Batch = Annotated[int, Meta(ge=1, le=65_536)]
-Count = Annotated[int, Meta(ge=1, le=100_000)]
-Pool = Annotated[int, Meta(ge=0, le=1_000_000)]
-Images = Annotated[int, Meta(ge=1, le=10**15)]
-ImagesOrNone = Annotated[int, Meta(ge=0, le=10**15)]
-Seed = Annotated[int, Meta(ge=0, le=2**62)]
-Threads = Annotated[int, Meta(ge=1, le=4096)]
-Minutes = Annotated[float, Meta(gt=0, le=525_600)]  # up to a year
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Temperature = Annotated[float, Meta(ge=0.01, le=1)]
-Weight = Annotated[float, Meta(ge=0, le=1_000_000)]
-Rate = Annotated[float, Meta(gt=0, le=1000)]  # of learning
-Large = Annotated[float, Meta(gt=0, le=10**12)]
-
-
-def _numbers(words: list[str]) -> tuple[float, ...]:
-    return tuple(float(part) for part in words[0].split(','))
-
-
-def _mapping(words: list[str]) -> dict[str, Any]:
-    value = json.loads(words[0])
-    if not isinstance(value, dict):
-        raise ValueError('a JSON object such as {"steps": 2} is needed')
-    return value
-
-
-_NUMBERS = PrimitiveConstructorSpec[tuple[float, ...]](
-    nargs=1,
-    metavar='N,N',
-    instance_from_str=_numbers,
-    is_instance=lambda value: isinstance(value, tuple),
-    str_from_instance=lambda value: [','.join(f'{x:g}' for x in value)],
+from .kinds import (
+    CHOICES,
+    Batch,
+    Count,
+    FaceSide,
+    Images,
+    ImagesOrNone,
+    Json,
+    Large,
+    Minutes,
+    Pool,
+    Rate,
+    Seconds,
+    Seed,
+    Share,
+    Shares,
+    Side,
+    Temperature,
+    Threads,
+    Weight,
+    Weights,
+    meta,
+    one_of,
 )
-Shares = Annotated[tuple[Share, ...], _NUMBERS]
-Weights = Annotated[tuple[Weight, ...], _NUMBERS]
-Json = Annotated[
-    dict[str, Any],
-    PrimitiveConstructorSpec(
-        nargs=1,
-        metavar='JSON',
-        instance_from_str=_mapping,
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [json.dumps(value)],
-    ),
-]
-
-
-def _meta(text: str) -> Any:
-    """What stands behind a flag in the help."""
-    return arg(metavar=text)
-
-
-# Options with a fixed set of values. Networks and losses depend on the task, too: see
-# `rules.check_names`.
-PRECISIONS = 'bf16', 'fp16', 'fp32'
-CHOICES: dict[str, tuple[str, ...]] = {
-    'pipe': tuple(dali_pipes.PIPES),
-    'decode': tuple(dali_pipes.DECODERS),
-    'cache': tuple(CACHES),
-    'recipe': tuple(degrade.RECIPES),
-    'loss': tuple(dict.fromkeys([*losses.RESTORE, *losses.PARSE, *losses.LANDMARKS])),
-    'last_loss': tuple(losses.RESTORE),
-    'features': tuple(losses.FEATURES),
-    'gan': tuple(losses.ADVERSARIAL),
-    'discriminator': tuple(models.DISCRIMINATORS),
-    'optimizer': tuple(OPTIMIZERS),
-    'schedule': tuple(SCHEDULES),
-    'precision': PRECISIONS,
-}
-
-
-def _one_of(option: str) -> Any:
-    """The same for an option of CHOICES."""
-    return arg(metavar='{' + ','.join(CHOICES[option]) + '}')
-
 
 # ------------------------------------------------------------------------------------------------
 # The groups.
@@ -123,13 +46,13 @@ def _one_of(option: str) -> Any:
 class Data:
     """What a run trains and validates on, and how it is read."""
 
-    data: Annotated[str | None, _meta('SOURCE')] = None
+    data: Annotated[str | None, meta('SOURCE')] = None
     """HQ faces: a folder, a list of files, a glob, or .tar shards (faces-{000..099}.tar, also at
     s3:// or https://); PNG, JPEG, JPH, WebP, TIFF, BMP, AVIF or HEIC. Or paired data: a folder with
     LQ/ and GT/, or stacked:FOLDER of pictures with the LQ above the GT; GT images must then be
     --size pixels square, and --recipe only sets the scale (default: synthetic faces)
     """
-    val: Annotated[tuple[str, ...] | None, _meta('SET [SET ...]')] = None
+    val: Annotated[tuple[str, ...] | None, meta('SET [SET ...]')] = None
     """validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, stacked:FOLDER (recipes
     that keep the size), HQ faces as for --data (degraded the same way every time and excluded
     from training), or how many images of --data to hold out: a number, or a share below 1
@@ -137,17 +60,17 @@ class Data:
     """
     size: FaceSide = 512
     """side of the HQ images in pixels"""
-    crop: Annotated[Side | None, _meta('INT')] = None
+    crop: Annotated[Side | None, meta('INT')] = None
     """train on random squares of this side, in pixels of the HQ image; networks with a position
     embedding are told where in the face each lies (default: whole images; some presets set it)
     """
-    pipe: Annotated[str | None, _one_of('pipe')] = None
+    pipe: Annotated[str | None, one_of('pipe')] = None
     """which pipe feeds the network (default: dali; torch where DALI is not installed)"""
-    decode: Annotated[str, _one_of('decode')] = 'auto'
+    decode: Annotated[str, one_of('decode')] = 'auto'
     """what decodes PNG and JPH in the dali pipe; auto times both on a few files where there is a
     GPU and takes the faster
     """
-    cache: Annotated[str, _one_of('cache')] = 'auto'
+    cache: Annotated[str, one_of('cache')] = 'auto'
     """where decoded images are cached; auto: on the GPU, else in host memory, if they take less
     than 40 % of what is free; file: in $FACES_CACHE, for later runs too
     """
@@ -169,7 +92,7 @@ class Data:
     """parsers: share of the faces that are given the glasses, hat, earrings and necklace of another
     one in the batch
     """
-    landmarks: Annotated[str | None, _meta('FILE')] = None
+    landmarks: Annotated[str | None, meta('FILE')] = None
     """JSON file with 68 landmarks of every face, {name: [[x, y], ...]} or ffhq-dataset-v2.json;
     --preset landmarks then learns these instead of the 28 points of masks
     """
@@ -179,9 +102,9 @@ class Data:
 class Degradation:
     """How an HQ face becomes the network's input."""
 
-    recipe: Annotated[
-        str | None, _meta('{' + ','.join((*CHOICES['recipe'], 'FILE.toml')) + '}')
-    ] = 'ai6126_2024'
+    recipe: Annotated[str | None, meta('{' + ','.join((*CHOICES['recipe'], 'FILE.toml')) + '}')] = (
+        'ai6126_2024'
+    )
     """degradation recipe, or a file of your own (python tools/prepare.py recipe NAME writes one to
     begin with); it also sets the scale
     """
@@ -191,7 +114,7 @@ class Degradation:
     """train on the sharpened face; validation always uses the plain one"""
     target_gray: bool = False
     """where the recipe takes the colour of a face away (op gray), train on a target without it"""
-    mix: Annotated[str | None, _meta('PAIRS:SHARE')] = None
+    mix: Annotated[str | None, meta('PAIRS:SHARE')] = None
     """replace a share of the faces by LQ/GT pairs of a folder with LQ/ and GT/: pairs/:0.1"""
     mix_share: Share = 0.1
     """the same share, where --mix has none"""
@@ -203,18 +126,18 @@ class Degradation:
 class Network:
     """What is trained, and what it starts from."""
 
-    network: Annotated[str, _meta('NAME')] = 'unet'
+    network: Annotated[str, meta('NAME')] = 'unet'
     """network by name; `python -m models` lists them with their parameters"""
     net: Json = field(default_factory=dict)
     """arguments of the network as JSON, e.g. '{"steps": 2}'"""
-    blocks: Annotated[Count | None, _meta('INT')] = None
+    blocks: Annotated[Count | None, meta('INT')] = None
     """short for the same entry of --net: number of residual blocks"""
-    width: Annotated[Count | None, _meta('INT')] = None
+    width: Annotated[Count | None, meta('INT')] = None
     """short for the same entry of --net: number of feature channels"""
-    start: Annotated[str | None, _meta('PATH')] = None
+    start: Annotated[str | None, meta('PATH')] = None
     """run, checkpoint or weights to initialise the network with, or faces-psnr, which comes along
     (default: random weights)"""
-    trunk: Annotated[str | None, _meta('FILE')] = None
+    trunk: Annotated[str | None, meta('FILE')] = None
     """weights of torchvision's ResNet-18 to initialise bisenet with"""
     guides: Suppress[Fixed[dict[str, Any] | None]] = None
     """what makes the priors of a guided network; derived from --prior"""
@@ -228,17 +151,17 @@ EXTRACTORS = ('vgg', 'parser', 'efficientnet')
 class Loss:
     """What a network is trained to make small, without its discriminator."""
 
-    loss: Annotated[str, _one_of('loss')] = 'l1'
+    loss: Annotated[str, one_of('loss')] = 'l1'
     """pixel loss of restorers, or loss of parsers (ce, lovasz, mixed, ohem) or landmarks (mse)"""
     pixel_weight: Weight = 1.0
     """weight of the pixel loss; 0 turns it off"""
-    last_loss: Annotated[str | None, _one_of('last_loss')] = None
+    last_loss: Annotated[str | None, one_of('last_loss')] = None
     """another pixel loss for the end of the run, e.g. psnr"""
     last_share: Share = 0.2
     """share of the run that uses --last-loss"""
-    vgg: Annotated[str | None, _meta('FILE')] = None
+    vgg: Annotated[str | None, meta('FILE')] = None
     """weights of torchvision's VGG19: adds a perceptual loss"""
-    parser: Annotated[str | None, _meta('RUN')] = None
+    parser: Annotated[str | None, meta('RUN')] = None
     """parse_unet whose encoder replaces VGG19 in the perceptual loss: its run, or a file of
     tools/publish.py
     """
@@ -248,7 +171,7 @@ class Loss:
     """
     perceptual_weight: Weight = 1.0
     """weight of the perceptual loss"""
-    features: Annotated[str, _one_of('features')] = 'esrgan'
+    features: Annotated[str, one_of('features')] = 'esrgan'
     """layers of VGG19 that the perceptual loss compares"""
 
     @property
@@ -261,7 +184,7 @@ class Loss:
 class Gan:
     """The adversarial loss and its discriminator."""
 
-    gan: Annotated[str | None, _one_of('gan')] = None
+    gan: Annotated[str | None, one_of('gan')] = None
     """adversarial loss (default: none)"""
     gan_weight: Weight = 0.1
     """weight of the adversarial loss"""
@@ -269,19 +192,19 @@ class Gan:
     """images that the discriminator learns from, at its full rate, before the generator listens to
     it
     """
-    gan_level: Annotated[Share | None, _meta('SHARE')] = None
+    gan_level: Annotated[Share | None, meta('SHARE')] = None
     """keep the discriminator right on about this share of its images: the adversarial loss weighs
     more while it is right more often and less while it is right less often; 0 is off
     """
-    discriminator: Annotated[str | None, _one_of('discriminator')] = None
+    discriminator: Annotated[str | None, one_of('discriminator')] = None
     """discriminator by name"""
     discriminator_net: Json = field(default_factory=dict)
     """arguments of the discriminator as JSON, e.g. '{"width": 32}'"""
-    discriminator_lr: Annotated[Rate | None, _meta('FLOAT')] = None
+    discriminator_lr: Annotated[Rate | None, meta('FLOAT')] = None
     """learning rate of the discriminator; lower it while log.jsonl reports a d_accuracy near 1
     (default: --lr)
     """
-    matching_weight: Annotated[Weight | None, _meta('FLOAT')] = None
+    matching_weight: Annotated[Weight | None, meta('FLOAT')] = None
     """weight of the difference between patchgan's feature maps of restored and real faces (default:
     0)
     """
@@ -297,19 +220,19 @@ class Optimization:
     """images per step and process"""
     accumulate: Batch = 1
     """batches whose gradients make one step"""
-    nimg: Annotated[Images | None, _meta('INT')] = None
+    nimg: Annotated[Images | None, meta('INT')] = None
     """length of the run in images"""
-    minutes: Annotated[Minutes | None, _meta('FLOAT')] = None
+    minutes: Annotated[Minutes | None, meta('FLOAT')] = None
     """length of the run as wall time instead, validation included; the schedule adapts to it"""
-    optimizer: Annotated[str, _one_of('optimizer')] = 'adamw'
+    optimizer: Annotated[str, one_of('optimizer')] = 'adamw'
     """optimizer"""
     lr: Rate = 1e-3
     """peak learning rate"""
-    betas: Annotated[Shares | None, _meta('N,N')] = None
+    betas: Annotated[Shares | None, meta('N,N')] = None
     """adam, adamw and muon: decay rates of the two moment estimates (default: 0.9,0.99)"""
     weight_decay: Weight = 0.0
     """weight decay"""
-    schedule: Annotated[str, _one_of('schedule')] = 'cosine'
+    schedule: Annotated[str, one_of('schedule')] = 'cosine'
     """learning rate schedule"""
     warmup: Share = 0.03
     """share of the run over which the learning rate rises"""
@@ -333,13 +256,13 @@ class Optimization:
 class Run:
     """Where a run is written, how often it validates, and on what it computes."""
 
-    out: Annotated[str | None, _meta('DIR')] = None
+    out: Annotated[str | None, meta('DIR')] = None
     """run directory (default: runs/PRESET)"""
     ticks: Count = 20
     """validations, checkpoints and pictures, spread evenly over the run"""
     keep: Count = 3
     """best weight averages to keep; their mean is used at the end if it is better"""
-    lpips: Annotated[str | None, _meta('FILE')] = None
+    lpips: Annotated[str | None, meta('FILE')] = None
     """weights of torchvision's AlexNet or VGG16: validation also reports LPIPS (pip install -e
     .[lpips])
     """
@@ -347,7 +270,7 @@ class Run:
     """minutes between checkpoints, in addition to one per validation"""
     seed: Seed = 0
     """seed of the weights, the order, the flips and the degradations"""
-    precision: Annotated[str | None, _one_of('precision')] = None
+    precision: Annotated[str | None, one_of('precision')] = None
     """precision of forward and backward passes (default: bf16 where the hardware computes it, else
     fp32)
     """
@@ -355,9 +278,9 @@ class Run:
     """torch.compile: slower to start, faster on a GPU"""
     deterministic: bool = False
     """the same bits every time on a GPU too; slower"""
-    device: Annotated[str | None, _meta('DEVICE')] = None
+    device: Annotated[str | None, meta('DEVICE')] = None
     """cuda, cuda:1 or cpu (default: cuda if there is one)"""
-    threads: Annotated[Threads | None, _meta('INT')] = None
+    threads: Annotated[Threads | None, meta('INT')] = None
     """CPU threads; bit-identical resume needs the same number (default: all cores)"""
 
 
@@ -365,7 +288,7 @@ class Run:
 class Search:
     """Architecture search, and the architectures it found."""
 
-    arch: Annotated[tuple[str, ...] | None, _meta('PATH [PATH ...]')] = None
+    arch: Annotated[tuple[str, ...] | None, meta('PATH [PATH ...]')] = None
     """architectures of frsnet, mfpsnet and search_fusion: arch.json of searches or their runs, one
     for each part; parts that none of them names, and the word paper, stand for what was
     published
@@ -386,11 +309,11 @@ class Search:
 class Priors:
     """Facial priors of guided networks."""
 
-    prior: Annotated[tuple[str, ...] | None, _meta('PRIOR [PRIOR ...]')] = None
+    prior: Annotated[tuple[str, ...] | None, meta('PRIOR [PRIOR ...]')] = None
     """what guides mfpsnet, each NAME=PATH with a name of parse, heat, dict; without a name: the run
     of a parser or of landmarks, or a file of tools/prepare.py priors, which has all three
     """
-    drop_priors: Annotated[tuple[str, ...] | None, _meta('NAME [NAME ...]')] = None
+    drop_priors: Annotated[tuple[str, ...] | None, meta('NAME [NAME ...]')] = None
     """names of priors to replace by zeros, to see what they contribute (default: none)"""
     multi_prior_weight: Weight = 0.0
     """weight of a loss that counts errors where the priors look (MFPSNet, Yu et al., TNNLS 2023),
@@ -444,15 +367,6 @@ def options() -> Iterator[tuple[str, Field[Any]]]:
 
 
 _GROUP_OF = {option.name: group for group, option in options()}
-_TYPES: dict[str, Any] = {option.name: option.type for _, option in options()} | {
-    'task': str,
-    'preset': str,
-}
-# Of numbers; what has no limit of its own, as a seed, keeps to this one.
-LARGEST = 1 << 63
-# Of the arguments of networks, in config.json and arch.json: blocks, channels, sides.
-LARGEST_ARGUMENT = 4096
-MOST_ENTRIES = 256
 
 
 def replace_options(config: Config, **changed: Any) -> Config:
@@ -483,123 +397,3 @@ def flatten(config: Config) -> dict[str, Any]:
     }
     flat |= {'task': config.task, 'preset': config.preset}
     return {name: list(v) if isinstance(v, tuple) else v for name, v in flat.items()}
-
-
-def from_flat(flat: Mapping[str, Any], source: str = 'the options') -> Config:
-    """The options that `flatten` wrote; what is missing has its default, what is unknown is
-    ignored.
-
-    source: where they are from, for the message. Raises RunError for values of other types.
-    """
-    return replace_options(Config(), **checked(flat, source))
-
-
-def of_run(folder: str | os.PathLike[str]) -> Config | None:
-    """The options that a run directory was made with, or what a file of tools/publish.py says of
-    its run; None if it is neither. `tasks.of_run` also builds the network.
-
-    Raises RunError for a damaged config.json, and for options that are none.
-    """
-    if os.path.isfile(folder):
-        return _of_file(folder)
-    stored = run.read_config(folder)
-    source = f'{shown(folder)}/config.json'
-    if not stored:
-        return None
-    flat = places.located(folder, checked(stored, source))
-
-    # A recipe of the user's own as it was: the run keeps it.
-    if str(flat.get('recipe')).endswith('.toml') and Path(folder, RECIPE).exists():
-        flat['recipe'] = str(Path(folder, RECIPE))
-    return from_flat(flat, source)
-
-
-def _of_file(path: str | os.PathLike[str]) -> Config | None:
-    try:
-        said = tensors.metadata(path)
-    except (OSError, BadFile):
-        return None
-    if not {'network', 'net', 'size'} <= said.keys():
-        return None
-    flat = {'task': said.get('task', 'restore'), 'preset': said['network']}
-    flat |= {name: meant(name, said[name]) for name in ('network', 'net', 'size')}
-    return from_flat(flat, shown(path))
-
-
-def checked(flat: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The known ones among some options, under their present names.
-
-    Raises RunError, with the source, for one whose value is not of its type.
-    """
-    # Runs of earlier versions are read, too.
-    current = {RENAMED.get(name, name): value for name, value in flat.items()}
-    known = {name: value for name, value in current.items() if name in _TYPES}
-    for name, value in known.items():
-        # Runs of the first format had one validation set.
-        several = [value] if name == 'val' and isinstance(value, str) else value
-        try:
-            _check(several, _TYPES[name])
-        except BadFile as error:
-            raise RunError(
-                f'{source}: {name} {records.excerpt(value)} cannot be used: {error}'
-            ) from None
-        known[name] = several
-    return known
-
-
-def meant(name: str, value: Any) -> Any:
-    """The value of an option in a file, where a text stands for it as on the command line."""
-    if not isinstance(value, str):
-        return value
-    readings: tuple[Callable[[], Any], ...] = (
-        lambda: msgspec.convert(value, _TYPES[name], strict=False),
-        lambda: msgspec.convert([value], _TYPES[name]),
-        lambda: msgspec.convert(value.split(','), _TYPES[name], strict=False),
-        lambda: records.parse(value.encode(), _TYPES[name]),
-    )
-    for reading in readings:
-        with contextlib.suppress(ValueError, BadFile):
-            return reading()
-    return value
-
-
-def _check(value: Any, kind: Any) -> None:
-    """Raise BadFile for a value that is not of the type of an option."""
-    records.convert(value, kind)
-    if value == []:
-        raise BadFile('an empty list says nothing')
-    for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, str) and not _can_be_path(text):
-            raise BadFile('a text that can name a file was expected')
-    for number in _numbers_in(value):
-        if not abs(number) <= LARGEST:
-            raise BadFile(f'a number from -{LARGEST:,} to {LARGEST:,} was expected')
-    if isinstance(value, dict):
-        check_arguments(value)
-
-
-def _can_be_path(text: str) -> bool:
-    try:
-        name = os.fsencode(text)
-    except UnicodeEncodeError:  # half a character
-        return False
-    return b'\0' not in name and len(name) < 4096 and max(map(len, name.split(b'/'))) < 256
-
-
-def check_arguments(value: Any) -> None:
-    """Raise BadFile for arguments of a network that would take for ever to build."""
-    if isinstance(value, (dict, list)) and len(value) > MOST_ENTRIES:
-        raise BadFile(f'{len(value):,} entries in one list: at most {MOST_ENTRIES} were expected')
-    for number in _numbers_in(value):
-        if abs(number) > LARGEST_ARGUMENT:
-            raise BadFile(f'numbers up to {LARGEST_ARGUMENT:,} were expected in it')
-    inner = value.values() if isinstance(value, dict) else value
-    if isinstance(value, (dict, list)):
-        for part in inner:
-            check_arguments(part)
-
-
-def _numbers_in(value: Any) -> Iterator[float]:
-    """The number that a value is, or the numbers of a list."""
-    values = value if isinstance(value, (list, tuple)) else [value]
-    yield from (v for v in values if isinstance(v, (int, float)))

@@ -11,8 +11,10 @@ from torch import nn
 
 import models
 from config import flags, rules
-from config.schema import CHOICES, Config, flatten, from_flat
-from config.schema import of_run as of_folder
+from config.kinds import CHOICES
+from config.schema import Config, flatten
+from config.stored import from_flat
+from config.stored import of_run as of_folder
 from errors import FacesError, RunError
 from storage import records, shown, tensors
 from training import checkpoint, run

@@ -11,7 +11,7 @@ from msgspec import Meta
 from torch import nn
 
 import models
-from config.schema import check_arguments, of_run
+from config.stored import check_arguments, of_run
 from errors import BadFile, DataError, RunError
 from faces import components, dictionary, prior_file
 from faces.prior_file import MadeWith, Side, Trained

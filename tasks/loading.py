@@ -12,7 +12,7 @@ from torch import nn
 
 import models
 import tasks
-from config import schema
+from config import stored
 from config.schema import Config
 from errors import BadFile, RunError
 from faces import align
@@ -83,7 +83,7 @@ def of_weights(path: str, device: str, flag: str = '--weights') -> Loaded:
             f'{flag} {shown(path)}: no such file; {", ".join(shipped.names())} come along, and a '
             'run is named with --run'
         )
-    said = schema.of_run(path)
+    said = stored.of_run(path)
     if said and said.task != 'restore':
         return of_run(path, device, flag)._replace(config=None)
     # Their shapes tell the network and its arguments.

@@ -16,7 +16,8 @@ import losses
 import models
 import storage
 from config import rules
-from config.schema import Config, of_run
+from config.schema import Config
+from config.stored import of_run
 from dali_pipes.batch import Batch
 from errors import BadFile, RunError
 from losses import adversarial, efficientnet, features, priors

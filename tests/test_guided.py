@@ -17,7 +17,7 @@ import storage
 import synthetic
 import tasks
 import train
-from config import presets, schema
+from config import presets, stored
 from dali_pipes.batch import Batch
 from errors import CheckpointError, RunError
 from models.guided import Guided, ParsePrior
@@ -242,7 +242,7 @@ def test_a_run_holds_its_parser(home, tmp_path, capsys):
     net = models.like(weights)
     checkpoint.load_weights(net, out)
     assert isinstance(net, Guided) and net.guides['parse'].parser.stride == 2 and net.net.scale == 1
-    x, own = torch.rand(1, 3, 24, 16), tasks.network(schema.from_flat(config))
+    x, own = torch.rand(1, 3, 24, 16), tasks.network(stored.from_flat(config))
     checkpoint.load_weights(own, out)
     with torch.no_grad():
         assert torch.equal(net.eval()(x), own.eval()(x))

@@ -18,7 +18,7 @@ import infer
 import models
 import synthetic
 import tasks
-from config import schema
+from config import stored
 from tools import interpolate
 from training import soup
 
@@ -200,7 +200,7 @@ def test_a_parser_has_no_psnr(home, tmp_path, capsys):
     )
     (home / 'p').mkdir()
     (home / 'p/config.json').write_text(json.dumps(config))
-    save_file(tasks.network(schema.from_flat(config)).state_dict(), home / 'p/weights.safetensors')
+    save_file(tasks.network(stored.from_flat(config)).state_dict(), home / 'p/weights.safetensors')
     assert (
         run(home, tmp_path / 'out', a='p', b='p') == 2
         and 'no run of a restorer' in capsys.readouterr().err

@@ -12,7 +12,7 @@ import infer
 import synthetic
 import tasks
 import train
-from config import schema
+from config import stored
 from errors import RunError
 from faces.masks import png
 from storage import tensors
@@ -171,7 +171,7 @@ def test_a_parser_says_what_it_is(parser):
     assert said['figures'] == f'{result["miou"]:.2f} % mIoU on its validation set'
     assert said['task'] == 'parse' and 'scale' not in said and 'recipe' not in said
     # What it knows of its run is enough to be one.
-    of_file, of_run = schema.of_run(file), schema.of_run(run)
+    of_file, of_run = stored.of_run(file), stored.of_run(run)
     for group in 'network', 'task':
         assert getattr(of_file, group) == getattr(of_run, group)
     assert of_file.data.size == SIZE

@@ -20,8 +20,8 @@ import models
 import storage
 import tasks
 from config import flags as train_flags
-from config import schema
-from config.schema import flatten, from_flat
+from config.schema import flatten
+from config.stored import checked, from_flat
 from errors import RunError
 from metrics.comparison import interval
 from models.__main__ import gmac
@@ -124,13 +124,13 @@ def call(argv: Sequence[str]) -> int:
 def check_same(out: Path, argv: Sequence[str]) -> None:
     """Raise RunError if the finished run in `out` was made with other flags than these."""
     given = places.absolute(json.loads(json.dumps(train_flags.given(argv))))
-    config = schema.checked(run.read_config(out), f'{out}/config.json')
-    stored = places.located(out, config)
-    compared = stored.keys() - run.FREE - MADE
+    config = checked(run.read_config(out), f'{out}/config.json')
+    was = places.located(out, config)
+    compared = was.keys() - run.FREE - MADE
     differs = [
-        f'{k}: was {stored[k]!r}, now {v!r}'
+        f'{k}: was {was[k]!r}, now {v!r}'
         for k, v in given.items()
-        if v is not None and k in compared and stored[k] != v
+        if v is not None and k in compared and was[k] != v
     ]
     if differs:
         raise RunError(

@@ -73,11 +73,7 @@ def page(
             with gr.Column(scale=1, min_width=280):
                 *given, button = _given(gr, limits, fidelity)
             with gr.Column(scale=2, min_width=280):
-                said = gr.Textbox(label='Result', interactive=False)
-                views = gr.ImageSlider(
-                    label='Before and after', interactive=False, buttons=['fullscreen']
-                )
-                download = gr.DownloadButton(interactive=False)
+                said, views, download = _told(gr)
         # As high as its rows; without a height it has one of its own.
         faces = gr.Gallery(
             label='Faces', columns=4, height='fit-content', buttons=[], visible=False
@@ -134,6 +130,13 @@ def _given(gr: Any, limits: str, fidelity: float | None) -> tuple[Any, ...]:
         None if fidelity is None else min(max(fidelity if value is None else value, 0.0), 1.0)
     )
     return upload, scale, keep, faithful, gr.Button('Restore', variant='primary')
+
+
+def _told(gr: Any) -> tuple[Any, Any, Any]:
+    """What a visitor is told: a sentence, photo and result, the file."""
+    said = gr.Textbox(label='Result', interactive=False)
+    views = gr.ImageSlider(label='Before and after', interactive=False, buttons=['fullscreen'])
+    return said, views, gr.DownloadButton(interactive=False)
 
 
 def _refuse_addresses(upload: Any) -> None:

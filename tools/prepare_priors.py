@@ -12,7 +12,7 @@ from torch import Tensor
 
 import storage
 import tasks
-from config.schema import of_run
+from config.stored import of_run
 from errors import RunError
 from faces import landmarks, prior_file
 from faces.masks import pairs

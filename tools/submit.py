@@ -35,9 +35,10 @@ from torch import Tensor
 import models
 import storage
 import tasks
-from config import presets, schema
+from config import presets
 from config.documentation import flag
 from config.schema import EXTRACTORS, flatten
+from config.stored import checked as checked_options
 from errors import BadFile, FacesError, RunError
 from faces import masks
 from metrics.miou import Confusion, SegmentationScores
@@ -348,7 +349,7 @@ def handin(args: argparse.Namespace) -> None:
         else:
             note = f'{name} belongs here: {remedy}\n'
             entries[f'{top}/{name}.missing.txt'] = note.encode()
-    stored = schema.checked(run.read_config(home), f'{home}/config.json')
+    stored = checked_options(run.read_config(home), f'{home}/config.json')
     text = readme(args, stored, sorted(entries), said)
     entries[f'{top}/Readme.txt'] = text.encode()
 
