@@ -122,6 +122,24 @@ def test_the_csv_holds_what_the_json_does(home, found):
             assert float(row[key]) == (value if value is not None else float('inf'))
 
 
+def test_results_of_16_bits_are_compared_as_8(home, found, tmp_path, capsys):
+    """infer.py writes such of such photos: the nearest of 256 levels counts."""
+    deep = tmp_path / 'deep'
+    deep.mkdir()
+    for i in range(COUNT):
+        name = HOSTILE if i == 3 else f'{i}.png'
+        pixels = np.array(Image.open(home / 'a' / name)).astype(np.uint16)
+        # Up to half a level beside it.
+        beside = np.random.default_rng(i).integers(-128, 129, pixels.shape)
+        pixels = np.clip(257 * pixels.astype(int) + beside, 0, 65_535).astype(np.uint16)
+        cv2.imwrite(str(deep / name), pixels[..., ::-1])
+    argv = [deep, '--gt', home / 'GT', '--device', 'cpu', '--out', tmp_path / 'table']
+    assert evaluate.main([str(word) for word in argv]) == 0
+    (mine,) = json.loads((tmp_path / 'table.json').read_text())['each'].values()
+    assert mine['psnr'] == pytest.approx(found['each']['a|']['psnr'])
+    assert 'have 16 bits per channel: reduced to 8' in capsys.readouterr().out
+
+
 def test_what_is_no_number_is_empty_in_the_csv(home, tmp_path, monkeypatch):
     """Sharpness of a grey picture is 0 / 0."""
     monkeypatch.setenv('FACES_CACHE', str(home / 'cache'))

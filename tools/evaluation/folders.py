@@ -81,8 +81,8 @@ def named(restored: Sequence[str]) -> dict[str, str]:
 
 
 def scan(path: str) -> Images:
-    """Every image of a folder; a damaged one is an error. Raises DataError."""
-    images = manifest.scan(path, size=1, strict=True).images
+    """Every image of a folder, as 8 bits of RGB; a damaged one is an error. Raises DataError."""
+    images = manifest.scan(path, size=1, strict=True, convert=True).images
     names = listing.names(path, [image.path for image in images])
     # Without their folders, unless only these tell them apart.
     short = [os.path.basename(name) for name in names]
