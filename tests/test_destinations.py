@@ -16,6 +16,7 @@ from benchmarks import (
     degrade_throughput,
     perceptual,
     pipe_throughput,
+    search_gradients,
     train_step,
 )
 from errors import RunError
@@ -87,6 +88,7 @@ COMMANDS = [
     (train, '--data faces/*.png --out faces'),
     (degrade_throughput, '--data faces --json faces/0.json'),
     (decode_throughput, '--data faces --json faces/0.json'),
+    (search_gradients, '--data faces --json faces/0.json'),
     (pipe_throughput, '--data faces --json faces/0.json'),
     (train_step, '--data faces --json faces/0.json'),
 ]
