@@ -90,7 +90,7 @@ class Data:
     """
     paste: Share = 0.0
     """parsers: share of the faces that are given the glasses, hat, earrings and necklace of another
-    one in the batch
+    one; --batch must be even
     """
     landmarks: Annotated[str | None, meta('FILE')] = None
     """JSON file with 68 landmarks of every face, {name: [[x, y], ...]} or ffhq-dataset-v2.json;

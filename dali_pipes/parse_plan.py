@@ -32,9 +32,9 @@ class ParsePlan:
     recipe: what the parser has to see through: faces are degraded and enlarged again (bicubic);
             None for clean faces
     epoch:  [M] int64 numbers of the pairs in an epoch, some of them more than once; None: each once
-    paste:  probability that a face is given what the one before it in the batch wears (Ghiasi et
-            al., CVPR 2021): glasses, hat, earrings, necklace. Faces are aligned, so that these lie
-            where they belong
+    paste:  probability that a face is given what its partner wears (Ghiasi et al., CVPR 2021):
+            glasses, hat, earrings, necklace. Faces are aligned, so that these lie where they
+            belong. Partners are the samples 2k and 2k + 1, in even batches on whatever process
     """
 
     channels = 4  # of decoded images: red, green, blue, class id
@@ -94,7 +94,7 @@ class ParsePlan:
     ) -> Batch:
         """Make the batch of x [B, 4, H, W] uint8, pictures and ids; see BatchPlan."""
         pasted, moved, chain = step.params
-        x = _worn(x, pasted)
+        x = _worn(x, np.where(pasted, partners(step.sample), -1))
         image, mask = _augmented(x[:, :3], x[:, 3], moved, impl)
 
         # The chain starts from 8-bit images, as it does for a restorer.
@@ -138,18 +138,24 @@ class PointPlan(ParsePlan):
         return batch._replace(target=upload(target, x.device))
 
 
-def _worn(x: torch.Tensor, pasted: np.ndarray) -> torch.Tensor:
-    """Give faces what the one before them in the batch wears, the first what the last does.
+def partners(samples: np.ndarray) -> np.ndarray:
+    """[B] sample numbers -> [B] places of their partners in the batch, -1 for those without."""
+    place = {number: i for i, number in enumerate(samples.tolist())}
+    return np.array([place.get(number ^ 1, -1) for number in samples.tolist()])
 
-    x: [B, 4, H, W] uint8, pictures and ids; pasted: [B] bool, which faces
+
+def _worn(x: torch.Tensor, givers: np.ndarray) -> torch.Tensor:
+    """Give faces what others wear.
+
+    x: [B, 4, H, W] uint8, pictures and ids; givers: [B] places of the others, -1 for none
     """
-    places = np.flatnonzero(pasted).tolist()
-    if not places or len(x) == 1:
+    places = np.flatnonzero(givers >= 0).tolist()
+    if not places:
         return x
     # A copy, since the pixels may belong to a cache.
     given = x.clone()
     for i in places:
-        other = x[i - 1]
+        other = x[int(givers[i])]
         there = torch.stack([other[3] == n for n in masks.WORN]).any(0)
         given[i] = torch.where(there, other, x[i])
     return given

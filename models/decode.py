@@ -64,7 +64,8 @@ def arriving(beta: Tensor, ends: Tensor, start: int) -> tuple[Tensor, Tensor]:
     # A level that no way reaches has no weights, rather than none that can be computed.
     weights = into.masked_fill(~known.any(2, keepdim=True), 0).softmax(2) * known
     last = torch.zeros_like(ends, dtype=torch.bool)
-    last[list(levels(len(beta) - 1, start))] = True
+    reachable = levels(len(beta) - 1, start)
+    last[reachable.start : reachable.stop] = True
     return _shifted(weights, 1), ends.masked_fill(~last, -torch.inf).softmax(0)
 
 
@@ -131,11 +132,15 @@ def viterbi(beta: Tensor, start: int, ends: Tensor | None = None) -> list[int]:
 def strongest_edges(alpha: Tensor) -> list[list[int]]:
     """Return [[edge, operation], ...], two edges per node, in the order of edges.
 
-    alpha: normalised. A node keeps the two edges whose strongest convolution is strongest, each
-    with its strongest operation. A skip does not decide whether an edge is kept, but where it
-    outweighs the convolutions of a kept edge, it is the operation.
+    alpha: as trained, not normalised: weights close to 1 would all be the same number. A node
+    keeps the two edges whose strongest convolution is strongest, each with its strongest operation.
+    A skip does not decide whether an edge is kept, but where it outweighs the convolutions of a
+    kept edge, it is the operation.
     """
-    strength = alpha[:, 1:].amax(1).tolist()
+    # Odds in place of weights: the greater the one, the greater the other.
+    best = alpha[:, 1:].argmax(1, keepdim=True) + 1
+    others = alpha.scatter(1, best, -torch.inf).logsumexp(1)
+    strength = (alpha.gather(1, best)[:, 0] - others).tolist()
     operation = alpha.argmax(1).tolist()
     cell = []
     for node in range(NODES):
@@ -150,7 +155,7 @@ def decode(
 ) -> dict[str, list[Any]]:
     """Return the architecture of greatest weight; alpha, beta, ends: as trained, not normalised."""
     alpha, raw = alpha.detach().double().cpu(), beta.detach().double().cpu()
-    alpha, beta = normalise(alpha, raw, start)
+    _, beta = normalise(alpha, raw, start)
     if ends is not None:
         beta, ends = arriving(raw, ends.detach().double().cpu(), start)
     return {'path': viterbi(beta, start, ends), 'cell': strongest_edges(alpha)}

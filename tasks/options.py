@@ -364,10 +364,10 @@ MASKED = (
         lambda c: f'--preset {c.preset}: --target-usm and --no-lq-from-usm are for restorers',
     ),
     Rule(
-        lambda c: c.data.paste and c.optimization.batch == 1,
+        lambda c: c.data.paste and c.optimization.batch % 2,
         lambda c: (
-            f'--paste {c.data.paste} takes what it pastes from another face of the batch: --batch '
-            f'2 or more, not {c.optimization.batch}'
+            f'--paste {c.data.paste} pairs the faces of a batch: an even --batch is needed, not '
+            f'{c.optimization.batch}'
         ),
     ),
     Rule(

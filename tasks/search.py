@@ -289,19 +289,23 @@ def entropies(supernet: Any) -> tuple[float, float]:
     with torch.no_grad():
         operations, ways, ends = supernet.weights()
     alpha, beta = operations.double().cpu(), ways.double().cpu()
+    of_operations = float(_entropy(alpha, torch.ones_like(alpha)).mean())
     if ends is not None:
-        return float(_entropy(alpha).mean()), decode.entropy(beta, ends.cpu(), supernet.start)
+        return of_operations, decode.entropy(beta, ends.cpu(), supernet.start)
     # Levels that no path reaches have no ways, and would count as decided.
-    ways = beta[beta.sum(2) > 0]  # of levels that are reached
-    of_ways = _entropy(ways / ways.sum(1, keepdim=True))
-    return float(_entropy(alpha).mean()), float(of_ways.mean())
+    reached = beta.sum(2) > 0
+    ways = beta[reached] / beta[reached].sum(1, keepdim=True)
+    _, alike = decode.normalise(alpha, torch.zeros_like(beta), supernet.start)
+    return of_operations, float(_entropy(ways, alike[reached]).mean())
 
 
-def _entropy(p: Tensor) -> Tensor:
-    """[n, k] probabilities, where 0 is impossible -> [n] as share of the logarithm of those
-    possible
+def _entropy(p: Tensor, possible: Tensor) -> Tensor:
+    """[n, k] probabilities -> [n] entropies as share of the greatest one.
+
+    possible: [n, k], 0 for what is not
     """
-    return -torch.xlogy(p, p).sum(1) / (p > 0).sum(1).log()
+    # What is decided has rounded probabilities of 0, and is possible all the same.
+    return -torch.xlogy(p, p).sum(1) / (possible > 0).sum(1).log()
 
 
 def found(net: Any) -> dict[str, Any]:

@@ -217,7 +217,7 @@ BROKEN = {
     (options, 'MASKED'): [
         '--preset parse_unet --crop 32',
         '--preset parse_unet --target-usm',
-        '--preset parse_unet --paste 0.5 --batch 1',
+        '--preset parse_unet --paste 0.5 --batch 3',
         '--preset parse_unet --mix pairs:0.1',
     ],
     (options, 'MIXED'): [

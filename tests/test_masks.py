@@ -4,6 +4,7 @@ Whatever is wrong is named.
 """
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -342,8 +343,16 @@ def test_verdicts_are_cached(drawn, tmp_path, monkeypatch):
     changed = pairs.scan_pairs(folder, size=SIZE).images
     assert len(read) == 13
     (cached,) = Path(os.environ['FACES_CACHE']).glob('masks-*')
+    kept = json.loads(cached.read_text())
+    assert kept['version'] == pairs.VERSION and len(kept['masks']) == 12
+    damages = ['', 0], [99], [-1], None, 4, 'x'
+    for (name, entry), ids in zip(list(kept['masks'].items()), damages, strict=False):
+        kept['masks'][name] = [*entry[:4], ids] if isinstance(ids, list) else ids
+    cached.write_text(json.dumps(kept))
+    assert pairs.scan_pairs(folder, size=SIZE).images == changed
+    assert len(read) == 13 + len(damages)
     cached.write_text('{"version": 1, "masks": {"x": 3}}')
-    assert pairs.scan_pairs(folder, size=SIZE).images == changed and len(read) == 25
+    assert pairs.scan_pairs(folder, size=SIZE).images == changed
 
 
 def test_classes_are_those_of_the_mask(drawn, tmp_path):

@@ -165,7 +165,10 @@ def test_what_another_face_wears_is_pasted(name, pairs):
             image for image, _ in reader.decoded(order.index(numbers, len(pairs), 3).tolist())
         ]
         for i, own in enumerate(decoded):
-            other = decoded[i - 1]
+            partner = np.flatnonzero(numbers == numbers[i] ^ 1)
+            if not len(partner):
+                chosen[i] = False
+            other = decoded[partner[0] if len(partner) else i]
             worn = np.isin(other[..., 3:], masks.WORN) & chosen[i]
             both = np.where(worn, other, own)
             out, ids = augment.run_ref(both[..., :3], both[..., 3], params, i)
@@ -173,6 +176,17 @@ def test_what_another_face_wears_is_pasted(name, pairs):
             assert (batch.target[i].numpy() == ids).all()
             if not worn.any():
                 assert torch.equal(batch.target[i], plain.target[i])
+
+
+def test_who_gives_does_not_depend_on_the_batches(pairs):
+    """As long as they are even: one process, two, or other batches see the same samples."""
+    whole = batches('torch', pairs, 2, start=0, rank=0, world=1, batch=8, paste=0.7)
+    halves = batches('torch', pairs, 4, start=0, rank=0, world=1, paste=0.7)
+    ranks = [batches('torch', pairs, 2, start=0, rank=r, world=2, paste=0.7) for r in (0, 1)]
+    targets = torch.cat([b.target for b in whole])
+    assert torch.equal(torch.cat([b.target for b in halves]), targets)
+    shared = [b.target for pair in zip(*ranks, strict=True) for b in pair]
+    assert torch.equal(torch.cat(shared), targets)
 
 
 def test_what_is_worn_in_these_pairs(pairs):

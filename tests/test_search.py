@@ -255,6 +255,19 @@ def test_the_temperature_divides():
     assert net.architecture() == cold.architecture()
 
 
+@pytest.mark.parametrize('arriving', [False, True])
+def test_a_decided_search_has_an_entropy_of_zero(arriving):
+    """Also where all other weights have become 0."""
+    net = models.AutoSR(8, 2, arriving=arriving)
+    with torch.no_grad():
+        net.alpha[:, 2] = net.beta[..., 1] = 30
+        if arriving:
+            net.ends[3] = 30
+        net.temperature.fill_(0.01)
+    assert search.entropies(net) == pytest.approx((0, 0), abs=1e-6)
+    assert search.entropies(net) == search.entropies(net)  # no NaN
+
+
 def test_all_that_is_searched_is_trained_as_such():
     """And nothing else is: the ends, too, where they are compared."""
     net = models.SEARCHES['search_sr'](width=16, growth=4, layers=2, arriving=True)

@@ -396,8 +396,8 @@ def test_the_ends_weigh_the_result():
 def test_edges_by_brute_force():
     """Of all pairs of edges into a node, the one with the greatest sum of strengths."""
     for seed in range(20):
-        alpha = torch.randn(9, 4, generator=torch.Generator().manual_seed(seed)).softmax(1)
-        rows = decode.strongest_edges(alpha)
+        raw = torch.randn(9, 4, generator=torch.Generator().manual_seed(seed))
+        rows, alpha = decode.strongest_edges(raw), raw.softmax(1)
         for node, edges in enumerate(((0, 1), (2, 3, 4), (5, 6, 7, 8))):
             best = max(
                 itertools.combinations(edges, 2),
@@ -406,6 +406,17 @@ def test_edges_by_brute_force():
             assert rows[2 * node : 2 * node + 2] == [
                 [edge, int(alpha[edge].argmax())] for edge in best
             ]
+
+
+def test_what_is_decided_is_decoded_as_well():
+    """Where every weight rounds to 0 or 1, edges are kept in the order of their strengths."""
+    gaps = [3.0, 1.0, 0.5, 2.5, 0.7, 0.9, 2.0, 1.5, 0.2]
+    alpha = torch.zeros(9, 4, dtype=torch.float64)
+    alpha[:, 1] = torch.tensor(gaps)
+    kept = [[0, 1], [1, 1], [3, 1], [4, 1], [6, 1], [7, 1]]
+    for temperature in 1, 0.1, 0.01:
+        found = decode.decode(alpha / temperature, torch.zeros(2, 4, 3), 0)
+        assert found['cell'] == kept
 
 
 @pytest.mark.parametrize('name', PAPER)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
+from degrade.draw import stream
 from errors import BadFile, DataError
 from sources import layouts, scan_cache
 from sources.aliases import FilePath, Progress, Say
@@ -81,9 +82,13 @@ def repeated(pairs: Sequence[Pair], balance: float, seed: int) -> np.ndarray:
     share = known.mean(0)
     factor = np.sqrt(balance / np.where(share > 0, share, 1))
     times = np.where(known, factor, 0).max(1).clip(min=1)
-    # What is left of a factor is the chance of one more.
+    # What is left of a factor is the chance of one more, by words that stay the same across
+    # versions (see sources.order).
     whole = np.floor(times)
-    more = np.random.default_rng(seed).random(len(pairs)) < times - whole
+    words = np.random.Philox(key=np.array([seed, stream('repeated')], np.uint64)).random_raw(
+        len(pairs)
+    )
+    more = words / 2.0**64 < times - whole
     return np.repeat(np.arange(len(pairs)), (whole + more).astype(np.int64))
 
 
@@ -286,4 +291,4 @@ def _plausible(entry: object) -> TypeGuard[list[Any]]:
     """Whether cached JSON is a verdict."""
     if not isinstance(entry, list) or list(map(type, entry)) != [int, int, str, bool, list]:
         return False
-    return all(type(n) is int for n in entry[-1])
+    return all(type(n) is int and 0 <= n < len(CLASSES) for n in entry[-1])
