@@ -38,13 +38,9 @@ def from_flat(flat: Mapping[str, Any], source: str = 'the options') -> Config:
 
 
 def of_run(folder: str | os.PathLike[str]) -> Config | None:
-    """The options that a run directory was made with, or what a file of tools/publish.py says of
-    its run; None if it is neither. `tasks.of_run` also builds the network.
-
-    Raises RunError for a damaged config.json, and for options that are none.
+    """The options that a run directory was made with, None if it is none; `tasks.of_run` also
+    builds its network. Raises RunError for a damaged config.json.
     """
-    if os.path.isfile(folder):
-        return _of_file(folder)
     stored = run.read_config(folder)
     source = f'{shown(folder)}/config.json'
     if not stored:
@@ -57,14 +53,25 @@ def of_run(folder: str | os.PathLike[str]) -> Config | None:
     return from_flat(flat, source)
 
 
-def _of_file(path: str | os.PathLike[str]) -> Config | None:
+def made_with(path: str | os.PathLike[str]) -> Config | None:
+    """As `of_run`, or as `of_file` for a file."""
+    return of_file(path) if os.path.isfile(path) else of_run(path)
+
+
+def of_file(path: str | os.PathLike[str]) -> Config | None:
+    """What a file of tools/publish.py says of the network in it, None if it says nothing.
+
+    Task, network and the size of its pictures are known; all else, such as data and recipe, is that
+    of no run. Raises RunError for options that are none.
+    """
     try:
         said = tensors.metadata(path)
     except (OSError, BadFile):
         return None
     if not {'network', 'net', 'size'} <= said.keys():
         return None
-    flat = {'task': said.get('task', 'restore'), 'preset': said['network']}
+    # Its weights have 16 bits, but they were no run's that computed with so few.
+    flat = {'task': said.get('task', 'restore'), 'preset': said['network'], 'precision': 'fp32'}
     flat |= {name: meant(name, said[name]) for name in ('network', 'net', 'size')}
     return from_flat(flat, shown(path))
 

@@ -4,7 +4,6 @@
 
 import functools
 import json
-import os
 from collections.abc import Sequence
 
 from torch import nn
@@ -13,7 +12,7 @@ import models
 from config import flags, rules
 from config.kinds import CHOICES
 from config.schema import Config, flatten
-from config.stored import from_flat
+from config.stored import from_flat, of_file
 from config.stored import of_run as of_folder
 from errors import FacesError, RunError
 from storage import records, shown, tensors
@@ -54,18 +53,27 @@ def configure(argv: Sequence[str] | None = None, description: str | None = None)
 
 
 def of_run(folder: str) -> Config:
-    """The options that a run directory, or a file of tools/publish.py, was made with. Raises
-    RunError if it is neither, or if they cannot be those of a run.
+    """The options that a run directory was made with. Raises RunError if it is none, or if they
+    cannot be those of a run.
     """
     config = of_folder(folder)
-    source = shown(folder)
-    if os.path.isfile(folder):
-        if config is None:
-            raise RunError(f'{source} does not say of which run it is: tools/publish.py makes such')
-    elif config is None:
-        raise RunError(f'{source} is no run directory: it has no config.json')
-    else:
-        source += '/config.json'
+    if config is None:
+        raise RunError(f'{shown(folder)} is no run directory: it has no config.json')
+    return _possible(config, f'{shown(folder)}/config.json', run.RESTORE)
+
+
+def of_published(path: str) -> Config:
+    """What a file of tools/publish.py says of its network, see config.stored.of_file. Raises
+    RunError if it says nothing, or what cannot be.
+    """
+    config = of_file(path)
+    if config is None:
+        raise RunError(f'{shown(path)} does not say what it holds, as tools/publish.py makes it')
+    return _possible(config, shown(path), 'publish it again')
+
+
+def _possible(config: Config, source: str, remedy: str) -> Config:
+    """The same options. Raises RunError where no network can be built of them."""
     try:
         run.choose(config.task, TASKS, 'task')
         task = of(config)
@@ -75,8 +83,7 @@ def of_run(folder: str) -> Config:
     except checkpoint.MISFITS as error:
         name, net = config.network.network, records.excerpt(config.network.net, 80)
         raise RunError(
-            f'{source}: {name} cannot be built with {net} '
-            f'({tensors.first_line(error)}): {run.RESTORE}'
+            f'{source}: {name} cannot be built with {net} ({tensors.first_line(error)}): {remedy}'
         ) from error
     except FacesError as error:
         raise RunError(f'{source}: {error}') from error

@@ -19,13 +19,13 @@ def landmark_network(
 
     Points are (x, y) in pixels of the faces, of which the network sees its training size.
 
-    run: run directory of `train.py --preset landmarks`
+    run: run directory of `train.py --preset landmarks`, or a file of tools/publish.py
     flag: that named it, for messages
 
     Raises RunError for a run of anything else. The function raises MetricError for pictures that
     are not square.
     """
-    loaded = loading.of_run(run, device, flag)
+    loaded = loading.of_either(run, device, flag)
     assert loaded.config is not None  # a run has one
     if loaded.task.name != 'landmarks':
         raise RunError(

@@ -17,11 +17,14 @@ SOFT = 1 / 50  # of the side: sigma of a mask's edge
 
 
 class FaceParser:
-    """The parser of a run: images [B, 3, H, W] uint8 on its device -> ids [B, H, W] uint8."""
+    """A parser of a run, or of a file of tools/publish.py.
+
+    Images [B, 3, H, W] uint8 on its device -> ids [B, H, W] uint8.
+    """
 
     def __init__(self, path: str, device: str) -> None:
-        """Load it. Raises RunError for a run of anything else."""
-        loaded = loading.of_run(path, device, '--parser')
+        """Load it. Raises RunError for anything else."""
+        loaded = loading.of_either(path, device, '--parser')
         assert loaded.config is not None  # a run has one
         if loaded.task.name != 'parse':
             raise RunError(

@@ -11,7 +11,7 @@ from msgspec import Meta
 from torch import nn
 
 import models
-from config.stored import check_arguments, of_run
+from config.stored import check_arguments, made_with, of_file
 from errors import BadFile, DataError, RunError
 from faces import components, dictionary, prior_file
 from faces.prior_file import MadeWith, Side, Trained
@@ -120,7 +120,7 @@ def _names(path: str) -> list[str]:
 
 def _holds_priors(path: str) -> bool:
     """Whether this is a file, and not one of a network (tools/publish.py)."""
-    return Path(path).is_file() and of_run(path) is None
+    return Path(path).is_file() and of_file(path) is None
 
 
 def _made_with(path: str, part: Literal['parser', 'finder']) -> Trained | None:
@@ -130,7 +130,7 @@ def _made_with(path: str, part: Literal['parser', 'finder']) -> Trained | None:
     if _holds_priors(path):
         made = prior_file.made_with(path).get(part)
     else:
-        config = of_run(path) if Path(path).exists() else None
+        config = made_with(path) if Path(path).exists() else None
         if config is None or config.task != TASK_OF[part]:
             return None
         network = config.network

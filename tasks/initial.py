@@ -34,10 +34,10 @@ def init_weights(config: Config, net: Any, say: Callable[[str], None]) -> None:
 
 def _of(net: Any, path: str) -> nn.Module:
     """What the weights at a path are of: the network, or the first pass of a guided one."""
-    first: nn.Module | None = (
-        getattr(net.net, 'base', None) if isinstance(net, models.Guided) else None
-    )
-    if first is None:
+    if not isinstance(net, models.Guided) or not hasattr(net.net, 'base'):
         return net
+    first: nn.Module = net.net.base
     weights, _ = checkpoint.read_weights(path)
-    return first if weights.keys() == first.state_dict().keys() else net
+    names = dict(models.renamed(weights, first.state_dict()))
+    # Another one of the same kind is compared with the first pass, too: the difference is told.
+    return first if 'sr.path' in names else net

@@ -56,21 +56,33 @@ def load(
 
     Raises RunError and CheckpointError.
     """
-    if weights and path:
-        raise RunError('--run and --weights both name a network: give one')
-    check_device(device)
+    check(path, weights, device, fidelity, usual=usual)
     if fidelity is not None:
-        if weights or path or not usual:
-            raise RunError(
-                '--fidelity is between the weights that come along, for an --input: leave '
-                f'{"--run" if path else "--weights" if weights else "it"} out'
-            )
         return between(fidelity, device)
     if usual and not (weights or path):
         weights = shipped.USUAL
     if weights:
         return of_weights(weights, device)
     return of_run(path or run.newest(), device)
+
+
+def check(
+    path: str | None,
+    weights: str | None,
+    device: str,
+    fidelity: float | None,
+    *,
+    usual: bool = True,
+) -> None:
+    """Raise RunError for what `load` refuses before it reads anything."""
+    if weights and path:
+        raise RunError('--run and --weights both name a network: give one')
+    check_device(device)
+    if fidelity is not None and (weights or path or not usual):
+        raise RunError(
+            '--fidelity is between the weights that come along, for an --input: leave '
+            f'{"--run" if path else "--weights" if weights else "it"} out'
+        )
 
 
 def of_weights(path: str, device: str, flag: str = '--weights') -> Loaded:
@@ -83,9 +95,9 @@ def of_weights(path: str, device: str, flag: str = '--weights') -> Loaded:
             f'{flag} {shown(path)}: no such file; {", ".join(shipped.names())} come along, and a '
             'run is named with --run'
         )
-    said = stored.of_run(path)
+    said = stored.of_file(path)
     if said and said.task != 'restore':
-        return of_run(path, device, flag)._replace(config=None)
+        return of_either(path, device, flag)._replace(config=None)
     # Their shapes tell the network and its arguments.
     try:
         net = models.like(checkpoint.read_weights(path)[0])
@@ -119,33 +131,52 @@ def add_fidelity(p: argparse.ArgumentParser) -> None:
 
 def between(fidelity: float, device: str) -> Loaded:
     """Load the network between the two that come along: the sharp one at 0, the faithful at 1."""
-    sharp = of_weights(shipped.SHARP, device)
-    faithful = of_weights(shipped.USUAL, device)
-    blend = soup.between(sharp.net.state_dict(), faithful.net.state_dict(), fidelity)
-    sharp.net.load_state_dict(blend)
-    return sharp
+    loaded, dial = turnable(device)
+    dial(fidelity)
+    return loaded
 
 
-def dial(loaded: Loaded, device: str) -> Callable[[float], None]:
-    """Return what turns a network of `between` to another fidelity, in place."""
-    sharp, faithful = (of_weights(name, device).net for name in (shipped.SHARP, shipped.USUAL))
-    ends = sharp.state_dict(), faithful.state_dict()
-    return lambda fidelity: loaded.net.load_state_dict(soup.between(*ends, fidelity)) and None
+def turnable(device: str) -> tuple[Loaded, Callable[[float], None]]:
+    """Load a network, and what turns it in place to any fidelity, see `between`."""
+    loaded = of_weights(shipped.USUAL, device)
+    faithful = {name: value.clone() for name, value in loaded.net.state_dict().items()}
+    sharp = of_weights(shipped.SHARP, device).net.state_dict()
+
+    def dial(fidelity: float) -> None:
+        loaded.net.load_state_dict(soup.between(sharp, faithful, fidelity))
+
+    return loaded, dial
 
 
 def of_run(path: str | Path, device: str, flag: str = '--run') -> Loaded:
-    """Load the final weights of a run, or its newest average; it knows its task and network. So
-    does a file of tools/publish.py, or what comes along, by its name.
-    """
-    home = Path(shipped.resolved(str(path)))
-    if not home.is_file() and not (home / 'config.json').exists():
+    """Load the final weights of a run, or its newest average; it knows its task and network."""
+    home = Path(path)
+    if not (home / 'config.json').exists():
         raise RunError(f'{flag} {home} is no run directory: it has no config.json')
-    config = tasks.of_run(str(home))
+    return _built(tasks.of_run(str(home)), home, home / 'restored', device)
+
+
+def of_either(path: str, device: str, flag: str) -> Loaded:
+    """Load a run, or a file of tools/publish.py with a network that does not restore, also by the
+    name of what comes along. Raises RunError and CheckpointError.
+    """
+    file = Path(shipped.resolved(path))
+    if not file.is_file():
+        return of_run(file, device, flag)
+    try:
+        config = tasks.of_published(str(file))
+    except RunError as error:
+        raise RunError(f'{flag} {error}') from error
+    if config.task == 'restore':
+        network = config.network.network
+        raise RunError(f'{flag} {shown(path)} holds the weights of {network}, which restores')
+    return _built(config, file, Path('restored'), device)
+
+
+def _built(config: Config, weights: Path, folder: Path, device: str) -> Loaded:
     task = tasks.of(config)
-    net, read = checkpoint.network_with_weights(lambda: task.network(config), home)
-    folder = Path() if home.is_file() else home
-    found = Loaded(net, task, config, folder / 'restored', config.data.size)
-    return _ready(net, read, found, device)
+    net, read = checkpoint.network_with_weights(lambda: task.network(config), weights)
+    return _ready(net, read, Loaded(net, task, config, folder, config.data.size), device)
 
 
 def _ready(net: nn.Module, read: Path, loaded: Loaded, device: str) -> Loaded:

@@ -17,7 +17,7 @@ import models
 import storage
 from config import rules
 from config.schema import Config
-from config.stored import of_run
+from config.stored import made_with
 from dali_pipes.batch import Batch
 from errors import BadFile, RunError
 from losses import adversarial, efficientnet, features, priors
@@ -456,10 +456,12 @@ def criterion(config: Config, device: torch.device) -> RestorationCriterion:
 
 
 def _parser(path: str) -> Any:
-    """The network of a run of parse_unet, with its weights."""
-    of = of_run(path)
+    """The network of a run of parse_unet, or of a published one, with its weights."""
+    of = made_with(path)
     if of is None or of.network.network != 'parse_unet':
-        raise RunError(f'--parser {shown(path)} is no run of parse_unet')
+        raise RunError(
+            f'--parser {shown(path)} is no run of parse_unet, and no file of its weights'
+        )
     net = of.network.net
     return checkpoint.network_with_weights(lambda: models.ParseUNet(**net), path)[0]
 

@@ -1,6 +1,9 @@
 """What comes with the project in weights/, under the names of its files without suffix."""
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from config.schema import Config, replace_options
 
@@ -20,21 +23,31 @@ def names() -> list[str]:
 def resolved(name: str) -> str:
     """Path that a flag means: a name of these files, unless one of the user has it."""
     file = FOLDER / f'{name}.safetensors'
-    # With a folder in it, it is a path.
-    return str(file) if file.exists() and not Path(name).exists() else name
+    # With a folder in it, it is a path; and what is too long for a name is none.
+    return str(file) if os.path.exists(file) and not os.path.exists(name) else name
 
 
 def located(config: Config) -> Config:
     """The options with the paths of what comes along in place of its names, where a run keeps
     them: it may be resumed from another folder.
     """
-    start, parser, priors = config.network.start, config.loss.parser, config.priors.prior
-    return replace_options(
-        config,
-        start=start and resolved(start),
-        parser=parser and resolved(parser),
-        prior=priors and [_prior(prior) for prior in priors],
-    )
+    named = {
+        'start': config.network.start,
+        'parser': config.loss.parser,
+        'prior': config.priors.prior,
+    }
+    return replace_options(config, **paths(named))
+
+
+def paths(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by name, with the paths of what comes along in place of its names."""
+    found = dict(options)
+    for name in 'start', 'parser':
+        if options.get(name):
+            found[name] = resolved(options[name])
+    if options.get('prior'):
+        found['prior'] = [_prior(prior) for prior in options['prior']]
+    return found
 
 
 def _prior(text: str) -> str:

@@ -16,7 +16,7 @@ from config import stored
 from errors import RunError
 from faces.masks import png
 from storage import tensors
-from tasks import initial, restore, shipped
+from tasks import initial, loading, restore, shipped
 from tasks.face_parser import FaceParser
 from tools import publish
 
@@ -171,7 +171,7 @@ def test_a_parser_says_what_it_is(parser):
     assert said['figures'] == f'{result["miou"]:.2f} % mIoU on its validation set'
     assert said['task'] == 'parse' and 'scale' not in said and 'recipe' not in said
     # What it knows of its run is enough to be one.
-    of_file, of_run = stored.of_run(file), stored.of_run(run)
+    of_file, of_run = stored.of_file(file), stored.of_run(run)
     for group in 'network', 'task':
         assert getattr(of_file, group) == getattr(of_run, group)
     assert of_file.data.size == SIZE
@@ -211,9 +211,23 @@ def test_masks_are_made_with_its_file(home, parser, tmp_path):
 def test_other_files_are_no_parser(home, parser, tmp_path):
     assert publishing(home / 'run', tmp_path / 'restorer.safetensors') == 0
     save_file({'a': torch.zeros(1)}, tmp_path / 'plain.safetensors')
-    for name, message in ('restorer', 'which restores'), ('plain', 'does not say of which run'):
+    for name, message in ('restorer', 'which restores'), ('plain', 'does not say what it holds'):
+        path = str(tmp_path / f'{name}.safetensors')
         with pytest.raises(RunError, match=message):
-            FaceParser(str(tmp_path / f'{name}.safetensors'), 'cpu')
+            FaceParser(path, 'cpu')
+        # A run has data and a recipe, which a file has not.
+        with pytest.raises(RunError, match='no run directory'):
+            loading.of_run(path, 'cpu')
+
+
+def test_it_computes_as_its_weights_are(parser):
+    """Not in the 16 bits of those that train by default."""
+    loaded = loading.of_either(str(parser[1]), 'cpu', '--parser')
+    x = torch.rand(1, 3, SIZE, SIZE)
+    with torch.no_grad():
+        plain = loaded.net(x)
+        with loaded.autocast('cpu')():
+            assert torch.equal(loaded.net(x), plain)
 
 
 def test_a_name_is_stored_as_its_path(monkeypatch, tmp_path, parser):
@@ -225,3 +239,6 @@ def test_a_name_is_stored_as_its_path(monkeypatch, tmp_path, parser):
     assert config.loss.parser == str(parser[1])
     config = tasks.configure(['--preset', 'mfpsnet', '--prior', 'parse=parser', *plain])
     assert config.priors.prior == (f'parse={parser[1]}',)
+    # What is no name is left as it is, whatever it looks like.
+    for other in 'x' * 300, 'runs/parser', 'parser.safetensors':
+        assert shipped.resolved(other) == other

@@ -25,6 +25,7 @@ from config.stored import checked, from_flat
 from errors import RunError
 from metrics.comparison import interval
 from models.__main__ import gmac
+from tasks import shipped
 from tools import timing
 from tools.finished_run import FinishedRun, score
 from tools.finished_run import curves as curves_of
@@ -123,7 +124,8 @@ def call(argv: Sequence[str]) -> int:
 
 def check_same(out: Path, argv: Sequence[str]) -> None:
     """Raise RunError if the finished run in `out` was made with other flags than these."""
-    given = places.absolute(json.loads(json.dumps(train_flags.given(argv))))
+    given = shipped.paths(json.loads(json.dumps(train_flags.given(argv))))
+    given = places.absolute(given)
     config = checked(run.read_config(out), f'{out}/config.json')
     was = places.located(out, config)
     compared = was.keys() - run.FREE - MADE

@@ -208,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         '--weights',
         help=f'weights instead of a run: {", ".join(shipped.names())}, which come along, or a '
-        f'file (default: {shipped.USUAL})',
+        f'file (default: between both of them, as visitors choose)',
     )
     loading.add_fidelity(p)
     p.add_argument(
@@ -271,13 +271,16 @@ def need_packages() -> None:
 
 def restorer_of(args: argparse.Namespace) -> Restorer:
     """Load what the flags name. Raises RunError."""
-    loaded = loading.load(args.run, args.weights, args.device, usual=True, fidelity=args.fidelity)
+    if args.fidelity is None:
+        dial = None
+        loaded = loading.load(args.run, args.weights, args.device, usual=True)
+    else:
+        loading.check(args.run, args.weights, args.device, args.fidelity)
+        loaded, dial = loading.turnable(args.device)
+        dial(args.fidelity)
     if loaded.task.name != 'restore':
-        raise RunError(
-            f'--run {loaded.folder.parent} is a {loaded.task.name} run: give one that restores'
-        )
-    turned = args.fidelity is not None
-    dial = loading.dial(loaded, args.device) if turned else None
+        name = f'--run {args.run}' if args.run else f'--weights {args.weights}'
+        raise RunError(f'{name} is of a {loaded.task.name} run: give one that restores')
     tools = photo_flags.build(args, loaded)
     return Restorer(tools, args.max_pixels, round(args.max_mb * 1e6), dial)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import storage
 import tasks
-from config.stored import of_run
+from config import stored
 from errors import RunError
 from faces import landmarks, prior_file
 from faces.masks import pairs
@@ -116,7 +116,7 @@ def _entries(args: argparse.Namespace, parser: Any, level: int, faces: Faces) ->
 def trained(path: str, flag: str, network: str) -> Trained:
     """A run of this network. Raises RunError where the run is of another one."""
     path = shipped.resolved(path)
-    config = of_run(path) if Path(path).exists() else None
+    config = stored.made_with(path) if Path(path).exists() else None
     if config is None or config.network.network != network:
         raise RunError(
             f'{flag} {path} is no run of {network}: python train.py --preset {MADE_BY[network]} '
