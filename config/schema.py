@@ -311,7 +311,8 @@ class Priors:
 
     prior: Annotated[tuple[str, ...] | None, meta('PRIOR [PRIOR ...]')] = None
     """what guides mfpsnet, each NAME=PATH with a name of parse, heat, dict; without a name: the run
-    of a parser or of landmarks, or a file of tools/prepare.py priors, which has all three
+    of a parser or of landmarks, their file of tools/publish.py, or a file of tools/prepare.py
+    priors, which has all three
     """
     drop_priors: Annotated[tuple[str, ...] | None, meta('NAME [NAME ...]')] = None
     """names of priors to replace by zeros, to see what they contribute (default: none)"""

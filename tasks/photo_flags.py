@@ -104,7 +104,8 @@ def add_parser(g: Any) -> None:
     g.add_argument(
         '--parser',
         metavar='RUN',
-        help='run of a parser: faces are blended by their own outlines (default: soft squares)',
+        help='run or file of a parser: faces are blended by their own outlines (default: soft '
+        'squares)',
     )
 
 

@@ -379,8 +379,9 @@ def test_a_run_that_restores_nothing_is_refused(fails, monkeypatch):
         return loading.Loaded(torch.nn.Identity(), Parse(), None, Path('runs/x/restored'))
 
     monkeypatch.setattr(loading, 'load', load)
-    said = fails('--port', '0')
-    assert '--run runs/x is a parse run: give one that restores' in said
+    for flag in '--run', '--weights':
+        said = fails('--port', '0', flag, 'runs/x')
+        assert f'{flag} runs/x is of a parse run: give one that restores' in said
 
 
 def test_flags_that_infer_has_as_well_have_its_defaults():

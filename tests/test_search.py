@@ -24,6 +24,7 @@ from tasks.trial import Alone
 from training import checkpoint
 
 CPU = torch.device('cpu')
+SEARCHED = 'alpha', 'beta', 'ends'
 SMALL = '{"width": 16, "growth": 4, "layers": 2}'
 
 
@@ -51,6 +52,7 @@ def flags(data, out, **more):
             pipe='torch',
             precision='fp32',
             search_from=0.3,
+            arch_temperature=0.5,
             device='cpu',
         )
         | more
@@ -197,7 +199,10 @@ def test_validation_is_on_squares_of_the_size_trained_on(scale):
 def test_a_run_is_decoded_from_its_weights(found):
     weights = load_file(found / 'weights.safetensors')
     arch = json.loads((found / 'arch.json').read_text())
-    assert arch == {'sr': decode.decode(weights['sr.alpha'], weights['sr.beta'], 3)}
+    cold = weights['sr.temperature']
+    assert 0.5 <= cold < 1
+    found_by = decode.decode(weights['sr.alpha'] / cold, weights['sr.beta'] / cold, 3)
+    assert arch == {'sr': found_by}
     assert models.FRSNet(arch['sr'], 16, 4) and cv2.imread(str(found / 'path.png')).std() > 10
 
 
@@ -285,9 +290,16 @@ def test_all_that_is_searched_is_trained_as_such():
 
 def test_a_run_ends_cold(data, tmp_path):
     out = tmp_path / 'cold'
-    assert train.main([*flags(data, out), '--arch-temperature', '0.05', '--arch-lr', '0.03']) == 0
+    net = '{"width": 16, "growth": 4, "layers": 2, "arriving": true}'
+    more = dict(arch_temperature=0.05, arch_lr=0.03, net=net)
+    assert train.main(flags(data, out, **more)) == 0
+    # The network's own temperature; that of its average is a little behind.
+    own = load_file(max(out.glob('checkpoints/*')) / 'net.safetensors')
+    assert 0.05 <= own['sr.temperature'].item() < 0.2
     weights = load_file(out / 'weights.safetensors')
-    assert 0.05 <= weights['sr.temperature'].item() < 0.5
+    alpha, beta, ends = (weights[f'sr.{n}'] / weights['sr.temperature'] for n in SEARCHED)
+    arch = json.loads((out / 'arch.json').read_text())
+    assert arch == {'sr': decode.decode(alpha, beta, 3, ends)}
 
 
 def test_resume_is_exact(found, data, tmp_path, monkeypatch):

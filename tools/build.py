@@ -88,7 +88,7 @@ def _add_faces(v: argparse.ArgumentParser) -> None:
     )
     v.add_argument('--detector', help='a YuNet file instead of MTCNN')
     v.add_argument(
-        '--parser', help='run of a face parser, which says how much of a face is covered'
+        '--parser', help='run or file of a parser, which says how much of a face is covered'
     )
     v.add_argument(
         '--duplicate-bits',

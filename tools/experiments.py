@@ -248,7 +248,8 @@ def _landscape(rows: Rows) -> str:
     said = [compare.verdict(d) for d in near]
     return (
         f'\nOf {len(near)} paths that differ in one layer {said.count("better")} are better than '
-        f'the found one, {said.count("worse")} worse, and of the others nothing is shown.\n'
+        f'the found one, {said.count("worse")} worse, and of the others nothing is shown. Of 40 '
+        'that are no better, chance makes one look so.\n'
     )
 
 

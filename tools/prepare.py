@@ -185,8 +185,8 @@ def _add_priors(v: argparse.ArgumentParser) -> None:
     v.add_argument(
         '--parser',
         required=True,
-        help='run of parse_unet, trained on degraded faces (python train.py --preset parse_prior): '
-        'the dictionaries are made of its features',
+        help='run or file of parse_unet, trained on degraded faces (python train.py --preset '
+        'parse_prior): the dictionaries are made of its features',
     )
     v.add_argument(
         '--heatmaps',

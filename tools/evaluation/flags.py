@@ -67,14 +67,16 @@ def _add_columns(p: argparse.ArgumentParser) -> None:
     with_gt.add_argument(
         '--identity', metavar='ONNX', help='SFace or ArcFace: cosine and angle (Deg)'
     )
-    with_gt.add_argument('--lmd', metavar='RUN', help='run of a landmark network: LMD')
+    with_gt.add_argument('--lmd', metavar='RUN', help='run or file of a landmark network: LMD')
     with_gt.add_argument(
         '--lmd-points',
         nargs='+',
         metavar='NAME=JSON',
         help='landmarks of another program instead: truth=JSON, and NAME=JSON of every method',
     )
-    with_gt.add_argument('--parser', help='run of a parser: mIoU and landmarks of its masks')
+    with_gt.add_argument(
+        '--parser', help='run or file of a parser: mIoU and landmarks of its masks'
+    )
 
     # What looks at an image alone, or at the whole folder.
     without = p.add_argument_group('further columns, with or without the truth')
