@@ -345,7 +345,8 @@ def of_faces(args: argparse.Namespace, loaded: Loaded, found: Listed | None) -> 
         source = fitted(source, photo_flags.side_of(loaded)) if args.fit else source
     folder = output_folder(args, loaded, source.names, found, images.is_picture)
     device = torch.device(args.device)
-    how = Applied(device, loaded.autocast(device, args.precision), args.tta, args.lpips)
+    precision = loaded.autocast(device, args.precision)
+    how = Applied(device, precision, args.tta, args.lpips, loaded.size)
     said = loaded.task.infer(loaded.net, in_groups(source, args.batch), folder, how)
     return said, source.bad
 

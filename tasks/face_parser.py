@@ -37,9 +37,9 @@ class FaceParser:
         self.autocast = loaded.autocast(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Both on the parser's device."""
+        """Both on the parser's device; see parse.parse for faces of other sizes."""
         with self.autocast():
-            return parse.parse(self.net, images)
+            return parse.parse(self.net, images, size=self.size)
 
     @torch.no_grad()
     def masks(self, faces: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import losses
@@ -129,7 +130,7 @@ class Parse:
         for group in groups:
             pixels = torch.stack([image for _, image, _ in group]).to(how.device)
             with torch.no_grad(), how.autocast():
-                predicted = parse(net, pixels, how.tta).cpu()
+                predicted = parse(net, pixels, how.tta, how.size).cpu()
             for (name, image, truth), ids in zip(group, predicted, strict=True):
                 storage.write(folder / f'{name}.png', masks.png(ids.numpy()))
                 storage.write(colour / f'{name}.png', images.png(overlay(image, ids)))
@@ -239,17 +240,31 @@ class ParseScores(NamedTuple):
         )
 
 
-def parse(net: nn.Module, image: Tensor, tta: bool = False) -> Tensor:
+def parse(net: nn.Module, image: Tensor, tta: bool = False, size: int | None = None) -> Tensor:
     """image [B, 3, H, W] uint8 on the device -> [B, H, W] uint8 ids.
 
     tta: mean probability over the picture and its mirror image, whose left and right are swapped
-    back
+        back
+    size: of the faces that the network was trained on: it is shown others so large, by their
+        shorter side, and what it says is brought to their own size; None: as they are
     """
-    x = (image.float() / 255).contiguous(memory_format=torch.channels_last)
-    p = net(x).float().softmax(1)
+    sides = image.shape[2:]
+    x = image.float() / 255
+    if size and min(sides) != size:
+        shown = [max(round(side * size / min(sides)), 1) for side in sides]
+        x = F.interpolate(x, shown, mode='bilinear', antialias=True).clamp(0, 1)
+    x = x.contiguous(memory_format=torch.channels_last)
+
+    def probabilities(x: Tensor) -> Tensor:
+        logits = net(x).float()
+        if logits.shape[2:] != sides:
+            logits = F.interpolate(logits, sides, mode='bilinear')
+        return logits.softmax(1)
+
+    p = probabilities(x)
     if tta:
         # In the mirror a left eye is a right one: the channels are swapped with the pixels.
-        mirrored = net(x.flip(3)).float().softmax(1).flip(3)
+        mirrored = probabilities(x.flip(3)).flip(3)
         p = p + mirrored[:, SWAP.to(p.device)]
     return p.argmax(1).to(torch.uint8)
 

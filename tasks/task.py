@@ -52,6 +52,7 @@ class Applied(NamedTuple):
     autocast: Autocast
     tta: bool  # average with the mirror image
     lpips: str | None  # file of weights
+    size: int  # pixels of the pictures that it was trained on
 
 
 Group = list[tuple[str, torch.Tensor, torch.Tensor | None]]  # (name, uint8 picture, ground truth)

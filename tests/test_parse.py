@@ -140,6 +140,31 @@ def test_mirrored_passes_agree_on_a_symmetric_face():
     assert torch.equal(plain, averaged) and plain[0, 0].tolist() == 4 * [5] + 4 * [4]
 
 
+@pytest.mark.parametrize('sides', [(64, 64), (32, 32), (128, 192), (16, 16), (40, 70)])
+def test_pictures_of_other_sizes_are_shown_as_large_as_it_knows(sides):
+    """The dark part of a picture is found where it is, whatever its size."""
+    asked = []
+
+    class Dark(torch.nn.Module):
+        def forward(self, x):
+            asked.append(x.shape[2:])
+            others = x.new_full((len(x), 17, *x.shape[2:]), -9)
+            return torch.cat([torch.stack([x.mean(1), 1 - x.mean(1)], 1), others], 1)
+
+    h, w = sides
+    image = torch.full((2, 3, h, w), 250, dtype=torch.uint8)
+    image[:, :, : h // 2, w // 4 :] = 5
+    expected = (image[:, 0] < 128).to(torch.uint8)
+    for tta in False, True:
+        ids = parse.parse(Dark(), image, tta, 32)
+        assert ids.shape == expected.shape
+        # But for a pixel of what is seen on either side of an edge.
+        off = (ids != expected).float().mean()
+        assert off <= (0 if min(sides) == 32 else 2 * (1 / 32))
+    assert {min(shape) for shape in asked} == {32}
+    assert torch.equal(parse.parse(Dark(), image), expected) and asked[-1] == sides
+
+
 def test_overlay_keeps_the_background():
     image, ids = torch.full((3, 2, 2), 101, dtype=torch.uint8), torch.tensor([[0, 1], [13, 0]])
     out = parse.overlay(image, ids)
