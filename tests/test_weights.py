@@ -1,6 +1,7 @@
 """The weights that come with the project are those of a network of ours, and say what they are."""
 
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -14,14 +15,19 @@ import models
 import synthetic
 from config.schema import Config, Network
 from errors import CheckpointError, RunError
+from faces import masks
+from faces.masks import pairs
+from metrics.miou import Confusion
 from metrics.psnr import psnr
 from metrics.sharpness import sharpness
 from sources import files
 from tasks import initial, loading, restoration, shipped
+from tasks.face_parser import FaceParser
 from tools import evaluate
 from training import checkpoint
 
-FILES = [shipped.FOLDER / f'{name}.safetensors' for name in shipped.names()]
+FILES = [shipped.FOLDER / f'{name}.safetensors' for name in (*shipped.names(), shipped.PARSER)]
+FACES = Path(os.environ.get('FACES_DATA') or '/nowhere', 'parsing')
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
@@ -30,7 +36,8 @@ def test_they_are_small_and_say_what_they_are(path):
     with safe_open(path, 'pt') as file:
         told = file.metadata()
         values = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118 - no mapping
-    assert {'name', 'network', 'recipe', 'data', 'images', 'figures', 'licence'} <= told.keys()
+    assert {'name', 'network', 'data', 'images', 'figures', 'licence'} <= told.keys()
+    assert 'recipe' in told or told['task'] == 'parse'  # which learnt from clean faces
     assert told['name'] == path.stem and 'NC' in told['licence']
     assert all(torch.isfinite(value).all() for value in values)
     assert path.name in (path.parent / 'README.md').read_text()
@@ -55,6 +62,20 @@ def test_they_restore_faces_that_they_never_saw():
     usual, sharp = np.array(rows).reshape(2, 4, 2).mean(1)
     assert usual[0] > 0.3 and sharp[0] > usual[0] - 1
     assert sharp[1] > 1.1 * usual[1]
+
+
+@pytest.mark.skipif(not FACES.is_dir(), reason='FACES_DATA/parsing is not here')
+def test_the_parser_names_the_parts_of_faces_that_it_never_saw():
+    """As its card says, on a quarter of what was held out."""
+    found = pairs.scan_pairs(FACES, say=lambda _: None)
+    _, held = found.split(100, 0)
+    parser, confusion = FaceParser(shipped.PARSER, 'cpu'), Confusion(19)
+    for pair in held.images[::4]:
+        image = torch.from_numpy(files.decode(files.read_bytes(pair.path))).permute(2, 0, 1)
+        ids = parser(image[None])
+        confusion.update(ids[0], torch.from_numpy(masks.decode(files.read_bytes(pair.mask.path))))
+    score = confusion.compute()
+    assert score.miou > 55 and score.accuracy > 88
 
 
 def test_training_goes_on_from_them_by_their_name(capsys):
