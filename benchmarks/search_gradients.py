@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         ('batches', 40, program.ranges.COUNT, 'whose gradients are compared'),
         ('batch', 8, program.ranges.COUNT, 'crops in each'),
         ('crop', 64, program.ranges.COUNT, 'their side in pixels'),
-        ('lr', 0.1, float, 'learning rate of the weights'),
+        ('lr', 0.1, program.Number(0, 10, above=True), 'learning rate of the weights'),
         ('width', 16, program.ranges.COUNT, 'channels of the trunk, a multiple of 8'),
         ('seed', 0, program.ranges.SEED, 'of weights and images'),
     ):
@@ -154,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table -> exit status."""
     args = parser().parse_args(argv)
     outputs.check({'--json': args.json}, {'--data': args.data}, {})
+    # Both begin with the same weights and see the same images.
     found = {}
     for name, arriving in ('ways that leave', False), ('ways that arrive', True):
         found[name] = groups(gradients(config_of(args, arriving), args))

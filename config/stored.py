@@ -64,6 +64,7 @@ def of_file(path: str | os.PathLike[str]) -> Config | None:
     Task, network and the size of its pictures are known; all else, such as data and recipe, is that
     of no run. Raises RunError for options that are none.
     """
+    # Weights of others, in whatever kind of file, say nothing.
     try:
         said = tensors.metadata(path)
     except (OSError, BadFile):

@@ -107,6 +107,7 @@ class MFPSNet(nn.Module):
             shallow, deep = self.base.read(restored)
             y, gated = self._fuse(self.base.sr(deep), restored, priors)
         else:
+            # Nothing is read a second time: what is fused is a correction.
             fused, gated = self._fuse(y, restored, priors)
             y = y + self.opening * fused
         second = self.base.write(y, shallow, deep)

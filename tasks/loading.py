@@ -139,6 +139,7 @@ def between(fidelity: float, device: str) -> Loaded:
 def turnable(device: str) -> tuple[Loaded, Callable[[float], None]]:
     """Load a network, and what turns it in place to any fidelity, see `between`."""
     loaded = of_weights(shipped.USUAL, device)
+    # A copy, since the network's own are what is turned.
     faithful = {name: value.clone() for name, value in loaded.net.state_dict().items()}
     sharp = of_weights(shipped.SHARP, device).net.state_dict()
 

@@ -255,6 +255,7 @@ def parse(net: nn.Module, image: Tensor, tta: bool = False, size: int | None = N
         x = F.interpolate(x, shown, mode='bilinear', antialias=True).clamp(0, 1)
     x = x.contiguous(memory_format=torch.channels_last)
 
+    # Enlarged before the softmax, edges stay sharper than between labels.
     def probabilities(x: Tensor) -> Tensor:
         logits = net(x).float()
         if logits.shape[2:] != sides:

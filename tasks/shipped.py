@@ -12,6 +12,8 @@ USUAL = 'faces-psnr'  # what restores a photograph where no network is named
 NIQE = 'niqe-faces'  # NIQE's model of pristine faces
 SHARP = 'faces-sharp'  # trained on from it, against a discriminator
 PARSER = 'faces-parser'  # names the parts of a face
+# Options that take what comes along by its name.
+NAMES = 'start', 'parser', 'prior'
 
 
 def names() -> list[str]:
@@ -41,13 +43,14 @@ def located(config: Config) -> Config:
 
 def paths(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options by name, with the paths of what comes along in place of its names."""
-    found = dict(options)
-    for name in 'start', 'parser':
-        if options.get(name):
-            found[name] = resolved(options[name])
-    if options.get('prior'):
-        found['prior'] = [_prior(prior) for prior in options['prior']]
-    return found
+    return {name: _path(value) if name in NAMES else value for name, value in options.items()}
+
+
+def _path(value: Any) -> Any:
+    """Of an option that is a path, or several of them, or off."""
+    if isinstance(value, (list, tuple)):
+        return [_prior(text) for text in value]
+    return value and resolved(value)
 
 
 def _prior(text: str) -> str:
