@@ -13,9 +13,11 @@ import models
 import storage
 import synthetic
 import train
+from errors import RunError
 from models import decode
 from models.__main__ import gmac
 from models.searched import Searched
+from tasks import shipped
 from tools import compare, experiments, finished_run
 
 NET = dict(width=16, growth=4, scale=1)
@@ -187,6 +189,16 @@ def test_paths_that_differ_in_one_layer(tmp_path):
     assert rows['path-22']['difference']['mean'] == pytest.approx(0.5)
     alone, _ = searched(tmp_path / 'alone', found, [20.0, 21.0, 22.1])
     assert rows['found against random'] == alone['found against random']
+
+
+def test_a_run_from_what_comes_along_is_the_same_run(tmp_path):
+    """By its name, as the command gave it, and by its path, as the run keeps it."""
+    start = str(shipped.FOLDER / 'faces-psnr.safetensors')
+    out = made(tmp_path / 'a', result(22.0), start=start)
+    for given in 'faces-psnr', start:
+        compare.check_same(out, ['--network', 'frsnet', '--start', given])
+    with pytest.raises(RunError, match='start: was'):
+        compare.check_same(out, ['--network', 'frsnet', '--start', 'faces-sharp'])
 
 
 def test_optimizers(tmp_path):
