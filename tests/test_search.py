@@ -270,7 +270,6 @@ def test_a_decided_search_has_an_entropy_of_zero(arriving):
             net.ends[3] = 30
         net.temperature.fill_(0.01)
     assert search.entropies(net) == pytest.approx((0, 0), abs=1e-6)
-    assert search.entropies(net) == search.entropies(net)  # no NaN
 
 
 def test_all_that_is_searched_is_trained_as_such():

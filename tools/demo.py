@@ -114,7 +114,7 @@ def _given(gr: Any, limits: str, fidelity: float | None) -> tuple[Any, ...]:
     keep = gr.Slider(
         0, 1, 0, step=0.05, label='Keep', info='of the photo in its faces: 0 none, 1 all'
     )
-    # One that has nothing to turn is not there, and says so.
+    # Where there is nothing to turn it is hidden, and what a visitor sends is no fidelity.
     faithful = gr.Slider(
         0,
         1,
