@@ -443,7 +443,8 @@ def validate_tick(training: Training, bar: log.Progress) -> None:
     started = time.monotonic()
     state.tick = int(state.progress(config) * config.run.ticks)
     training.scores = validate(training)
-    took = time.monotonic() - started
+    # Clocks differ, and on them hangs when --minutes are over, which all processes must see alike.
+    _, _, took = training.world.agree(0, False, time.monotonic() - started)
     state.validation_seconds = min(took, state.validation_seconds or took)
     value = training.scores[training.first].value()
     bar.update(state.nimg, **{training.task.metric.key: value})

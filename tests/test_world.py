@@ -4,12 +4,14 @@ Then the parts of the training room that a run of any size relies on: lock, soup
 """
 
 import contextlib
+import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -143,6 +145,24 @@ def pair(data, tmp_path_factory):
     printed = torchrun(ROOT / 'train.py', *flags(data, folder / 'two'))
     assert train.main(flags(data, folder / 'one', batch=4)) == 0
     return folder / 'one', folder / 'two', printed
+
+
+def train_by_another_clock(argv):
+    """train.py in which every look at the clock takes 0.05 s, and ten times as long on rank 1."""
+    moments = itertools.count()
+    pace = 0.05 * (1 + 9 * int(os.environ['RANK']))
+    train.time = SimpleNamespace(monotonic=lambda: pace * next(moments))
+    return train.main(argv)
+
+
+def test_processes_end_together_whatever_their_clocks(data, tmp_path):
+    """What the last validations will take is set aside from --minutes: one reserve for all."""
+    argv = [*flags(data, tmp_path / 'out', ticks=5), '--minutes', '0.08']
+    at = argv.index('--nimg')
+    del argv[at : at + 2]
+    for process in ranks(tmp_path, 2, train_by_another_clock, argv):
+        assert process.wait() == 0, process.said
+    assert len(scores(tmp_path / 'out')) == 5
 
 
 def scores(run):
