@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 import degrade
-from benchmarks import launches
-from degrade import Recipe, noise
+from benchmarks import launches, torch_chain
+from degrade import Recipe
 from degrade.canvas import Canvas
 from degrade.draw import Draw
 from degrade.op import ChainParams
-from degrade.upload import upload
 from errors import FacesError
 from tools import timing
 
@@ -24,11 +23,7 @@ BATCHES = 1, 4, 16, 64, 256
 CHECKED = 6  # plans that are compared with the reference, which is slow
 STAGE_BATCH = 64  # the batch whose stages are timed one by one
 COPIED = 1 << 28  # bytes that tell the copy rate: so many that no cache helps
-
-# Drawn per batch, with DiffJPEG: how Real-ESRGAN, neosr and traiNNer-redux degrade.
-PARITY = 'ai6126_2024_parity'
-PARITY_BATCH = 32
-PARITY_PLANS = 4 * PARITY_BATCH
+PARITY_PLANS = 4 * torch_chain.BATCH
 PARITY_NAME = 'torch, batched parity recipe'
 
 
@@ -130,14 +125,12 @@ def runner(x: Tensor, recipe: Recipe, params: ChainParams, batch: int) -> Callab
 
 def parity_runner(x: Tensor, recipe: Recipe, seed: int) -> Callable[[], None]:
     """The same for the public way: batched torch operations, noise drawn by torch on the GPU."""
-    draw = Draw(seed, np.arange(len(x)), tied=recipe.tied, batch=PARITY_BATCH)
-    batches = _batches(x, degrade.sample(recipe, draw, size_of(x)), PARITY_BATCH)
+    draw = Draw(seed, np.arange(len(x)), tied=recipe.tied, batch=torch_chain.BATCH)
+    batches = _batches(x, degrade.sample(recipe, draw, size_of(x)), torch_chain.BATCH)
 
     def run() -> None:
         for images, params in batches:
-            c = degrade.canvas.of(images)
-            for stage, p in zip(recipe.stages, params, strict=True):
-                c = _device_noise(c, p) if stage.op is noise else stage.op.run_torch(c, p)
+            torch_chain.degrade(images, recipe, params)
         torch.cuda.synchronize()
 
     return run
@@ -145,25 +138,9 @@ def parity_runner(x: Tensor, recipe: Recipe, seed: int) -> Callable[[], None]:
 
 def _parity_of(recipe: Recipe) -> Recipe:
     """The parity recipe, which sharpens where the other one does."""
-    parity = degrade.recipe(PARITY)
+    parity = degrade.recipe(torch_chain.RECIPE)
     sharpens = any(stage.op is degrade.usm for stage in recipe.stages)
     return parity if sharpens else degrade.without_usm(parity)
-
-
-def _device_noise(c: Canvas, p: noise.Params) -> Canvas:
-    """Add noise of one kind to the whole batch, as the parity recipe draws it."""
-    x = degrade.canvas.unit(c.pix)
-    gray = upload(p.gray, x.device)
-    amount = upload(p.amount, x.device).float()
-    if p.kind[0] == noise.GAUSSIAN:
-        z = torch.where(gray.view(-1, 1, 1, 1), torch.randn_like(x[:1, :1]), torch.randn_like(x))
-        return c._replace(pix=noise.gaussian_torch(x, z, amount))
-
-    # Waits once per sample for the number of its levels, as the public code does.
-    level, V = noise.level_torch(x, gray)
-    V = V.to(x.device, x.dtype)
-    counts = torch.poisson(level / 255.0 * V.view(-1, 1, 1, 1))
-    return c._replace(pix=noise.poisson_torch(x, counts, level, V, amount))
 
 
 # ---- stage by stage ----

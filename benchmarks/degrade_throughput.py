@@ -16,13 +16,11 @@ Ratios are of medians over the rounds of this run.
 import program
 
 import argparse
-import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +32,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import degrade
-from benchmarks import degrade_gpu, opencv_chain, peers, pipe_throughput
+from benchmarks import degrade_gpu, in_processes, opencv_chain, peers, pipe_throughput
 from degrade import Recipe, Stage, codec, noise, recipes, workers
 from degrade.draw import Draw
 from degrade.op import ChainParams
@@ -132,37 +130,6 @@ def _without_noise(work: Work) -> ChainParams:
     )
 
 
-# ---- the baseline, a process per core ----
-
-_WORK: dict[str, Any] = {}  # of a worker process: what every call of it needs
-
-
-def _start_worker(images: np.ndarray, recipe: Recipe, params: ChainParams) -> None:
-    cv2.setNumThreads(1)
-    _WORK.update(images=images, recipe=recipe, params=params)
-
-
-def _degrade_part(part: np.ndarray) -> None:
-    """Degrade the images of these numbers."""
-    rng = np.random.default_rng(part[0])
-    for i in part:
-        params = degrade.take(_WORK['params'], int(i))
-        opencv_chain.degrade(_WORK['images'][i], _WORK['recipe'], params, rng)
-
-
-@contextmanager
-def _baseline(work: Work, processes: int) -> Iterator[Callable[[], object]]:
-    """A function that degrades everything by OpenCV in processes of its own."""
-    parts = np.array_split(np.arange(len(work.x)), min(processes * 8, len(work.x)))
-    case = (work.x.permute(0, 2, 3, 1).numpy(), work.recipe, work.params)
-    # Fresh processes: a fork of one with threads or a GPU may hang.
-    with multiprocessing.get_context('spawn').Pool(processes, _start_worker, case) as pool:
-        yield lambda: pool.map(_degrade_part, parts, chunksize=1)
-        # What is timed next shall not share the cores with processes that end.
-        pool.close()
-        pool.join()
-
-
 # ---- one recipe on the CPU ----
 
 
@@ -193,7 +160,9 @@ def _seconds(
 ) -> dict[str, list[float]]:
     """Seconds of each round of each contender."""
     part = work.some(slice(0, some))
-    with _baseline(work, args.processes) as baseline:
+    make = partial(opencv_chain.worker, work.recipe, work.params)
+    images = work.x.permute(0, 2, 3, 1).numpy()
+    with in_processes.mapped(make, images, args.processes) as baseline:
         contenders: dict[str, Callable[[], object]] = {
             'torch': partial(work.run, pool),
             'tensor': partial(part.run, pool, opencv=False),

@@ -23,6 +23,7 @@ from degrade import (
     noise,
     quantize,
     resize,
+    take,
     unsharp,
     usm,
 )
@@ -49,6 +50,12 @@ def degrade(
     for stage, p in zip(recipe.stages, params, strict=True):
         x = RUN[stage.op](x, p, rng)
     return x
+
+
+def worker(recipe: Recipe, params: ChainParams) -> Callable[[np.ndarray, int], np.ndarray]:
+    """What a process does with images of these numbers; params: of all samples."""
+    rng = np.random.default_rng(0)
+    return lambda image, i: degrade(image, recipe, take(params, i), rng)
 
 
 def grey_levels(x: np.ndarray) -> np.ndarray:

@@ -1,9 +1,12 @@
-"""Single operations against public libraries on the same batch: degrade_throughput.py --peers.
+"""Public libraries beside us, where they are installed.
 
-The libraries are BasicSR, as Real-ESRGAN uses it, and kornia, where they are installed.
+BasicSR, as Real-ESRGAN uses it, and kornia: single operations on the same batch
+(degrade_throughput.py --peers), and whole chains (side_by_side.py --peers), where torch does what
+they have no operation for. Albumentations: a whole chain, an image at a time.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -13,7 +16,9 @@ import torch
 from torch import Tensor
 
 import degrade
-from degrade import Recipe, Stage, blur, jpeg, noise, usm
+from benchmarks import torch_chain
+from benchmarks.in_processes import Work
+from degrade import Recipe, Stage, blur, diffjpeg, jpeg, noise, usm
 from degrade.draw import Draw
 from errors import FacesError
 from tools import timing
@@ -62,6 +67,66 @@ def kornia(device: torch.device) -> dict[str, Operation]:
         return jpeg_codec_differentiable(x, torch.from_numpy(p.quality).float().to(device))
 
     return {'blur': lambda x, p: filter2d(x, blur.kernels(p, device)), 'jpeg': codec}
+
+
+# ---- whole chains ----
+
+
+def chains(device: torch.device) -> dict[str, Mapping[Any, Operation]]:
+    """Return the operations of each library that is installed, for torch_chain.degrade."""
+    return {name: torch_chain.RUN | _chained(own) for name, own in _installed(device).items()}
+
+
+def _chained(own: Mapping[str, Operation]) -> dict[Any, Operation]:
+    """The operations that a library has, by the modules they stand in for; skipped where off."""
+    found: dict[Any, Operation] = {
+        blur: lambda x, p: x if (p.kind == blur.DELTA).all() else own['blur'](x, p),
+        diffjpeg: lambda x, p: own['jpeg'](x.clamp(0, 1), p) if p.quality.all() else x,
+    }
+    if 'usm' in own:
+        found[usm] = lambda x, p: own['usm'](x, p) if p.on.any() else x
+    if 'gaussian noise' in own:
+        named = {noise.GAUSSIAN: 'gaussian noise', noise.POISSON: 'Poisson noise'}
+        found[noise] = lambda x, p: own[named[int(p.kind[0])]](x, p)
+    return found
+
+
+def albumentations() -> Work:
+    """A chain of Albumentations for one image after the other, as near to ai6126_2024 as its
+    operations come: draws of its own, no sharpening. Raises ImportError.
+    """
+    # Or importing it asks its server for a newer version.
+    os.environ['NO_ALBUMENTATIONS_UPDATE'] = '1'
+    import albumentations as A
+
+    # Its Poisson noise has another scale; the ranges of the others are the recipe's.
+    def noises(sigma: int) -> Any:
+        gaussian = A.GaussNoise(std_range=(1 / 255, sigma / 255), p=1)
+        return A.OneOf([gaussian, A.ShotNoise(scale_range=(0.001, 0.05), p=1)], p=1)
+
+    def blurs(sigma: float, share: float) -> Any:
+        limits = dict(sigma_x_limit=(0.2, sigma), sigma_y_limit=(0.2, sigma))
+        return A.AdvancedBlur(blur_limit=(7, 21), **limits, p=share)
+
+    chain = A.Compose(
+        [
+            blurs(3.0, 1),
+            A.RandomScale(scale_limit=(-0.8, 0.5), p=0.9),
+            noises(20),
+            A.ImageCompression(quality_range=(50, 95), p=1),
+            blurs(1.5, 0.8),
+            A.RandomScale(scale_limit=(-0.7, 0.2), p=0.7),
+            noises(15),
+            A.Resize(128, 128),
+            A.RingingOvershoot(blur_limit=(7, 21), cutoff=(1.05, 3.14), p=0.8),
+            A.ImageCompression(quality_range=(70, 95), p=1),
+        ],
+        seed=0,
+    )
+    return lambda image, i: chain(image=image)['image']
+
+
+# ---- single operations ----
 
 
 def compare(x: Tensor, pool: Executor | None, rounds: int) -> dict[str, dict[str, float]]:

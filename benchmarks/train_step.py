@@ -37,10 +37,13 @@ TrainStep = Callable[[Batch], None]
 # ---- steps, and their time ----
 
 
-def stepper(preset: str, device: torch.device, precision: str) -> TrainStep:
-    """step(batch): everything a step of train.py does to the networks of a preset."""
+def stepper(preset: str, device: torch.device, precision: str, **changed: Any) -> TrainStep:
+    """step(batch): everything a step of train.py does to the networks of a preset.
+
+    changed: options of the preset to replace
+    """
     torch.manual_seed(0)
-    config = presets.config(preset, precision=precision)
+    config = presets.config(preset, precision=precision, **changed)
     task = tasks.of(config)
     players = task.build(config, device)
     ema = EMA(players.net, config.optimization.ema)
