@@ -112,6 +112,7 @@ SUPPRESSION: dict[str, Callable[[int, int], nn.Module]] = {
     'pac': lambda a, b: PAC(a, b, stride=2),
     'pac-sigmoid': lambda a, b: PAC(a, b, stride=2, adapt='sigmoid'),
     'pac-relu': lambda a, b: PAC(a, b, stride=2, adapt='relu'),
+    'none': lambda a, b: _conv(a, b, stride=2),
 }
 
 
@@ -195,7 +196,8 @@ class HiFaceGAN(nn.Module):
 
     The defaults have 130,568,012 parameters. Inside, pictures are in [-1, 1].
 
-    suppression: 'lip'; or 'pac', 'pac-sigmoid', 'pac-relu': halve by pixel-adaptive convolutions
+    suppression: 'lip'; or 'pac', 'pac-sigmoid', 'pac-relu': halve by pixel-adaptive convolutions;
+        'none': by plain ones, to see what suppression is worth
     phase: 0, 1, 2: stop at 1/8, 1/4, 1/2 of the size, to begin a training with. The weights are
         those of the whole network, and those not in use are frozen. 3: the whole network
     residual: add the output to the degraded picture; the untrained network then returns the latter,
@@ -277,8 +279,8 @@ def _check(suppression: str, phase: int, residual: bool) -> None:
         )
 
 
-def _conv(channels: int, out_channels: int, bias: bool = True) -> nn.Conv2d:
-    conv = nn.Conv2d(channels, out_channels, 3, padding=1, bias=bias)
+def _conv(channels: int, out_channels: int, bias: bool = True, stride: int = 1) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, out_channels, 3, stride, padding=1, bias=bias)
     _start(conv.weight, conv.bias)
     return conv
 
@@ -324,9 +326,10 @@ def _leaky(x: Tensor) -> Tensor:
 def _rebuild(weights: Weights) -> HiFaceGAN | None:
     if not {'bottom.norm1.gamma.weight', 'encoder.head.weight'} <= weights.keys():
         return None
-    # Only the pixel-adaptive convolutions store what kind they are; 'lip' comes before them.
-    kind = weights.get('encoder.stages.0.kind')
-    suppression = list(SUPPRESSION)[0 if kind is None else 1 + int(kind)]
+    # The pixel-adaptive convolutions store what kind they are; a plain one is the stage itself.
+    suppression = 'none' if 'encoder.stages.0.weight' in weights else 'lip'
+    if (kind := weights.get('encoder.stages.0.kind')) is not None:
+        suppression = ('pac', 'pac-sigmoid', 'pac-relu')[int(kind)]  # as ADAPT has them
     width = len(weights['encoder.head.weight'])
     return HiFaceGAN(width, suppression, residual='adds' in weights)
 

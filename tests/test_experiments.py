@@ -221,6 +221,23 @@ def test_optimizers(tmp_path):
     ] == ['no difference shown', 'worse']
 
 
+def test_suppression(tmp_path):
+    """Against plain convolutions; arguments of the network go to all three."""
+    values = {'none': [24.0, 24.2, 24.1], 'lip': [24.5, 24.7, 24.6], 'pac': [24.1, 24.1, 24.2]}
+    for name, of_seeds in values.items():
+        for seed, v in enumerate(of_seeds):
+            made(tmp_path / f'{name}-{seed}', result(v))
+    command = argv('suppression', tmp_path, '--net', '{"width": 16}')
+    assert experiments.main(command) == 0
+    rows, _ = table(tmp_path)
+    assert (
+        rows['lip']['difference']['mean'] == pytest.approx(0.5) and 'difference' not in rows['none']
+    )
+    made_of = experiments.suppression(experiments.parser().parse_args(command)).variants
+    nets = {name: json.loads(words[-1]) for name, words in made_of.items()}
+    assert nets == {n: {'width': 16, 'suppression': n} for n in ('none', 'lip', 'pac')}
+
+
 @pytest.mark.parametrize('fall, code', [(0.29, 0), (9.2, 1)])
 def test_priors_left_out(fall, code, tmp_path, capsys):
     """A first pass that falls with a prior it never sees is named a failure."""

@@ -1,6 +1,6 @@
 """HiFaceGAN: exact counts and shapes, pictures of any size, guided normalisation.
 
-Both kinds of suppression are compared with their definitions.
+The kinds of suppression are compared with their definitions.
 """
 
 from functools import partial
@@ -57,7 +57,9 @@ def test_count_of_pac():
     assert models.count(PAC(24, 10)) == 9 * 24 * 10 + 10 + (24 * 16 + 16) + (16 * 16 + 16) + 9
 
 
-@pytest.mark.parametrize('size, suppression', [(512, 'lip'), (256, 'lip'), (256, 'pac')])
+@pytest.mark.parametrize(
+    'size, suppression', [(512, 'lip'), (256, 'lip'), (256, 'pac'), (256, 'none')]
+)
 def test_shapes(size, suppression):
     shapes = {}
     with FakeTensorMode(), torch.no_grad():  # nothing is computed
@@ -117,6 +119,17 @@ def test_pads_by_replication():
 
 
 # ---- suppression ----
+
+
+def test_without_suppression_the_stages_are_plain_convolutions():
+    """Which see every second pixel and its eight neighbours."""
+    net, x = make('none'), picture(64, 64)
+    with torch.no_grad():
+        *maps, head = net.encoder(x)
+        stage = net.encoder.stages[0]
+        y = F.conv2d(head, stage.weight, stage.bias, stride=2, padding=1)
+        expected = F.relu(F.instance_norm(y))
+    assert torch.allclose(maps[-1], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize('size', [(8, 8), (7, 5), (1, 2)])

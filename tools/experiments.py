@@ -3,14 +3,15 @@
 python tools/experiments.py search --found runs/search_sr --data train.txt --val held.txt
 python tools/experiments.py optimizers --data train.txt --val held.txt --minutes 20
 python tools/experiments.py priors --prior runs/parser --data train.txt --val held.txt --minutes 30
+python tools/experiments.py suppression --data train.txt --val held.txt --minutes 20
 
 search compares a found architecture with random ones of equal cost, optimizers Adam with SGD and
-Muon, priors every prior left out in turn. All runs of a seed see the same samples in the same
-order, for the same time or number of images. Flags after -- go to train.py (-- --size 128 --batch
-4). The same command again goes on where it was stopped; a finished run is not repeated. Writes
-table.md, table.json and curves.png in OUT; runs are judged on the odd half of the validation
-images, whose even half chose their weights. Nothing is claimed of a difference whose 95 % interval
-(Student's t over the seeds) holds 0.
+Muon, priors every prior left out in turn, suppression what HiFaceGAN halves its pictures by. All
+runs of a seed see the same samples in the same order, for the same time or number of images. Flags
+after -- go to train.py (-- --size 128 --batch 4). The same command again goes on where it was
+stopped; a finished run is not repeated. Writes table.md, table.json and curves.png in OUT; runs are
+judged on the odd half of the validation images, whose even half chose their weights. Nothing is
+claimed of a difference whose 95 % interval (Student's t over the seeds) holds 0.
 
 priors trains anew for every prior left out, its maps being zeros, so that all networks have the
 same size and begin with the same weights. Its first pass never sees a prior: it has to be as good
@@ -22,6 +23,7 @@ which no prior can have caused.
 import program
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -50,6 +52,8 @@ OPTIMIZERS = {
     'muon': ['--optimizer', 'muon', '--lr', '2e-3'],
 }
 
+SUPPRESSIONS = 'none', 'lip', 'pac'
+
 Architecture = dict[str, Any]  # 'path' and 'cell'
 Rows = dict[str, Any]  # {variant: line of the table}
 Done = Mapping[str, dict[str, Path]]  # {variant: {seed: run directory}} of what is finished
@@ -73,14 +77,14 @@ class Experiment(NamedTuple):
 def parser() -> argparse.ArgumentParser:
     """Flags of experiments.py."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=program.Formatter)
-    kinds = p.add_subparsers(
-        dest='experiment', required=True, metavar='search | optimizers | priors'
-    )
+    kinds = p.add_subparsers(dest='experiment', required=True, metavar=' | '.join(EXPERIMENTS))
     for name, make in EXPERIMENTS.items():
         k = kinds.add_parser(name, description=make.__doc__, formatter_class=program.Formatter)
         compare.add_flags(k, f'runs/{name}', seeds='0,1,2')
-        preset = 'mfpsnet' if name == 'priors' else 'frsnet; mfpsnet if --prior is given'
-        k.add_argument('--preset', help=f'what is trained (default: {preset})')
+        k.add_argument('--preset', help=f'what is trained (default: {_default(name)})')
+        if name == 'suppression':
+            k.add_argument('--net', type=json.loads, default={}, help='more arguments, as JSON')
+            continue
         k.add_argument('--prior', nargs='+', help='what guides mfpsnet, as of train.py')
         if name == 'search':
             k.add_argument('--found', required=True, help='finished search, or its arch.json')
@@ -96,6 +100,12 @@ def parser() -> argparse.ArgumentParser:
                 help='compare with every path that differs in one layer, too',
             )
     return p
+
+
+def _default(experiment: str) -> str:
+    """What is trained where --preset does not say it."""
+    own = {'priors': 'mfpsnet', 'suppression': 'renovation_demo'}
+    return own.get(experiment, 'frsnet; mfpsnet if --prior is given')
 
 
 def base(args: argparse.Namespace) -> list[str]:
@@ -324,7 +334,27 @@ def _tell_priors(done: Done) -> Told:
     return Told(rows, _table(rows, 'all') + '\n'.join(lines) + '\n', valid)
 
 
-EXPERIMENTS = {'search': search, 'optimizers': optimizers, 'priors': priors}
+def suppression(args: argparse.Namespace) -> Experiment:
+    """HiFaceGAN's local importance pooling, its pixel-adaptive convolutions as in the paper, and
+    plain convolutions."""
+
+    def tell(done: Done) -> Told:
+        rows = _rows(done, 'none')
+        return Told(rows, _table(rows, 'none'))
+
+    preset = ['--preset', args.preset or _default('suppression')]
+    return Experiment(
+        {n: [*preset, '--net', json.dumps(args.net | {'suppression': n})] for n in SUPPRESSIONS},
+        tell,
+    )
+
+
+EXPERIMENTS = {
+    'search': search,
+    'optimizers': optimizers,
+    'priors': priors,
+    'suppression': suppression,
+}
 
 
 def _only(path: str) -> dict[str, Architecture]:
