@@ -289,11 +289,18 @@ def headline(training: Training) -> str:
     resumed = f', resumed at {counted(training.state.nimg, "image")}' if training.resumed else ''
     return (
         f'{training.out}: {network_name(config)}, '
-        f'{models.count(training.players.net):,} parameters, {degradation}, '
+        f'{models.count(training.players.net):,} parameters{over_budget(training)}, {degradation}, '
         f'{counted(len(training.images), sources.kind(training.images))}, {sets}, '
         f'{config.run.precision} on {world.device}{processes}, {config.data.pipe} pipe, '
         f'{feeding}{resumed}'
     )
+
+
+def over_budget(training: Training) -> str:
+    """A word on a restorer that its challenge would refuse after days of training; '' on others."""
+    config, count = training.config, models.count(training.players.net)
+    entered = config.task == 'restore' and config.scale > 1 and count >= models.BUDGET
+    return f' (too many for the challenge: fewer than {models.BUDGET:,})' if entered else ''
 
 
 def write_machine(training: Training) -> None:

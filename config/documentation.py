@@ -13,9 +13,12 @@ import inspect
 import itertools
 import json
 import sys
+import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from tyro.conf import Suppress
 
 from . import kinds, ranges, schema
 
@@ -57,7 +60,10 @@ def shown_default(value: Any) -> str:
 
 def table() -> Iterator[str]:
     """Lines of Markdown: a section for each group, a row for each option."""
-    config, words, numbers = schema.Config(), descriptions(), ranges.of_options()
+    config, numbers = schema.Config(), ranges.of_options()
+    # What is derived from other options has no flag.
+    derived = {o.name for _, o in schema.options() if Suppress in typing.get_args(o.type)}
+    words = {name: text for name, text in descriptions().items() if name not in derived}
     for name, options in itertools.groupby(schema.options(), key=lambda pair: pair[0]):
         group = getattr(config, name)
         yield f'## {name.capitalize()}\n\n{type(group).__doc__}\n'

@@ -46,6 +46,26 @@ def of_images(images: Any) -> list[File]:
     return [File(*known) for known in zip(names, sizes, contents, strict=True)]
 
 
+def copies(items: Sequence[Any], others: Sequence[Any]) -> list[str]:
+    """Paths of the pictures among `items` that have the very contents of one of `others`.
+
+    Only files of equal sizes are read, which hardly happens by chance.
+    """
+    theirs: dict[int, list[Image]] = {}
+    for other in map(_picture, others):
+        theirs.setdefault(_size(other), []).append(other)
+    known: dict[int, set[str]] = {}
+    found = []
+    for image in map(_picture, items):
+        size = _size(image)
+        if size in theirs:
+            if size not in known:
+                known[size] = {_content(other) for other in theirs[size]}
+            if _content(image) in known[size]:
+                found.append(image.path)
+    return found
+
+
 def of_file(path: str | os.PathLike[str]) -> list[File]:
     """The one file at a path, for weights; nothing if it cannot be read, which its reader tells."""
     digest = hashlib.blake2b(digest_size=8)
@@ -87,6 +107,11 @@ def difference(old: Sequence[File], new: Sequence[File]) -> str:
     if not said and list(old) != list(new):
         return 'the files are others, or in another order'
     return '; '.join(said)
+
+
+def _picture(item: Any) -> Image:
+    """What stands for an image, or for a pair."""
+    return getattr(item, 'picture', item)
 
 
 def _parts(item: Any) -> list[Image]:

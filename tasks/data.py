@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from errors import DataError
 from faces import landmarks
 from faces.masks import pairs
 from sources import identity, manifest, selection, stream
+from storage import some
 from training import resume
 
 STACKED = 'stacked:'  # before the path of pairs in one picture, the LQ above the GT
@@ -72,22 +73,24 @@ def load_faces(config: Config, say: Say = print, bar: Bar = NO_BAR) -> tuple[Any
             sets[name] = _pairs_or_degraded(config, held.images)
         else:
             sets[name], used = _from_path(config, path, scan, say)
-            train = _without(train, used, source, path, say)
+            train = _without(train, used, path, say)
+            if not len(train):
+                raise DataError(f'--data {source} holds nothing but the images of --val {path}')
     return train if isinstance(train, stream.Shards) else train.images, sets
 
 
 def _from_path(
     config: Config, path: str, scan: Callable[[str], Any], say: Say
-) -> tuple[Any, Iterable[str]]:
-    """(validation set, paths of its images) of one --val."""
+) -> tuple[Any, list[Any]]:
+    """(validation set, its images or pairs) of one --val."""
     if path.startswith(STACKED):
         stacked = _stacked(config, '--val', path, say=say)
-        return validation.Stacked(stacked), [image.path for image in stacked]
+        return validation.Stacked(stacked), stacked
     if manifest.is_paired(path):
         found = manifest.scan_pairs(path, config.scale, say=say)
-        return validation.Pairs(found), [pair.gt.path for pair in found]
+        return validation.Pairs(found), found
     faces = scan(path)
-    return _pairs_or_degraded(config, faces.images), faces.paths
+    return _pairs_or_degraded(config, faces.images), faces.images
 
 
 def _pairs_or_degraded(config: Config, images: list[Any]) -> Any:
@@ -204,7 +207,7 @@ def load_masked(config: Config, say: Say = print, bar: Bar = NO_BAR) -> tuple[An
             train, held = _held_out(train, path, config.run.seed)
         else:
             held = scan(path)
-            train = train.without(held.paths)
+            train = _without(train, held.images, path, say)
             if not len(train):
                 raise DataError(f'--data {source} holds nothing but the faces of --val {path}')
         sets[name] = _masked_set(config, held.images, points)
@@ -288,15 +291,19 @@ def _held_out(train: Any, count: str, seed: int) -> tuple[Any, Any]:
     return train.split(float(count) if '.' in count else int(count), seed)
 
 
-def _without(train: Any, paths: Iterable[str], data: str | None, val: str, say: Say) -> Any:
-    """What there is to train on, less these files of a validation set."""
+def _without(train: Any, held: list[Any], val: str, say: Say) -> Any:
+    """What there is to train on, less the files of a validation set; copies of them are told."""
     if isinstance(train, stream.Shards):
         return train
-    rest = train.without(paths)
+    rest = train.without([item.path for item in held])
     if len(rest) < len(train):
         say(f'{len(train) - len(rest):,} images of --val {val} are left out of training')
-    if not len(rest):
-        raise DataError(f'--data {data} holds nothing but the images of --val {val}')
+    # Told and kept, since who overfits on purpose does it with copies.
+    if copies := identity.copies(rest.images, held):
+        say(
+            f'copies of images of --val {val} are trained on, and its scores flatter: '
+            f'{some(copies, 3)}; leave them out of --data'
+        )
     return rest
 
 

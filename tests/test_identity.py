@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import infer
+import tasks
 import train
-from sources import identity
+from sources import identity, manifest
+from tasks import data
 from training import checkpoint, places, run
 from training.world import World
 
@@ -122,6 +124,28 @@ def test_a_picture_more_or_less_is_named(home, change, said, capsys):
 )
 def test_data_by_another_name_is_the_same(home, data):
     assert again(data=data) == 0
+
+
+def test_copies_of_what_is_validated_on_are_told(tmp_path):
+    """By their contents, under other names; of the pictures of pairs, too."""
+    for name, number in (('a', 0), ('b', 1), ('c', 2)):
+        picture(tmp_path / f'train/{name}.png', number)
+    for name, number in (('x', 1), ('y', 7)):
+        picture(tmp_path / f'val/GT/{name}.png', number)
+        picture(tmp_path / f'val/LQ/{name}.png', number + 10, SIZE // 4)
+    train, held = (manifest.scan(str(tmp_path / f), size=SIZE).images for f in ('train', 'val/GT'))
+    pairs = manifest.scan_pairs(str(tmp_path / 'val'), 4)
+    told = [str(tmp_path / 'train/b.png')]
+    assert identity.copies(train, held) == identity.copies(train, pairs) == told
+    assert identity.copies(held, train) == [str(tmp_path / 'val/GT/x.png')]
+    assert identity.copies(train, held[1:]) == []
+
+    # And the command says so, and goes on.
+    said = []
+    words = ['--data', tmp_path / 'train', '--val', f'v={tmp_path / "val"}', '--size', SIZE]
+    config = tasks.configure([*map(str, words), '--preset', 'unet', '--pipe', 'torch'])
+    images, _ = data.load_faces(config, said.append)
+    assert len(images) == 3 and any('copies of images of --val' in s and 'b.png' in s for s in said)
 
 
 def test_data_may_move(home, tmp_path, monkeypatch, capsys):

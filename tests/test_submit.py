@@ -288,7 +288,7 @@ def test_handin(home, capsys):
         )
     )
     for wrong, said in (
-        (['--matric', '123'], 'matriculation'),
+        (['--matric', 'U1/2'], 'matriculation'),
         (['--report', 'none.pdf'], 'none.pdf does not exist'),
     ):
         assert run(home, *more, *wrong, verb='handin') == 2 and said in capsys.readouterr().err

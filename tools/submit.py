@@ -321,9 +321,10 @@ def challenge(args: argparse.Namespace) -> None:
 
 def handin(args: argparse.Namespace) -> None:
     """The zip that a course takes."""
-    if not re.fullmatch(r'[A-Za-z]\d{6,8}[A-Za-z]', args.matric):
+    # Universities have numbers of many kinds; it only has to be the name of a file.
+    if not re.fullmatch(r'\w[\w-]{0,39}', args.matric):
         raise RunError(
-            f'--matric {args.matric} does not look like a matriculation number, e.g. U1234567A'
+            f'--matric {args.matric} is no matriculation number: letters, digits, - and _'
         )
     paths, said, home = checked(args)
     if home is None or not (home / 'config.json').is_file():
@@ -364,7 +365,7 @@ def handin(args: argparse.Namespace) -> None:
 def _of_run(top: str, home: Path) -> dict[str, bytes]:
     """Logs and weights."""
     entries = {}
-    for name in ('config.json', 'log.jsonl', 'curves.png', 'result.json'):
+    for name in ('config.json', 'log.jsonl', 'curves.png', 'result.json', run.RECIPE):
         if (home / name).is_file():
             entries[f'{top}/logs/{name}'] = (home / name).read_bytes()
     weights = home / checkpoint.FINISHED
@@ -377,14 +378,17 @@ def _of_run(top: str, home: Path) -> dict[str, bytes]:
 
 
 def _code() -> list[str]:
-    """Files of the project under version control, or its sources where there is none."""
+    """Files of the project under version control, or its sources where there is none; without the
+    weights that come along, whose licence is another.
+    """
     command = ['git', '-C', str(ROOT), 'ls-files', '-z']
     try:
         listed = subprocess.run(command, capture_output=True, text=True)
     except OSError:  # no git on this machine
         listed = None
     if listed and listed.returncode == 0 and listed.stdout:
-        return [n for n in listed.stdout.split('\0') if n and (ROOT / n).is_file()]
+        names = [n for n in listed.stdout.split('\0') if n and (ROOT / n).is_file()]
+        return [n for n in names if not n.endswith('.safetensors')]
     kinds = {'.py', '.cu', '.cuh', '.h', '.cfg', '.toml', '.md'}
     found = []
     for path in sorted(ROOT.rglob('*')):
@@ -412,6 +416,8 @@ def readme(
     args: argparse.Namespace, stored: Mapping[str, Any], names: Sequence[str], said: str
 ) -> str:
     """Text of Readme.txt. stored: config.json of the run; names: of the files in the zip"""
+    if f'{args.matric}/logs/{run.RECIPE}' in names:
+        stored = {**stored, 'recipe': f'../logs/{run.RECIPE}'}
     flags = ' '.join(_flags(places.relative(stored)))
     weights = f'../checkpoint/{checkpoint.FINISHED}'
     lines = [
