@@ -39,7 +39,7 @@ import storage
 import tasks
 from config import flags, presets, rules, schema
 from config.schema import Config
-from errors import Interrupted, ProcessError, RunError
+from errors import FacesError, Interrupted, ProcessError, RunError
 from storage import counted, records
 from tasks import data as sources
 from tasks.initial import init_weights
@@ -216,12 +216,19 @@ def build(
     ema = EMA(players.net, config.optimization.ema)
     if newest is not None:
         state = load(newest, players, ema, world.device)
+    # Nobody has found anything wrong, and all begin alike, before GPUs begin to exchange anything.
+    world.require_same(
+        {
+            'the checkpoint to go on from, of --out': newest.name if newest else 'none',
+            'the files of --data and --val': asked.known.digest(),
+            '--precision': str(config.run.precision),
+        }
+    )
     players = players.distributed(world, compiled=config.run.compile)
 
     training = Training(
         config, task, world, images, sets, players, ema, state, newest is not None, say
     )
-    world.barrier()  # nobody has found anything wrong
     if world.main:
         if newest is None:
             nets = [player.net for player in players.by_name.values()]
@@ -334,16 +341,21 @@ def loop(training: Training) -> int:
         # Data that may never come is not waited for then.
         stopping.then = pipe.interrupt
         while True:
-            # What every process must decide alike.
+            # What every process must decide alike. Waiting for the slowest of them is time, too.
+            started = time.monotonic()
             stopped, saving, state.seconds = world.agree(
                 stopping.requested,
                 time.monotonic() - saved > 60 * config.run.save_minutes,
                 state.seconds + spent,
             )
-            started = time.monotonic()
 
-            # Validations lie evenly over the run; a checkpoint follows each.
-            due = state.nimg > 0 and state.progress(config) >= (state.tick + 1) / config.run.ticks
+            # Validations lie evenly over the run; a checkpoint follows each. One that is due at a
+            # stop is made by the run that goes on: who sent the signal does not wait for long.
+            due = (
+                not stopped
+                and state.nimg > 0
+                and state.progress(config) >= (state.tick + 1) / config.run.ticks
+            )
             if due:
                 validate_tick(training, bar)
             if due or (saving and state.nimg):
@@ -463,6 +475,8 @@ def validate(training: Training) -> dict[str, Scores]:
     # The average is what is judged and kept, not the weights of the moment.
     net = training.ema.net
     models.refresh_spectral_norm(net)  # early in a run one step of estimates an update is too few
+    # Statistics of batches are each process's own, but one network is judged and kept.
+    world.spread(net.buffers())
     scores = {
         name: training.task.validate(net, data, config, world.device, world)
         for name, data in training.sets.items()
@@ -581,6 +595,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not world.is_peer_failure(error):
             raise
         raise world.peer_lost(error) from error
+    except FacesError as error:
+        world.attribute(error)
+        raise
     except OSError as error:
         if error.errno not in program.REFUSALS:
             raise

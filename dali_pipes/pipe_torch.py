@@ -6,6 +6,7 @@ thread pools that wait for each other.
 """
 
 import shutil
+import signal
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -61,9 +62,14 @@ def _workers(threads: int, batch_bytes: int) -> tuple[int, int]:
     return processes, max(1, min(4, room // processes))
 
 
-def _one_thread(_: int) -> None:
-    """Start a worker process: OpenCV gets one thread, since the processes are many already."""
+def _start_worker(_: int) -> None:
+    """Start a worker process."""
+    # One thread for OpenCV, since the processes are many already.
     cv2.setNumThreads(1)
+    # A terminal and torchrun send signals to all processes of a group. What is to stop is the
+    # training, which saves and then ends its workers; these end with it in any case.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_tensor(item: Item) -> tuple[np.ndarray, torch.Tensor]:
@@ -102,7 +108,7 @@ class TorchLoader:
             pin_memory=True,
             prefetch_factor=ahead,
             multiprocessing_context='spawn',
-            worker_init_fn=_one_thread,
+            worker_init_fn=_start_worker,
         )
 
     def _wanted(self) -> Iterator[list[int]]:

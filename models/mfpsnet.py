@@ -79,6 +79,7 @@ class MFPSNet(nn.Module):
         if spare:
             channels = itertools.pairwise((64, 50, 38, 24))
             self.spare = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in channels)
+            self.spare.requires_grad_(False)
 
     def forward(
         self, x: Tensor, priors: Mapping[str, Tensor], weights: bool = False

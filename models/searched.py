@@ -68,6 +68,7 @@ class Head(nn.Module):
         nn.init.kaiming_normal_(self.final.weight, mode='fan_out', nonlinearity='relu')
         if spare:
             self.spare = nn.ModuleList([*halve[deepest:], nn.BatchNorm2d(width)])
+            self.spare.requires_grad_(False)  # several processes wait for every gradient
 
     def forward(
         self, maps: Mapping[int, Tensor], sizes: Sizes, weights: Tensor | None = None

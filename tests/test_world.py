@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ import dali_pipes
 import models
 import synthetic
 import train
+from dali_pipes import pipe_torch
 from errors import RunError
 from sources import manifest
 from training import soup, watch
@@ -220,6 +222,97 @@ def test_a_rank_that_dies_ends_the_run_and_the_command_resumes(data, tmp_path):
     assert [process.wait() for process in again] == [143, 143]
     assert f'resumed at {last:,} images' in again[0].out
     assert 'stopped by another process' in again[0].out and checkpoints(out)[-1] >= last
+
+
+# ---- what all must have alike, and who tells of what is wrong ----
+
+
+def train_by_rank(commands):
+    """train.py by the command of this rank."""
+    return train.main(commands[int(os.environ['RANK'])])
+
+
+def told(folder, *commands):
+    """[(exit status, what it says on stderr)] of two processes that end by themselves."""
+    started = ranks(folder, 2, train_by_rank, commands)
+    return [(process.wait(), process.err) for process in started]
+
+
+def test_processes_with_other_data_do_not_begin(data, tmp_path):
+    shutil.copytree(data, tmp_path / 'less')
+    (tmp_path / 'less/9.png').unlink()
+    out = tmp_path / 'out'
+    first, second = told(tmp_path, flags(data, out), flags(tmp_path / 'less', out))
+    assert first[0] == second[0] == 2 and not (out / 'config.json').exists()
+    assert 'train.py' not in second[1]
+    assert 'rank 1 of 2 begins with something else than rank 0: the files of --data' in first[1]
+
+
+def test_processes_on_disks_of_their_own_do_not_go_on(pair, data, tmp_path):
+    """One finds a checkpoint, the other none."""
+    shutil.copytree(pair[1], tmp_path / 'run')
+    here, there = told(
+        tmp_path, flags(data, tmp_path / 'run'), flags(data, tmp_path / 'another disk')
+    )
+    assert here[0] == there[0] == 2
+    assert 'the checkpoint to go on from, of --out is none, of rank 0 000000048' in here[1]
+
+
+def test_who_alone_meets_a_mistake_tells_of_it(data, tmp_path):
+    command = flags(data, tmp_path / 'out')
+    first, second = told(tmp_path, command, flags(tmp_path / 'nowhere', tmp_path / 'out'))
+    assert second[0] == 2 and 'rank 1 of 2: ' in second[1] and 'nowhere' in second[1]
+    assert first[0] == 1 and 'another process of this run has ended' in first[1]
+
+
+def test_what_all_meet_is_told_once(data, tmp_path):
+    command = flags(data, tmp_path / 'out', preset='search_sr', net='{"width": 8}')
+    first, second = told(tmp_path, command, command)
+    assert first[0] == second[0] == 2
+    assert 'a search runs in one process' in first[1] and 'train.py' not in second[1]
+
+
+def judge_statistics(out):
+    """Statistics of batches that differ, before and after all are given those of rank 0."""
+    with World(torch.device('cpu')) as world:
+        net = torch.nn.BatchNorm2d(3)
+        net.running_mean.fill_(world.rank)
+        world.spread(net.buffers())
+        means = world.gather(net.running_mean.tolist())
+        if world.main:
+            torch.save(means, out)
+
+
+def test_one_network_is_judged(tmp_path):
+    for process in ranks(tmp_path, 2, judge_statistics, tmp_path / 'means.pt'):
+        assert process.wait() == 0, process.said
+    assert torch.load(tmp_path / 'means.pt') == [0.0] * 6
+
+
+def use_published_network():
+    """Two steps of a network that has weights which it does not use."""
+    with World(torch.device('cpu')) as world:
+        net = models.FRSNet(scale=1, spare=True)
+        forward = world.wrap(net)
+        for _ in range(2):
+            forward(torch.rand(1, 3, 16, 16)).mean().backward()
+
+
+def test_weights_that_are_not_used_keep_nobody_waiting(tmp_path):
+    for process in ranks(tmp_path, 2, use_published_network):
+        assert process.wait() == 0, process.said
+
+
+def be_signalled():
+    """A worker of a pipe that gets the signals of its whole group."""
+    pipe_torch._start_worker(0)
+    for number in signal.SIGTERM, signal.SIGINT:
+        os.kill(os.getpid(), number)
+
+
+def test_workers_leave_signals_to_the_training(tmp_path):
+    process = processes.Process(tmp_path, be_signalled)
+    assert process.wait() == 0, process.said
 
 
 # ---- lock ----

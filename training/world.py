@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import torch
@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from errors import PeerLost, PeerMissing, ProcessError
+from errors import FacesError, PeerLost, PeerMissing, ProcessError, RunError
 
 Item = TypeVar('Item')
 
@@ -26,9 +26,14 @@ PEER_FAILURES = (
     'Connection closed by peer',
     'Connection reset by peer',
     'Broken pipe',
+    'Connection timed out',
+    'No route to host',
     'NCCL',
     'Timed out',
 )
+# Rank 0 may read or draw a data set for hours while the others wait for it.
+PATIENCE = datetime.timedelta(days=7)
+SAID = 3  # seconds in which rank 0 tells of a mistake that every process meets
 
 
 class World:
@@ -56,6 +61,8 @@ class World:
         self.main = self.rank == 0
         self.device = device
         self._control: dist.ProcessGroup | None = None
+        self._patient: dist.ProcessGroup | None = None
+        self._store: dist.Store | None = None
         if self.size > 1:
             self._connect(timeout, start)
 
@@ -66,15 +73,17 @@ class World:
             self.device = torch.device('cuda', self.local_rank)
             torch.cuda.set_device(self.device)
         wait = datetime.timedelta(seconds=timeout)
+        self._store = self._rendezvous(start)
         dist.init_process_group(
             'nccl' if on_gpu else 'gloo',
-            store=self._rendezvous(start),
+            store=self._store,
             rank=self.rank,
             world_size=self.size,
             timeout=wait,
         )
         # Decisions are exchanged between CPUs, so that no GPU has to be waited for.
         self._control = dist.new_group(backend='gloo', timeout=wait)
+        self._patient = dist.new_group(backend='gloo', timeout=PATIENCE)
 
     # ---- finding each other ----
 
@@ -183,10 +192,10 @@ class World:
     def main_first(self) -> Iterator[None]:
         """Context that rank 0 goes through before the others."""
         if not self.main:
-            self.barrier()
+            self.barrier(self._patient)
         yield
         if self.main:
-            self.barrier()
+            self.barrier(self._patient)
 
     @contextlib.contextmanager
     def sync_gradients(self, nets: Iterable[DistributedDataParallel], last: bool) -> Iterator[None]:
@@ -200,10 +209,31 @@ class World:
                     stack.enter_context(net.no_sync())
             yield
 
-    def barrier(self) -> None:
+    def barrier(self, group: dist.ProcessGroup | None = None) -> None:
         """Wait for all processes."""
         if self.size > 1:
-            self._collective(dist.barrier, group=self._control)
+            self._collective(dist.barrier, group=group or self._control)
+
+    def require_same(self, facts: Mapping[str, str]) -> None:
+        """Raise RunError, in all processes alike, unless all have found the same.
+
+        facts: {what: its value for this process}
+        """
+        every = self.gather([dict(facts)])
+        for what, value in every[0].items():
+            for rank, other in enumerate(every):
+                if other[what] != value:
+                    raise RunError(
+                        f'rank {rank} of {self.size} begins with something else than rank 0: '
+                        f'{what} is {other[what]}, of rank 0 {value}; all machines of a run need '
+                        'the same --out, on a disk that they share, and the same data'
+                    )
+
+    def spread(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors by those of rank 0."""
+        if self.size > 1:
+            for tensor in tensors:
+                self._collective(dist.broadcast, tensor, 0)
 
     # ---- losing each other ----
 
@@ -218,6 +248,29 @@ class World:
     def is_peer_failure(self, error: Exception) -> bool:
         """Tell whether an error in a backward pass means that another process is gone."""
         return self.size > 1 and any(words in str(error) for words in PEER_FAILURES)
+
+    def attribute(self, error: FacesError) -> None:
+        """Let an error that this process alone has met be told, under its rank.
+
+        What all meet is told by rank 0 alone, and so is what it has told of first.
+        """
+        if self._store is None or not error.of_all:
+            return
+        if self.main:
+            with contextlib.suppress(RuntimeError):
+                self._store.set('said', str(error))
+            return
+        said = ''
+        try:
+            self._store.wait(['said'], datetime.timedelta(seconds=SAID))
+            said = self._store.get('said').decode()
+        except dist.DistNetworkError:
+            return  # rank 0, which serves the store unless torchrun does, has ended before
+        except RuntimeError:
+            pass  # it has said nothing
+        if said != str(error):
+            error.of_all = False
+            error.args = (f'rank {self.rank} of {self.size}: {error}',)
 
     def peer_lost(self, error: Exception) -> PeerLost:
         """Make the PeerLost for what a collective operation raised."""
