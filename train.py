@@ -195,8 +195,7 @@ def build(
     if task.max_processes is not None and world.size > task.max_processes:
         raise RunError(
             f'--preset {config.preset}: a {task.name} runs in one process, so that weights and '
-            'architecture take '
-            'turns; start it without torchrun'
+            'architecture take turns; start it without torchrun'
         )
 
     # What one process has scanned or drawn, the others find.
@@ -216,14 +215,8 @@ def build(
     ema = EMA(players.net, config.optimization.ema)
     if newest is not None:
         state = load(newest, players, ema, world.device)
-    # Nobody has found anything wrong, and all begin alike, before GPUs begin to exchange anything.
-    world.require_same(
-        {
-            'the checkpoint to go on from, of --out': newest.name if newest else 'none',
-            'the files of --data and --val': asked.known.digest(),
-            '--precision': str(config.run.precision),
-        }
-    )
+    # All begin alike, and nobody has found anything wrong, before GPUs exchange anything.
+    world.require_same(beginning(config, asked, newest))
     players = players.distributed(world, compiled=config.run.compile)
 
     training = Training(
@@ -237,6 +230,15 @@ def build(
         asked.write(begins=newest is None)
         training.record = record_of(training)
     return training
+
+
+def beginning(config: Config, asked: resume.Run, newest: Path | None) -> dict[str, str]:
+    """What all processes have to begin with alike."""
+    return {
+        'the checkpoint to go on from, of --out': newest.name if newest else 'none',
+        'the files of --data and --val': asked.known.digest(),
+        '--precision': str(config.run.precision),
+    }
 
 
 def asked_for(config: Config, world: World, images: Any, sets: dict[str, Any]) -> resume.Run:

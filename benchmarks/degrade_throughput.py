@@ -32,8 +32,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import degrade
-from benchmarks import degrade_gpu, in_processes, opencv_chain, peers, pipe_throughput
-from degrade import Recipe, Stage, codec, noise, recipes, workers
+from benchmarks import chain_check, degrade_gpu, in_processes, opencv_chain, peers, pipe_throughput
+from degrade import Recipe, Stage, codec, recipes, workers
 from degrade.draw import Draw
 from degrade.op import ChainParams
 from errors import FacesError
@@ -87,7 +87,7 @@ def recipe_of(name: str, sharpens: bool) -> Recipe:
 def check(work: Work, pool: Executor | None, count: int = 6) -> None:
     """Refuse to time wrong results; `count` plans are tried. Raises FacesError.
 
-    Both torch paths are compared with the reference value by value, the baseline in the mean.
+    Both torch paths are compared with the reference value by value, the baseline stage by stage.
     """
     work = work.some(slice(0, count))
     reference = work.run(pool, 'ref')
@@ -100,34 +100,24 @@ def check(work: Work, pool: Executor | None, count: int = 6) -> None:
                 f'than 1/255 in {share:.1%} of the values: not timed'
             )
     if opencv_chain.can(work.recipe):
-        _check_baseline(work, reference, pool)
+        _check_baseline(work)
 
 
-def _check_baseline(work: Work, reference: Tensor, pool: Executor | None) -> None:
+def _check_baseline(work: Work) -> None:
     """Refuse a baseline that is another degradation. Raises FacesError."""
-    # Its noise is a field of its own, which smoothing averages away; but not that of 40 grey
-    # levels which is not made smaller by an enlargement, and which is therefore left out.
-    if work.recipe.scale == 1:
-        work = work._replace(params=_without_noise(work))
-        reference = work.run(pool, 'ref')
-    rng = np.random.default_rng(0)
-    for i, image in enumerate(work.x.permute(0, 2, 3, 1).numpy()):
-        expected = reference[i].permute(1, 2, 0).numpy()
-        base = opencv_chain.degrade(image, work.recipe, degrade.take(work.params, i), rng)
-        error = np.abs(cv2.blur(base - expected, (9, 9))).mean()
-        if base.shape != expected.shape or error > 0.03:
-            raise FacesError(
-                f'{work.recipe.name}: the OpenCV chain is not the same degradation (plan {i}, '
-                f'smoothed error {error:.3f}): not timed'
-            )
-
-
-def _without_noise(work: Work) -> ChainParams:
-    """The parameters with the noise skipped."""
-    return tuple(
-        p._replace(kind=np.full_like(p.kind, noise.NONE)) if stage.op is noise else p
-        for stage, p in zip(work.recipe.stages, work.params, strict=True)
+    rng, images = np.random.default_rng(0), work.x.permute(0, 2, 3, 1).numpy()
+    chain_check.check(
+        'the OpenCV chain',
+        work.recipe,
+        work.params,
+        images,
+        lambda stage, x, i: opencv_chain.RUN[stage.op](x, _of(stage, work, i), rng),
     )
+
+
+def _of(stage: Stage, work: Work, i: int) -> Any:
+    """Parameters of a stage for one sample."""
+    return degrade.take(work.params, i)[work.recipe.stages.index(stage)]
 
 
 # ---- one recipe on the CPU ----

@@ -4,7 +4,7 @@ side_by_side.py.
 
 import itertools
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from degrade.draw import Draw
 from degrade.op import ChainParams
 from tasks.players import autocast
 
-# A function that goes through `count` images once, and what it yields on the way.
+# A function that goes through all images once, and what it yields on the way.
 Epoch = Callable[[], Iterator[Any]]
+AHEAD = 2  # batches that a worker prepares, as DataLoader does by default
 
 
 class Files(Dataset[Tensor]):
@@ -99,20 +100,29 @@ def data_loader(data: Dataset[Any], batch: int, workers: int, pin: bool) -> Iter
 
 
 @contextmanager
-def web_dataset(paths: Sequence[str], folder: Path, batch: int, workers: int) -> Iterator[Epoch]:
+def web_dataset(
+    paths: Sequence[str], folder: Path, batch: int, workers: int, pin: bool
+) -> Iterator[Epoch]:
     """Epochs of WebDataset over as many shards as there are workers. Raises ImportError."""
     import webdataset
 
     # A shard for each worker, or some would have nothing to read.
+    workers = min(workers, len(paths))
     shards = [str(folder / f'{i:04}.tar') for i in range(workers)]
     for i, name in enumerate(shards):
         with tarfile.open(name, 'w') as tar:
-            for path in paths[i::workers]:
-                tar.add(path, arcname=Path(path).name)
+            for number, path in enumerate(paths[i::workers]):
+                tar.add(path, arcname=f'{number:06}.png')
     data = webdataset.WebDataset(shards, shardshuffle=False).decode('torchrgb8').to_tuple('png')
     batches = data.map_tuple(_mirrored).batched(batch)
     loader = webdataset.WebLoader(
-        batches, batch_size=None, num_workers=workers, persistent_workers=True
+        batches,
+        batch_size=None,
+        num_workers=workers,
+        persistent_workers=True,
+        pin_memory=pin,
+        multiprocessing_context='spawn',
+        worker_init_fn=start_worker,
     )
     yield lambda: (images for (images,) in loader)
 
@@ -122,24 +132,21 @@ def endless(epoch: Epoch) -> Iterator[Any]:
     return itertools.chain.from_iterable(epoch() for _ in itertools.count())
 
 
-def went_through(items: Iterable[object]) -> int:
-    """Take all items -> how many there were."""
-    return sum(1 for _ in items)
-
-
 # ---- a plain training loop ----
 
 
 def plain_step(
     preset: str, device: torch.device, precision: str, **changed: Any
 ) -> Callable[[Tensor, Tensor], None]:
-    """step(low, high) of the network of a preset as it is usually written: NCHW, AdamW, L1, a
-    clipped gradient, and torch's average of the weights.
+    """step(low, high) of the network of a preset as it is usually written: NCHW, AdamW with the
+    preset's numbers, L1, a clipped gradient, and torch's average of the weights.
     """
     torch.manual_seed(0)
     config = presets.config(preset, precision=precision, **changed)
     net = tasks.network(config).to(device)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=config.optimization.lr)
+    how = config.optimization
+    betas = how.betas or (0.9, 0.99)
+    optimizer = torch.optim.AdamW(net.parameters(), how.lr, betas, weight_decay=how.weight_decay)
     averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.999))
     context = autocast(precision, device)
 

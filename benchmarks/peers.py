@@ -50,11 +50,16 @@ def basicsr(device: torch.device) -> dict[str, Operation]:
         return torch.from_numpy(values).float().to(device)
 
     return {
-        'blur': lambda x, p: filter2D(x, blur.kernels(p, device)),
+        # Its filters want the channels first in memory, too.
+        'blur': lambda x, p: filter2D(x.contiguous(), blur.kernels(p, device)),
         'jpeg': lambda x, p: codec(x, quality=there(p.quality)),
-        'usm': lambda x, p: sharp(x),
-        'gaussian noise': lambda x, p: add_gaussian_noise_pt(x, there(p.amount * 255), clip=True),
-        'Poisson noise': lambda x, p: add_poisson_noise_pt(x, there(p.amount), clip=True),
+        'usm': lambda x, p: sharp(x.contiguous()),
+        'gaussian noise': lambda x, p: add_gaussian_noise_pt(
+            x, there(p.amount * 255), there(p.gray), clip=True
+        ),
+        'Poisson noise': lambda x, p: add_poisson_noise_pt(
+            x, there(p.amount), there(p.gray), clip=True
+        ),
     }
 
 
@@ -91,39 +96,47 @@ def _chained(own: Mapping[str, Operation]) -> dict[Any, Operation]:
     return found
 
 
-def albumentations() -> Work:
-    """A chain of Albumentations for one image after the other, as near to ai6126_2024 as its
-    operations come: draws of its own, no sharpening. Raises ImportError.
+def albumentations(size: int) -> Work:
+    """A chain of Albumentations for images of a size, one after the other: as near to ai6126_2024
+    as its operations come, with draws of its own and no sharpening. Raises ImportError.
     """
     # Or importing it asks its server for a newer version.
     os.environ['NO_ALBUMENTATIONS_UPDATE'] = '1'
     import albumentations as A
 
-    # Its Poisson noise has another scale; the ranges of the others are the recipe's.
-    def noises(sigma: int) -> Any:
-        gaussian = A.GaussNoise(std_range=(1 / 255, sigma / 255), p=1)
-        return A.OneOf([gaussian, A.ShotNoise(scale_range=(0.001, 0.05), p=1)], p=1)
-
-    def blurs(sigma: float, share: float) -> Any:
-        limits = dict(sigma_x_limit=(0.2, sigma), sigma_y_limit=(0.2, sigma))
-        return A.AdvancedBlur(blur_limit=(7, 21), **limits, p=share)
-
+    # Its Poisson noise has another scale; the range of the other is the recipe's.
+    shots = A.ShotNoise(scale_range=(0.001, 0.05), p=1)
     chain = A.Compose(
         [
-            blurs(3.0, 1),
-            A.RandomScale(scale_limit=(-0.8, 0.5), p=0.9),
-            noises(20),
+            _blurs(A, 3.0, 1),
+            _resized(A, size, (0.2, 1.5), up=0.2, down=0.7),
+            A.OneOf([A.GaussNoise(std_range=(1 / 255, 20 / 255), p=1), shots], p=1),
             A.ImageCompression(quality_range=(50, 95), p=1),
-            blurs(1.5, 0.8),
-            A.RandomScale(scale_limit=(-0.7, 0.2), p=0.7),
-            noises(15),
-            A.Resize(128, 128),
+            _blurs(A, 1.5, 0.8),
+            _resized(A, size // 4, (0.3, 1.2), up=0.3, down=0.4),
+            A.OneOf([A.GaussNoise(std_range=(1 / 255, 15 / 255), p=1), shots], p=1),
+            A.Resize(size // 4, size // 4),
             A.RingingOvershoot(blur_limit=(7, 21), cutoff=(1.05, 3.14), p=0.8),
             A.ImageCompression(quality_range=(70, 95), p=1),
         ],
         seed=0,
     )
     return lambda image, i: chain(image=image)['image']
+
+
+def _blurs(A: Any, sigma: float, share: float) -> Any:
+    limits = dict(sigma_x_limit=(0.2, sigma), sigma_y_limit=(0.2, sigma))
+    return A.AdvancedBlur(blur_limit=(7, 21), **limits, p=share)
+
+
+def _resized(A: Any, side: int, factor: tuple[float, float], up: float, down: float) -> Any:
+    """Sides evenly between the bounds, as often up, down and kept as in the recipe."""
+    low, high = factor
+    steps = [(i + 0.5) / 6 for i in range(6)]
+    sides = [(round(side * (1 + (high - 1) * s)), up / 6) for s in steps]
+    sides += [(round(side * (low + (1 - low) * s)), down / 6) for s in steps]
+    sides.append((side, 1 - up - down))
+    return A.OneOf([A.Resize(n, n, p=p) for n, p in sides], p=1)
 
 
 # ---- single operations ----

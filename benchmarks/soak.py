@@ -18,7 +18,8 @@ import program
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import dali_pipes
 from benchmarks import soak_run, soak_watch
 from benchmarks.soak_run import Outcome
 from benchmarks.soak_watch import Growth, Sample
+from errors import FacesError
 from tools import arguments, timing
 from training import outputs
 
@@ -50,6 +52,11 @@ def long_run(data: Path, folder: Path, pipe: str, steps: int, every: float) -> l
     with soak_run.started(command, terminal) as process:
         samples = soak_watch.watch(process, every)
         soak_run.succeeded(process, terminal)
+    if len(samples) < soak_watch.FEWEST:
+        raise FacesError(
+            f'--steps {steps} were over after {len(samples)} samples, too few to tell anything: '
+            'give more steps, or a smaller --every'
+        )
     return samples
 
 
@@ -132,40 +139,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     outputs.check({'--json': args.json}, {})
     print(timing.header())
     # Everything is written where it can be thrown away, but for --json.
+    runs: dict[str, list[Sample]] = {}
+    grown: dict[str, list[Growth]] = {}
+    outcomes: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory(prefix='soak-') as temporary:
         folder = Path(temporary)
         data = soak_run.faces(folder / 'faces')
-        runs = {}
-        if args.steps:
-            runs = {p: long_run(data, folder, p, args.steps, args.every) for p in args.pipes}
-        outcomes = _kill(data, folder, args)
-    # What was found, and whether it is as it should be.
-    grown = {pipe: soak_watch.growth(samples) for pipe, samples in runs.items()}
-    for pipe, found in grown.items():
-        print_growth(pipe, args.steps, runs[pipe], found)
-    for title, outcome in outcomes.items():
-        print_outcome(title, outcome)
-    if args.json:
-        _write(args, runs, grown, outcomes)
+        # What is found is told and written at once: all of it takes hours.
+        for pipe in args.pipes if args.steps else ():
+            runs[pipe] = long_run(data, folder, pipe, args.steps, args.every)
+            grown[pipe] = soak_watch.growth(runs[pipe])
+            print_growth(pipe, args.steps, runs[pipe], grown[pipe])
+            _write(args, runs, grown, outcomes)
+        for title, kill in _kills(data, folder, args):
+            outcomes[title] = kill()
+            print_outcome(title, outcomes[title])
+            _write(args, runs, grown, outcomes)
     flat = all(g.flat for found in grown.values() for g in found)
     return 0 if flat and not any(o.different or o.orphans for o in outcomes.values()) else 1
 
 
-def _kill(data: Path, folder: Path, args: argparse.Namespace) -> dict[str, Outcome]:
-    """Kill processes and ranks as often as is asked for -> {title: what came of it}."""
+def _kills(
+    data: Path, folder: Path, args: argparse.Namespace
+) -> Iterator[tuple[str, Callable[[], Outcome]]]:
+    """Yield (title, what kills processes or ranks as often as is asked for)."""
     # Each pipe gets its share of the kills.
-    outcomes = {}
     for i, pipe in enumerate(args.pipes):
         count = (args.kills + i) // len(args.pipes)
         if count:
-            outcomes[f'kill -9, {pipe} pipe'] = soak_run.killed(
-                data, _made(folder / f'kills-{pipe}'), pipe, KILLED_STEPS, count, args.seed
-            )
+            where = _made(folder / f'kills-{pipe}')
+            how = data, where, pipe, KILLED_STEPS, count, args.seed
+            yield f'kill -9, {pipe} pipe', partial(soak_run.killed, *how)
     if args.lost_ranks:
-        outcomes['torchrun, a rank lost'] = soak_run.lost_ranks(
-            data, _made(folder / 'ranks'), KILLED_STEPS, args.lost_ranks, args.seed
-        )
-    return outcomes
+        last = data, _made(folder / 'ranks'), KILLED_STEPS, args.lost_ranks, args.seed
+        yield 'torchrun, a rank lost', partial(soak_run.lost_ranks, *last)
 
 
 def _made(folder: Path) -> Path:
@@ -180,7 +187,9 @@ def _write(
     grown: Mapping[str, list[Growth]],
     outcomes: Mapping[str, Outcome],
 ) -> None:
-    """Write --json, and the picture next to it."""
+    """Write --json, if it is given, and the picture next to it."""
+    if not args.json:
+        return
     figures: dict[str, Any] = {
         'steps': args.steps,
         'growth': {pipe: [g._asdict() for g in found] for pipe, found in grown.items()},

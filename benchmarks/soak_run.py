@@ -23,6 +23,9 @@ SIZE = 64
 FACES = 40
 BATCH = 2
 RANKS = 2
+# Checkpoints every second: from the last of them on, everything is done again. On a CPU, whose bits
+# repeat without being asked to.
+SAVING: dict[str, Any] = dict(save_minutes=0.02, ticks=4, device='cpu')
 ORPHANS = 20.0  # seconds within which the workers of a killed process have to be gone
 PATIENCE = 600.0  # seconds after which a run that should end by itself is taken to hang
 
@@ -73,6 +76,9 @@ def started(command: Sequence[str], terminal: Path) -> Iterator[subprocess.Popen
         try:
             yield process
         finally:
+            # What it has started may outlive a launcher, and would write into a folder that goes.
+            for each in soak_watch.family(process.pid):
+                each.kill()
             process.kill()
             process.wait()
 
@@ -108,7 +114,7 @@ def undisturbed(command: Sequence[str], out: Path) -> Whole:
     terminal, begun, start = out.with_suffix('.txt'), time.monotonic(), 0.0
     with started(command, terminal) as process:
         # When training has begun tells where the kills of the next runs should lie.
-        while not start and process.poll() is None:
+        while not start and process.poll() is None and time.monotonic() - begun < PATIENCE:
             time.sleep(0.02)
             if checkpoint.latest(out):
                 start = time.monotonic() - begun
@@ -124,8 +130,7 @@ def killed(data: Path, folder: Path, pipe: str, steps: int, count: int, seed: in
 
     A run that ends before the last kill is followed by another.
     """
-    # Checkpoints every second: from the last of them on, everything is done again.
-    how = dict(pipe=pipe, save_minutes=0.02, ticks=4)
+    how = dict(pipe=pipe, **SAVING)
     whole = undisturbed(arguments(data, folder / 'whole', steps, **how), folder / 'whole')
 
     # A run is killed and begun again until it comes to its end, then the next one follows.
@@ -189,25 +194,28 @@ def _moment(out: Path, early: bool) -> str:
 
 def lost_ranks(data: Path, folder: Path, steps: int, count: int, seed: int) -> Outcome:
     """Kill one of two processes under torchrun `count` times, and compare what they end with."""
-    how = dict(save_minutes=0.02, ticks=4)
+    how = SAVING
     launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(RANKS)]
     launcher += ['--max-restarts', str(count + 1)]
     # Two processes sum their gradients in another order than one, hence a whole run of their own.
     alone = [*launcher, *arguments(data, folder / 'ranks', steps, **how)]
     whole = undisturbed(alone, folder / 'ranks')
     dice, moments, different, runs = random.Random(seed), Counter[str](), 0, 0
+    seen: dict[int, Any] = {}
     while moments.total() < count:
         out = folder / f'ranks-{runs}'
         terminal = out.with_suffix('.txt')
         with started([*launcher, *arguments(data, out, steps, **how)], terminal) as process:
             while moments.total() < count and process.poll() is None:
                 time.sleep(dice.uniform(0, 2 * whole.start))
+                seen |= {each.pid: each for each in soak_watch.family(process.pid)[1:]}
                 moments.update(_kill_a_rank(process, dice))
             succeeded(process, terminal)
         runs += 1
         different += weights(out) != whole.weights
         print(f'  {moments.total()} of {count} lost ranks, {runs} runs, {different} different')
-    return Outcome(moments.total(), dict(moments), runs, different, 0)
+    left = _still_there(list(seen.values()))
+    return Outcome(moments.total(), dict(moments), runs, different, left)
 
 
 def _kill_a_rank(launcher: subprocess.Popen[str], dice: random.Random) -> list[str]:

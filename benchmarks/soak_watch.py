@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from tools import timing
 
+FEWEST = 10  # samples of which anything can be said
 SHARED = Path('/dev/shm')  # shared memory, where the system has it as a folder
 
 
@@ -88,9 +89,9 @@ def family(pid: int) -> list[Any]:
 def growth(samples: Sequence[Sample]) -> list[Growth]:
     """Compare the last fifth of a run with its second, quantity by quantity.
 
-    Raises ValueError for fewer than 10 samples, of which nothing can be said.
+    Raises ValueError for fewer samples than FEWEST.
     """
-    if len(samples) < 10:
+    if len(samples) < FEWEST:
         raise ValueError(f'{len(samples)} samples are too few')
     fifth = len(samples) // 5
     return [_growth(name, [getattr(s, name) for s in samples], fifth) for name in ALLOWED]

@@ -78,6 +78,7 @@ def run_noise(x: Tensor, p: noise.Params) -> Tensor:
     level, V = noise.level_torch(x, gray)
     V = V.to(x.device, x.dtype)
     counts = torch.poisson(level / 255.0 * V.view(-1, 1, 1, 1))
+    counts = torch.where(gray.view(-1, 1, 1, 1), counts[:, :1], counts)
     return noise.poisson_torch(x, counts, level, V, amount)
 
 

@@ -1,5 +1,6 @@
 """The endurance benchmark sees what grows, what differs, and what is left behind."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -36,7 +37,10 @@ for step in range(len(value), 8):
     (new / 'checksums.json').write_text(json.dumps(sums))
     new.rename(folder / f'{step + 1:09}')
 """
-ORPHAN = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+ORPHAN = """
+    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])
+    (Path(sys.argv[0]).parent / f'{child.pid}.pid').touch()
+"""
 
 
 @pytest.fixture
@@ -73,9 +77,9 @@ def test_processes_left_behind_are_counted(trainer, tmp_path, monkeypatch):
     monkeypatch.setattr(soak_run, 'ORPHANS', 0.2)
     trainer(ORPHAN)
     outcome = kill(tmp_path, count=2)
-    for child in psutil.process_iter(['cmdline']):
-        if (child.info['cmdline'] or [])[-1:] == ['import time; time.sleep(60)']:
-            child.kill()
+    for pid in tmp_path.glob('*.pid'):
+        with contextlib.suppress(psutil.Error):
+            psutil.Process(int(pid.stem)).kill()
     assert outcome.orphans
 
 
@@ -127,12 +131,20 @@ def test_too_few_samples_say_nothing():
         soak_watch.growth(samples()[:9])
 
 
+# Holds nothing, and more once there is a file; then it waits for another one.
 HOLDS = """
 import sys, threading, time
-time.sleep(1)
+from pathlib import Path
+here = Path(sys.argv[0]).parent
+def wait(name):
+    while not (here / name).exists(): time.sleep(0.01)
+(here / 'there').touch()
+wait('take')
 kept = bytearray(b'x') * 50_000_000
 files = [open(sys.argv[0]) for _ in range(7)]
-for _ in range(3): threading.Thread(target=time.sleep, args=(1.5,)).start()
+threads = [threading.Thread(target=wait, args=('go',)) for _ in range(3)]
+for thread in threads: thread.start()
+(here / 'taken').touch()
 """
 
 
@@ -142,14 +154,21 @@ def test_a_process_is_seen_with_all_that_it_holds(tmp_path):
     script.write_text(HOLDS)
     parent = f'import subprocess, sys; subprocess.run([sys.executable, {str(script)!r}])'
     process = subprocess.Popen([sys.executable, '-c', parent], text=True)
-    begun = time.monotonic()
-    rows = soak_watch.watch(process, 0.1)
-    assert process.returncode == 0 and len(rows) >= 10
-    assert rows[-1].seconds <= time.monotonic() - begun
-    before = [r for r in rows if 0.5 < r.seconds < 0.9][0]
-    held = max(rows, key=lambda r: r.memory)
+
+    def wait_for(name):
+        while not (tmp_path / name).exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+
+    wait_for('there')
+    before = soak_watch.sample(process.pid, 0.0)
+    (tmp_path / 'take').touch()
+    wait_for('taken')
+    held = soak_watch.sample(process.pid, 1.0)
+    (tmp_path / 'go').touch()
+    rows = soak_watch.watch(process, 0.05)
+    assert process.returncode == 0 and all(row.seconds >= 0.05 for row in rows)
     assert held.memory - before.memory == pytest.approx(50, abs=2)
-    held = max(rows, key=lambda r: r.threads)
     assert (held.threads - before.threads, held.files - before.files) == (3, 7)
 
 
