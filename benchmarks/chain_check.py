@@ -19,7 +19,7 @@ RunStage = Callable[[Stage, np.ndarray, int], np.ndarray]
 LEVEL = 1 / 255
 SHARE = 0.3  # of what an operation changes, that another one of its kind may differ by
 # Of these the strength is compared: noise is drawn otherwise, and codecs round otherwise.
-STRENGTH = {noise: 0.3, jpeg: 0.4, diffjpeg: 0.4}
+STRENGTH: dict[Any, float] = {noise: 0.3, jpeg: 0.4, diffjpeg: 0.4}
 
 
 def check(

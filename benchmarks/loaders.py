@@ -145,8 +145,10 @@ def plain_step(
     config = presets.config(preset, precision=precision, **changed)
     net = tasks.network(config).to(device)
     how = config.optimization
-    betas = how.betas or (0.9, 0.99)
-    optimizer = torch.optim.AdamW(net.parameters(), how.lr, betas, weight_decay=how.weight_decay)
+    first, second = how.betas or (0.9, 0.99)
+    optimizer = torch.optim.AdamW(
+        net.parameters(), how.lr, (first, second), weight_decay=how.weight_decay
+    )
     averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.999))
     context = autocast(precision, device)
 

@@ -247,7 +247,7 @@ def test_the_images_of_a_step_count(home, more, processes, status, monkeypatch, 
             super().__init__(*args)
             self.size = processes
 
-        def barrier(self):
+        def barrier(self, group=None):
             if processes > 1:
                 raise train.RunError('they agree')
 
