@@ -7,8 +7,10 @@ copy once the first batches are there; and each of these checks finds a fault th
 
 import contextlib
 import inspect
+import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
 
@@ -26,7 +28,7 @@ import storage
 import synthetic
 import train
 from benchmarks import degrade_gpu
-from dali_pipes import cache, pipe, pipe_dali, pipe_png, png
+from dali_pipes import cache, pipe, pipe_dali, pipe_png, pipe_torch, png
 from degrade import kernels, noise
 from degrade.draw import Draw
 from errors import DataError, FacesError
@@ -479,3 +481,17 @@ def test_the_benchmark_of_the_kernels(home, monkeypatch, capsys):
     assert [row['stage'] for row in found['stages']] == [stage.name for stage in recipe.stages]
     assert all(row['launches'] for row in found['stages'] if row['stage'] in ('usm', 'blur1'))
     assert 'the card copies' in capsys.readouterr().out
+
+
+def test_workers_leave_signals_to_the_training():
+    """They get those of their whole group; the training saves first, and then ends them."""
+    numbers = signal.SIGTERM, signal.SIGINT
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        pipe_torch._start_worker(0)
+        for number in numbers:
+            assert signal.getsignal(number) is signal.SIG_IGN
+            os.kill(os.getpid(), number)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -24,7 +24,6 @@ import dali_pipes
 import models
 import synthetic
 import train
-from dali_pipes import pipe_torch
 from errors import RunError
 from sources import manifest
 from training import soup, watch
@@ -301,18 +300,6 @@ def use_published_network():
 def test_weights_that_are_not_used_keep_nobody_waiting(tmp_path):
     for process in ranks(tmp_path, 2, use_published_network):
         assert process.wait() == 0, process.said
-
-
-def be_signalled():
-    """A worker of a pipe that gets the signals of its whole group."""
-    pipe_torch._start_worker(0)
-    for number in signal.SIGTERM, signal.SIGINT:
-        os.kill(os.getpid(), number)
-
-
-def test_workers_leave_signals_to_the_training(tmp_path):
-    process = processes.Process(tmp_path, be_signalled)
-    assert process.wait() == 0, process.said
 
 
 # ---- lock ----
