@@ -33,7 +33,6 @@ from errors import FacesError
 from tools import arguments, timing
 from training import outputs
 
-SAMPLES = 'memory', 'threads', 'files', 'shared'
 UNITS = {
     'memory': 'memory, MB',
     'threads': 'threads',
@@ -84,7 +83,7 @@ def print_outcome(title: str, outcome: Outcome) -> None:
 def plot(path: Path, runs: Mapping[str, Sequence[Sample]]) -> None:
     """Draw every quantity over time, a line for each pipe."""
     figure = Figure(figsize=(10, 6), dpi=110, layout='constrained')
-    for axes, name in zip(figure.subplots(2, 2).flat, SAMPLES, strict=True):
+    for axes, name in zip(figure.subplots(2, 2).flat, UNITS, strict=True):
         for pipe, samples in runs.items():
             minutes = [s.seconds / 60 for s in samples]
             axes.plot(minutes, [getattr(s, name) for s in samples], label=pipe)
@@ -138,10 +137,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     outputs.check({'--json': args.json}, {})
     print(timing.header())
-    # Everything is written where it can be thrown away, but for --json.
     runs: dict[str, list[Sample]] = {}
     grown: dict[str, list[Growth]] = {}
     outcomes: dict[str, Outcome] = {}
+    # Everything is written where it can be thrown away, but for --json.
     with tempfile.TemporaryDirectory(prefix='soak-') as temporary:
         folder = Path(temporary)
         data = soak_run.faces(folder / 'faces')

@@ -65,7 +65,7 @@ def run_resize(x: Tensor, p: resize.Params) -> Tensor:
 
 def run_noise(x: Tensor, p: noise.Params) -> Tensor:
     """Add noise of one kind, drawn by torch on the device."""
-    # Gaussian noise is one call for the batch.
+    # One kind for the batch.
     gray = upload(p.gray, x.device)
     amount = upload(p.amount, x.device).float()
     if p.kind[0] == noise.NONE:
