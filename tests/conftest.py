@@ -4,6 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
+import lines  # before what it counts
 import numpy as np
 import processes
 import pytest
@@ -39,6 +40,22 @@ THREADS = torch.get_num_threads()
 def pytest_collection_modifyitems(items):
     """Long files first: begun last, one would keep a single core busy at the end."""
     items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+
+
+def pytest_collection_finish():
+    """Every module is imported."""
+    lines.stop()
+
+
+def pytest_sessionfinish():
+    lines.save()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def counted_lines(request):
+    """The lines of the GPU's path that a file of tests executes count, where they are wanted."""
+    with lines.counted(request.path):
+        yield
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -374,7 +374,7 @@ def pictures(tmp_path_factory):
 
 def test_the_verb_writes_a_recipe_and_a_page(pictures, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(search, 'MARGINS', (1.0, 0.5, 0.25))
-    monkeypatch.setattr(search, 'SWEEPS', 3)
+    monkeypatch.setattr(search, 'SWEEPS', 2)
     out = tmp_path / 'mine.toml'
     start = tmp_path / 'start.toml'
     start.write_text(

@@ -10,9 +10,7 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -30,7 +28,6 @@ from training import soup, watch
 from training.lock import Lock
 from training.world import World, first_on_gpu
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64
 # The smallest network with everything that counts here: strides, skips and an embedding.
 NET = '{"width": [8, 16], "blocks": [[1], 1, [1]]}'
@@ -73,15 +70,6 @@ def as_rank(place, target, args):
     """In the new process."""
     os.environ.update(place)
     sys.exit(target(*args))
-
-
-def torchrun(*command):
-    """Run a script in two processes, and return what they print."""
-    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
-    command = [sys.executable, *launcher, *map(str, command)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def flags(data, out, **more):
@@ -140,11 +128,12 @@ def test_two_processes_have_the_gradients_of_one(data, tmp_path):
 
 @pytest.fixture(scope='module')
 def pair(data, tmp_path_factory):
-    """A run of one process with batch 4, one of two with batch 2, and what the latter printed."""
+    """A run of one process with batch 4, one of two with batch 2, and what each rank printed."""
     folder = tmp_path_factory.mktemp('runs')
-    printed = torchrun(ROOT / 'train.py', *flags(data, folder / 'two'))
+    two = ranks(folder, 2, train.main, flags(data, folder / 'two'))
     assert train.main(flags(data, folder / 'one', batch=4)) == 0
-    return folder / 'one', folder / 'two', printed
+    assert [rank.wait() for rank in two] == [0, 0], two[0].said
+    return folder / 'one', folder / 'two', [rank.out for rank in two]
 
 
 def train_by_another_clock(argv):
@@ -182,10 +171,10 @@ def close(a, b):
 
 def test_a_run_of_two_is_a_run_of_one(pair):
     """Validation is shared, and the log written once."""
-    one, two, printed = pair
+    one, two, (first, second) = pair
     assert [nimg for nimg, *_ in scores(one)] == [16, 32, 48]
     assert close(one, two)
-    assert printed.count('PSNR') == 1 and 'fp32 on cpu x 2' in printed
+    assert 'PSNR' in first and 'fp32 on cpu x 2' in first and not second
 
 
 def test_accumulation_is_a_larger_batch(pair, data, tmp_path):
