@@ -18,7 +18,7 @@ import synthetic
 import train
 from config import presets
 from tasks import prose
-from tools import report, report_pdf
+from tools import report, report_pdf, report_text
 
 SIZE = 64
 NET = '{"width": [8, 16], "blocks": [[1], 1, [1]], "position": 8}'
@@ -94,6 +94,38 @@ def test_pdf(runs, capsys):
     assert len(fonts) == 1 and 'DejaVu' in fonts.pop()
     width, height = (float(v) / 72 * 25.4 for v in pdf.pages[0].mediabox[2:])
     assert (round(width), round(height)) == (210, 297)
+
+
+def test_words_of_the_author_stand_around_the_chapters(runs, capsys):
+    words = runs / 'words.md'
+    lines = (
+        '\ufeff# Why',
+        'Faces are',
+        'worth it.',
+        '',
+        'Übermut.',
+        '---',
+        '## In the end',
+        'They were.',
+    )
+    words.write_bytes('\r\n'.join(lines).encode())
+    argv = [str(runs / 'a'), '--out', str(runs / 'words.pdf'), '--font', str(FONT)]
+    assert report.main([*argv, '--text', str(words)]) == 0
+    whole = ' '.join(p.extract_text() for p in PdfReader(runs / 'words.pdf').pages)
+    said = 'Why', 'Faces are worth it.', 'Übermut.', 'Model', 'Results', 'In the end', 'They were.'
+    places = [whole.index(text) for text in (*said, 'References')]
+    assert places == sorted(places) and '#' not in whole
+
+    # Too long, and what is no text.
+    for content, error in (
+        (b'word ' * 12000, 'shorten --text'),
+        (b'\xff\xfe\x00', 'is not UTF-8'),
+        (b' \n---\n', 'is empty'),
+        (b'x' * (report_text.LARGEST + 1), 'too large'),
+    ):
+        words.write_bytes(content)
+        assert report.main([*argv, '--text', str(words)]) == 2
+        assert error in capsys.readouterr().err
 
 
 def test_html(runs):

@@ -1,6 +1,6 @@
 """A report of a run as PDF, and a page that compares several.
 
-python tools/report.py runs/mine --out report.pdf --author NAME --real FOLDER
+python tools/report.py runs/mine --out report.pdf --author NAME --text words.md --real FOLDER
 python tools/report.py runs/a runs/b runs/c --out compare.html
 
 The PDF has at most five A4 pages besides cover and references, in 12 points. The page is one file
@@ -20,7 +20,7 @@ import torch
 
 import storage
 from errors import RunError
-from tools import arguments, report_html, report_pdf
+from tools import arguments, report_html, report_pdf, report_text
 from tools.finished_run import FinishedRun
 from training import outputs
 
@@ -36,6 +36,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--author', help='on the cover')
     p.add_argument('--matric', metavar='LINE', help='another line on the cover, below the author')
     p.add_argument('--real', help='folder of real low-quality faces to restore and show')
+    p.add_argument(
+        '--text',
+        type=Path,
+        help='file of your own words: # before a headline, an empty line between paragraphs; what '
+        'follows a line of --- comes after the results',
+    )
     p.add_argument('--font', type=Path, help='TrueType file to set the text in')
     p.add_argument(
         '--device',
@@ -50,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the report that the command line asks for -> exit status."""
     args = parser().parse_args(argv)
     outputs.check(
-        {'--out': args.out}, {'--real': args.real, '--font': args.font}, {'RUN': args.runs}
+        {'--out': args.out},
+        {'--real': args.real, '--font': args.font, '--text': args.text},
+        {'RUN': args.runs},
     )
     if args.out.suffix == '.html':
         runs = [FinishedRun(folder) for folder in args.runs]
@@ -65,8 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             'any number'
         )
     cover = report_pdf.Cover(args.title, args.author, args.matric)
+    words = report_text.read(args.text) if args.text else None
     of = FinishedRun(args.runs[0])
-    report = report_pdf.pdf(of, cover, real=args.real, font=args.font, device=args.device)
+    report = report_pdf.pdf(
+        of, cover, words=words, real=args.real, font=args.font, device=args.device
+    )
     storage.write(args.out, report.data)
     print(f'{args.out}: {report.pages} pages, cover and references')
     return 0

@@ -22,6 +22,7 @@ from tasks.players import channels_last
 from tasks.task import Scores
 
 from .finished_run import FinishedRun, curves, rendered
+from .report_text import Passage, Words
 
 FONTS = 'arial', 'liberationsans-regular', 'arimo-regular'  # file names, in order of preference
 SIZE = 12  # points
@@ -71,13 +72,15 @@ def pdf(
     r: FinishedRun,
     cover: Cover,
     *,
+    words: Words | None = None,
     real: str | None = None,
     font: Path | None = None,
     device: str = 'cpu',
 ) -> Report:
     """The report of a run. Raises RunError if the task has none or if it has too many pages.
 
-    real: folder of pictures without ground truth to show as well; font: TrueType file
+    words: what the author says around the chapters; real: folder of pictures without ground truth
+        to show as well; font: TrueType file
     """
     if not r.task.has_report:
         raise RunError(
@@ -89,18 +92,20 @@ def pdf(
     page = Page(font_file(font))
     _cover(page, cover, r)
     scores, rows = judged(r, device)
+    _say(page, words.before if words else [])
     _model(page, r)
     _training(page, r)
     _results(page, r, scores, rows)
     if real and r.task.prose.shows_real:
         _real(page, r, real, device)
+    _say(page, words.after if words else [])
 
     # The limit is on what is between cover and references.
     content = page.page_no() - 1
     if content > PAGES:
         raise RunError(
-            f'the report has {content} pages besides its cover, {PAGES} are allowed: leave --real '
-            'out'
+            f'the report has {content} pages besides its cover, {PAGES} are allowed: shorten '
+            '--text or leave --real out'
         )
     page.add_page()
     page.head('References')
@@ -239,6 +244,13 @@ def _cover(page: Page, cover: Cover, r: FinishedRun) -> None:
     page.multi_cell(0, 7, '\n'.join(lines), align='C', new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     page.numbered = True
     page.add_page()
+
+
+def _say(page: Page, passages: Sequence[Passage]) -> None:
+    """What the author has written."""
+    for passage in passages:
+        write = page.head if passage.headline else page.say
+        write(passage.text)
 
 
 def _model(page: Page, r: FinishedRun) -> None:
