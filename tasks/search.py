@@ -22,7 +22,6 @@ from sources import stream
 from training import optim, pictures
 from training.world import World
 
-from . import lattice
 from .batches import SHOWN
 from .options import SEARCHING
 from .players import Player, Players, Step, StepResult, learn, stepper
@@ -132,6 +131,8 @@ class Search(Restore):
 
     def finish(self, config: Config, net: nn.Module) -> list[str]:
         """Write arch.json and path.png."""
+        from . import lattice  # with matplotlib, which takes a second
+
         out = Path(str(config.run.out))
         searched: Any = net
         supernet, architecture = searched.supernet, found(net)

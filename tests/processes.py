@@ -28,8 +28,10 @@ BLANK = cv2.imencode('.png', np.zeros((1, 1), np.uint8))[1].tobytes()
 def _server():
     """The context whose processes are forked from a server that has imported train.py."""
     context = multiprocessing.get_context('forkserver')
-    # torch imports its compiler with the first step of an optimizer.
-    context.set_forkserver_preload(['train', 'torch._dynamo'])
+    # torch imports its compiler with the first step of an optimizer, train.py what it draws with.
+    context.set_forkserver_preload(
+        ['train', 'torch._dynamo', 'torch.utils.tensorboard', 'matplotlib']
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('PYTHONPATH', str(ROOT))
         forkserver.ensure_running()

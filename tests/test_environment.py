@@ -52,9 +52,11 @@ os.stat = without_proc(os.stat)
 DAY = """
 import sys
 sys.path[:0] = {root!r}, {tests!r}
+import train, infer
+slow = 'matplotlib', 'tensorboard', 'cupy', 'nvidia.dali'
+assert not set(slow) & set(sys.modules), 'a user waits for these before anything is drawn or run'
 import programs
 modules = [programs.module(path) for path in programs.PROGRAMS]
-import train, infer
 argv = sys.argv[1:]
 assert train.main(argv) == 0
 print(os.environ['MPLBACKEND'], 'gesichter \\u00e4\\u4e2d', flush=True)

@@ -3,17 +3,15 @@
 Each file is written whole and then renamed, so that a viewer never sees half of one.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -21,6 +19,11 @@ from errors import RunError
 
 from . import log
 from .watch import BALANCED
+
+# A program that draws nothing does not wait the second that matplotlib takes to import.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _NAMES = ('input', 'bicubic', 'ours', 'truth')
 
@@ -133,6 +136,8 @@ def sheet(
 
 def _font(size: int) -> Font:
     """Load the font that matplotlib brings, the same on every machine."""
+    import matplotlib
+
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf', size)
 
 
@@ -162,6 +167,8 @@ def curves(
     metric, label: key in the rows, and label of the axis, of what the run is judged by
     Raises RunError if the file cannot be written.
     """
+    from matplotlib.figure import Figure
+
     # Only the log of a GAN has 'd_accuracy'; it gets a panel of its own.
     adversarial = len(_series(log_rows, 'd_accuracy')[0]) > 0
     heights = (3, 1.8, 1.2, 3) if adversarial else (3, 1.2, 3)
@@ -221,7 +228,7 @@ def _draw_quality(axes: Axes, rows: Rows, metric: str, label: str) -> None:
             axes.annotate(text, (0.01, y[-1]), xycoords=left, color=_GREY, **above)
     axes.set_ylabel(label)
     axes.set_xlabel('images')
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f'{n:,.0f}'))
+    axes.xaxis.set_major_formatter(lambda n, _: f'{n:,.0f}')
 
 
 def _draw_smoothed(axes: Axes, x: np.ndarray, y: np.ndarray, share: float = 0.02) -> None:

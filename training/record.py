@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
 from . import log, pictures, watch
 from .watch import Metric
@@ -51,6 +50,8 @@ class RunRecord:
         say: called with each hint, once
         overlapped: whether data is made while the network computes, so that waiting is worth a hint
         """
+        from torch.utils.tensorboard import SummaryWriter  # --help does not wait for it
+
         self.out = Path(out)
         self.log = log.Log(out)
         self.log.rewind(nimg)
