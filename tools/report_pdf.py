@@ -248,6 +248,7 @@ def _cover(page: Page, cover: Cover, r: FinishedRun) -> None:
 
 def _say(page: Page, passages: Sequence[Passage]) -> None:
     """What the author has written."""
+    # In the order of the file, across pages.
     for passage in passages:
         write = page.head if passage.headline else page.say
         write(passage.text)

@@ -38,6 +38,7 @@ def read(path: Path) -> Words:
     except UnicodeDecodeError as error:
         raise RunError(f'--text {path} is not UTF-8: save it as such') from error
 
+    # Lines end as on any system; the first and the last may be that of three dashes.
     lines = re.sub('\r\n?', '\n', text)
     before, _, after = f'\n{lines}\n'.partition(f'\n{AFTER}\n')
     words = Words(_passages(before), _passages(after))
@@ -51,6 +52,7 @@ def _passages(text: str) -> list[Passage]:
     found: list[Passage] = []
     begun = False
     for line in map(str.strip, text.split('\n')):
+        # A paragraph goes on until an empty line or a headline.
         headline = line.startswith('#')
         if headline:
             found.append(Passage(True, line.lstrip('# ')))
