@@ -54,8 +54,8 @@ class Data:
     """
     val: Annotated[tuple[str, ...] | None, meta('SET [SET ...]')] = None
     """validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, stacked:FOLDER (recipes
-    that keep the size), HQ faces as for --data (degraded the same way every time and excluded
-    from training), or how many images of --data to hold out: a number, or a share below 1
+    that keep the size), HQ faces as for --data, from a disk (degraded the same way every time and
+    excluded from training), or how many images of --data to hold out: a number, or a share below 1
     (default: 0.01; 0.1 with masks or landmarks)
     """
     size: FaceSide = 512

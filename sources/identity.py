@@ -66,6 +66,14 @@ def copies(items: Sequence[Any], others: Sequence[Any]) -> list[str]:
     return found
 
 
+def contents(items: Sequence[Any]) -> stream.Contents:
+    """What the pictures hold, for others to be compared with."""
+    found: dict[int, set[str]] = {}
+    for image in map(_picture, items):
+        found.setdefault(_size(image), set()).add(_content(image))
+    return found
+
+
 def of_file(path: str | os.PathLike[str]) -> list[File]:
     """The one file at a path, for weights; nothing if it cannot be read, which its reader tells."""
     digest = hashlib.blake2b(digest_size=8)
@@ -127,7 +135,7 @@ def _size(image: Image) -> int:
 
 def _content(image: Image) -> str:
     data = _or_gone(lambda: read_bytes(*image.where), b'')
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
+    return stream.digest(data)
 
 
 def _or_gone(read: Callable[[], Any], otherwise: Any) -> Any:

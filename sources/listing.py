@@ -234,6 +234,27 @@ def _read_list(path: str) -> list[tuple[str, str]]:
         ) from None
 
 
+def addresses(path: str) -> list[str]:
+    """The addresses that a text list (.txt) holds; none if it is no such list.
+
+    Raises DataError for a list of both addresses and paths.
+    """
+    if not path.lower().endswith('.txt') or not os.path.isfile(path):
+        return []
+    try:
+        lines = _lines(_list_bytes(path) or b'')
+    except ValueError:
+        return []
+    found = [line for line in lines if '://' in line]
+    if found and len(found) < len(lines):
+        other = next(line for line in lines if '://' not in line)
+        raise DataError(
+            f'{shown(path)} lists addresses and paths ({shown(found[0])}, {shown(other)}): a data '
+            'set is streamed or lies on a disk; give two lists of one kind, and one of them'
+        )
+    return found
+
+
 def _list_bytes(path: str) -> bytes | None:
     """Contents of a file, None if it is an image."""
     signatures = PNG, JPEG, jph.SIGNATURE[:8]

@@ -8,11 +8,12 @@ number.
 """
 
 import contextlib
+import hashlib
 import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar, cast
 
@@ -22,7 +23,7 @@ from torch.utils.data import get_worker_info
 
 from degrade import draw
 from errors import BadFile, DataError, Interrupted
-from storage import shown, some
+from storage import counted, shown, some
 
 from . import layouts, shards
 from .aliases import FilePath, Say
@@ -49,6 +50,8 @@ PATIENCE = 5
 # Seconds between two looks at whether waiting is still worth it.
 POLL = 0.1
 
+# Files by what they hold: {bytes: digests}.
+Contents = Mapping[int, set[str]]
 T = TypeVar('T')
 Made = TypeVar('Made')
 
@@ -60,14 +63,29 @@ class Shards:
     """Addresses of the shards of a data set; len() is their number.
 
     timeout: seconds without an answer, or without LEAST bytes, after which a shard is left out
+    held: files that are not trained on, wherever they come
     """
 
-    def __init__(self, urls: Iterable[str], timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self, urls: Iterable[str], timeout: float = TIMEOUT, held: Contents | None = None
+    ) -> None:
         self.urls = list(urls)
         self.timeout = timeout
+        self.held = held or {}
 
     def __len__(self) -> int:
         return len(self.urls)
+
+    def without(self, held: Contents) -> 'Shards':
+        """The same shards, less these files as well."""
+        sizes = {*self.held, *held}
+        both = {size: self.held.get(size, set()) | held.get(size, set()) for size in sizes}
+        return Shards(self.urls, self.timeout, both)
+
+
+def digest(data: bytes) -> str:
+    """What a file is known by."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def is_url(source: FilePath) -> bool:
@@ -78,7 +96,7 @@ def is_url(source: FilePath) -> bool:
 def find(source: str, timeout: float = TIMEOUT) -> Shards:
     """Shards of an address, in natural order.
 
-    source: with braces ({000..099}), or with stars, which the store lists
+    source: with braces ({000..099}), or with stars or a folder, which the store lists
     timeout: seconds, as for Shards
     Raises DataError: a library is not installed, nothing is found, a store does not answer.
     """
@@ -93,28 +111,55 @@ def find(source: str, timeout: float = TIMEOUT) -> Shards:
             ) from e
         except Exception as e:  # every file system has its own
             raise DataError(
-                f'{shown(source)}: cannot be listed ({_reason(e)}); '
-                'check the address and the credentials'
+                f'{shown(source)}: cannot be listed ({_reason(e)}); check {_checks(source)}'
             ) from e
     if not urls:
         raise DataError(f'{shown(source)}: no shards found; check the pattern')
     return Shards(sorted(set(urls), key=natural), timeout)
 
 
+def find_all(sources: Sequence[str], timeout: float = TIMEOUT) -> Shards:
+    """Shards of several addresses, one after the other: as of `find`."""
+    found = [find(source, timeout).urls for source in sources]
+    return Shards(dict.fromkeys(itertools.chain.from_iterable(found)), timeout)
+
+
 def _listed(url: str, timeout: float) -> list[str]:
     """Addresses that an address stands for. Raises whatever its file system does, and _Stalled."""
     fs, path = fsspec.core.url_to_fs(url)
-    # Only stars need an answer from the store; braces are expanded before.
+    # Only stars and folders need an answer from the store; braces are expanded before. A web server
+    # has no folders, and might send a whole shard to tell.
     if '*' not in url:
-        return [url]
+        if (
+            url.endswith('.tar')
+            or url.startswith('http')
+            or not _ask(lambda: fs.isdir(path), timeout)
+        ):
+            return [url]
+        path = f'{path.rstrip("/")}/*.tar'
+    found = _ask(lambda: fs.glob(path), timeout)
+    if not found:
+        # Nothing is found in a bucket that is not there, either, which only a listing tells.
+        _ask(lambda: fs.ls(path.partition('*')[0].rpartition('/')[0]), timeout)
+    return [fs.unstrip_protocol(p) for p in found]
+
+
+def _ask(question: Callable[[], T], timeout: float) -> T:
+    """What a store answers. Raises whatever its file system does, and _Stalled."""
     started = time.monotonic()
 
     def check() -> None:
         if time.monotonic() - started > timeout:
             raise _Stalled(f'no answer in {timeout:g} s, --stream-timeout')
 
-    with contextlib.closing(_Thread(fs.glob(path) for _ in range(1))) as thread:
-        return [fs.unstrip_protocol(p) for found in thread.items(check) for p in found]
+    with contextlib.closing(_Thread(question() for _ in range(1))) as thread:
+        return next(thread.items(check))
+
+
+def _checks(source: str) -> str:
+    """What to look at when a store does not answer as it should."""
+    s3 = "; AWS_ENDPOINT_URL names a store other than Amazon's" if source.startswith('s3') else ''
+    return f'the address, the credentials and the network{s3}'
 
 
 def _package(error: ImportError) -> str:
@@ -180,11 +225,13 @@ class Stream:
         # A process without a shard would wait for images for ever.
         if len(source) < world:
             raise DataError(
-                f'{len(source)} shards for {world} processes: each reads shards of its own; '
-                'start fewer processes or write smaller shards'
+                f'{counted(len(source), "shard")} for {world} processes: each reads shards of its '
+                'own; start fewer processes or write smaller shards (tools/build.py '
+                '--photos-per-shard)'
             )
         self._urls = source.urls
         self._timeout = source.timeout
+        self._held = source.held
         self._size = size
         self._seed = seed
         self._start = start
@@ -216,6 +263,19 @@ class Stream:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, say=print)
+
+    def prove(self) -> None:
+        """Read an image from one of the first shards. Raises DataError if none has any."""
+        reasons = []
+        for url in self._urls[:PATIENCE]:
+            try:
+                with contextlib.closing(self._members(url)) as members:
+                    if next(members, None):
+                        return
+                reasons.append(f'{url} holds no image')
+            except Exception as e:  # every file system has its own
+                reasons.append(f'{url}: {_reason(e)}')
+        raise DataError(f'no image comes: {some(reasons, 3)}. Check {_checks(self._urls[0])}')
 
     # ---- the interface of the pipes ----
 
@@ -299,7 +359,7 @@ class Stream:
                 # An item of the epoch after next: the whole of the next one was bad.
                 if item.epoch > self._fruitful + 1:
                     raise DataError(
-                        f'no usable image in an epoch of {len(self)} shards: '
+                        f'no usable image in an epoch of {counted(len(self), "shard")}: '
                         f'{some(list(self._reported), 3)}'
                     )
                 if isinstance(made, BadFile):
@@ -383,22 +443,28 @@ class Stream:
         order = permutation(self._start + epoch, len(self._urls), self._seed)
         for i in order[self._rank :: self._world][worker::workers]:
             url = self._urls[i]
+            read = 0
             try:
                 for name, data in self._members(url):
+                    read += 1
+                    if len(data) in self._held and digest(data) in self._held[len(data)]:
+                        self._report('images of --val come in the stream: not trained on')
+                        continue
                     count += 1
                     yield Item(epoch, f'{url}/{name}', data)
             except Interrupted:
                 raise
             except Exception as e:  # every file system has its own
-                self._report(f'{url} left out until the next epoch: {_reason(e)}')
+                which = f'{url}, behind its first {counted(read, "image")},' if read else url
+                self._report(f'{which} left out until the next epoch: {_reason(e)}')
                 self._check_patience(isinstance(e, _Stalled))
         if not count:
             raise DataError(
-                f'no image in an epoch of {len(self)} shards: {some(list(self._reported), 3)}. '
-                'Check the addresses, the credentials and the network'
+                f'no image in an epoch of {counted(len(self), "shard")}: '
+                f'{some(list(self._reported), 3)}. Check {_checks(self._urls[0])}'
             )
 
-    def _members(self, url: str) -> Iterator[tuple[str, bytes]]:
+    def _members(self, url: str) -> Generator[tuple[str, bytes], None, None]:
         """(name, contents) of every image of a shard. Raises _Stalled, and what reading it does."""
         shard = _Shard(url, self._timeout)
 
@@ -587,4 +653,6 @@ def shuffled(epochs: Iterator[Iterator[T]], size: int, drawn: Callable[[int], in
 def _reason(error: Exception) -> str:
     """First line of an error, with its class unless it is ours."""
     text = (str(error).strip().splitlines() or [''])[0][:300]
+    if isinstance(error, FileNotFoundError):
+        return text if 'not exist' in text else f'{error.filename or text} does not exist'
     return text if isinstance(error, BadFile) else f'{type(error).__name__}: {text}'

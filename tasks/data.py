@@ -15,7 +15,7 @@ from dali_pipes import validation
 from errors import DataError
 from faces import landmarks
 from faces.masks import pairs
-from sources import identity, manifest, selection, stream
+from sources import identity, listing, manifest, selection, stream
 from storage import some
 from training import resume
 
@@ -55,8 +55,8 @@ def load_faces(config: Config, say: Say = print, bar: Bar = NO_BAR) -> tuple[Any
     if source is None:
         train, drawn = _synthetic(config, scan, bar, masks=False)
         wanted = wanted or [('val', None)]
-    elif stream.is_url(source) and not source.startswith(STACKED):
-        train = _stream(config, wanted, say)
+    elif addresses := _addresses(source):
+        train = _stream(config, addresses, wanted, say)
     else:
         paired = source.startswith(STACKED) or manifest.is_paired(source, both=True)
         train = _paired(config, bar, say) if paired else scan(source)
@@ -162,8 +162,17 @@ def _stacked(config: Config, flag: str, path: str, **how: Any) -> list[manifest.
     return manifest.scan_stacked(source, **how)
 
 
-def _stream(config: Config, wanted: list[tuple[str, str | None]], say: Say) -> stream.Shards:
-    """Shards of an address, once it is clear that nothing that needs all images is asked."""
+def _addresses(source: str) -> list[str]:
+    """The addresses that --data is, or lists; none for what lies on a disk."""
+    if source.startswith(STACKED):
+        return []
+    return [source] if stream.is_url(source) else listing.addresses(source)
+
+
+def _stream(
+    config: Config, addresses: list[str], wanted: list[tuple[str, str | None]], say: Say
+) -> stream.Shards:
+    """Shards of addresses, once it is clear that nothing that needs all images is asked."""
     source = config.data.data
     assert source is not None
     if not wanted or any(path is None or _is_count(path) for _, path in wanted):
@@ -174,7 +183,10 @@ def _stream(config: Config, wanted: list[tuple[str, str | None]], say: Say) -> s
         )
     if config.data.verify or config.data.strict:
         say('--verify and --strict do nothing for a stream: its images are judged as they pass')
-    return stream.find(source, config.data.stream_timeout)
+    found = stream.find_all(addresses, config.data.stream_timeout)
+    # A first start that is refused leaves nothing behind, so the store is tried before.
+    stream.Stream(found, config.data.size).prove()
+    return found
 
 
 # ------------------------------------------------------------------------------------------------
@@ -294,7 +306,7 @@ def _held_out(train: Any, count: str, seed: int) -> tuple[Any, Any]:
 def _without(train: Any, held: list[Any], val: str, say: Say) -> Any:
     """What there is to train on, less the files of a validation set; copies of them are told."""
     if isinstance(train, stream.Shards):
-        return train
+        return train.without(identity.contents(held))
     rest = train.without([item.path for item in held])
     if len(rest) < len(train):
         say(f'{len(train) - len(rest):,} images of --val {val} are left out of training')

@@ -36,6 +36,7 @@ PLAIN = '--data {faces}/images --val 4'
 # Later ones begin with what earlier ones left in the output folder.
 RUNS = {
     'unet': f'--preset unet {PLAIN}',
+    'accumulated': f'--preset unet {PLAIN} --accumulate 2 --ema 8',
     'flagship': f'--preset flagship {PLAIN}',
     'rrdb_small': f'--preset rrdb_small {PLAIN} --crop 64',
     'esrgan_small': f'--preset esrgan_small {PLAIN} --start {{runs}}/rrdb_small --batch 8',

@@ -12,6 +12,7 @@ import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -29,6 +30,7 @@ from tools.building import (
     engines,
     fingerprint,
     lock,
+    run,
     shard_task,
     sheets,
     sources,
@@ -537,6 +539,8 @@ def test_drop(heap, tmp_path):
     assert left == [f'{face.key}.png' for face in account.faces if not face.dropped]
     assert {face.key for face in account.faces if face.dropped == 'duplicate'} == keys
     assert doubles.works(place, 'copies', [account], drop) == []
+    plan = SimpleNamespace(job=Twice(), place=place, found=range(3))
+    assert run._index(plan)[1] == {'side': 13, 'duplicate': 2}  # others were too small
 
     # Broken off between the tars and the account: the same in the end.
     (tmp_path / 'out/copies-000002.json').write_bytes(before['copies-000002.json'])
@@ -593,6 +597,19 @@ def test_thresholds_are_documented():
 
 def flags(*argv):
     return build.parser().parse_args([str(a) for a in argv])
+
+
+@pytest.mark.parametrize(
+    'command, told',
+    [
+        ('faces x --out y', '--data y'),
+        ('faces x --out y --size 128', '--data y --size 128'),
+        ('pairs x --out y --recipe photos', '--data y --recipe photos'),
+        ('faces x --out s3://b/y/ --size 128', "--data 's3://b/y/*.tar' --size 128 --val FOLDER,"),
+    ],
+)
+def test_a_finished_set_is_told_as_train_takes_it(command, told):
+    assert told in build.told(flags(*command.split()))
 
 
 def test_neither_lies_in_the_other(heap, tmp_path):

@@ -73,6 +73,8 @@ def flags(data, out, **more):
             size=SIZE,
             batch=2,
             nimg=48,
+            # So short that the average leaves its ramp within the run.
+            ema=4,
             ticks=6,
             threads=1,
             pipe='torch',

@@ -98,6 +98,7 @@ def test_resumes(precision, name):
     again.load_state_dict(net.state_dict())
     second = optim.Stepper(again, optim.make(name, again, 1e-2), precision, 1.0)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert second.state_dict()['scaler'] == first.state_dict()['scaler']
     assert same(run(again, second, batches[4:]), whole) and second.skipped() == 1
 
 

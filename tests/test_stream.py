@@ -29,7 +29,7 @@ import degrade
 import train
 from dali_pipes import pipe_torch, plan
 from errors import DataError, Interrupted
-from sources import stream
+from sources import identity, manifest, stream
 from tasks import data as sources
 from tools import prepare
 
@@ -239,7 +239,7 @@ def test_broken_and_missing_shards_are_reported_and_the_rest_is_read(parts, put)
         ('4.tar', 'truncated at byte'),
         ('5.tar', 'gzip-compressed'),
         ('6.tar', 'it looks like HTML'),
-        ('7.tar', 'FileNotFoundError'),
+        ('7.tar', '7.tar does not exist'),
     ):
         assert (
             sum(name in s and 'left out until the next epoch' in s and reason in s for s in said)
@@ -269,13 +269,13 @@ def test_a_shard_that_comes_back_is_read_again(parts, put, monkeypatch):
 def test_nothing_usable_is_an_error(put, tmp_path):
     with pytest.raises(
         DataError,
-        match='no image in an epoch of 2 shards: .*0.tar left out .*FileNotFoundError.*Check',
+        match='no image in an epoch of 2 shards: .*0.tar left out .*0.tar does not exist.*Check',
     ):
         streamed('torch', stream.find('memory://faces/{0..1}.tar'))
     put({'0.tar': shard(tmp_path, {f'{i}.png': face(32) for i in range(4)})})
     for name in 'torch', 'dali':
         with pytest.raises(
-            DataError, match='no usable image in an epoch of 1 shards: .*0.tar/.*32x32, smaller'
+            DataError, match='no usable image in an epoch of 1 shard: .*0.tar/.*32x32, smaller'
         ):
             streamed(name, stream.find('memory://faces/0.tar'), batch=9)
 
@@ -310,6 +310,8 @@ def test_stars_find_what_braces_name(found):
         found
     ).startswith('4 shards, ')
     assert same(streamed('torch', starred), streamed('torch', found))
+    for folder in 'memory://faces', 'memory://faces/':
+        assert stream.find(folder).urls == starred.urls
 
 
 def test_close_ends_the_reading(found):
@@ -341,8 +343,40 @@ def test_training_on_a_stream(found, tmp_path, capsys):
             == 2
         )
         assert 'is a stream, of which no share can be held out' in capsys.readouterr().err
+    # A first start that is refused leaves nothing behind.
     assert train.main(flags(tmp_path, tmp_path / 'other', data='memory://faces/9.tar')) == 2
-    assert 'no image in an epoch' in capsys.readouterr().err
+    assert 'no image comes: memory://faces/9.tar' in capsys.readouterr().err
+    assert not (tmp_path / 'other').exists()
+
+
+def test_training_on_a_list_of_addresses(found, tmp_path, capsys):
+    write(tmp_path / 'pairs', {'LQ/0.png': face(16), 'GT/0.png': face()})
+    listed = tmp_path / 'shards.txt'
+    listed.write_text('# two of four\nmemory://faces/{0..0}.tar\n\nmemory://faces/2.tar\n')
+    argv = flags(tmp_path, tmp_path / 'run', data=listed, nimg=8, ticks=1)
+    assert train.main(argv) == 0 and '2 shards' in capsys.readouterr().out
+    listed.write_text('memory://faces/0.tar\nfaces/2.tar\n')
+    assert train.main(flags(tmp_path, tmp_path / 'other', data=listed)) == 2
+    assert 'lists addresses and paths (memory://faces/0.tar, faces/2.tar)' in (
+        capsys.readouterr().err
+    )
+
+
+def test_images_of_the_validation_are_not_trained_on(found, tmp_path):
+    write(tmp_path, {'other name.png': smooth(4), 'LQ/7.png': face(16), 'GT/7.png': smooth(7)})
+    faces = manifest.scan(str(tmp_path / 'other name.png'), size=SIZE, say=str).images
+    pairs = manifest.scan_pairs(str(tmp_path), 4, say=str)
+    said = []
+    held = found.without(identity.contents(faces)).without(identity.contents(pairs))
+    numbers = colours(streamed('torch', held, 10, say=said.append))
+    assert set(numbers) == set(range(COUNT)) - {4, 7}
+    assert said == ['images of --val come in the stream: not trained on']
+    everything = {size: set(digests) for size, digests in held.held.items()}
+    for s in range(4):
+        for _, data in stream.Stream(found, SIZE)._members(f'memory://faces/{s}.tar'):
+            everything.setdefault(len(data), set()).add(stream.digest(data))
+    with pytest.raises(DataError, match='no image in an epoch of 4 shards: images of --val'):
+        streamed('torch', found.without(everything))
 
 
 # Against a server that speaks S3.
@@ -395,11 +429,14 @@ def test_s3(bucket, tmp_path):
             whole, streamed('torch', found)
         )
         assert any('s3://faces/4.tar/bad.png skipped: truncated' in s for s in said)
-        assert any('s3://faces/5.tar left out' in s and 'FileNotFound' in s for s in said) == (
+        assert any('s3://faces/5.tar left out' in s and 'not exist' in s for s in said) == (
             '{' in pattern
         )
     with pytest.raises(DataError, match='no image in an epoch of 2 shards: s3://faces/8.tar'):
         streamed('torch', stream.find('s3://faces/{8..9}.tar'))
+    assert len(stream.find('s3://faces')) == 5
+    with pytest.raises(DataError, match='cannot be listed .*not exist.*AWS_ENDPOINT_URL'):
+        stream.find('s3://nowhere/*.tar')
 
 
 def test_two_ranks_share_the_images_of_a_bucket(bucket):
@@ -415,10 +452,8 @@ def test_web_addresses(bucket, server):
     said = []
     whole = streamed('torch', stream.find(f'{server}/faces/{{0..4}}.tar'), say=said.append)
     assert epochs(colours(whole)) == [Counter(range(COUNT))] * 2
-    assert (
-        len(said) == 1
-        and '/faces/4.tar left out until the next epoch: FileNotFoundError' in said[0]
-    )
+    assert len(said) == 1 and '/faces/4.tar left out until the next epoch: ' in said[0]
+    assert said[0].endswith('/faces/4.tar does not exist')
 
 
 # Against servers that misbehave.
@@ -430,20 +465,20 @@ class Misbehaving(http.server.BaseHTTPRequestHandler):
     shards: dict[str, bytes] = {}
     released = threading.Event()  # set when the test is over
     asked = threading.Event()  # set by the first request
+    silent = threading.Event()  # from then on nothing of /later/ comes
 
     def log_message(self, *_):
         pass
 
     def do_HEAD(self):
-        self.asked.set()
         self.answer(b'')
 
     def do_GET(self):
-        self.asked.set()
         way, name = self.path.strip('/').split('/')
         data = self.shards.get(name, b'')
         with contextlib.suppress(OSError):
-            if way == 'silent':
+            if way == 'silent' or (way == 'later' and self.silent.is_set()):
+                self.asked.set()
                 self.released.wait(20)
             elif way == 'stalls':
                 self.answer(data[:700], len(data))
@@ -477,7 +512,8 @@ def misbehaving(parts):
     """Address of a server whose shards come in the way that the folder's name says."""
     pytest.importorskip('aiohttp', reason='aiohttp is not installed')
     Misbehaving.shards = parts
-    Misbehaving.released, Misbehaving.asked = threading.Event(), threading.Event()
+    for name in 'released', 'asked', 'silent':
+        setattr(Misbehaving, name, threading.Event())
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Misbehaving) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -535,11 +571,13 @@ def test_waiting_can_be_interrupted(misbehaving):
             next(pipe)
 
 
-def test_a_signal_ends_a_run_that_waits(misbehaving, tmp_path, capsys):
+def test_a_signal_ends_a_run_that_waits(misbehaving, tmp_path, capsys, monkeypatch):
     write(tmp_path / 'pairs', {'LQ/0.png': face(16), 'GT/0.png': face()})
-    data = f'{misbehaving}/silent/{{0..3}}.tar'
+    data = f'{misbehaving}/later/{{0..3}}.tar'
+    proved = stream.Stream.prove
+    monkeypatch.setattr(stream.Stream, 'prove', lambda s: (proved(s), Misbehaving.silent.set()))
     argv = flags(tmp_path, tmp_path / 'run', data=data, nimg=8, ticks=1, stream_timeout=600)
-    # As soon as a shard is asked for.
+    # As soon as a shard is asked for after the start.
     asked = threading.Thread(target=lambda: (Misbehaving.asked.wait(20), stop_here()))
     asked.start()
     assert train.main(argv) == 128 + signal.SIGTERM

@@ -17,6 +17,7 @@ import cv2
 import processes
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import dali_pipes
 import models
@@ -24,7 +25,7 @@ import synthetic
 import train
 from errors import RunError
 from sources import manifest
-from training import soup, watch
+from training import checkpoint, soup, watch
 from training.lock import Lock
 from training.world import World, first_on_gpu
 
@@ -73,7 +74,7 @@ def as_rank(place, target, args):
 
 
 def flags(data, out, **more):
-    """A small command, 48 images long."""
+    """A small command, 48 images long, whose average has left its ramp by then."""
     options = {
         'data': data,
         'val': 3,
@@ -84,6 +85,7 @@ def flags(data, out, **more):
         'size': SIZE,
         'batch': 2,
         'nimg': 48,
+        'ema': 4,
         'ticks': 3,
         'threads': 2,
         'pipe': 'torch',
@@ -160,13 +162,30 @@ def scores(run):
     return [(row['nimg'], row['psnr'], row['ssim']) for row in rows if 'psnr' in row]
 
 
-def close(a, b):
-    """Whether two runs have the same scores.
+def losses_of(run):
+    """The losses that a run has logged."""
+    rows = map(json.loads, (run / 'log.jsonl').read_text().splitlines())
+    return [row['loss'] for row in rows if 'loss' in row]
 
-    Adam magnifies float32's rounding where gradients are near zero, so bits are not compared.
+
+def final(run, name):
+    """All weights of the newest checkpoint in a row: 'net', or their average 'ema'."""
+    stored = load_file(checkpoint.latest(run) / f'{name}.safetensors')
+    return torch.cat([stored[key].flatten() for key in sorted(stored)])
+
+
+def close(a, b):
+    """Whether two runs have the same scores, the same weights and the same average of them.
+
+    Adam magnifies float32's rounding where gradients are near zero, so bits are not compared. The
+    scores of so short a run hardly move; its weights do. What they may differ by is a hundredth of
+    the way from the average to the weights: rounding is a thousandth of it, an average with twice
+    the horizon is twice the way off.
     """
     pairs = zip(scores(a), scores(b), strict=True)
-    return all(x == pytest.approx(y, abs=0.02) for x, y in pairs)
+    way = (final(a, 'net') - final(a, 'ema')).norm()
+    apart = [(final(a, name) - final(b, name)).norm() for name in ('net', 'ema')]
+    return all(x == pytest.approx(y, abs=0.02) for x, y in pairs) and max(apart) <= 0.01 * way
 
 
 def test_a_run_of_two_is_a_run_of_one(pair):
@@ -179,6 +198,14 @@ def test_a_run_of_two_is_a_run_of_one(pair):
 
 def test_accumulation_is_a_larger_batch(pair, data, tmp_path):
     assert train.main(flags(data, tmp_path / 'out', batch=2, accumulate=2)) == 0
+    assert close(pair[0], tmp_path / 'out')
+    assert losses_of(tmp_path / 'out') == pytest.approx(losses_of(pair[0]), rel=1e-3)
+
+
+def test_two_that_accumulate_are_one(pair, data, tmp_path):
+    command = flags(data, tmp_path / 'out', batch=1, accumulate=2)
+    started = ranks(tmp_path, 2, train.main, command)
+    assert [rank.wait() for rank in started] == [0, 0], started[0].said
     assert close(pair[0], tmp_path / 'out')
 
 
@@ -200,6 +227,7 @@ def test_a_rank_that_dies_ends_the_run_and_the_command_resumes(data, tmp_path):
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
     assert main.wait() == 1 and 'another process of this run has ended' in main.err, main.said
+    assert 'The same command goes on from the last checkpoint' in main.err
     assert not (out / 'weights.safetensors').exists()
 
     # The same command goes on from the last checkpoint, and stops when it is asked to.
@@ -251,6 +279,7 @@ def test_who_alone_meets_a_mistake_tells_of_it(data, tmp_path):
     first, second = told(tmp_path, command, flags(tmp_path / 'nowhere', tmp_path / 'out'))
     assert second[0] == 2 and 'rank 1 of 2: ' in second[1] and 'nowhere' in second[1]
     assert first[0] == 1 and 'another process of this run has ended' in first[1]
+    assert 'last checkpoint' not in first[1] and '.cc:' not in first[1]
 
 
 def test_what_all_meet_is_told_once(data, tmp_path):
@@ -358,6 +387,30 @@ def test_soup_takes_what_helps(tmp_path):
     soup.forget_after(tmp_path, 25)
     assert [n for _, n, _ in soup.candidates(tmp_path)] == [20]
     assert soup.greedy_soup(tmp_path / 'none', LIKE, score) is None
+
+
+def test_the_choice_sees_even_images_only(tmp_path):
+    """The odd ones judge what was chosen."""
+    halves, net = [], torch.nn.Linear(1, 1)
+
+    class Scored:
+        def value(self, half=slice(None)):
+            halves.append(half)
+            return float(len(halves))
+
+    for nimg in 8, 16:
+        soup.save_candidate(tmp_path, nimg, net.state_dict(), nimg, 3)
+    training = SimpleNamespace(
+        config=None,
+        out=tmp_path,
+        first='x',
+        sets={'x': range(4)},
+        ema=SimpleNamespace(net=net),
+        world=SimpleNamespace(device='cpu'),
+        task=SimpleNamespace(averages=lambda _: True, validate=lambda *_: Scored()),
+    )
+    train.average_of_best(training, Scored())
+    assert halves and all(half == train.EVEN for half in halves)
 
 
 # ---- losses ----

@@ -224,13 +224,16 @@ def part(args: argparse.Namespace, count: int) -> tuple[int, int]:
 
 def told(args: argparse.Namespace) -> str:
     """Say how to train on a finished set."""
-    if stream.is_url(args.out):
-        if args.verb == 'pairs':
-            return 'pairs are trained on from a disk: copy them there'
-        return f"use it with: python train.py --data '{args.out.rstrip('/')}/*.tar'"
     more = f' --recipe {args.recipe}' if args.verb == 'pairs' else ''
     more += f' --size {args.size}' if getattr(args, 'size', 512) != 512 else ''
-    return f'use it with: python train.py --data {shown(args.out)}{more}'
+    if not stream.is_url(args.out):
+        return f'use it with: python train.py --data {shown(args.out)}{more}'
+    if args.verb == 'pairs':
+        return 'pairs are trained on from a disk: copy them there'
+    return (
+        f"use it with: python train.py --data '{args.out.rstrip('/')}/*.tar'{more} --val FOLDER, "
+        'of pairs or other faces: none of a stream can be held out'
+    )
 
 
 @program.entry

@@ -1,5 +1,6 @@
 """A set from its input shards: what is there is left alone, what is missing is made."""
 
+import collections
 import hashlib
 import itertools
 import json
@@ -158,8 +159,11 @@ def _finish(plan: Plan, engine: Engine, page: Callable[[Plan], str] | None) -> b
         if name.startswith(f'{FOLDER}/shard-'):
             plan.place.remove(name)
     # Last of all: a set with an index is a whole one.
-    content = _index(plan)
+    content, dropped = _index(plan)
     destination.write(plan.place, INDEX, content)
+    if dropped:
+        reasons = ', '.join(f'{n:,} {reason}' for reason, n in dropped.most_common())
+        print(f'dropped: {reasons}; {shown(plan.place.place)}/{REPORT} shows them')
     kept = json.loads(content)['faces']
     print(
         f'{counted(kept, "face")} in {shown(plan.place.place)}, '
@@ -178,11 +182,13 @@ def each_account(plan: Plan) -> Iterator[Account]:
         yield from ahead(pool, get, len(plan.found), READERS)
 
 
-def _index(plan: Plan) -> bytes:
-    """What the set consists of, shard by shard."""
+def _index(plan: Plan) -> tuple[bytes, collections.Counter[str]]:
+    """(what the set consists of, shard by shard; how many faces were dropped for which reason)"""
     rows, total, sizes = [], 0, plan.place.sizes()
+    dropped: collections.Counter[str] = collections.Counter()
     for account in each_account(plan):
         total += account.kept
+        dropped.update(face.dropped for face in account.faces if face.dropped)
         for name, written in account.archives.items():
             if sizes.get(name) != written.bytes:
                 raise RunError(
@@ -199,7 +205,7 @@ def _index(plan: Plan) -> bytes:
         )
     head = {'kind': plan.job.kind, 'faces': total}
     lines = itertools.chain([json.dumps(head)[:-1] + ', "shards": [\n'], _lines(rows), [']}\n'])
-    return ''.join(lines).encode()
+    return ''.join(lines).encode(), dropped
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
