@@ -198,17 +198,10 @@ def build(
             'architecture take turns; start it without torchrun'
         )
 
-    # What one process has scanned or drawn, the others find.
     out = str(config.run.out)
-    with world.main_first():
-        if world.main and run.read_config(out) and run.has_checkpoint(out):
-            exit_stack.enter_context(Lock(out))
-        images, sets = task.load(config, say, log.bar if world.main else lambda _: None)
-        asked = asked_for(config, world, images, sets)
-        resumes = asked.resumes()
+    images, sets, asked, newest = find(config, task, world, say, exit_stack)
 
     # Networks first, so that their random weights do not depend on what follows.
-    newest = checkpoint.latest(out) if resumes else None
     players, state = task.build(config, world.device), TrainState()
     if newest is None:
         init_weights(config, players.net, say)
@@ -230,6 +223,30 @@ def build(
         asked.write(begins=newest is None)
         training.record = record_of(training)
     return training
+
+
+def find(
+    config: Config,
+    task: Task,
+    world: World,
+    say: Callable[[str], None],
+    exit_stack: contextlib.ExitStack,
+) -> tuple[Any, dict[str, Any], resume.Run, Path | None]:
+    """(images, validation sets, what the command asks for, checkpoint to go on from)"""
+    out = str(config.run.out)
+    # What one process has scanned or drawn, the others find.
+    with world.main_first():
+        if world.main and run.read_config(out) and run.has_checkpoint(out):
+            exit_stack.enter_context(Lock(out))
+        images, sets = task.load(config, say, log.bar if world.main else lambda _: None)
+        asked = asked_for(config, world, images, sets)
+        resumes = asked.resumes()
+        # A store is tried before anything is written; a run that goes on has patience with it.
+        if world.main and not resumes:
+            sources.prove(config, images, world.size)
+    newest = checkpoint.latest(out) if resumes else None
+    world.saved = newest is not None
+    return images, sets, asked, newest
 
 
 def beginning(config: Config, asked: resume.Run, newest: Path | None) -> dict[str, str]:
@@ -507,6 +524,8 @@ def save(training: Training) -> None:
             training.players.weights() | {'ema': training.ema.net.state_dict()},
             training.players.state() | {'ema_n': training.ema.n, 'at': training.state.as_dict()},
         )
+    # Known before the others are waited for, one of which may be gone.
+    training.world.saved = True
     training.world.barrier()
 
 

@@ -48,9 +48,10 @@ class Data:
 
     data: Annotated[str | None, meta('SOURCE')] = None
     """HQ faces: a folder, a list of files, a glob, or .tar shards (faces-{000..099}.tar, also at
-    s3:// or https://); PNG, JPEG, JPH, WebP, TIFF, BMP, AVIF or HEIC. Or paired data: a folder with
-    LQ/ and GT/, or stacked:FOLDER of pictures with the LQ above the GT; GT images must then be
-    --size pixels square, and --recipe only sets the scale (default: synthetic faces)
+    s3:// or https://, or a folder of these there); PNG, JPEG, JPH, WebP, TIFF, BMP, AVIF or HEIC.
+    Or paired data: a folder with LQ/ and GT/, or stacked:FOLDER of pictures with the LQ above the
+    GT; GT images must then be --size pixels square, and --recipe only sets the scale (default:
+    synthetic faces)
     """
     val: Annotated[tuple[str, ...] | None, meta('SET [SET ...]')] = None
     """validation sets, each PATH or NAME=PATH: a folder with LQ/ and GT/, stacked:FOLDER (recipes

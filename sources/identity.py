@@ -51,9 +51,7 @@ def copies(items: Sequence[Any], others: Sequence[Any]) -> list[str]:
 
     Only files of equal sizes are read, which hardly happens by chance.
     """
-    theirs: dict[int, list[Image]] = {}
-    for other in map(_picture, others):
-        theirs.setdefault(_size(other), []).append(other)
+    theirs = by_size(others)
     known: dict[int, set[str]] = {}
     found = []
     for image in map(_picture, items):
@@ -66,11 +64,11 @@ def copies(items: Sequence[Any], others: Sequence[Any]) -> list[str]:
     return found
 
 
-def contents(items: Sequence[Any]) -> stream.Contents:
-    """What the pictures hold, for others to be compared with."""
-    found: dict[int, set[str]] = {}
+def by_size(items: Sequence[Any]) -> dict[int, list[Image]]:
+    """The pictures by their bytes."""
+    found: dict[int, list[Image]] = {}
     for image in map(_picture, items):
-        found.setdefault(_size(image), set()).add(_content(image))
+        found.setdefault(_size(image), []).append(image)
     return found
 
 
@@ -135,7 +133,7 @@ def _size(image: Image) -> int:
 
 def _content(image: Image) -> str:
     data = _or_gone(lambda: read_bytes(*image.where), b'')
-    return stream.digest(data)
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def _or_gone(read: Callable[[], Any], otherwise: Any) -> Any:

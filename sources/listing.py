@@ -242,15 +242,15 @@ def addresses(path: str) -> list[str]:
     if not path.lower().endswith('.txt') or not os.path.isfile(path):
         return []
     try:
-        lines = _lines(_list_bytes(path) or b'')
+        lines = [line.strip('"\'') for line in _lines(_list_bytes(path) or b'')]
     except ValueError:
         return []
     found = [line for line in lines if '://' in line]
     if found and len(found) < len(lines):
         other = next(line for line in lines if '://' not in line)
         raise DataError(
-            f'{shown(path)} lists addresses and paths ({shown(found[0])}, {shown(other)}): a data '
-            'set is streamed or lies on a disk; give two lists of one kind, and one of them'
+            f'{shown(path)} lists addresses and paths ({shown(found[0])}, {shown(other)}): data is '
+            'streamed or lies on a disk; split the list, and give --data one of the two'
         )
     return found
 

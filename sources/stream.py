@@ -8,7 +8,6 @@ number.
 """
 
 import contextlib
-import hashlib
 import itertools
 import queue
 import threading
@@ -27,8 +26,9 @@ from storage import counted, shown, some
 
 from . import layouts, shards
 from .aliases import FilePath, Say
-from .files import big_enough, check, decode, fit, sound
+from .files import big_enough, check, decode, fit, read_bytes, sound
 from .listing import natural
+from .manifest import Image
 from .order import permutation
 from .reader import Decoded, Encoded, mapped
 
@@ -47,11 +47,11 @@ LEAST = 64 << 10
 MOST = 1 << 30
 # Shards in a row that may stall before nothing more is expected of their store.
 PATIENCE = 5
+# Shards, spread over all, one of which must have an image for a run to begin.
+TRIED = 20
 # Seconds between two looks at whether waiting is still worth it.
 POLL = 0.1
 
-# Files by what they hold: {bytes: digests}.
-Contents = Mapping[int, set[str]]
 T = TypeVar('T')
 Made = TypeVar('Made')
 
@@ -63,11 +63,14 @@ class Shards:
     """Addresses of the shards of a data set; len() is their number.
 
     timeout: seconds without an answer, or without LEAST bytes, after which a shard is left out
-    held: files that are not trained on, wherever they come
+    held: {bytes: files} that are validated on, of which copies are told
     """
 
     def __init__(
-        self, urls: Iterable[str], timeout: float = TIMEOUT, held: Contents | None = None
+        self,
+        urls: Iterable[str],
+        timeout: float = TIMEOUT,
+        held: Mapping[int, Sequence[Image]] | None = None,
     ) -> None:
         self.urls = list(urls)
         self.timeout = timeout
@@ -76,16 +79,11 @@ class Shards:
     def __len__(self) -> int:
         return len(self.urls)
 
-    def without(self, held: Contents) -> 'Shards':
-        """The same shards, less these files as well."""
+    def beside(self, held: Mapping[int, Sequence[Image]]) -> 'Shards':
+        """The same shards, copies of these files told as well."""
         sizes = {*self.held, *held}
-        both = {size: self.held.get(size, set()) | held.get(size, set()) for size in sizes}
+        both = {size: [*self.held.get(size, ()), *held.get(size, ())] for size in sizes}
         return Shards(self.urls, self.timeout, both)
-
-
-def digest(data: bytes) -> str:
-    """What a file is known by."""
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def is_url(source: FilePath) -> bool:
@@ -114,7 +112,7 @@ def find(source: str, timeout: float = TIMEOUT) -> Shards:
                 f'{shown(source)}: cannot be listed ({_reason(e)}); check {_checks(source)}'
             ) from e
     if not urls:
-        raise DataError(f'{shown(source)}: no shards found; check the pattern')
+        raise DataError(f'{shown(source)}: no shards found; {_why_none(source, timeout)}')
     return Shards(sorted(set(urls), key=natural), timeout)
 
 
@@ -125,23 +123,48 @@ def find_all(sources: Sequence[str], timeout: float = TIMEOUT) -> Shards:
 
 
 def _listed(url: str, timeout: float) -> list[str]:
-    """Addresses that an address stands for. Raises whatever its file system does, and _Stalled."""
+    """Addresses that an address stands for. Raises whatever its file system does, and BadFile."""
     fs, path = fsspec.core.url_to_fs(url)
-    # Only stars and folders need an answer from the store; braces are expanded before. A web server
-    # has no folders, and might send a whole shard to tell.
-    if '*' not in url:
-        if (
-            url.endswith('.tar')
-            or url.startswith('http')
-            or not _ask(lambda: fs.isdir(path), timeout)
-        ):
-            return [url]
-        path = f'{path.rstrip("/")}/*.tar'
-    found = _ask(lambda: fs.glob(path), timeout)
-    if not found:
+    # Only stars and folders need an answer from the store; braces are expanded before.
+    if '*' in url:
+        found = _ask(lambda: fs.glob(path), timeout)
+    elif _is_shard(url) or not _ask(lambda: _is_folder(fs, path), timeout):
+        return [url]
+    else:
+        found = _ask(lambda: fs.glob(f'{path.rstrip("/")}/*.tar'), timeout)
+        if not found:
+            raise BadFile('a folder without .tar files; those in folders below it: FOLDER/**/*.tar')
+    return [fs.unstrip_protocol(p) for p in found]
+
+
+def _is_shard(url: str) -> bool:
+    """Whether an address is one of a shard by its name."""
+    # A web server has no folders, and might send a whole shard to tell.
+    return url.startswith('http') or url.partition('?')[0].lower().endswith('.tar')
+
+
+def _is_folder(fs: Any, path: str) -> bool:
+    """Whether a store has a folder of this name. Raises FileNotFoundError for a missing bucket."""
+    try:
+        return fs.info(path)['type'] == 'directory'
+    except PermissionError:
+        return False  # who may read a shard need not be allowed to list
+    except FileNotFoundError:
+        # A missing shard is told when its turn comes.
+        if '/' in path.strip('/'):
+            return False
+        raise
+
+
+def _why_none(source: str, timeout: float) -> str:
+    """Why a pattern finds nothing, in words."""
+    fs, path = fsspec.core.url_to_fs(next(iter(shards.braces(source))))
+    try:
         # Nothing is found in a bucket that is not there, either, which only a listing tells.
         _ask(lambda: fs.ls(path.partition('*')[0].rpartition('/')[0]), timeout)
-    return [fs.unstrip_protocol(p) for p in found]
+    except Exception as e:  # every file system has its own
+        return f'{_reason(e)}; check {_checks(source)}'
+    return 'check the pattern'
 
 
 def _ask(question: Callable[[], T], timeout: float) -> T:
@@ -242,7 +265,7 @@ class Stream:
         # What is known of the files so far, by hash, since they have no numbers.
         self._good: set[int] = set()
         self._unproven: dict[int, Item] = {}  # checked, but not decoded
-        self._reported: dict[str, None] = {}  # messages, in their order
+        self._reported: dict[str, str] = {}  # messages by what they are about, in their order
         self._fruitful = -1  # last epoch with a usable image
         self._stalled = 0  # shards in a row
 
@@ -265,9 +288,12 @@ class Stream:
         self.__dict__.update(state, say=print)
 
     def prove(self) -> None:
-        """Read an image from one of the first shards. Raises DataError if none has any."""
-        reasons = []
-        for url in self._urls[:PATIENCE]:
+        """Read an image from any of some shards. Raises DataError if none has one."""
+        # Some shards may be empty, damaged or missing, which training passes over.
+        reasons: list[str] = []
+        silent = 0
+        for i in np.unique(np.linspace(0, len(self._urls) - 1, TRIED).astype(int)):
+            url = self._urls[i]
             try:
                 with contextlib.closing(self._members(url)) as members:
                     if next(members, None):
@@ -275,7 +301,15 @@ class Stream:
                 reasons.append(f'{url} holds no image')
             except Exception as e:  # every file system has its own
                 reasons.append(f'{url}: {_reason(e)}')
-        raise DataError(f'no image comes: {some(reasons, 3)}. Check {_checks(self._urls[0])}')
+                # A store that does not answer is not asked as often as one that lacks a shard.
+                answered = isinstance(e, (BadFile, FileNotFoundError))
+                silent += not answered or isinstance(e, _Stalled)
+            if silent == PATIENCE:
+                break
+        raise DataError(
+            f'no image in {counted(len(reasons), "shard")} of {len(self._urls):,}: '
+            f'{some(reasons, 3)}. Check {_checks(self._urls[0])}'
+        )
 
     # ---- the interface of the pipes ----
 
@@ -360,7 +394,7 @@ class Stream:
                 if item.epoch > self._fruitful + 1:
                     raise DataError(
                         f'no usable image in an epoch of {counted(len(self), "shard")}: '
-                        f'{some(list(self._reported), 3)}'
+                        f'{some(list(self._reported.values()), 3)}'
                     )
                 if isinstance(made, BadFile):
                     self._report(f'{item.name} skipped: {made}')
@@ -392,9 +426,22 @@ class Stream:
         _, width, height, _ = check(data)
         big_enough(width, height, self._size)
 
-    def _report(self, message: str) -> None:
-        if message not in self._reported:
-            self._reported[message] = None
+    def _tell_copy(self, data: bytes) -> None:
+        """Say so, once, if an image is validated on, too."""
+        for image in self._held.get(len(data), ()):
+            with contextlib.suppress(OSError, BadFile):
+                if read_bytes(*image.where) == data:
+                    self._report(
+                        f'copies of images of --val come in the stream, as {shown(image.path)}: '
+                        'they are trained on, and its scores flatter; leave them out of --data'
+                    )
+                    self._held = {}
+                    return
+
+    def _report(self, message: str, about: str = '') -> None:
+        """Say something once, or about each thing one thing alone."""
+        if (about or message) not in self._reported:
+            self._reported[about or message] = message
             self.say(message)
 
     def _next(self) -> Item:
@@ -447,21 +494,20 @@ class Stream:
             try:
                 for name, data in self._members(url):
                     read += 1
-                    if len(data) in self._held and digest(data) in self._held[len(data)]:
-                        self._report('images of --val come in the stream: not trained on')
-                        continue
-                    count += 1
+                    self._tell_copy(data)
                     yield Item(epoch, f'{url}/{name}', data)
             except Interrupted:
                 raise
             except Exception as e:  # every file system has its own
                 which = f'{url}, behind its first {counted(read, "image")},' if read else url
-                self._report(f'{which} left out until the next epoch: {_reason(e)}')
+                # Once for a shard: a connection breaks at another place each time.
+                self._report(f'{which} left out until the next epoch: {_reason(e)}', url)
                 self._check_patience(isinstance(e, _Stalled))
+            count += read
         if not count:
             raise DataError(
                 f'no image in an epoch of {counted(len(self), "shard")}: '
-                f'{some(list(self._reported), 3)}. Check {_checks(self._urls[0])}'
+                f'{some(list(self._reported.values()), 3)}. Check {_checks(self._urls[0])}'
             )
 
     def _members(self, url: str) -> Generator[tuple[str, bytes], None, None]:
@@ -481,8 +527,9 @@ class Stream:
         """Raise DataError after PATIENCE shards in a row that stalled."""
         self._stalled = self._stalled + 1 if stalled else 0
         if self._stalled >= PATIENCE:
+            last = list(self._reported.values())[-3:]
             raise DataError(
-                f'{self._stalled} shards in a row stalled: {some(list(self._reported)[-3:], 3)}. '
+                f'{self._stalled} shards in a row stalled: {some(last, 3)}. '
                 'Check the network, or allow more with --stream-timeout; the same command goes on '
                 'from the last checkpoint'
             )

@@ -183,10 +183,13 @@ def _stream(
         )
     if config.data.verify or config.data.strict:
         say('--verify and --strict do nothing for a stream: its images are judged as they pass')
-    found = stream.find_all(addresses, config.data.stream_timeout)
-    # A first start that is refused leaves nothing behind, so the store is tried before.
-    stream.Stream(found, config.data.size).prove()
-    return found
+    return stream.find_all(addresses, config.data.stream_timeout)
+
+
+def prove(config: Config, images: Any, processes: int) -> None:
+    """Raise DataError for a stream from which no image comes, or too few shards for all."""
+    if isinstance(images, stream.Shards):
+        stream.Stream(images, config.data.size, world=processes).prove()
 
 
 # ------------------------------------------------------------------------------------------------
@@ -306,7 +309,7 @@ def _held_out(train: Any, count: str, seed: int) -> tuple[Any, Any]:
 def _without(train: Any, held: list[Any], val: str, say: Say) -> Any:
     """What there is to train on, less the files of a validation set; copies of them are told."""
     if isinstance(train, stream.Shards):
-        return train.without(identity.contents(held))
+        return train.beside(identity.by_size(held))
     rest = train.without([item.path for item in held])
     if len(rest) < len(train):
         say(f'{len(train) - len(rest):,} images of --val {val} are left out of training')

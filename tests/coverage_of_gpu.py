@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 
+import coverage
 import lines
 
 LEFT_OUT = 'not mutants and not sanitizers and not compiles'  # long, and of the kernels themselves
@@ -43,7 +44,7 @@ def _report(folder: str) -> int:
     return 1 if poor else 0
 
 
-def _percent(found: lines.coverage.Coverage, file: str) -> float:
+def _percent(found: coverage.Coverage, file: str) -> float:
     _, statements, _, missing, _ = found.analysis2(file)
     return 100 * (1 - len(missing) / len(statements))
 

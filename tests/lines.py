@@ -9,8 +9,6 @@ import contextlib
 import os
 from pathlib import Path
 
-import coverage
-
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = os.environ.get('FACES_LINES')
 FILES = (
@@ -32,6 +30,8 @@ TESTS = 'test_gpu_path', 'test_cuda', 'test_png', 'test_cache', 'test_mixed'
 
 def counter(folder):
     """What counts lines into a folder, or knows those that are there."""
+    import coverage
+
     return coverage.Coverage(
         data_file=str(Path(folder, 'lines')),
         data_suffix=True,
@@ -40,6 +40,10 @@ def counter(folder):
 
 
 _COUNTER = counter(FOLDER) if FOLDER else None
+if FOLDER and 'PYTEST_XDIST_WORKER' not in os.environ:
+    # What an earlier run has left would count for lines that nothing executes any more.
+    for left in Path(FOLDER).glob('lines.*'):
+        left.unlink()
 if _COUNTER:
     _COUNTER.start()
 

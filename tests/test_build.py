@@ -605,7 +605,7 @@ def flags(*argv):
         ('faces x --out y', '--data y'),
         ('faces x --out y --size 128', '--data y --size 128'),
         ('pairs x --out y --recipe photos', '--data y --recipe photos'),
-        ('faces x --out s3://b/y/ --size 128', "--data 's3://b/y/*.tar' --size 128 --val FOLDER,"),
+        ('faces x --out s3://b/y/ --size 128', "--data 's3://b/y/*.tar' --size 128 --val FOLDER"),
     ],
 )
 def test_a_finished_set_is_told_as_train_takes_it(command, told):

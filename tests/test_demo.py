@@ -515,7 +515,7 @@ def jpeg(pixels):
 
 
 def test_nothing_stays(serve):
-    server = serve('--max-mb', '0.1', '--queue', '1', kept=2, every=1)
+    server = serve('--max-mb', '0.1', '--queue', '1', kept=6, every=1)
     status, path = server.upload('a.jpg', jpeg(two_faces()))
     assert status == 200 and Path(path).read_bytes() == jpeg(two_faces())
     told = server.restore(path)

@@ -120,12 +120,16 @@ def test_words_of_the_author_stand_around_the_chapters(runs, capsys):
     for content, error in (
         (b'word ' * 12000, 'shorten --text'),
         (b'\xff\xfe\x00', 'is not UTF-8'),
-        (b' \n---\n', 'is empty'),
+        (b' \n---\n#\n', 'is empty'),
+        (b'a\n---\nb\n --- \nc', 'has 2 lines of ---'),
+        (b'a\0', 'is not text'),
         (b'x' * (report_text.LARGEST + 1), 'too large'),
     ):
         words.write_bytes(content)
         assert report.main([*argv, '--text', str(words)]) == 2
         assert error in capsys.readouterr().err
+    page = [str(runs / 'a'), '--out', str(runs / 'x.html'), '--text', str(words)]
+    assert report.main(page) == 2 and 'is for a PDF' in capsys.readouterr().err
 
 
 def test_html(runs):

@@ -310,8 +310,6 @@ def test_stars_find_what_braces_name(found):
         found
     ).startswith('4 shards, ')
     assert same(streamed('torch', starred), streamed('torch', found))
-    for folder in 'memory://faces', 'memory://faces/':
-        assert stream.find(folder).urls == starred.urls
 
 
 def test_close_ends_the_reading(found):
@@ -345,7 +343,7 @@ def test_training_on_a_stream(found, tmp_path, capsys):
         assert 'is a stream, of which no share can be held out' in capsys.readouterr().err
     # A first start that is refused leaves nothing behind.
     assert train.main(flags(tmp_path, tmp_path / 'other', data='memory://faces/9.tar')) == 2
-    assert 'no image comes: memory://faces/9.tar' in capsys.readouterr().err
+    assert 'no image in 1 shard of 1: memory://faces/9.tar' in capsys.readouterr().err
     assert not (tmp_path / 'other').exists()
 
 
@@ -362,21 +360,47 @@ def test_training_on_a_list_of_addresses(found, tmp_path, capsys):
     )
 
 
-def test_images_of_the_validation_are_not_trained_on(found, tmp_path):
-    write(tmp_path, {'other name.png': smooth(4), 'LQ/7.png': face(16), 'GT/7.png': smooth(7)})
-    faces = manifest.scan(str(tmp_path / 'other name.png'), size=SIZE, say=str).images
+def test_copies_of_images_of_the_validation_are_told(found, tmp_path):
+    """Once, and trained on, as those of a disk are; whoever else has the other shards."""
+    write(tmp_path, {'mine.png': smooth(4), 'LQ/7.png': face(16), 'GT/7.png': smooth(7)})
+    faces = manifest.scan(str(tmp_path / 'mine.png'), size=SIZE, say=str).images
     pairs = manifest.scan_pairs(str(tmp_path), 4, say=str)
+    beside = found.beside(identity.by_size(faces)).beside(identity.by_size(pairs))
     said = []
-    held = found.without(identity.contents(faces)).without(identity.contents(pairs))
-    numbers = colours(streamed('torch', held, 10, say=said.append))
-    assert set(numbers) == set(range(COUNT)) - {4, 7}
-    assert said == ['images of --val come in the stream: not trained on']
-    everything = {size: set(digests) for size, digests in held.held.items()}
-    for s in range(4):
-        for _, data in stream.Stream(found, SIZE)._members(f'memory://faces/{s}.tar'):
-            everything.setdefault(len(data), set()).add(stream.digest(data))
-    with pytest.raises(DataError, match='no image in an epoch of 4 shards: images of --val'):
-        streamed('torch', found.without(everything))
+    for rank in range(4):
+        streamed('torch', beside, 6, rank=rank, world=4, batch=1, say=said.append)
+    # Shards 1 and 2 have a copy each, and every rank tells of the first that it meets.
+    assert 2 <= len(said) <= 4 and all(s.startswith('copies of images of --val') for s in said)
+    assert 'mine.png' in ' '.join(said) and 'GT/7.png' in ' '.join(said)
+    assert same(streamed('torch', beside, say=str), streamed('torch', found))
+
+
+def test_a_run_begins_if_any_shard_has_an_image(parts, put, tmp_path):
+    empty = shard(tmp_path, {'notes.txt': b'none'})
+    put({f'{i:02}.tar': empty for i in range(8)} | {'19.tar': parts['3.tar']})
+    stream.Stream(stream.find('memory://faces/{00..19}.tar'), SIZE).prove()
+    with pytest.raises(
+        DataError, match='no image in 19 shards of 19: .*00.tar holds no image.*Check the address'
+    ):
+        stream.Stream(stream.find('memory://faces/{00..18}.tar'), SIZE).prove()
+
+
+def test_a_folder_of_a_store(found, put):
+    for folder in 'memory://faces', 'memory://faces/':
+        assert stream.find(folder).urls == stream.find('memory://faces/*.tar').urls
+    put({'deeper/0.tar': b'', 'none/0.txt': b''})
+    assert len(stream.find('memory://faces/*/*.tar')) == 1
+    with pytest.raises(DataError, match='none: cannot be listed .a folder without .tar files'):
+        stream.find('memory://faces/none')
+    # A shard need not be called .tar.
+    assert stream.find('memory://faces/none/{0..1}.txt').urls == [
+        'memory://faces/none/0.txt',
+        'memory://faces/none/1.txt',
+    ]
+    with pytest.raises(DataError, match='no shards found; .*zz does not exist; check the address'):
+        stream.find('memory://faces/zz/*.tar')
+    with pytest.raises(DataError, match='no shards found; check the pattern'):
+        stream.find('memory://faces/none/*.tar')
 
 
 # Against a server that speaks S3.
@@ -435,8 +459,9 @@ def test_s3(bucket, tmp_path):
     with pytest.raises(DataError, match='no image in an epoch of 2 shards: s3://faces/8.tar'):
         streamed('torch', stream.find('s3://faces/{8..9}.tar'))
     assert len(stream.find('s3://faces')) == 5
-    with pytest.raises(DataError, match='cannot be listed .*not exist.*AWS_ENDPOINT_URL'):
-        stream.find('s3://nowhere/*.tar')
+    for address in 's3://nowhere/*.tar', 's3://nowhere':
+        with pytest.raises(DataError, match='(found|listed).* not exist.*AWS_ENDPOINT_URL'):
+            stream.find(address)
 
 
 def test_two_ranks_share_the_images_of_a_bucket(bucket):
@@ -578,7 +603,7 @@ def test_a_signal_ends_a_run_that_waits(misbehaving, tmp_path, capsys, monkeypat
     monkeypatch.setattr(stream.Stream, 'prove', lambda s: (proved(s), Misbehaving.silent.set()))
     argv = flags(tmp_path, tmp_path / 'run', data=data, nimg=8, ticks=1, stream_timeout=600)
     # As soon as a shard is asked for after the start.
-    asked = threading.Thread(target=lambda: (Misbehaving.asked.wait(20), stop_here()))
+    asked = threading.Thread(target=lambda: Misbehaving.asked.wait(60) and stop_here())
     asked.start()
     assert train.main(argv) == 128 + signal.SIGTERM
     assert 'stopped by SIGTERM at 0 images and saved' in capsys.readouterr().out

@@ -231,8 +231,8 @@ def told(args: argparse.Namespace) -> str:
     if args.verb == 'pairs':
         return 'pairs are trained on from a disk: copy them there'
     return (
-        f"use it with: python train.py --data '{args.out.rstrip('/')}/*.tar'{more} --val FOLDER, "
-        'of pairs or other faces: none of a stream can be held out'
+        'none of a stream can be held out, so give --val pairs or other faces; use it with: '
+        f"python train.py --data '{args.out.rstrip('/')}/*.tar'{more} --val FOLDER"
     )
 
 

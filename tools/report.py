@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         {'RUN': args.runs},
     )
     if args.out.suffix == '.html':
+        if args.text:
+            raise RunError(f'--text {args.text} is for a PDF, and --out {args.out} compares runs')
         runs = [FinishedRun(folder) for folder in args.runs]
         storage.write(args.out, report_html.page(runs).encode())
         print(f'{args.out}: {storage.counted(len(runs), "run")}')

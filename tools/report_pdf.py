@@ -104,8 +104,8 @@ def pdf(
     content = page.page_no() - 1
     if content > PAGES:
         raise RunError(
-            f'the report has {content} pages besides its cover, {PAGES} are allowed: shorten '
-            '--text or leave --real out'
+            f'the report has {content} pages besides its cover, {PAGES} are allowed: '
+            + ('shorten --text' if words else 'leave --real out')
         )
     page.add_page()
     page.head('References')

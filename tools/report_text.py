@@ -1,6 +1,7 @@
 """What an author adds to a report: headlines and paragraphs of a text file."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,31 +35,38 @@ def read(path: Path) -> Words:
         text = storage.read(path, LARGEST).decode('utf-8-sig')
     except (OSError, BadFile) as error:
         reason = getattr(error, 'strerror', None) or error
-        raise RunError(f'--text {path} cannot be read: {reason}') from error
+        raise RunError(f'--text {path} cannot be read ({reason}): give a text file') from error
     except UnicodeDecodeError as error:
         raise RunError(f'--text {path} is not UTF-8: save it as such') from error
+    if '\0' in text:
+        raise RunError(f'--text {path} is not text: it holds zeros; give a text file')
 
-    # Lines end as on any system; the first and the last may be that of three dashes.
-    lines = re.sub('\r\n?', '\n', text)
-    before, _, after = f'\n{lines}\n'.partition(f'\n{AFTER}\n')
-    words = Words(_passages(before), _passages(after))
+    # Lines end as on any system.
+    lines = [line.strip() for line in re.sub('\r\n?', '\n', text).split('\n')]
+    if lines.count(AFTER) > 1:
+        raise RunError(
+            f'--text {path} has {lines.count(AFTER)} lines of {AFTER}: one alone parts what comes '
+            'before the chapters of the run from what comes after them'
+        )
+    at = lines.index(AFTER) if AFTER in lines else len(lines)
+    words = Words(_passages(lines[:at]), _passages(lines[at + 1 :]))
     if not words.before and not words.after:
-        raise RunError(f'--text {path} is empty')
+        raise RunError(f'--text {path} is empty: write into it, or leave --text out')
     return words
 
 
-def _passages(text: str) -> list[Passage]:
+def _passages(lines: Sequence[str]) -> list[Passage]:
     """Headlines end with their line, paragraphs with an empty one or before a headline."""
     found: list[Passage] = []
     begun = False
-    for line in map(str.strip, text.split('\n')):
+    for line in lines:
         # A paragraph goes on until an empty line or a headline.
         headline = line.startswith('#')
         if headline:
-            found.append(Passage(True, line.lstrip('# ')))
+            found.append(Passage(True, re.sub('^#+ *', '', line)))
         elif line and begun:
             found[-1] = Passage(False, f'{found[-1].text} {line}')
         elif line:
             found.append(Passage(False, line))
         begun = bool(line) and not headline
-    return found
+    return [passage for passage in found if passage.text]

@@ -60,7 +60,7 @@ class World:
         self.local_size = _inherited('LOCAL_WORLD_SIZE', 1, Whole(1, self.size))
         self.local_rank = _inherited('LOCAL_RANK', 0, Whole(0, self.local_size - 1))
         self.main = self.rank == 0
-        self._begun = False  # whether a step has been agreed on
+        self.saved = False  # whether there is a checkpoint to go on from
         self.device = device
         self._control: dist.ProcessGroup | None = None
         self._patient: dist.ProcessGroup | None = None
@@ -170,7 +170,6 @@ class World:
         if self.size == 1:
             return stop, save, seconds
         # The maximum of all: 'yes' wins, and of the clocks only that of rank 0 is not 0.
-        self._begun = True
         words = torch.tensor([stop, save, seconds if self.main else 0.0], dtype=torch.float64)
         self._collective(dist.all_reduce, words, dist.ReduceOp.MAX, group=self._control)
         return int(words[0]), bool(words[1]), float(words[2])
@@ -277,14 +276,13 @@ class World:
 
     def peer_lost(self, error: Exception) -> PeerLost:
         """Make the PeerLost for what a collective operation raised."""
-        # Before the first step there is nothing to go on from: the others were refused.
         advice = (
             '. The same command goes on from the last checkpoint; torchrun --max-restarts does so '
             'by itself'
         )
         return PeerLost(
             f'rank {self.rank} of {self.size}: another process of this run has ended '
-            f'({_first_line(error)}); its own message stands above{advice if self._begun else ""}'
+            f'({_first_line(error)}); its own message stands above{advice if self.saved else ""}'
         )
 
     def __enter__(self) -> 'World':
