@@ -42,6 +42,10 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
 
 
+def pytest_sessionstart():
+    lines.forget()
+
+
 def pytest_collection_finish():
     """Every module is imported."""
     lines.stop()

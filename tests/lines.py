@@ -40,12 +40,15 @@ def counter(folder):
 
 
 _COUNTER = counter(FOLDER) if FOLDER else None
-if FOLDER and 'PYTEST_XDIST_WORKER' not in os.environ:
-    # What an earlier run has left would count for lines that nothing executes any more.
-    for left in Path(FOLDER).glob('lines.*'):
-        left.unlink()
 if _COUNTER:
     _COUNTER.start()
+
+
+def forget():
+    """Drop what an earlier run has left: nothing may execute these lines any more."""
+    if FOLDER and 'PYTEST_XDIST_WORKER' not in os.environ:
+        for left in Path(FOLDER).glob('lines.*'):
+            left.unlink()
 
 
 def stop():
