@@ -199,7 +199,7 @@ def build(
         )
 
     out = str(config.run.out)
-    images, sets, asked, newest = find(config, task, world, say, exit_stack)
+    images, sets, asked, newest = read_inputs(config, task, world, say, exit_stack)
 
     # Networks first, so that their random weights do not depend on what follows.
     players, state = task.build(config, world.device), TrainState()
@@ -225,7 +225,7 @@ def build(
     return training
 
 
-def find(
+def read_inputs(
     config: Config,
     task: Task,
     world: World,

@@ -361,7 +361,7 @@ def test_training_on_a_list_of_addresses(found, tmp_path, capsys):
 
 
 def test_copies_of_images_of_the_validation_are_told(found, tmp_path):
-    """Once, and trained on, as those of a disk are; whoever else has the other shards."""
+    """Once a process, and trained on, as those of a disk are."""
     write(tmp_path, {'mine.png': smooth(4), 'LQ/7.png': face(16), 'GT/7.png': smooth(7)})
     faces = manifest.scan(str(tmp_path / 'mine.png'), size=SIZE, say=str).images
     pairs = manifest.scan_pairs(str(tmp_path), 4, say=str)
