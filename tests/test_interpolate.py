@@ -27,7 +27,7 @@ SIZE, COUNT = 64, 5
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-    """Runs a and b of one network, c of a longer and d of another one; validation pairs, and a
+    """Runs a, b and e of one network, c of a longer and d of another one; validation pairs, and a
     smaller set.
     """
     home = tmp_path_factory.mktemp('interpolate')
@@ -52,6 +52,7 @@ def home(tmp_path_factory):
     for name, seed, network, arguments in (
         ('a', 0, 'srresnet', dict(blocks=2, width=16)),
         ('b', 1, 'srresnet', dict(blocks=2, width=16)),
+        ('e', 2, 'srresnet', dict(blocks=2, width=16)),
         ('c', 0, 'srresnet', dict(blocks=3, width=16)),
         ('d', 0, 'rrdbnet', dict(blocks=2, width=16, growth=7)),
     ):
@@ -170,6 +171,27 @@ def test_one_alpha_leaves_weights(home, tmp_path, capsys):
     assert scores(tmp_path)[0.3][0] == pytest.approx(
         restored(home, tmp_path / 'weights.safetensors', tmp_path / 'out', capsys), abs=1e-4
     )
+
+
+@pytest.mark.parametrize('alpha', [1, 0.5])
+def test_what_was_learned_since_is_added(home, tmp_path, alpha):
+    """The weights are A + alpha (B - FROM); with A itself before, B is what comes out."""
+    parts = {name: load_file(home / name / 'weights.safetensors') for name in 'abe'}
+    assert run(home, tmp_path / 'e', '--from', home / 'e', '--alpha', alpha) == 0
+    for k, v in load_file(tmp_path / 'e/weights.safetensors').items():
+        wanted = parts['a'][k] + alpha * (parts['b'][k] - parts['e'][k])
+        torch.testing.assert_close(v, wanted, rtol=1e-5, atol=1e-6)
+    assert run(home, tmp_path / 'a', '--from', home / 'a', '--alpha', 1) == 0
+    for k, v in load_file(tmp_path / 'a/weights.safetensors').items():
+        torch.testing.assert_close(v, parts['b'][k], rtol=1e-5, atol=1e-6)
+
+
+def test_weights_that_come_along_are_known_by_name(home, tmp_path, capsys):
+    """They are found, and refused, since they are of another network than these runs."""
+    for others in (['faces-sharp'], [str(home / 'b'), '--from', 'faces-psnr']):
+        argv = [str(home / 'a'), *others, '--out', str(tmp_path / 'out'), '--device', 'cpu']
+        assert interpolate.main(argv) == 2
+        assert 'does not fit SRResNet' in capsys.readouterr().err
 
 
 def test_another_validation_set_and_weights_alone(home, tmp_path, capsys):

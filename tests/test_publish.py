@@ -115,12 +115,14 @@ def test_what_cannot_be_published_is_refused(home, tmp_path, capsys):
     assert '--licence' in capsys.readouterr().err
 
 
-def test_a_start_that_does_not_count_counts_nothing(tmp_path):
+def test_a_start_that_does_not_count_counts_nothing(tmp_path, capsys):
     """Weights of others say nothing of images, or something else by that name."""
     save_file({'a': torch.zeros(1)}, tmp_path / 'plain.safetensors')
     save_file({'a': torch.zeros(1)}, tmp_path / 'odd.safetensors', {'images': 'many'})
     for start in 'plain.safetensors', 'odd.safetensors', 'missing.safetensors', 'run', None:
         assert publish.seen_before(start and str(tmp_path / start)) == 0
+        # And it is told, unless there was no start.
+        assert ('not counted' in capsys.readouterr().out) == (start is not None)
 
 
 def test_faces_have_the_size_that_the_weights_were_trained_on(home, tmp_path):

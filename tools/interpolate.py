@@ -2,11 +2,16 @@
 
 python tools/interpolate.py runs/psnr runs/gan --out between/                 a table over alpha
 python tools/interpolate.py runs/psnr runs/gan --out between/ --alpha 0.3     and its weights
+python tools/interpolate.py runs/new faces-sharp --from faces-psnr --alpha 1 --out start/
 
 The first writes scores.csv, curve.png and strip.png over alpha 0, 0.25, 0.5, 0.75, 1; a single
 alpha also leaves weights.safetensors for infer.py --weights. Scored on the first validation set of
 A, or on --val. The weights between are of use where B was trained on from A: otherwise their units
 do not correspond.
+
+With --from, alpha counts what B learned since then: A + alpha (B - FROM), a task vector (Ilharco et
+al., Editing models with task arithmetic, ICLR 2023). Where A was trained on from FROM, too, it then
+has most of what B has, without B's training: a start for the next one.
 """
 
 import program
@@ -26,7 +31,7 @@ import models
 import storage
 from config.schema import Config, replace_options
 from errors import RunError
-from tasks import loading, restoration
+from tasks import loading, restoration, shipped
 from tasks.players import autocast
 from tasks.restoration import RestoreScores
 from tasks.task import Task
@@ -50,16 +55,29 @@ class Ends(NamedTuple):
     config: Config  # of the run of A
 
 
-def load(a: str, b: str, device: str) -> Ends:
-    """Both ends. Raises RunError where A is no run of a restorer, CheckpointError where B belongs
-    to another network.
+def load(a: str, b: str, device: str, since: str | None = None) -> Ends:
+    """Both ends.
+
+    since: --from, where the end at 1 is to be A and what B learned since then
+
+    Raises RunError where A is no run of a restorer, CheckpointError where others belong to another
+    network.
     """
     loaded = loading.load(a, None, device)
     if loaded.config is None or loaded.task.name != 'restore':
         raise RunError(f'{a} is no run of a restorer, which is what PSNR and SSIM score')
-    weights = copied(loaded.net)
-    checkpoint.load_weights(loaded.net, b)
-    return Ends(loaded.net, weights, copied(loaded.net), loaded.task, loaded.config)
+    start = copied(loaded.net)
+    end = of_same(loaded.net, b)
+    if since:
+        before = of_same(loaded.net, since)
+        end = {k: w + (end[k] - before[k]) for k, w in start.items()}
+    return Ends(loaded.net, start, end, loaded.task, loaded.config)
+
+
+def of_same(net: nn.Module, path: str) -> dict[str, Tensor]:
+    """The weights of a run or of a file, which also go into the network. Raises CheckpointError."""
+    checkpoint.load_weights(net, shipped.resolved(path))
+    return copied(net)
 
 
 def copied(net: nn.Module) -> dict[str, Tensor]:
@@ -141,6 +159,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('a', metavar='RUN_A', help='run directory')
     p.add_argument('b', metavar='RUN_B', help='another one of the same network, or weights')
     p.add_argument(
+        '--from',
+        dest='since',
+        metavar='RUN',
+        help='what B was trained on from, a run or weights: add what it learned since to A',
+    )
+    p.add_argument(
         '--alpha',
         type=program.Several(program.ranges.SHARE),
         default=list(ALPHAS),
@@ -165,9 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     outputs.check(
         {'--out': [args.out, args.out / checkpoint.FINISHED]},
         {'--val': args.val},
-        {'RUN_A': args.a, 'RUN_B': args.b},
+        {'RUN_A': args.a, 'RUN_B': args.b, '--from': args.since},
     )
-    ends = load(args.a, args.b, args.device)
+    ends = load(args.a, args.b, args.device, args.since)
     scores = score(ends, args.alpha, args.device, args.val)
 
     # Everything, and the weights where there is one alpha that they can be of.

@@ -34,6 +34,7 @@ from tools.finished_run import FinishedRun
 from training import outputs
 
 SUFFIX = '.safetensors'
+NOT_COUNTED = '--start {} says nothing of the images it has seen: they are not counted'
 
 
 def metadata(run: FinishedRun, licence: str, data: str | None) -> dict[str, str]:
@@ -65,13 +66,12 @@ def seen_before(start: str | None) -> int:
         earlier = FinishedRun(start)
         return earlier.images + seen_before(earlier.config.network.start)
     if not start.endswith(SUFFIX) or not os.path.isfile(start):
-        print(
-            f'--start {shown(start)} says nothing of the images it has seen: they are not counted'
-        )
+        print(NOT_COUNTED.format(shown(start)))
         return 0
     try:
-        return int(tensors.metadata(start).get('images', '0').replace(',', ''))
-    except (OSError, BadFile, ValueError):
+        return int(tensors.metadata(start)['images'].replace(',', ''))
+    except (OSError, BadFile, ValueError, KeyError):
+        print(NOT_COUNTED.format(shown(start)))
         return 0
 
 
