@@ -20,7 +20,7 @@ from errors import DataError
 from faces.masks import pairs as mask_pairs
 from faces.masks.pairs import Pair as MaskPair
 from faces.masks.reader import MaskReader
-from sources import manifest, stream
+from sources import addresses, manifest, stream
 from sources.aliases import Say
 from sources.reader import ImageReader, Reader, StrictReader
 
@@ -57,7 +57,7 @@ DECODERS = 'auto', 'cpu', 'gpu'
 
 # What there is to train on: faces to degrade, LQ/GT pairs of either form, or shards to stream.
 Paired = list[manifest.Pair] | list[manifest.Stacked]
-Images = Sequence[manifest.Image] | Paired | stream.Shards
+Images = Sequence[manifest.Image] | Paired | addresses.Shards
 LoaderClass = Callable[[BatchPlan, Options], Loader]
 
 
@@ -100,8 +100,8 @@ def make(
 
     name:   'dali' (DALI decodes and flips), 'torch' (DataLoader and OpenCV) or 'reference' (one
             image at a time through the float64 definition; slow)
-    images: from manifest.scan, stream.find, or, in pairs, from manifest.scan_pairs or scan_stacked;
-            pairs are not degraded, and only their scale is taken from the recipe
+    images: from manifest.scan, addresses.find, or, in pairs, from manifest.scan_pairs or
+            scan_stacked; pairs are not degraded, and only their scale is taken from the recipe
     On a GPU the CUDA kernels degrade, one batch ahead of the one that is asked for.
     Raises ValueError for unknown names, ImportError where the library of a pipe is missing,
     KernelError where the kernels cannot run, and DataError for a cache or a decoder that is not
@@ -118,7 +118,7 @@ def make(
         return _pipe(name, images, paired_plan, reader, setup)
 
     # A stream has no count, since nothing in it can be read at random.
-    count = None if isinstance(images, stream.Shards) else len(images)
+    count = None if isinstance(images, addresses.Shards) else len(images)
     targets = dict(lq_from_usm=lq_from_usm, target_usm=target_usm, target_gray=target_gray)
     plan = Plan(count, recipe, **targets, **shared)
     return _pipe(name, images, plan, _reader(images, size, seed, setup), setup)
@@ -209,7 +209,7 @@ def _recipe(recipe: degrade.Recipe | str) -> degrade.Recipe:
 
 def _reader(images: Images, size: int, seed: int, setup: _Setup) -> ImageReader:
     """Return the reader of images that are degraded while training. Raises DataError."""
-    if not isinstance(images, stream.Shards):
+    if not isinstance(images, addresses.Shards):
         return Reader(images, size, setup.say)
     return stream.Stream(
         images,
@@ -224,7 +224,7 @@ def _reader(images: Images, size: int, seed: int, setup: _Setup) -> ImageReader:
 
 def _pipe(
     name: str,
-    images: Sequence[manifest.Picture] | stream.Shards,
+    images: Sequence[manifest.Picture] | addresses.Shards,
     plan: BatchPlan,
     reader: ImageReader,
     setup: _Setup,
@@ -271,10 +271,10 @@ def _impl(name: str, device: torch.device) -> str:
 
 
 def _cache(
-    name: str, images: Sequence[manifest.Picture] | stream.Shards, plan: BatchPlan, setup: _Setup
+    name: str, images: Sequence[manifest.Picture] | addresses.Shards, plan: BatchPlan, setup: _Setup
 ) -> caches.Cache | None:
     """Return the cache of a pipe; streams and the reference have none. Raises DataError."""
-    if isinstance(images, stream.Shards):
+    if isinstance(images, addresses.Shards):
         stream.no_cache(setup.cache, setup.say)
         return None
     # The definition does without: a cache has to change nothing, which is tested against it.

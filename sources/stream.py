@@ -9,12 +9,10 @@ number.
 
 import contextlib
 import itertools
-import queue
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar, cast
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import fsspec
 import numpy as np
@@ -25,23 +23,18 @@ from errors import BadFile, DataError, Interrupted
 from storage import counted, shown, some
 
 from . import layouts, shards
-from .aliases import FilePath, Say
+from .addresses import BLOCK, Shards, checks, reason
+from .aliases import Say
 from .files import big_enough, check, decode, fit, read_bytes, sound
-from .listing import natural
-from .manifest import Image
 from .order import permutation
 from .reader import Decoded, Encoded, mapped
+from .waiting import Stalled, Thread
 
 # Encoded images from which the next one is drawn, per process: 0.4 GB of 512x512 PNG. This is
 # enough to mix several shards of 1 GB.
 SHUFFLE = 1000
-# Drawn images that wait for the training: an object store pauses for a second now and then.
-AHEAD = 64
-# Bytes per request: with less, a connection waits longer than it reads.
-BLOCK = 16 << 20
 
-# Seconds in which an address has to answer, and a shard to send LEAST bytes.
-TIMEOUT = 30.0
+# Bytes that a shard has to send in --stream-timeout.
 LEAST = 64 << 10
 # Bytes of a shard between two images: one that sends other things without end is left out, too.
 MOST = 1 << 30
@@ -49,146 +42,9 @@ MOST = 1 << 30
 PATIENCE = 5
 # Shards, spread over all, one of which must have an image for a run to begin.
 TRIED = 20
-# Seconds between two looks at whether waiting is still worth it.
-POLL = 0.1
 
 T = TypeVar('T')
 Made = TypeVar('Made')
-
-
-# ---- addresses ----
-
-
-class Shards:
-    """Addresses of the shards of a data set; len() is their number.
-
-    timeout: seconds without an answer, or without LEAST bytes, after which a shard is left out
-    held: {bytes: files} that are validated on, of which copies are told
-    """
-
-    def __init__(
-        self,
-        urls: Iterable[str],
-        timeout: float = TIMEOUT,
-        held: Mapping[int, Sequence[Image]] | None = None,
-    ) -> None:
-        self.urls = list(urls)
-        self.timeout = timeout
-        self.held = held or {}
-
-    def __len__(self) -> int:
-        return len(self.urls)
-
-    def beside(self, held: Mapping[int, Sequence[Image]]) -> 'Shards':
-        """The same shards, copies of these files told as well."""
-        sizes = {*self.held, *held}
-        both = {size: [*self.held.get(size, ()), *held.get(size, ())] for size in sizes}
-        return Shards(self.urls, self.timeout, both)
-
-
-def is_url(source: FilePath) -> bool:
-    """Whether a source is an address rather than a path."""
-    return '://' in str(source)
-
-
-def find(source: str, timeout: float = TIMEOUT) -> Shards:
-    """Shards of an address, in natural order.
-
-    source: with braces ({000..099}), or with stars or a folder, which the store lists
-    timeout: seconds, as for Shards
-    Raises DataError: a library is not installed, nothing is found, a store does not answer.
-    """
-    urls: list[str] = []
-    for url in shards.braces(source):
-        try:
-            urls += _listed(url, timeout)
-        except ImportError as e:
-            raise DataError(
-                f'{shown(source)}: {e}: pip install {_package(e)} '
-                '(for s3:// and https://: pip install -e .[remote])'
-            ) from e
-        except Exception as e:  # every file system has its own
-            raise DataError(
-                f'{shown(source)}: cannot be listed ({_reason(e)}); check {_checks(source)}'
-            ) from e
-    if not urls:
-        raise DataError(f'{shown(source)}: no shards found; {_why_none(source, timeout)}')
-    return Shards(sorted(set(urls), key=natural), timeout)
-
-
-def find_all(sources: Sequence[str], timeout: float = TIMEOUT) -> Shards:
-    """Shards of several addresses, one after the other: as of `find`."""
-    found = [find(source, timeout).urls for source in sources]
-    return Shards(dict.fromkeys(itertools.chain.from_iterable(found)), timeout)
-
-
-def _listed(url: str, timeout: float) -> list[str]:
-    """Addresses that an address stands for. Raises whatever its file system does, and BadFile."""
-    fs, path = fsspec.core.url_to_fs(url)
-    # Only stars and folders need an answer from the store; braces are expanded before.
-    if '*' in url:
-        found = _ask(lambda: fs.glob(path), timeout)
-    elif _is_shard(url) or not _ask(lambda: _is_folder(fs, path), timeout):
-        return [url]
-    else:
-        found = _ask(lambda: fs.glob(f'{path.rstrip("/")}/*.tar'), timeout)
-        if not found:
-            raise BadFile('a folder without .tar files; those in folders below it: FOLDER/**/*.tar')
-    return [fs.unstrip_protocol(p) for p in found]
-
-
-def _is_shard(url: str) -> bool:
-    """Whether an address is one of a shard by its name."""
-    # A web server has no folders, and might send a whole shard to tell.
-    return url.startswith('http') or url.partition('?')[0].lower().endswith('.tar')
-
-
-def _is_folder(fs: Any, path: str) -> bool:
-    """Whether a store has a folder of this name. Raises FileNotFoundError for a missing bucket."""
-    try:
-        return fs.info(path)['type'] == 'directory'
-    except PermissionError:
-        return False  # who may read a shard need not be allowed to list
-    except FileNotFoundError:
-        # A missing shard is told when its turn comes.
-        if '/' in path.strip('/'):
-            return False
-        raise
-
-
-def _why_none(source: str, timeout: float) -> str:
-    """Why a pattern finds nothing, in words."""
-    fs, path = fsspec.core.url_to_fs(next(iter(shards.braces(source))))
-    try:
-        # Nothing is found in a bucket that is not there, either, which only a listing tells.
-        _ask(lambda: fs.ls(path.partition('*')[0].rpartition('/')[0]), timeout)
-    except Exception as e:  # every file system has its own
-        return f'{_reason(e)}; check {_checks(source)}'
-    return 'check the pattern'
-
-
-def _ask(question: Callable[[], T], timeout: float) -> T:
-    """What a store answers. Raises whatever its file system does, and _Stalled."""
-    started = time.monotonic()
-
-    def check() -> None:
-        if time.monotonic() - started > timeout:
-            raise _Stalled(f'no answer in {timeout:g} s, --stream-timeout')
-
-    with contextlib.closing(_Thread(question() for _ in range(1))) as thread:
-        return next(thread.items(check))
-
-
-def _checks(source: str) -> str:
-    """What to look at when a store does not answer as it should."""
-    s3 = "; AWS_ENDPOINT_URL names a store other than Amazon's" if source.startswith('s3') else ''
-    return f'the address, the credentials and the network{s3}'
-
-
-def _package(error: ImportError) -> str:
-    """Name of the missing package; fsspec wraps the original error."""
-    cause = getattr(error.__cause__, 'name', None)
-    return cause or error.name or 'the package it names'
 
 
 def no_cache(mode: str, say: Say) -> None:
@@ -200,9 +56,6 @@ def no_cache(mode: str, say: Say) -> None:
             f'--cache {mode}: a stream is not cached; '
             'give auto or off, or copy the shards to a disk'
         )
-
-
-# ---- reading ----
 
 
 class Item(NamedTuple):
@@ -271,7 +124,7 @@ class Stream:
 
         # Reading starts with the first image, in the process that asks for it.
         self._peeked: list[Item] = []  # these come before those read ahead
-        self._ahead: _Thread[Item] | None = None
+        self._ahead: Thread[Item] | None = None
         self._incoming: Generator[Item, None, None] | None = None  # what `_ahead` has read
         self._interrupted = False
 
@@ -300,15 +153,15 @@ class Stream:
                         return
                 reasons.append(f'{url} holds no image')
             except Exception as e:  # every file system has its own
-                reasons.append(f'{url}: {_reason(e)}')
+                reasons.append(f'{url}: {reason(e)}')
                 # A store that does not answer is not asked as often as one that lacks a shard.
                 answered = isinstance(e, (BadFile, FileNotFoundError))
-                silent += not answered or isinstance(e, _Stalled)
+                silent += not answered or isinstance(e, Stalled)
             if silent == PATIENCE:
                 break
         raise DataError(
             f'no image in {counted(len(reasons), "shard")} of {len(self._urls):,}: '
-            f'{some(reasons, 3)}. Check {_checks(self._urls[0])}'
+            f'{some(reasons, 3)}. Check {checks(self._urls[0])}'
         )
 
     # ---- the interface of the pipes ----
@@ -450,7 +303,7 @@ class Stream:
         if self._incoming is None:
             worker = get_worker_info()  # of a DataLoader's process; None elsewhere
             items = self._items(worker.id, worker.num_workers) if worker else self._items(0, 1)
-            self._ahead = _Thread(items)
+            self._ahead = Thread(items)
             self._incoming = self._ahead.items(self._check_interrupted)
         return next(self._incoming)
 
@@ -501,24 +354,24 @@ class Stream:
             except Exception as e:  # every file system has its own
                 which = f'{url}, behind its first {counted(read, "image")},' if read else url
                 # Once for a shard: a connection breaks at another place each time.
-                self._report(f'{which} left out until the next epoch: {_reason(e)}', url)
-                self._check_patience(isinstance(e, _Stalled))
+                self._report(f'{which} left out until the next epoch: {reason(e)}', url)
+                self._check_patience(isinstance(e, Stalled))
             count += read
         if not count:
             raise DataError(
                 f'no image in an epoch of {counted(len(self), "shard")}: '
-                f'{some(list(self._reported.values()), 3)}. Check {_checks(self._urls[0])}'
+                f'{some(list(self._reported.values()), 3)}. Check {checks(self._urls[0])}'
             )
 
     def _members(self, url: str) -> Generator[tuple[str, bytes], None, None]:
-        """(name, contents) of every image of a shard. Raises _Stalled, and what reading it does."""
+        """(name, contents) of every image of a shard. Raises Stalled, and what reading it does."""
         shard = _Shard(url, self._timeout)
 
         def check() -> None:
             self._check_interrupted()
             shard.check()
 
-        with contextlib.closing(_Thread(shard.members())) as thread:
+        with contextlib.closing(Thread(shard.members())) as thread:
             for name, data in thread.items(check, shard.begin_wait):
                 self._stalled = 0
                 yield name, data
@@ -533,10 +386,6 @@ class Stream:
                 'Check the network, or allow more with --stream-timeout; the same command goes on '
                 'from the last checkpoint'
             )
-
-
-class _Stalled(BadFile):
-    """An address from which too little came for too long."""
 
 
 class _Meter:
@@ -582,17 +431,17 @@ class _Shard:
         self._begun = self._bytes
 
     def check(self) -> None:
-        """Raise _Stalled if too little came since the waiting began, or since the last window; and
+        """Raise Stalled if too little came since the waiting began, or since the last window; and
         if too much came without an image.
         """
         if self._read() - self._begun > MOST:
-            raise _Stalled(f'stalled: no image in {MOST:,} bytes')
+            raise Stalled(f'stalled: no image in {MOST:,} bytes')
         if time.monotonic() - self._since <= self._timeout:
             return
         came = self._read() - self._bytes
         if came < LEAST:
             what = 'no answer' if self._meter is None else f'{came:,} bytes'
-            raise _Stalled(f'stalled: {what} in {self._timeout:g} s, --stream-timeout')
+            raise Stalled(f'stalled: {what} in {self._timeout:g} s, --stream-timeout')
         self._begin_window()
 
     def _begin_window(self) -> None:
@@ -601,72 +450,6 @@ class _Shard:
 
     def _read(self) -> int:
         return self._meter.bytes if self._meter else 0
-
-
-class _Thread(Generic[T]):
-    """Items of an iterator, taken from it by one thread, up to AHEAD of them ahead.
-
-    With a single thread, neither the store's pauses nor the number of threads that decode change
-    what comes next.
-    """
-
-    def __init__(self, items: Iterator[T]) -> None:
-        self._items = items
-        self._queue: queue.Queue[T | BaseException] = queue.Queue(AHEAD)
-        self._closing = threading.Event()
-        # A daemon: a connection that hangs must not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, daemon=True, name='shards')
-        self._thread.start()
-
-    def items(
-        self, check: Callable[[], None], begin: Callable[[], None] = lambda: None
-    ) -> Generator[T, None, None]:
-        """Iterate over the items; raises whatever the iterator raised.
-
-        begin: called when an item begins to be waited for
-        check: called now and then while it is; may raise, to end the waiting
-        """
-        while True:
-            begin()
-            item = self._wait(check)
-            if isinstance(item, StopIteration):
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    def close(self, wait: float = 0) -> None:
-        """Let the thread end as soon as it comes back from its iterator.
-
-        wait: seconds to wait for that; a connection that hangs is not waited for any longer
-        """
-        self._closing.set()
-        self._thread.join(wait)
-
-    def _wait(self, check: Callable[[], None]) -> T | BaseException:
-        while True:
-            try:
-                return self._queue.get(timeout=POLL)
-            except queue.Empty:
-                check()
-
-    def _run(self) -> None:
-        try:
-            for item in self._items:
-                self._put(item)
-                if self._closing.is_set():
-                    return
-            self._put(StopIteration())
-        except BaseException as e:  # raised again by `items`
-            self._put(e)
-
-    def _put(self, item: T | BaseException) -> None:
-        # Woken up now and then, in order to notice that nobody takes items any more.
-        while not self._closing.is_set():
-            try:
-                return self._queue.put(item, timeout=POLL)
-            except queue.Full:
-                pass
 
 
 def shuffled(epochs: Iterator[Iterator[T]], size: int, drawn: Callable[[int], int]) -> Iterator[T]:
@@ -695,11 +478,3 @@ def shuffled(epochs: Iterator[Iterator[T]], size: int, drawn: Callable[[int], in
                 ahead += itertools.islice(following, 1)
         buffer = ahead + list(itertools.islice(following, size - len(ahead)))
         reading = following
-
-
-def _reason(error: Exception) -> str:
-    """First line of an error, with its class unless it is ours."""
-    text = (str(error).strip().splitlines() or [''])[0][:300]
-    if isinstance(error, FileNotFoundError):
-        return text if 'not exist' in text else f'{error.filename or text} does not exist'
-    return text if isinstance(error, BadFile) else f'{type(error).__name__}: {text}'

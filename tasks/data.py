@@ -15,7 +15,7 @@ from dali_pipes import validation
 from errors import DataError
 from faces import landmarks
 from faces.masks import pairs
-from sources import identity, listing, manifest, selection, stream
+from sources import addresses, identity, listing, manifest, selection, stream
 from storage import some
 from training import resume
 
@@ -39,7 +39,7 @@ def load_faces(config: Config, say: Say = print, bar: Bar = NO_BAR) -> tuple[Any
     """(images to train on, {name: validation set}) of a restorer.
 
     The images are a list of manifest.Image; of manifest.Pair where data is a folder of LQ and GT;
-    of manifest.Stacked where it is `stacked:PATH`; or stream.Shards where it is an address.
+    of manifest.Stacked where it is `stacked:PATH`; or addresses.Shards where it is an address.
 
     bar: function of a title -> callback (done, total) or None
     Raises DataError for anything unusable.
@@ -55,8 +55,8 @@ def load_faces(config: Config, say: Say = print, bar: Bar = NO_BAR) -> tuple[Any
     if source is None:
         train, drawn = _synthetic(config, scan, bar, masks=False)
         wanted = wanted or [('val', None)]
-    elif addresses := _addresses(source):
-        train = _stream(config, addresses, wanted, say)
+    elif urls := _addresses(source):
+        train = _stream(config, urls, wanted, say)
     else:
         paired = source.startswith(STACKED) or manifest.is_paired(source, both=True)
         train = _paired(config, bar, say) if paired else scan(source)
@@ -76,7 +76,7 @@ def load_faces(config: Config, say: Say = print, bar: Bar = NO_BAR) -> tuple[Any
             train = _without(train, used, path, say)
             if not len(train):
                 raise DataError(f'--data {source} holds nothing but the images of --val {path}')
-    return train if isinstance(train, stream.Shards) else train.images, sets
+    return train if isinstance(train, addresses.Shards) else train.images, sets
 
 
 def _from_path(
@@ -157,7 +157,7 @@ def _stacked(config: Config, flag: str, path: str, **how: Any) -> list[manifest.
             f'{config.degradation.recipe} is for enlarging '
             f'{config.scale}x; recipes of one size: {", ".join(degrade.SAME_SIZE)}'
         )
-    if stream.is_url(source):
+    if addresses.is_url(source):
         raise DataError(f'{flag} {path}: pairs are read from a disk: copy them there')
     return manifest.scan_stacked(source, **how)
 
@@ -166,12 +166,12 @@ def _addresses(source: str) -> list[str]:
     """The addresses that --data is, or lists; none for what lies on a disk."""
     if source.startswith(STACKED):
         return []
-    return [source] if stream.is_url(source) else listing.addresses(source)
+    return [source] if addresses.is_url(source) else listing.addresses(source)
 
 
 def _stream(
-    config: Config, addresses: list[str], wanted: list[tuple[str, str | None]], say: Say
-) -> stream.Shards:
+    config: Config, urls: list[str], wanted: list[tuple[str, str | None]], say: Say
+) -> addresses.Shards:
     """Shards of addresses, once it is clear that nothing that needs all images is asked."""
     source = config.data.data
     assert source is not None
@@ -183,12 +183,12 @@ def _stream(
         )
     if config.data.verify or config.data.strict:
         say('--verify and --strict do nothing for a stream: its images are judged as they pass')
-    return stream.find_all(addresses, config.data.stream_timeout)
+    return addresses.find_all(urls, config.data.stream_timeout)
 
 
 def prove(config: Config, images: Any, processes: int) -> None:
     """Raise DataError for a stream from which no image comes, or too few shards for all."""
-    if isinstance(images, stream.Shards):
+    if isinstance(images, addresses.Shards):
         stream.Stream(images, config.data.size, world=processes).prove()
 
 
@@ -308,7 +308,7 @@ def _held_out(train: Any, count: str, seed: int) -> tuple[Any, Any]:
 
 def _without(train: Any, held: list[Any], val: str, say: Say) -> Any:
     """What there is to train on, less the files of a validation set; copies of them are told."""
-    if isinstance(train, stream.Shards):
+    if isinstance(train, addresses.Shards):
         return train.beside(identity.by_size(held))
     rest = train.without([item.path for item in held])
     if len(rest) < len(train):
@@ -377,7 +377,7 @@ def _files(images: Any) -> list[identity.File]:
     """The files of a data set. Drawn faces are known by the version of their drawing: encoders of
     other versions write other files of the same pictures.
     """
-    if not isinstance(images, stream.Shards) and images[0].path.startswith(_drawn()):
+    if not isinstance(images, addresses.Shards) and images[0].path.startswith(_drawn()):
         return [identity.File(os.path.basename(item.path), synthetic.VERSION) for item in images]
     return identity.of_images(images)
 
@@ -386,7 +386,7 @@ def fingerprint(images: Any) -> str:
     """Which files (of a stream: shards) are trained on, by name and order: a resumed run must see
     the same.
     """
-    streamed = isinstance(images, stream.Shards)
+    streamed = isinstance(images, addresses.Shards)
     paths = images.urls if streamed else [image.path for image in images]
     names = '\n'.join(map(os.path.basename, paths))
     digest = hashlib.blake2b(names.encode('utf-8', 'surrogateescape'), digest_size=8).hexdigest()
@@ -395,7 +395,7 @@ def fingerprint(images: Any) -> str:
 
 def kind(images: Any) -> str:
     """What len(images) counts."""
-    if isinstance(images, stream.Shards):
+    if isinstance(images, addresses.Shards):
         return 'shard'
     paired = isinstance(images[0], (manifest.Pair, manifest.Stacked))
     return 'stored pair' if paired else 'image'

@@ -18,7 +18,7 @@ from config import rules
 from config.schema import Config
 from errors import RunError
 from models import decode
-from sources import stream
+from sources import addresses
 from training import optim, pictures
 from training.world import World
 
@@ -170,7 +170,7 @@ class Halves:
         search_from: float = 0.0,
         coldest: float = 1.0,
     ) -> None:
-        if isinstance(images, stream.Shards):
+        if isinstance(images, addresses.Shards):
             raise RunError(
                 'a search splits its images in halves, which a stream of shards cannot be: give '
                 '--data files'

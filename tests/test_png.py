@@ -34,7 +34,7 @@ from degrade import kernels, workers
 from errors import DataError, RunError
 from faces.masks import pairs
 from faces.masks.reader import MaskReader
-from sources import files, manifest, stream
+from sources import addresses, files, manifest, stream
 from sources.reader import Reader
 from tools import cuda_shim
 
@@ -301,7 +301,7 @@ def test_a_stream(folder, tmp_path, monkeypatch):
     said = []
 
     def run():
-        reader = stream.Stream(stream.find(f'file://{tmp_path}/a.tar'), SIZE, say=said.append)
+        reader = stream.Stream(addresses.find(f'file://{tmp_path}/a.tar'), SIZE, say=said.append)
         assert len(reader.peek(5)) == len(reader.peek(5)) == 5
         return loaded(pipe_png.PngLoader, reader, plan, steps=12)
 

@@ -24,7 +24,7 @@ from dali_pipes.batch import Batch
 from dali_pipes.loader import Options
 from degrade import workers
 from errors import DataError
-from sources import manifest, order, stream
+from sources import addresses, manifest, order
 from tasks import data as sources
 from tools import cuda_shim, prepare
 from training import checkpoint
@@ -302,7 +302,7 @@ def test_no_lq_is_taken_for_a_face(home, tmp_path):
     with pytest.raises(DataError, match='holds pairs: unpack .*0.tar'):
         load(home, tmp_path / '0.tar')
     with pytest.raises(DataError, match='LQ/.*png is an LQ'):
-        batches('torch', stream.find(f'file://{tmp_path}/0.tar'), 1)
+        batches('torch', addresses.find(f'file://{tmp_path}/0.tar'), 1)
     with pytest.raises(DataError, match='pairs are read from a disk'):
         load(home, 'stacked:s3://bucket/0.tar')
     with pytest.raises(DataError, match='stacked pairs are of one size'):

@@ -29,7 +29,7 @@ import degrade
 import train
 from dali_pipes import pipe_torch, plan
 from errors import DataError, Interrupted
-from sources import identity, manifest, stream
+from sources import addresses, identity, manifest, stream, waiting
 from tasks import data as sources
 from tools import prepare
 
@@ -66,7 +66,7 @@ def put():
 @pytest.fixture
 def found(parts, put):
     put(parts)
-    return stream.find('memory://faces/{0..3}.tar')
+    return addresses.find('memory://faces/{0..3}.tar')
 
 
 def colours(out):
@@ -183,7 +183,7 @@ def test_worker_processes_deal_the_shards_out(parts, tmp_path):
     """
     for name, content in parts.items():
         (tmp_path / name).write_bytes(content)
-    source = stream.Stream(stream.find(f'file://{tmp_path}/{{0..3}}.tar'), SIZE, say=str)
+    source = stream.Stream(addresses.find(f'file://{tmp_path}/{{0..3}}.tar'), SIZE, say=str)
     decoded = pipe_torch.Decoded(source)
     loader = torch.utils.data.DataLoader(
         decoded,
@@ -211,7 +211,9 @@ def test_bad_images_are_reported_once_and_skipped(name, parts, put, tmp_path):
         }
     )
     said = []
-    numbers = colours(streamed(name, stream.find('memory://faces/{0..4}.tar'), 12, say=said.append))
+    numbers = colours(
+        streamed(name, addresses.find('memory://faces/{0..4}.tar'), 12, say=said.append)
+    )
     assert epochs(numbers) == [Counter(range(COUNT))] * 3
     assert (
         len(said) == 3
@@ -232,7 +234,7 @@ def test_broken_and_missing_shards_are_reported_and_the_rest_is_read(parts, put)
     )
     said = []
     numbers = colours(
-        streamed('torch', stream.find('memory://faces/{0..7}.tar'), 12, say=said.append)
+        streamed('torch', addresses.find('memory://faces/{0..7}.tar'), 12, say=said.append)
     )
     assert set(range(COUNT)) == set(numbers) and len(said) == 4
     for name, reason in (
@@ -249,11 +251,11 @@ def test_broken_and_missing_shards_are_reported_and_the_rest_is_read(parts, put)
 
 def test_a_shard_that_comes_back_is_read_again(parts, put, monkeypatch):
     monkeypatch.setattr(stream, 'SHUFFLE', 1)
-    monkeypatch.setattr(stream, 'AHEAD', 1)
+    monkeypatch.setattr(waiting, 'AHEAD', 1)
     put({'0.tar': parts['0.tar']})
     with dali_pipes.make(
         'torch',
-        stream.find('memory://faces/{0..1}.tar'),
+        addresses.find('memory://faces/{0..1}.tar'),
         'bicubic',
         batch=3,
         size=SIZE,
@@ -271,13 +273,13 @@ def test_nothing_usable_is_an_error(put, tmp_path):
         DataError,
         match='no image in an epoch of 2 shards: .*0.tar left out .*0.tar does not exist.*Check',
     ):
-        streamed('torch', stream.find('memory://faces/{0..1}.tar'))
+        streamed('torch', addresses.find('memory://faces/{0..1}.tar'))
     put({'0.tar': shard(tmp_path, {f'{i}.png': face(32) for i in range(4)})})
     for name in 'torch', 'dali':
         with pytest.raises(
             DataError, match='no usable image in an epoch of 1 shard: .*0.tar/.*32x32, smaller'
         ):
-            streamed(name, stream.find('memory://faces/0.tar'), batch=9)
+            streamed(name, addresses.find('memory://faces/0.tar'), batch=9)
 
 
 def test_what_a_stream_cannot_do(found, monkeypatch):
@@ -289,17 +291,17 @@ def test_what_a_stream_cannot_do(found, monkeypatch):
     streamed('torch', found, 1, cache='auto', say=said.append)
     assert said == ['cache: off; images of a stream are not cached']
     with pytest.raises(DataError, match='nosuch://x.tar: cannot be listed'):
-        stream.find('nosuch://x.tar')
+        addresses.find('nosuch://x.tar')
     with pytest.raises(DataError, match='no shards found'):
-        stream.find('memory://faces/*.zip')
+        addresses.find('memory://faces/*.zip')
     monkeypatch.setitem(sys.modules, 's3fs', None)
     monkeypatch.delitem(sys.modules['fsspec.registry']._registry, 's3', raising=False)
     with pytest.raises(DataError, match=r'pip install s3fs .*\[remote\]'):
-        stream.find('s3://bucket/{0..3}.tar')
+        addresses.find('s3://bucket/{0..3}.tar')
 
 
 def test_stars_find_what_braces_name(found):
-    starred = stream.find('memory://faces/*.tar')
+    starred = addresses.find('memory://faces/*.tar')
     assert [os.path.basename(u) for u in starred.urls] == [
         '0.tar',
         '1.tar',
@@ -378,29 +380,29 @@ def test_copies_of_images_of_the_validation_are_told(found, tmp_path):
 def test_a_run_begins_if_any_shard_has_an_image(parts, put, tmp_path):
     empty = shard(tmp_path, {'notes.txt': b'none'})
     put({f'{i:02}.tar': empty for i in range(8)} | {'19.tar': parts['3.tar']})
-    stream.Stream(stream.find('memory://faces/{00..19}.tar'), SIZE).prove()
+    stream.Stream(addresses.find('memory://faces/{00..19}.tar'), SIZE).prove()
     with pytest.raises(
         DataError, match='no image in 19 shards of 19: .*00.tar holds no image.*Check the address'
     ):
-        stream.Stream(stream.find('memory://faces/{00..18}.tar'), SIZE).prove()
+        stream.Stream(addresses.find('memory://faces/{00..18}.tar'), SIZE).prove()
 
 
 def test_a_folder_of_a_store(found, put):
     for folder in 'memory://faces', 'memory://faces/':
-        assert stream.find(folder).urls == stream.find('memory://faces/*.tar').urls
+        assert addresses.find(folder).urls == addresses.find('memory://faces/*.tar').urls
     put({'deeper/0.tar': b'', 'none/0.txt': b''})
-    assert len(stream.find('memory://faces/*/*.tar')) == 1
+    assert len(addresses.find('memory://faces/*/*.tar')) == 1
     with pytest.raises(DataError, match='none: cannot be listed .a folder without .tar files'):
-        stream.find('memory://faces/none')
+        addresses.find('memory://faces/none')
     # A shard need not be called .tar.
-    assert stream.find('memory://faces/none/{0..1}.txt').urls == [
+    assert addresses.find('memory://faces/none/{0..1}.txt').urls == [
         'memory://faces/none/0.txt',
         'memory://faces/none/1.txt',
     ]
     with pytest.raises(DataError, match='no shards found; .*zz does not exist; check the address'):
-        stream.find('memory://faces/zz/*.tar')
+        addresses.find('memory://faces/zz/*.tar')
     with pytest.raises(DataError, match='no shards found; check the pattern'):
-        stream.find('memory://faces/none/*.tar')
+        addresses.find('memory://faces/none/*.tar')
 
 
 # Against a server that speaks S3.
@@ -443,7 +445,7 @@ def bucket(server, parts, monkeypatch):
 def test_s3(bucket, tmp_path):
     bucket.pipe('faces/4.tar', shard(tmp_path, {'bad.png': face()[:80]}))
     for pattern in 's3://faces/{0..5}.tar', 's3://faces/*.tar':
-        said, found = [], stream.find(pattern)
+        said, found = [], addresses.find(pattern)
         ranks = [
             streamed('torch', found, 15, rank=r, world=2, batch=1, say=said.append) for r in (0, 1)
         ]
@@ -457,15 +459,15 @@ def test_s3(bucket, tmp_path):
             '{' in pattern
         )
     with pytest.raises(DataError, match='no image in an epoch of 2 shards: s3://faces/8.tar'):
-        streamed('torch', stream.find('s3://faces/{8..9}.tar'))
-    assert len(stream.find('s3://faces')) == 5
+        streamed('torch', addresses.find('s3://faces/{8..9}.tar'))
+    assert len(addresses.find('s3://faces')) == 5
     for address in 's3://nowhere/*.tar', 's3://nowhere':
         with pytest.raises(DataError, match='(found|listed).* not exist.*AWS_ENDPOINT_URL'):
-            stream.find(address)
+            addresses.find(address)
 
 
 def test_two_ranks_share_the_images_of_a_bucket(bucket):
-    found = stream.find('s3://faces/*.tar')
+    found = addresses.find('s3://faces/*.tar')
     halves = [colours(streamed('torch', found, 12, rank=r, world=2, batch=1)) for r in (0, 1)]
     for e in range(2):
         assert sorted(halves[0][6 * e : 6 * e + 6] + halves[1][6 * e : 6 * e + 6]) == list(
@@ -475,7 +477,7 @@ def test_two_ranks_share_the_images_of_a_bucket(bucket):
 
 def test_web_addresses(bucket, server):
     said = []
-    whole = streamed('torch', stream.find(f'{server}/faces/{{0..4}}.tar'), say=said.append)
+    whole = streamed('torch', addresses.find(f'{server}/faces/{{0..4}}.tar'), say=said.append)
     assert epochs(colours(whole)) == [Counter(range(COUNT))] * 2
     assert len(said) == 1 and '/faces/4.tar left out until the next epoch: ' in said[0]
     assert said[0].endswith('/faces/4.tar does not exist')
@@ -552,7 +554,9 @@ WAYS = 'silent', 'stalls', 'drips'
 
 @pytest.mark.parametrize('way', WAYS)
 def test_a_shard_that_stalls_is_left_out(misbehaving, way):
-    found = stream.Shards([f'{misbehaving}/{way}/1.tar', f'{misbehaving}/good/0.tar'], timeout=0.5)
+    found = addresses.Shards(
+        [f'{misbehaving}/{way}/1.tar', f'{misbehaving}/good/0.tar'], timeout=0.5
+    )
     said = []
     whole = streamed('torch', found, 6, say=said.append)
     assert len(set(colours(whole))) == 3
@@ -562,7 +566,7 @@ def test_a_shard_that_stalls_is_left_out(misbehaving, way):
 
 @pytest.mark.parametrize('way', WAYS)
 def test_a_store_that_stalls_ends_the_run(misbehaving, way):
-    found = stream.Shards([f'{misbehaving}/{way}/{i % 4}.tar' for i in range(50)], timeout=0.2)
+    found = addresses.Shards([f'{misbehaving}/{way}/{i % 4}.tar' for i in range(50)], timeout=0.2)
     began = time.monotonic()
     with pytest.raises(DataError, match='5 shards in a row stalled'):
         streamed('torch', found, 6)
@@ -572,7 +576,7 @@ def test_a_store_that_stalls_ends_the_run(misbehaving, way):
 
 def test_a_shard_without_end_is_left_out(misbehaving, monkeypatch):
     monkeypatch.setattr(stream, 'MOST', 20_000)
-    found = stream.Shards([f'{misbehaving}/endless/1.tar', f'{misbehaving}/good/0.tar'])
+    found = addresses.Shards([f'{misbehaving}/endless/1.tar', f'{misbehaving}/good/0.tar'])
     said = []
     assert len(set(colours(streamed('torch', found, 6, say=said.append)))) == 3
     assert 'endless/1.tar left out until the next epoch: stalled: no image in' in said[0]
@@ -584,12 +588,12 @@ def test_a_store_that_does_not_list(monkeypatch):
         'fsspec.implementations.memory.MemoryFileSystem.glob', lambda *_: released.wait(20)
     )
     with pytest.raises(DataError, match='cannot be listed .no answer in 0.2 s'):
-        stream.find('memory://faces/*.tar', timeout=0.2)
+        addresses.find('memory://faces/*.tar', timeout=0.2)
     released.set()
 
 
 def test_waiting_can_be_interrupted(misbehaving):
-    found = stream.Shards([f'{misbehaving}/silent/0.tar'], timeout=60)
+    found = addresses.Shards([f'{misbehaving}/silent/0.tar'], timeout=60)
     with dali_pipes.make('torch', found, 'bicubic', size=SIZE, threads=1, say=str) as pipe:
         threading.Timer(0.3, pipe.interrupt).start()
         with pytest.raises(Interrupted):

@@ -26,7 +26,7 @@ import torch
 import degrade
 from errors import RunError
 from faces import duplicates
-from sources import jph, stream
+from sources import addresses, jph
 from storage import check_apart, shown
 from tools.building import destination, faces_page, fingerprint, sources, thresholds
 from tools.building.engines import Engine, Processes
@@ -190,7 +190,7 @@ def everywhere(args: argparse.Namespace) -> None:
         if path and os.path.exists(path):
             setattr(args, name, os.path.abspath(path))
     sides = {'--out': args.out}, {'SOURCE': args.source}
-    if not any(stream.is_url(place) for place in (args.source, args.out)):
+    if not any(addresses.is_url(place) for place in (args.source, args.out)):
         # Neither may lie in the other: one would be listed, or cleaned, with the other.
         check_apart(*sides)
         check_apart(*reversed(sides))
@@ -226,7 +226,7 @@ def told(args: argparse.Namespace) -> str:
     """Say how to train on a finished set."""
     more = f' --recipe {args.recipe}' if args.verb == 'pairs' else ''
     more += f' --size {args.size}' if getattr(args, 'size', 512) != 512 else ''
-    if not stream.is_url(args.out):
+    if not addresses.is_url(args.out):
         return f'use it with: python train.py --data {shown(args.out)}{more}'
     if args.verb == 'pairs':
         return 'pairs are trained on from a disk: copy them there'

@@ -68,6 +68,7 @@ def load(a: str, b: str, device: str, since: str | None = None) -> Ends:
         raise RunError(f'{a} is no run of a restorer, which is what PSNR and SSIM score')
     start = copied(loaded.net)
     end = of_same(loaded.net, b)
+    # Weights of one origin move in directions that can be added, as long as neither went far.
     if since:
         before = of_same(loaded.net, since)
         end = {k: w + (end[k] - before[k]) for k, w in start.items()}

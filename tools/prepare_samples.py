@@ -17,7 +17,7 @@ from dali_pipes import mixed
 from dali_pipes.plan import Plan
 from degrade import recipe_text
 from errors import RunError
-from sources import stream
+from sources import addresses
 from sources.reader import Reader
 from tasks import data as sources
 from training import pictures, run
@@ -57,7 +57,7 @@ def replay(args: argparse.Namespace) -> None:
     trained_on, present = run.read_config(args.run).get('images'), sources.fingerprint(images)
     if trained_on != present:
         raise RunError(f'{args.run} was trained on {trained_on}; --data now holds {present}')
-    if isinstance(images, stream.Shards):
+    if isinstance(images, addresses.Shards):
         raise RunError(
             f'{args.run} was trained on a stream: which image a sample was is not known any more'
         )

@@ -18,7 +18,7 @@ import fsspec
 
 import storage
 from errors import BadFile, RunError
-from sources import stream
+from sources import addresses
 from storage import printable, shown
 
 # How the name of a file begins that is being written.
@@ -65,7 +65,7 @@ class Destination(Protocol):
 def make(place: str) -> Destination:
     """Return the destination of this name. Raises RunError."""
     place = place.removeprefix('file://')
-    return Store(place.rstrip('/')) if stream.is_url(place) else Folder(os.path.abspath(place))
+    return Store(place.rstrip('/')) if addresses.is_url(place) else Folder(os.path.abspath(place))
 
 
 def write(destination: Destination, name: str, data: bytes) -> None:
@@ -178,7 +178,7 @@ class Store(NamedTuple):
         fs, root = self._opened()
         with (
             _refusals(f'{self.place}/{name}', 'read'),
-            fs.open(f'{root}/{name}', 'rb', block_size=stream.BLOCK) as file,
+            fs.open(f'{root}/{name}', 'rb', block_size=addresses.BLOCK) as file,
         ):
             yield file
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import fsspec
 
 from errors import BadFile, DataError
-from sources import files, listing, shards, stream
+from sources import addresses, files, listing, shards
 from storage import counted, open_regular, shown
 from tasks.batches import ahead
 
@@ -60,7 +60,7 @@ def find(source: str, length: int) -> list[InputShard]:
     length: pictures of an input shard, at most
     Raises DataError: nothing is there, or a store does not answer.
     """
-    entries = _remote(source) if stream.is_url(source) else _local(source)
+    entries = _remote(source) if addresses.is_url(source) else _local(source)
     entries.sort(key=lambda each: (listing.natural(each[0]), each))
     tars = [each for each in entries if shards.parted(each[1])[0] == each[1]]
     pictures = [each for each in entries if shards.parted(each[1])[0] != each[1]]
@@ -182,22 +182,22 @@ def _of_tar(name: str, path: str) -> Iterator[Photo]:
 
 def _opened(path: str) -> Any:
     """A tar on a disk or at an address, open for reading."""
-    if not stream.is_url(path):
+    if not addresses.is_url(path):
         return open_regular(path)
     fs, place = fsspec.core.url_to_fs(path)
-    return fs.open(place, 'rb', block_size=stream.BLOCK)
+    return fs.open(place, 'rb', block_size=addresses.BLOCK)
 
 
 def _contents(path: str) -> bytes | BadFile:
     try:
-        return _at_address(path) if stream.is_url(path) else files.read_bytes(path)
+        return _at_address(path) if addresses.is_url(path) else files.read_bytes(path)
     except BadFile as error:
         return error
     except FileNotFoundError:
         return Gone('not there any more')
     except OSError as error:
         # A store may answer the next time; a disk says the same again.
-        if stream.is_url(path) and not destination.is_final(error):
+        if addresses.is_url(path) and not destination.is_final(error):
             raise
         return Gone(f'cannot be read: {error.strerror or error}')
 
