@@ -1,18 +1,21 @@
 """A photo that exists in two sizes: the small one restored, compared with the large one.
 
+python benchmarks/natural_truth.py same_240p.jpg same_1080p.jpg --scale 4
 python benchmarks/natural_truth.py same_240p.jpg same_1080p.jpg --run runs/mine --scale 4
+
+The first compares both weights that come along, the second a network of yours.
 
 What made the small photo small is nobody's recipe. The large one is brought to the enlarged size by
 averaging and registered to the Lanczos enlargement of the small one (an affine map by ECC,
 Evangelidis and Psarakis 2008), so that nobody is judged by half a pixel. PSNR and SSIM are those of
-the squares around the faces. --out writes a picture: Lanczos, ours, truth.
+the squares around the faces. --out writes a picture: Lanczos, restored, truth.
 """
 
 import program
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,16 +30,16 @@ from metrics.psnr import psnr
 from metrics.ssim import ssim
 from sources import files, photo
 from sources.photo import Photo
-from tasks import backgrounds, loading, photo_flags, photos
+from tasks import backgrounds, loading, photo_flags, photos, shipped
 
+LANCZOS = 'Lanczos'
 SMOOTH = 2.0  # pixels: sigma of what is registered
 
 
 class Compared(NamedTuple):
-    """Three pictures of one size [h, w, 3] uint8, and the squares of the faces in them."""
+    """Pictures of one size [h, w, 3] uint8, and the squares of the faces in them."""
 
-    lanczos: np.ndarray
-    ours: np.ndarray
+    given: dict[str, np.ndarray]  # by what made them, Lanczos first
     truth: np.ndarray
     squares: np.ndarray  # [n, 4] left, top, right, bottom
 
@@ -59,27 +62,29 @@ def registered(truth: np.ndarray, to: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(sized, m, (w, h), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
 
 
-def compared(small: str, large: str, tools: photo_flags.Tools) -> Compared:
-    """Restore the small photo. Raises RunError where it has no face."""
+def compared(small: str, large: str, ways: Mapping[str, photo_flags.Tools]) -> Compared:
+    """Restore the small photo in some ways. Raises RunError where it has no face."""
     own = read(small)
-    how = tools.how
-    (done,) = photos.restored([(small, own)], tools.detector, tools.network, how)
-    if not len(done.found.boxes):
-        raise RunError(f'{small}: no face found')
-    # What surrounds the faces is this enlargement in both.
-    plain = backgrounds.lanczos(own.pixels, how.scale)
-    squares = np.rint(done.found.boxes * how.scale).astype(int).clip(0)
-    return Compared(plain, done.photo.pixels, registered(read(large).pixels, plain), squares)
+    given: dict[str, np.ndarray] = {}
+    for name, tools in ways.items():
+        (done,) = photos.restored([(small, own)], tools.detector, tools.network, tools.how)
+        if not len(done.found.boxes):
+            raise RunError(f'{small}: no face found')
+        # What surrounds the faces is this enlargement in all of them.
+        given.setdefault(LANCZOS, backgrounds.lanczos(own.pixels, tools.how.scale))
+        given[name] = done.photo.pixels
+        squares = np.rint(done.found.boxes * tools.how.scale).astype(int).clip(0)
+    return Compared(given, registered(read(large).pixels, given[LANCZOS]), squares)
 
 
-def scores(pair: Compared) -> dict[str, tuple[float, float]]:
+def scores(found: Compared) -> dict[str, tuple[float, float]]:
     """{name: (PSNR in dB, SSIM)}, means over the faces."""
-    rows: dict[str, list[tuple[float, float]]] = {'lanczos': [], 'ours': []}
-    for left, top, right, bottom in pair.squares:
-        wanted = _tensor(pair.truth[top:bottom, left:right])
-        for name, picture in (('lanczos', pair.lanczos), ('ours', pair.ours)):
-            given = _tensor(picture[top:bottom, left:right])
-            rows[name].append((float(psnr(given, wanted)), float(ssim(given, wanted))))
+    rows: dict[str, list[tuple[float, float]]] = {name: [] for name in found.given}
+    for left, top, right, bottom in found.squares:
+        wanted = _tensor(found.truth[top:bottom, left:right])
+        for name, pixels in found.given.items():
+            face = _tensor(pixels[top:bottom, left:right])
+            rows[name].append((float(psnr(face, wanted)), float(ssim(face, wanted))))
     return {name: tuple(np.mean(row, 0).tolist()) for name, row in rows.items()}
 
 
@@ -87,17 +92,31 @@ def _tensor(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)[None]
 
 
-def picture(pair: Compared, suffix: str) -> bytes:
-    """File of the largest face and what is around it: Lanczos, ours, truth."""
-    sides = (pair.squares[:, 2:] - pair.squares[:, :2]).max(1)
-    left, top, right, bottom = pair.squares[sides.argmax()]
+def picture(found: Compared, suffix: str) -> bytes:
+    """File of the largest face and what is around it: what is given, then the truth."""
+    sides = (found.squares[:, 2:] - found.squares[:, :2]).max(1)
+    left, top, right, bottom = found.squares[sides.argmax()]
     margin = int(sides.max()) // 2
-    h, w, _ = pair.truth.shape
+    h, w, _ = found.truth.shape
     y = slice(max(top - margin, 0), min(bottom + margin, h))
     x = slice(max(left - margin, 0), min(right + margin, w))
-    strip = np.concatenate([p[y, x] for p in (pair.lanczos, pair.ours, pair.truth)], 1)
+    strip = np.concatenate([p[y, x] for p in (*found.given.values(), found.truth)], 1)
     quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
     return cv2.imencode(suffix, strip[..., ::-1], quality)[1].tobytes()
+
+
+def ways_of(args: argparse.Namespace) -> dict[str, photo_flags.Tools]:
+    """The network that the flags name, or both that come along."""
+    if args.run or args.weights or args.fidelity is not None:
+        named = {'restored': (args.run, args.weights)}
+    else:
+        named = {name: (None, name) for name in (shipped.USUAL, shipped.SHARP)}
+    return {
+        name: photo_flags.build(
+            args, loading.load(run, weights, args.device, usual=True, fidelity=args.fidelity)
+        )
+        for name, (run, weights) in named.items()
+    }
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     p = infer.parser()
     p.description = __doc__
     p.add_argument('large', help='the same photo with more pixels')
-    p.add_argument('--out', help='PNG or JPEG: Lanczos, ours, truth')
+    p.add_argument('--out', help='PNG or JPEG: Lanczos, restored, truth')
     return p
 
 
@@ -115,17 +134,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.out and Path(args.out).suffix.lower() not in ('.png', '.jpg', '.jpeg'):
         raise RunError(f'--out {args.out}: give a name that ends in .png or .jpg')
-    tools = photo_flags.build(
-        args, loading.load(args.run, args.weights, args.device, usual=True, fidelity=args.fidelity)
-    )
-    pair = compared(args.source, args.large, tools)
-    rows = scores(pair)
+    found = compared(args.source, args.large, ways_of(args))
+    rows = scores(found)
+    plain = rows[LANCZOS]
     for name, (decibels, structure) in rows.items():
-        print(f'{name:8} {decibels:6.2f} dB {structure:7.4f}')
-    gains = np.subtract(rows['ours'], rows['lanczos'])
-    print(f'gain     {gains[0]:+6.2f} dB {gains[1]:+7.4f}')
+        gains = f'{decibels - plain[0]:+6.2f} dB {structure - plain[1]:+7.4f}'
+        print(f'{name:12} {decibels:6.2f} dB {structure:7.4f}   over Lanczos {gains}')
     if args.out:
-        storage.write(args.out, picture(pair, Path(args.out).suffix))
+        storage.write(args.out, picture(found, Path(args.out).suffix))
     return 0
 
 

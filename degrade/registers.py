@@ -8,6 +8,7 @@ files that are named, on every architecture.
 
 import program
 
+import functools
 import importlib.util
 import re
 import sys
@@ -64,9 +65,15 @@ def compiled(file: str | Path, architecture: str) -> tuple[bytes, str]:
 
     Raises KernelError with the compiler's log.
     """
+    return _compiled(kernels.source(file), str(file), architecture)
+
+
+# By its text, which may be edited: a second of compiling for each kernel is not spent twice.
+@functools.cache
+def _compiled(source: str, file: str, architecture: str) -> tuple[bytes, str]:
     from cupy.cuda import nvrtc
 
-    program = nvrtc.createProgram(kernels.source(file), str(file), [], [])
+    program = nvrtc.createProgram(source, file, [], [])
     options = [f'--gpu-architecture=sm_{architecture}', '--ptxas-options=-v']
     try:
         nvrtc.compileProgram(program, [*options, *kernels.OPTIONS, *CUPY_OPTIONS])

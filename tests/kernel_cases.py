@@ -383,6 +383,7 @@ def errors(case, images):
 
 
 def main():
+    from storage import counted
     from tools import cuda_shim
 
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -397,7 +398,8 @@ def main():
                     error, allowed = errors(case, images)
                     assert error <= allowed, (case.name, order, error)
     how = 'as the reference has it' if args.plain else 'under the sanitizers'
-    print(len(shim.launched), f'kernels executed in {args.orders} orders {how}')
+    orders = counted(args.orders, 'order')
+    print(len(shim.launched), f'kernels executed in {orders} {how}')
 
 
 if __name__ == '__main__':
