@@ -100,7 +100,7 @@ def make(
 
     name:   'dali' (DALI decodes and flips), 'torch' (DataLoader and OpenCV) or 'reference' (one
             image at a time through the float64 definition; slow)
-    images: from manifest.scan, addresses.find, or, in pairs, from manifest.scan_pairs or
+    images: from manifest.scan, addresses.find, or, in pairs, from lq_gt.scan_pairs or
             scan_stacked; pairs are not degraded, and only their scale is taken from the recipe
     On a GPU the CUDA kernels degrade, one batch ahead of the one that is asked for.
     Raises ValueError for unknown names, ImportError where the library of a pipe is missing,

@@ -19,7 +19,8 @@ import torch
 
 from degrade import kernels as cuda
 from errors import BadFile
-from sources.files import PNG, exif_orientation, own_colours
+from sources.files import own_colours
+from sources.structure import PNG, exif_orientation
 
 KERNELS = Path(__file__).with_name('png.cu')
 # Pixels of a picture that the device takes: places in a picture are 32-bit integers there.

@@ -50,7 +50,7 @@ class ValidationSet(Protocol):
 
 
 class Pairs:
-    """The ValidationSet of pairs from two folders, as manifest.scan_pairs finds them."""
+    """The ValidationSet of pairs from two folders, as lq_gt.scan_pairs finds them."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         """Nothing is read yet."""
@@ -71,7 +71,7 @@ class Pairs:
 
 
 class Stacked:
-    """The ValidationSet of pairs stacked in one picture, as manifest.scan_stacked finds them."""
+    """The ValidationSet of pairs stacked in one picture, as lq_gt.scan_stacked finds them."""
 
     def __init__(self, images: Sequence[StackedImage]) -> None:
         """Nothing is read yet."""

@@ -18,8 +18,9 @@ from storage import shown, some
 
 from . import decoders, jph, shards
 from .aliases import FilePath, Say
-from .files import JPEG, OTHER_SUFFIXES, PNG, SUFFIXES
+from .files import OTHER_SUFFIXES, SUFFIXES
 from .shards import is_junk
+from .structure import JPEG, PNG
 
 Part = tuple[str, int, int]  # shard, offset and length in bytes
 

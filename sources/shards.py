@@ -19,8 +19,9 @@ from storage import open_regular, shown
 
 from . import scan_cache
 from .aliases import FilePath, Say
-from .files import LARGEST_FILE, OTHER_SUFFIXES, looks_like
+from .files import LARGEST_FILE, OTHER_SUFFIXES
 from .files import SUFFIXES as READABLE
+from .structure import looks_like
 
 # The compressed ones are taken for shards only to be refused by name.
 SUFFIXES = '.tar', '.tar.gz', '.tgz'

@@ -15,7 +15,7 @@ from dali_pipes import validation
 from errors import DataError
 from faces import landmarks
 from faces.masks import pairs
-from sources import addresses, identity, listing, manifest, selection, stream
+from sources import addresses, identity, listing, lq_gt, manifest, selection, stream
 from storage import some
 from training import resume
 
@@ -58,7 +58,7 @@ def load_faces(config: Config, say: Say = print, bar: Bar = NO_BAR) -> tuple[Any
     elif urls := _addresses(source):
         train = _stream(config, urls, wanted, say)
     else:
-        paired = source.startswith(STACKED) or manifest.is_paired(source, both=True)
+        paired = source.startswith(STACKED) or lq_gt.is_paired(source, both=True)
         train = _paired(config, bar, say) if paired else scan(source)
         wanted = wanted or [('val', '0.01')]
 
@@ -86,8 +86,8 @@ def _from_path(
     if path.startswith(STACKED):
         stacked = _stacked(config, '--val', path, say=say)
         return validation.Stacked(stacked), stacked
-    if manifest.is_paired(path):
-        found = manifest.scan_pairs(path, config.scale, say=say)
+    if lq_gt.is_paired(path):
+        found = lq_gt.scan_pairs(path, config.scale, say=say)
         return validation.Pairs(found), found
     faces = scan(path)
     return _pairs_or_degraded(config, faces.images), faces.images
@@ -145,7 +145,7 @@ def _paired(config: Config, bar: Bar, say: Say) -> manifest.Manifest:
     )
     if source.startswith(STACKED):
         return manifest.Manifest(_stacked(config, '--data', source, **how))
-    return manifest.Manifest(manifest.scan_pairs(source, config.scale, **how))
+    return manifest.Manifest(lq_gt.scan_pairs(source, config.scale, **how))
 
 
 def _stacked(config: Config, flag: str, path: str, **how: Any) -> list[manifest.Stacked]:
@@ -159,7 +159,7 @@ def _stacked(config: Config, flag: str, path: str, **how: Any) -> list[manifest.
         )
     if addresses.is_url(source):
         raise DataError(f'{flag} {path}: pairs are read from a disk: copy them there')
-    return manifest.scan_stacked(source, **how)
+    return lq_gt.scan_stacked(source, **how)
 
 
 def _addresses(source: str) -> list[str]:
@@ -367,7 +367,7 @@ def mixed_in(config: Config, say: Say = print) -> dali_pipes.Pairs | None:
         return None
     # Their own scan: a pair is judged by its LQ, too. Verdicts are cached, so that it is cheap.
     size, strict, verify = config.data.size, config.data.strict, config.data.verify
-    pairs = manifest.scan_pairs(
+    pairs = lq_gt.scan_pairs(
         degradation.mix, config.scale, size=size, strict=strict, verify=verify, say=say
     )
     return dali_pipes.Pairs(pairs, degradation.mix_share)

@@ -32,7 +32,7 @@ from dali_pipes import cache, pipe, pipe_dali, pipe_png, pipe_torch, png
 from degrade import kernels, noise
 from degrade.draw import Draw
 from errors import DataError, FacesError
-from sources import files, jph, manifest
+from sources import files, jph, lq_gt, manifest
 from sources.reader import PairedReader
 from tasks import players
 
@@ -90,7 +90,7 @@ def home(tmp_path_factory):
 
 def scanned(home, kind):
     if kind == 'pairs':
-        return manifest.scan_pairs(home / kind, 4, size=SIZE, say=lambda _: None)
+        return lq_gt.scan_pairs(home / kind, 4, size=SIZE, say=lambda _: None)
     if kind == 'jph' and not jph.codec():
         pytest.skip('the extra htj2k is not installed')
     folder = str(home / kind)

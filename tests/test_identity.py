@@ -12,7 +12,7 @@ import pytest
 import infer
 import tasks
 import train
-from sources import identity, manifest
+from sources import identity, lq_gt, manifest
 from tasks import data
 from training import checkpoint, places, run
 from training.world import World
@@ -134,7 +134,7 @@ def test_copies_of_what_is_validated_on_are_told(tmp_path):
         picture(tmp_path / f'val/GT/{name}.png', number)
         picture(tmp_path / f'val/LQ/{name}.png', number + 10, SIZE // 4)
     train, held = (manifest.scan(str(tmp_path / f), size=SIZE).images for f in ('train', 'val/GT'))
-    pairs = manifest.scan_pairs(str(tmp_path / 'val'), 4)
+    pairs = lq_gt.scan_pairs(str(tmp_path / 'val'), 4)
     told = [str(tmp_path / 'train/b.png')]
     assert identity.copies(train, held) == identity.copies(train, pairs) == told
     assert identity.copies(held, train) == [str(tmp_path / 'val/GT/x.png')]

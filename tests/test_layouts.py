@@ -16,7 +16,7 @@ import tasks
 from errors import DataError
 from faces.masks import pairs as parsing
 from sources import layouts
-from sources.manifest import is_paired, scan_pairs
+from sources.lq_gt import is_paired, scan_pairs
 from tasks import data as sources
 
 LARGE = 2 * SIZE

@@ -15,7 +15,7 @@ from zoo import chunk, picture, zoo
 
 import infer
 from errors import BadFile, DataError
-from sources import files, listing, scan_cache
+from sources import files, listing, scan_cache, structure
 from sources.manifest import scan
 from tools import prepare
 
@@ -34,7 +34,7 @@ def huge(width, height):
     """A PNG whose header is whole, and says so much."""
     header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
     pixels = chunk(b'IDAT', zlib.compress(bytes(1000)))
-    return files.PNG + chunk(b'IHDR', header) + pixels + chunk(b'IEND')
+    return structure.PNG + chunk(b'IHDR', header) + pixels + chunk(b'IEND')
 
 
 JUNK = [
@@ -192,7 +192,7 @@ def test_a_flag_raises_the_bound(tmp_path, capsys):
 def test_bytes_are_bounded_before_they_are_read(tmp_path, monkeypatch):
     path = tmp_path / 'sparse.png'
     with open(path, 'wb') as f:
-        f.write(files.PNG)
+        f.write(structure.PNG)
         f.truncate(60 << 30)
     with pytest.raises(BadFile, match='too large: 64,424,509,440 bytes'):
         files.read_bytes(path)

@@ -11,9 +11,10 @@ import pytest
 from zoo import picture, png, rows
 
 from errors import DataError
-from sources import manifest
+from sources import lq_gt, manifest
 from sources import reader as reading
-from sources.manifest import scan, scan_pairs
+from sources.lq_gt import scan_pairs
+from sources.manifest import scan
 from sources.reader import Reader
 
 
@@ -59,7 +60,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
         'listdir',
         lambda path: (_ for _ in ()).throw(PermissionError(13, 'Permission denied')),
     )
-    for call in manifest.is_paired, lambda folder: scan_pairs(folder, 4):
+    for call in lq_gt.is_paired, lambda folder: scan_pairs(folder, 4):
         with pytest.raises(DataError, match=f'{tmp_path} cannot be listed: Permission denied'):
             call(str(tmp_path))
 

@@ -15,7 +15,7 @@ import train
 from dali_pipes import mixed
 from dali_pipes.plan import Plan
 from degrade.draw import Draw
-from sources import manifest
+from sources import lq_gt, manifest
 from tools import prepare
 
 SIZE = 64
@@ -41,7 +41,7 @@ def home(tmp_path_factory):
 
 def made(home, share, name='torch', **options):
     faces = manifest.scan(str(home / 'faces'), size=SIZE, say=lambda _: None).images
-    pairs = manifest.scan_pairs(home / 'pairs', 4, size=SIZE, say=lambda _: None)
+    pairs = lq_gt.scan_pairs(home / 'pairs', 4, size=SIZE, say=lambda _: None)
     common = dict(batch=6, size=SIZE, say=lambda _: None) | options
     pipe = dali_pipes.make(name, faces, 'ai6126_2024', threads=1, **common)
     return (
@@ -52,7 +52,7 @@ def made(home, share, name='torch', **options):
 @pytest.mark.parametrize('options', [{}, {'crop': 32}, {'name': 'reference'}])
 def test_each_sample_is_a_pair_or_a_face(home, options):
     with made(home, 0.6, **options) as mixture, made(home, 0, **options) as plain:
-        pairs = dali_pipes.Pairs(manifest.scan_pairs(home / 'pairs', 4, size=SIZE), 0.6)
+        pairs = dali_pipes.Pairs(lq_gt.scan_pairs(home / 'pairs', 4, size=SIZE), 0.6)
         assert iter(mixture) is mixture
         seen = 0
         for _ in range(6):
@@ -80,7 +80,7 @@ def test_mirroring_is_that_of_the_sample(home):
         for _ in range(4):
             batch = next(mixture)
             flips = Draw(0, batch.sample.numpy()).uniform('flip') < 0.5
-            pairs = dali_pipes.Pairs(manifest.scan_pairs(home / 'pairs', 4, size=SIZE), 0.999)
+            pairs = dali_pipes.Pairs(lq_gt.scan_pairs(home / 'pairs', 4, size=SIZE), 0.999)
             places, index = mixed.drawn(batch.sample.numpy(), pairs, seed=0)
             for place, i in zip(places, index, strict=True):
                 gt = cv2.imread(str(home / f'pairs/GT/{i}.png'))[..., ::-1] / 255

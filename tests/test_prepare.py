@@ -16,7 +16,7 @@ from config import schema
 from dali_pipes import validation
 from degrade.draw import Draw
 from errors import DataError
-from sources import manifest
+from sources import lq_gt, manifest
 from tasks import data as sources
 from tools import prepare, prepare_samples
 
@@ -99,7 +99,7 @@ def test_degrade_writes_a_validation_set(hq, tmp_path):
             assert (tmp_path / 'a' / side / f'{name}.png').read_bytes() == (
                 tmp_path / 'b' / side / f'{name}.png'
             ).read_bytes()
-    assert len(manifest.scan_pairs(str(tmp_path / 'a'), 4)) == 8
+    assert len(lq_gt.scan_pairs(str(tmp_path / 'a'), 4)) == 8
 
 
 def test_pairs_of_one_size_also_above_each_other(hq, tmp_path, capsys):

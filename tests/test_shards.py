@@ -25,7 +25,8 @@ import train
 from dali_pipes import batch, cache, pipe_torch, validation
 from errors import BadFile, DataError
 from sources import manifest, reader, shards
-from sources.manifest import scan, scan_pairs
+from sources.lq_gt import scan_pairs
+from sources.manifest import scan
 from sources.reader import Reader
 from tasks import data as sources
 from tools import prepare

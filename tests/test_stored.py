@@ -24,7 +24,7 @@ from dali_pipes.batch import Batch
 from dali_pipes.loader import Options
 from degrade import workers
 from errors import DataError
-from sources import addresses, manifest, order
+from sources import addresses, lq_gt, manifest, order
 from tasks import data as sources
 from tools import cuda_shim, prepare
 from training import checkpoint
@@ -62,8 +62,8 @@ def own_cache_folder(tmp_path, monkeypatch):
 
 def pairs(home, scale):
     if scale == 'stacked':
-        return manifest.scan_stacked(home / scale, size=SIZE, say=lambda _: None)
-    return manifest.scan_pairs(home / str(scale), scale, size=SIZE, say=lambda _: None)
+        return lq_gt.scan_stacked(home / scale, size=SIZE, say=lambda _: None)
+    return lq_gt.scan_pairs(home / str(scale), scale, size=SIZE, say=lambda _: None)
 
 
 def batches(name, pairs, scale, count=5, **options):
@@ -189,7 +189,7 @@ def test_bad_pairs_are_named_and_left_out(home, tmp_path):
         cv2.imwrite(str(folder / f'{side}/3.png'), np.zeros((n, n, 3), np.uint8))
 
     said = []
-    good = manifest.scan_pairs(folder, 4, size=SIZE, strict=False, say=said.append)
+    good = lq_gt.scan_pairs(folder, 4, size=SIZE, strict=False, say=said.append)
     assert [p.path for p in good] == [str(folder / f'GT/{i}.png') for i in (4, 5, 6)]
     said = ' '.join(said)
     for part in (
@@ -206,13 +206,13 @@ def test_bad_pairs_are_named_and_left_out(home, tmp_path):
     ):
         assert part in said, part
     with pytest.raises(DataError, match='LQ/0.png'):
-        manifest.scan_pairs(folder, 4, size=SIZE, say=lambda _: None)
+        lq_gt.scan_pairs(folder, 4, size=SIZE, say=lambda _: None)
 
 
 def test_one_that_breaks_meanwhile_is_replaced(home, tmp_path):
     pytest.importorskip('nvidia.dali')
     folder, said = copied(home, tmp_path), []
-    files = manifest.scan_pairs(folder, 4, size=SIZE, say=said.append)
+    files = lq_gt.scan_pairs(folder, 4, size=SIZE, say=said.append)
     (folder / 'LQ/3.png').write_bytes(b'gone')
     for name in 'dali', 'torch', 'reference':
         made = batches(name, files, 4, say=said.append)
@@ -228,7 +228,7 @@ def test_bad_stacked_pictures_are_named_left_out_and_replaced(home, tmp_path):
     cv2.imwrite(str(folder / '1.png'), np.zeros((SIZE, SIZE, 3), np.uint8))
     cv2.imwrite(str(folder / '2.png'), np.zeros((64, 32, 3), np.uint8))
 
-    files = manifest.scan_stacked(folder, size=SIZE, strict=False, say=said.append)
+    files = lq_gt.scan_stacked(folder, size=SIZE, strict=False, say=said.append)
     assert [p.path for p in files] == [str(folder / f'{i}.png') for i in (3, 4, 5, 6)]
     said = ' '.join(said)
     for part in (
@@ -241,7 +241,7 @@ def test_bad_stacked_pictures_are_named_left_out_and_replaced(home, tmp_path):
     ):
         assert part in said, part
     with pytest.raises(DataError, match='0.png'):
-        manifest.scan_stacked(folder, size=SIZE, say=lambda _: None)
+        lq_gt.scan_stacked(folder, size=SIZE, say=lambda _: None)
 
     # One that has become a picture of another size is replaced, the same in every pipe.
     cv2.imwrite(str(folder / '4.png'), np.zeros((2 * SIZE, 2 * SIZE, 3), np.uint8))

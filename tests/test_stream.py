@@ -29,7 +29,7 @@ import degrade
 import train
 from dali_pipes import pipe_torch, plan
 from errors import DataError, Interrupted
-from sources import addresses, identity, manifest, stream, waiting
+from sources import addresses, identity, lq_gt, manifest, stream, waiting
 from tasks import data as sources
 from tools import prepare
 
@@ -366,7 +366,7 @@ def test_copies_of_images_of_the_validation_are_told(found, tmp_path):
     """Once a process, and trained on, as those of a disk are."""
     write(tmp_path, {'mine.png': smooth(4), 'LQ/7.png': face(16), 'GT/7.png': smooth(7)})
     faces = manifest.scan(str(tmp_path / 'mine.png'), size=SIZE, say=str).images
-    pairs = manifest.scan_pairs(str(tmp_path), 4, say=str)
+    pairs = lq_gt.scan_pairs(str(tmp_path), 4, say=str)
     beside = found.beside(identity.by_size(faces)).beside(identity.by_size(pairs))
     said = []
     for rank in range(4):

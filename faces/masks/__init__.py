@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from errors import BadFile
-from sources.files import JPEG, LARGEST, PNG, big_enough, check_area, looks_like
+from sources.files import LARGEST, big_enough, check_area
+from sources.structure import JPEG, PNG, looks_like
 
 # ---- classes ----
 

@@ -16,17 +16,8 @@ from sources import layouts, scan_cache
 from sources.aliases import FilePath, Progress, Say
 from sources.files import read_bytes
 from sources.listing import listed
-from sources.manifest import (
-    BadImage,
-    Image,
-    Manifest,
-    PictureProxy,
-    by_stem,
-    cache_folder,
-    report,
-    scan,
-    stem,
-)
+from sources.lq_gt import by_stem, stem
+from sources.manifest import BadImage, Image, Manifest, PictureProxy, cache_folder, report, scan
 from storage import shown, some
 
 from . import CLASSES, decode, lacks, sides
