@@ -10,7 +10,7 @@ from config.schema import Config, replace_options
 FOLDER = Path(__file__).resolve().parents[1] / 'weights'
 USUAL = 'faces-psnr'  # what restores a photograph where no network is named
 NIQE = 'niqe-faces'  # NIQE's model of pristine faces
-SHARP = 'faces-sharp'  # trained on from it, against a discriminator
+SHARP = 'faces-sharp'  # trained on from an earlier state of it, against a discriminator
 PARSER = 'faces-parser'  # names the parts of a face
 # Options that take what comes along by its name.
 NAMES = 'start', 'parser', 'prior'

@@ -2,7 +2,7 @@
 
 python tools/interpolate.py runs/psnr runs/gan --out between/                 a table over alpha
 python tools/interpolate.py runs/psnr runs/gan --out between/ --alpha 0.3     and its weights
-python tools/interpolate.py runs/new faces-sharp --from faces-psnr --alpha 1 --out start/
+python tools/interpolate.py runs/new runs/gan --from runs/psnr --alpha 1 --out start/
 
 The first writes scores.csv, curve.png and strip.png over alpha 0, 0.25, 0.5, 0.75, 1; a single
 alpha also leaves weights.safetensors for infer.py --weights. Scored on the first validation set of
