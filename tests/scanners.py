@@ -18,8 +18,9 @@ import tasks
 from errors import FacesError
 from faces.masks import __main__ as masks
 from tasks import data as sources
-from tools import prepare, submit
+from tools import prepare
 from tools.evaluation import folders
+from tools.submission import checks
 
 SIZE = 64
 
@@ -98,7 +99,7 @@ def restored(folder: Path, tmp: Path) -> Took:
 def wanted(folder: Path, tmp: Path) -> Took:
     """submit.py: what its results must be called."""
     try:
-        return Took(set(submit.wanted(Path(folder))), '', 0)
+        return Took(set(checks.wanted(Path(folder))), '', 0)
     except FacesError as error:
         return Took(set(), str(error), error.exit_code)
 

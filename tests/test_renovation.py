@@ -30,7 +30,8 @@ from models.spectral import SpectralConv2d
 from tasks import players as players_module
 from tasks import restore
 from tasks.restore import RestorationCriterion
-from tools import export, report, submit
+from tools import export, report
+from tools.submission import checks
 from training import checkpoint
 
 GAN = dict(
@@ -370,11 +371,11 @@ def test_report_and_submission(home, tmp_path, capsys):
         report.main([str(home / 'gan'), str(home / 'l1'), '--out', str(tmp_path / 'all.html')]) == 0
         and '<th>input' in (tmp_path / 'all.html').read_text()
     )
-    assert submit.check_network(home / 'l1', None).endswith(
+    assert checks.check_network(home / 'l1', None).endswith(
         'parameters'
     )  # no budget, unless one is given
     with pytest.raises(RunError, match='fewer than 1,000 are allowed'):
-        submit.check_network(home / 'l1', 1000)
+        checks.check_network(home / 'l1', 1000)
 
 
 def test_onnx(home, tmp_path):

@@ -16,6 +16,7 @@ from config import schema
 from losses import efficientnet
 from metrics.psnr import psnr
 from tools import submit
+from tools.submission import hand_in, readme
 
 SIZE, COUNT = 64, 5
 
@@ -217,14 +218,14 @@ def test_the_truth_is_the_picture_of_that_name_and_has_to_be_sound(home, capsys)
 def test_the_command_of_the_readme_makes_the_same_run(argv, tmp_path, monkeypatch):
     monkeypatch.setattr(efficientnet, 'weights_file', lambda: 'installed')
     made = tasks.configure([*argv, '--out', str(tmp_path)])
-    words = ' '.join(submit._flags(json.loads(json.dumps(schema.flatten(made)))))
+    words = ' '.join(readme.options(json.loads(json.dumps(schema.flatten(made)))))
     again = tasks.configure([*shlex.split(words), '--out', str(tmp_path)])
     assert again == made
 
 
 def test_flags_of_several_words():
     said = ' '.join(
-        submit._flags(
+        readme.options(
             dict(
                 preset='mfpsnet',
                 prior=['a b', 'heatmaps=c'],
@@ -245,9 +246,9 @@ def test_flags_of_several_words():
 
 
 def test_the_code_without_git(monkeypatch):
-    whole = submit._code()
+    whole = hand_in.code()
     monkeypatch.setenv('PATH', '')
-    assert {'train.py', 'Makefile', 'setup.cfg', 'degrade/blur.cu'} <= set(submit._code()) & set(
+    assert {'train.py', 'Makefile', 'setup.cfg', 'degrade/blur.cu'} <= set(hand_in.code()) & set(
         whole
     )
 
