@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import blur, canvas
+from . import canvas, fourier
 from . import kernels as cuda
 from .canvas import Canvas
 from .draw import Draw
@@ -117,7 +117,7 @@ def apply_opencv(x: np.ndarray) -> np.ndarray:
 
 def _sharpen_plane(x: np.ndarray, gauss: np.ndarray) -> np.ndarray:
     """Sharpen [h, w] float32; OpenCV writes into the arrays it is given last, to save memory."""
-    residual = cv2.subtract(x, blur.correlate(x, gauss, TAPS, TAPS))
+    residual = cv2.subtract(x, fourier.correlate(x, gauss, TAPS, TAPS))
     size = cv2.max(residual, -residual)
     mask = cv2.threshold(size, THRESHOLD / 255, 1, cv2.THRESH_BINARY)[1]
 
@@ -125,15 +125,15 @@ def _sharpen_plane(x: np.ndarray, gauss: np.ndarray) -> np.ndarray:
     change = cv2.scaleAdd(residual, WEIGHT, x, residual)
     np.clip(change, 0, 1, out=change)
     cv2.subtract(change, x, change)
-    cv2.multiply(change, blur.correlate(mask, gauss, TAPS, TAPS), change)
+    cv2.multiply(change, fourier.correlate(mask, gauss, TAPS, TAPS), change)
     return cv2.add(change, x, change)
 
 
 @lru_cache(maxsize=8)
 def _spectrum(h: int, w: int) -> np.ndarray:
-    """The Gaussian as `blur.correlate` takes it, for images [h, w]."""
+    """The Gaussian as `fourier.correlate` takes it, for images [h, w]."""
     kernel = np.outer(_ROW, _ROW).astype(np.float32)
-    return blur.spectrum(kernel, blur.fast_size(h, w, TAPS, TAPS))
+    return fourier.spectrum(kernel, fourier.fast_size(h, w, TAPS, TAPS))
 
 
 # ---- CUDA ----

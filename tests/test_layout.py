@@ -17,6 +17,7 @@ NO_OP = {
     '__init__',
     'canvas',
     'draw',
+    'fourier',
     'kernels',
     'op',
     'pointwise',
