@@ -17,6 +17,7 @@ def _fast_length(n: int) -> int:
 
     Other lengths take cv2.dft two to five times as long.
     """
+    # Such lengths lie close together: from 256 on the next is at most a seventh away.
     m = -(-n // 16) * 16
     while _without_factors(m, (2, 3, 5, 7)) > 1:
         m += 16

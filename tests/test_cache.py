@@ -19,7 +19,7 @@ from zoo import picture, png, rows
 
 import dali_pipes
 import synthetic
-from dali_pipes import cache
+from dali_pipes import cache, host_memory
 from errors import DataError
 from sources import manifest, reader
 
@@ -218,9 +218,9 @@ def test_limits_of_containers_and_jobs_count(tmp_path):
 
     def room(line):
         member.write_text(line + '\n')
-        return cache.available_memory(str(groups), str(member))
+        return host_memory.available_memory(str(groups), str(member))
 
-    free = cache.available_memory(str(tmp_path / 'none'), str(tmp_path / 'none'))
+    free = host_memory.available_memory(str(tmp_path / 'none'), str(tmp_path / 'none'))
     assert free > 1 << 20
 
     # The limit is that of the group above; files that the kernel would give back do not count.

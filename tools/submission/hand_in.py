@@ -39,6 +39,7 @@ def code() -> list[str]:
         return [n for n in names if not n.endswith('.safetensors')]
     kinds = {'.py', '.cu', '.cuh', '.h', '.cfg', '.toml', '.md'}
     found = []
+    # A copy without version control may have runs and an environment in it.
     for path in sorted(ROOT.rglob('*')):
         name = path.relative_to(ROOT)
         private = any(part.startswith('.') or part == 'runs' for part in name.parts)
