@@ -81,14 +81,15 @@ def scores(found: Compared) -> dict[str, tuple[float, float]]:
     """{name: (PSNR in dB, SSIM)}, means over the faces."""
     rows: dict[str, list[tuple[float, float]]] = {name: [] for name in found.given}
     for left, top, right, bottom in found.squares:
-        wanted = _tensor(found.truth[top:bottom, left:right])
+        wanted = tensor(found.truth[top:bottom, left:right])
         for name, pixels in found.given.items():
-            face = _tensor(pixels[top:bottom, left:right])
+            face = tensor(pixels[top:bottom, left:right])
             rows[name].append((float(psnr(face, wanted)), float(ssim(face, wanted))))
     return {name: tuple(np.mean(row, 0).tolist()) for name, row in rows.items()}
 
 
-def _tensor(x: np.ndarray) -> torch.Tensor:
+def tensor(x: np.ndarray) -> torch.Tensor:
+    """Return a picture [h, w, 3] as a batch [1, 3, h, w]."""
     return torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)[None]
 
 

@@ -8,9 +8,9 @@ import sys
 
 from . import surroundings
 from .entry import REFUSALS, STOPPED, entry
-from .ranges import Formatter, Number, Several, Whole
+from .ranges import Formatter, Number, Or, Several, Whole
 
 surroundings.refuse_mixture(sys.argv[0])
 surroundings.mend()
 
-__all__ = ['REFUSALS', 'STOPPED', 'Formatter', 'Number', 'Several', 'Whole', 'entry']
+__all__ = ['REFUSALS', 'STOPPED', 'Formatter', 'Number', 'Or', 'Several', 'Whole', 'entry']

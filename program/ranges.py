@@ -59,6 +59,26 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Or:
+    """Type of a flag: a word, or such a number."""
+
+    word: str
+    number: Number
+
+    def __call__(self, text: str) -> float | None:
+        """The number, None for the word. Raises ArgumentTypeError."""
+        if text == self.word:
+            return None
+        try:
+            return self.number(text)
+        except argparse.ArgumentTypeError:
+            raise argparse.ArgumentTypeError(f'{text[:40]} is not {self}') from None
+
+    def __str__(self) -> str:
+        return f'{self.word}, or {self.number}'
+
+
+@dataclass(frozen=True)
 class Several:
     """Type of a flag: a comma-separated list of such numbers."""
 
@@ -79,7 +99,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
     """Help in which the lines of a description stay as they are, and numbers state their ranges."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.help and isinstance(action.type, (Whole, Number, Several)):
+        if action.help and isinstance(action.type, (Whole, Number, Or, Several)):
             return f'{action.help}; {action.type}'
         return action.help
 

@@ -51,8 +51,8 @@ def target(source: str, folder: Path) -> Path:
 def run(args: argparse.Namespace, loaded: Loaded, output: Path) -> list[str]:
     """Restore a film -> lines for the user. Raises RunError."""
     film_file.check_installed()
-    if args.faces_only or args.skip_good is not None or args.format != 'same':
-        raise RunError('--faces-only, --skip-good and --format are for photographs, not for films')
+    if args.faces_only or args.format != 'same':
+        raise RunError('--faces-only and --format are for photographs, not for films')
     try:
         film = probed(args, output)
         return _restored(args, loaded, film, output)

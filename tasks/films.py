@@ -4,7 +4,7 @@ What is done lies in a folder beside the output, in pieces of so many frames: th
 on where it was stopped, and the film comes out the same. No more than a few frames are in memory.
 
     found-00000.npz   faces, times and thumbnails of frames
-    light.npz         how light each face is in each frame
+    looks.npz         how light each face is in each frame, and how sharp in some
     00000.nut         restored frames, encoded
 """
 
@@ -38,6 +38,7 @@ PIECE = 100  # frames that are lost by a stop, at most
 LIGHT = 48  # pixels of the faces whose light is measured
 INNER = slice(LIGHT // 4, -LIGHT // 4)  # of these: eyes to mouth
 LARGEST_LIFT = 4.0  # levels: more is a lamp, or a cloud, and no flicker
+LOOKED_AT = 10  # frames from one to the next in which a face is looked at for its sharpness
 
 Bar = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, what is done, how many)
 
@@ -70,6 +71,13 @@ class Seen(NamedTuple):
     durations: np.ndarray  # [n] int64
     found: list[Track]  # as the detector found them
     tracks: list[Track]  # smoothed
+
+
+class Look(NamedTuple):
+    """What is done about a track's light and detail."""
+
+    lift: np.ndarray  # [n] levels by which its face is to be lighter in every frame
+    keep: float  # how much of the film stays in it
 
 
 class Restored(NamedTuple):
@@ -127,7 +135,7 @@ def _done(name: Callable[[int], Path]) -> list[Path]:
 def restored(work: Work, detector: detect.Detector, network: Network) -> Restored:
     """Restore all pieces. Raises BadFile for a damaged film, RunError where none can be written."""
     seen = found(work, detector)
-    lifts = lightened(work, seen)
+    known = looks(work, seen)
     count = len(seen.times)
     start = len(_done(work.piece))
 
@@ -135,7 +143,8 @@ def restored(work: Work, detector: detect.Detector, network: Network) -> Restore
     frames = work.bar(work.counted(start), 'restoring', max(count - start * PIECE, 0))
     stream = iter(frames)
     for number in range(start, -(-count // PIECE)):
-        jobs = (job(frame, seen, lifts, work.how) for frame in itertools.islice(stream, PIECE))
+        some = itertools.islice(stream, PIECE)
+        jobs = (job(frame, seen, known, work.how) for frame in some)
         film_pieces.encode(work.piece(number), work.film, _again(jobs, seen, network, work.how))
     return Restored(count, len(seen.tracks))
 
@@ -229,38 +238,44 @@ def _seen(parts: list[dict[str, np.ndarray]]) -> Seen:
     return Seen(columns['times'], columns['durations'], followed, smooth)
 
 
-# ---- light ----
+# ---- light and sharpness ----
 
 
-def lightened(work: Work, seen: Seen) -> list[np.ndarray]:
-    """Return for every track by how many levels its face is lighter when it does not flicker."""
-    path = work.folder / 'light.npz'
+def looks(work: Work, seen: Seen) -> list[Look]:
+    """Return of every track what is done about its light and its detail."""
+    path = work.folder / 'looks.npz'
     if not path.exists():
-        _write(path, **_light(work, seen))
-    light = _loaded(path)
-    lifts = []
+        _write(path, **_measured(work, seen))
+    known = _loaded(path)
+    found = []
     # Slow changes are the scene's; what is left of them from frame to frame is flicker.
     for i in range(len(seen.tracks)):
-        own = light[f'{i}']
-        lifts.append(np.clip(tracks.smooth(own) - own, -LARGEST_LIFT, LARGEST_LIFT))
-    return lifts
+        light = known[f'light-{i}']
+        lift = np.clip(tracks.smooth(light) - light, -LARGEST_LIFT, LARGEST_LIFT)
+        # One share for all frames: a face that was sharper and softer by turns would flicker.
+        found.append(Look(lift, float(np.median(known[f'keep-{i}']))))
+    return found
 
 
-def _light(work: Work, seen: Seen) -> dict[str, np.ndarray]:
-    """{number of a track: [n] mean level of its face in every frame}"""
-    light = {f'{i}': np.zeros(len(track.score)) for i, track in enumerate(seen.tracks)}
+def _measured(work: Work, seen: Seen) -> dict[str, np.ndarray]:
+    """{light-i: mean level of a face in every frame; keep-i: what should stay in some of them}"""
+    light = [np.zeros(len(track.score)) for track in seen.tracks]
+    keep: list[list[float]] = [[] for _ in seen.tracks]
     # A film without faces is not decoded once more.
-    if not light:
-        return light
-    for frame in work.bar(work.counted(0), 'measuring light', len(seen.times)):
+    frames = work.counted(0) if seen.tracks else ()
+    for frame in work.bar(frames, 'measuring faces', len(seen.times)):
         pixels = to_8bit(frame.pixels)
         for i, track in at(seen, frame.number):
-            m = align.matrix(track.points[frame.number - track.start], LIGHT)
+            number = frame.number - track.start
+            m = align.matrix(track.points[number], LIGHT)
             if m is not None:
                 face = align.warped(pixels, m, (LIGHT, LIGHT), how=cv2.INTER_LINEAR)
                 inner = face[INNER, INNER].astype(np.float64)
-                light[f'{i}'][frame.number - track.start] = (inner @ paste.LUMA).mean()
-    return light
+                light[i][number] = (inner @ paste.LUMA).mean()
+                if number % LOOKED_AT == 0:
+                    keep[i].append(photos.kept(pixels, track.points[number], work.how))
+    known = {f'light-{i}': one for i, one in enumerate(light)}
+    return known | {f'keep-{i}': np.array(some or [0.0]) for i, some in enumerate(keep)}
 
 
 def at(seen: Seen, number: int) -> Iterator[tuple[int, Track]]:
@@ -270,7 +285,7 @@ def at(seen: Seen, number: int) -> Iterator[tuple[int, Track]]:
             yield i, track
 
 
-def job(frame: Frame, seen: Seen, lifts: list[np.ndarray], how: How) -> photos.Job:
+def job(frame: Frame, seen: Seen, known: list[Look], how: How) -> photos.Job:
     """What is to be done for a frame."""
     # The smoothed places of all faces that are in view.
     own = list(at(seen, frame.number))
@@ -279,7 +294,8 @@ def job(frame: Frame, seen: Seen, lifts: list[np.ndarray], how: How) -> photos.J
     points = np.array([track.points[j] for (_, track), j in zip(own, now, strict=True)])
     score = np.array([track.score[j] for (_, track), j in zip(own, now, strict=True)])
     faces = detect.Found(boxes.reshape(-1, 4), points.reshape(-1, 5, 2), score)
-    lift = [float(lifts[i][j]) for (i, _), j in zip(own, now, strict=True)]
+    lift = [float(known[i].lift[j]) for (i, _), j in zip(own, now, strict=True)]
     photo = Photo(frame.pixels)
     pixels = to_8bit(frame.pixels)
-    return photos.with_faces(str(frame.number), photo, pixels, faces, how, lift)
+    keep = [known[i].keep for i, _ in own]
+    return photos.with_faces(str(frame.number), photo, pixels, faces, how, lift, keep)

@@ -11,7 +11,6 @@ import torch
 import models
 from errors import RunError
 from faces import detect
-from faces.align import SIDE
 
 from . import backgrounds, restoration, shipped
 from .face_parser import FaceParser
@@ -19,7 +18,6 @@ from .loading import Loaded, of_weights
 from .photos import How, Network, squares
 
 MOST = 1 << 27  # pixels of a photo, and of what becomes of it, unless more are allowed
-GOOD = 256  # pixels that a face must be worth to be called good
 # Kinds of files by the values of --format.
 FORMATS = {'png': 'PNG', 'jpeg': 'JPEG', 'webp': 'WEBP', 'tiff': 'TIFF', 'avif': 'AVIF'}
 
@@ -63,9 +61,10 @@ def _add_what(g: Any) -> None:
     )
     g.add_argument(
         '--keep',
-        type=program.Number(0, 1),
-        default=0.0,
-        help='how much of the photo stays in its faces: 0 none, 1 all (default: %(default)s)',
+        type=program.Or('auto', program.Number(0, 1)),
+        metavar='auto|SHARE',
+        help='how much of the photo stays in its faces: 0 none, 1 all; auto: the more, the sharper '
+        'a face is than the network can make it (default: auto)',
     )
     g.add_argument(
         '--format',
@@ -117,15 +116,6 @@ def _add_found(g: Any) -> None:
         f'{detect.PART} of the longer side of a large photo)',
     )
     g.add_argument(
-        '--skip-good',
-        nargs='?',
-        type=program.Number(16, SIDE),
-        const=float(GOOD),
-        metavar='PIXELS',
-        help='leave faces alone that are as sharp as a face of so many pixels, of 512, can be '
-        f'(without a number: {GOOD})',
-    )
-    g.add_argument(
         '--require-face',
         action='store_true',
         help='exit with 2 where a photo has no face (without: it is enlarged all the same)',
@@ -142,7 +132,7 @@ def add_detector(g: Any) -> None:
 
 OF_PHOTOS = (
     *('scale', 'faces_only', 'keep', 'format', 'metadata', 'background', 'tile', 'parser'),
-    *('min_face', 'skip_good', 'require_face', 'detector'),
+    *('min_face', 'require_face', 'detector'),
 )
 
 
@@ -193,9 +183,9 @@ def build(args: argparse.Namespace, loaded: Loaded) -> Tools:
     how = How(
         side=side_of(loaded),
         scale=args.scale,
-        keep=args.keep,
+        # Faces alone are written as the network makes them.
+        keep=0.0 if args.faces_only else args.keep,
         min_face=args.min_face,
-        skip_good=args.skip_good,
         batch=args.batch,
         background=None if args.faces_only else _background(args, loaded, network),
         mask=mask,

@@ -64,7 +64,8 @@ class Told:
     without: list[str]  # names of photos without a face
     photos: int = 0
     faces: int = 0
-    good: int = 0
+    kept: int = 0  # faces that were sharp enough to stay, at least in part
+    whole: int = 0  # those that stayed as they were
 
     def lines(self, folder: Path) -> list[str]:
         """In words."""
@@ -72,8 +73,11 @@ class Told:
             f'{counted(self.photos, "photo")} with {counted(self.faces, "restored face")} written '
             f'to {shown(folder)}'
         ]
-        if self.good:
-            said.append(f'{counted(self.good, "face")} left alone: sharp enough (--skip-good)')
+        if self.kept:
+            said.append(
+                f'{self.kept:,} of them sharper than the network can make them: {self.whole:,} '
+                f'stayed as they were, {self.kept - self.whole:,} in part (--keep 0 restores all)'
+            )
         if self.without:
             said.append(f'no face found in {some([shown(name) for name in self.without], 5)}')
         return said
@@ -96,8 +100,10 @@ def run(
     with writer:
         for done in photos.restored(photos_in, tools.detector, tools.network, tools.how, each):
             told.faces += len(done.found.boxes)
-            told.good += done.good
-            if not len(done.found.boxes) + done.good:
+            if args.keep is None:
+                told.kept += sum(share > 0 for share in done.keeps)
+                told.whole += sum(share == 1 for share in done.keeps)
+            if not len(done.found.boxes):
                 told.without.append(done.name)
             told.photos += 1
             if not args.faces_only:

@@ -39,9 +39,9 @@ class How(NamedTuple):
 
     side: int  # pixels, of the faces that the network is given
     scale: int = 1  # by which the photo is enlarged
-    keep: float = 0.0  # how much of the photo stays in its faces, 0 to 1
+    # How much of the photo stays in its faces, 0 to 1; None: as each face deserves it.
+    keep: float | None = 0.0
     min_face: int | None = None  # pixels; None: as detect.smallest has it
-    skip_good: float | None = None  # pixels that a face must be worth to be left alone
     batch: int = 8  # faces restored together
     background: Background | None = lanczos  # None: faces alone are wanted
     mask: Mask = squares
@@ -56,8 +56,8 @@ class Job:
     found: detect.Found
     matrices: list[np.ndarray]  # [2, 3] each, from the photo to its faces
     lifts: list[float]  # levels by which each face is to be lighter
+    keeps: list[float]  # how much of the photo stays in each face
     gray: bool  # the photo has no colours
-    good: int  # faces that were left alone
     left: int  # faces that are not painted yet
     rounded: np.ndarray  # the photo in 8 bits
     canvas: np.ndarray | None = None  # the enlarged photo, from its first face on
@@ -69,7 +69,7 @@ class Done(NamedTuple):
     name: str
     photo: Photo
     found: detect.Found  # the faces that were restored
-    good: int  # faces that were left alone
+    keeps: list[float]  # how much of the photo stayed in each
 
 
 def restored(
@@ -100,24 +100,33 @@ def with_faces(
     found: detect.Found,
     how: How,
     lifts: Sequence[float] | None = None,
+    keeps: Sequence[float] | None = None,
 ) -> Job:
     """Return what is to be done for faces that were found.
 
     pixels: [h, w, 3] uint8 of the photo; lifts: levels by which each face is to be lighter
+    keeps: how much of the photo stays in each face, where it is known already
     """
-    matrices, wanted, good = [], [], 0
+    matrices, wanted, stays = [], [], []
     for i, points in enumerate(found.points):
         m = align.matrix(points, how.side)
         if m is None:
             continue
-        if how.skip_good is not None and quality.in_photo(pixels, m, how.side) >= how.skip_good:
-            good += 1
-            continue
         matrices.append(m)
         wanted.append(i)
-    kept = detect.Found(*(field[wanted] for field in found))
+        stays.append(keeps[i] if keeps else kept(pixels, points, how))
+    placed = detect.Found(*(field[wanted] for field in found))
     lift = [lifts[i] if lifts else 0.0 for i in wanted]
-    return Job(name, photo, kept, matrices, lift, paste.is_gray(pixels), good, len(wanted), pixels)
+    gray = paste.is_gray(pixels)
+    return Job(name, photo, placed, matrices, lift, stays, gray, len(wanted), pixels)
+
+
+def kept(pixels: np.ndarray, points: np.ndarray, how: How) -> float:
+    """Return how much of a photo [h, w, 3] uint8 stays in its face with these points [5, 2]."""
+    if how.keep is not None:
+        return how.keep
+    matrix = align.matrix(points, how.side)
+    return 0.0 if matrix is None else quality.own_share(pixels, matrix, how.side)
 
 
 def restored_faces(
@@ -168,7 +177,7 @@ def _paint(job: Job, i: int, face: np.ndarray, mask: np.ndarray, how: How) -> No
     levels = np.iinfo(job.canvas.dtype).max // 255
     there = align.scaled(job.matrices[i], target=len(face) / how.side)
     placed = paste.Face(face.astype(np.float32) * levels, mask, there, job.lifts[i] * levels)
-    paste.paste(job.canvas, [placed], how.scale, how.keep, job.gray)
+    paste.paste(job.canvas, [placed], how.scale, job.keeps[i], job.gray)
 
 
 def _background(photo: Photo, how: How) -> np.ndarray:
@@ -186,6 +195,6 @@ def _finished(waiting: deque[Job], how: How) -> Iterator[Done]:
             pixels = _background(photo, how) if job.canvas is None else job.canvas
             photo = photo._replace(pixels=pixels, alpha=alpha)
         # The photo as it was read may be as large as what becomes of it: no one holds it now.
-        found, good, name = job.found, job.good, job.name
+        found, keeps, name = job.found, job.keeps, job.name
         del job
-        yield Done(name, photo, found, good)
+        yield Done(name, photo, found, keeps)

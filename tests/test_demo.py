@@ -469,10 +469,11 @@ class Server:
         status, said = self.get('gradio_api/upload', body, **kind)
         return status, json.loads(said)[0] if status == 200 else said
 
-    def restore(self, path, session='a', scale=2):
-        """What a press of the button is answered."""
-        file = {'path': path, 'meta': {'_type': 'gradio.FileData'}}
-        asked = {'data': [file, scale, 0, None, None], 'fn_index': 0, 'session_hash': session}
+    def restore(self, path, session='a', scale=2, place=0):
+        """What a press of the button is answered. place: of the file in what is sent"""
+        sent = [None, scale, False, 0, None, None]
+        sent[place] = {'path': path, 'meta': {'_type': 'gradio.FileData'}}
+        asked = {'data': sent, 'fn_index': 0, 'session_hash': session}
         kind = {'Content-Type': 'application/json'}
         status, said = self.get('gradio_api/queue/join', json.dumps(asked).encode(), **kind)
         if status != 200:
@@ -558,6 +559,8 @@ def test_what_was_not_uploaded_is_not_read(serve):
     outside = server.temporary.parent / 'mine.jpg'
     outside.write_bytes(jpeg(two_faces()))
     for other in str(outside), 'http://192.0.2.1/a.jpg', 'https://example.org/a.jpg':
+        for place in range(5):
+            server.restore(other, f'{place}-{len(other)}', place=place)
         assert not server.restore(other, f'o{len(other)}')['success']
     assert server.get(f'gradio_api/file={outside}')[0] == 403
     assert 'ASKED' not in server.said
@@ -679,6 +682,10 @@ def test_a_visit(serve, browser, weights, tmp_path):
 
     # Moved to the middle, and applied without another press of the button.
     actions = pytest.importorskip('selenium.webdriver').ActionChains(browser)
+    before = visit.pictures()
+    visit.all('input[type=checkbox]')[0].click()
+    wait_for(lambda: visit.all('input[type=range]'))
+    wait_for(lambda: len({*visit.pictures()} - {*before}) == 2 + 4)
     slider = visit.all('input[type=range]')[0]
     before = visit.pictures()
     actions.click_and_hold(slider).release().perform()

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import infer
 import models
 from errors import BadFile
-from faces import align, detect
+from faces import align, detect, paste, quality
 from sources import film, film_pieces
 from sources.film import Frame
 from tasks import film_run, films
@@ -321,6 +321,21 @@ def test_other_flags_begin_anew(home, capsys):
         assert film_run.plan(other, net) != plan
     net.state_dict()['conv_first.weight'][0, 0, 0, 0] += 1
     assert film_run.plan(args, net) != plan
+
+
+@pytest.mark.parametrize('keep, wanted', [([], 0.4), (['--keep', '0.7'], 0.7)])
+def test_one_share_of_a_face_stays_in_all_its_frames(keep, wanted, home, monkeypatch):
+    """The median of what its frames deserve, or what the flag says."""
+    shares, used = iter([0.1, 0.4, 0.9]), []
+
+    def paste_into(canvas, faces, scale, share, gray):
+        used.append(share)
+
+    monkeypatch.setattr(quality, 'own_share', lambda *_: next(shares))
+    monkeypatch.setattr(paste, 'paste', paste_into)
+    monkeypatch.setattr(films, 'LOOKED_AT', 4)
+    assert restored(home, made(home / 'in.mp4', 12), home / 'out.mp4', *keep) == 0
+    assert used == [wanted] * 12
 
 
 def test_pieces_of_another_plan_are_thrown_away_and_nothing_else(home):

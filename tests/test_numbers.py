@@ -4,7 +4,7 @@ Flags are taken from the parsers, so that a new one is tried, too.
 """
 
 import program
-from program import Number, Several, Whole
+from program import Number, Or, Several, Whole
 
 import argparse
 import ast
@@ -26,7 +26,7 @@ NUMBERS = [
     for path in ARGPARSE
     for verb, parser in programs.parsers(path).items()
     for action in parser._actions
-    if isinstance(action.type, (Whole, Number, Several))
+    if isinstance(action.type, (Whole, Number, Or, Several))
 ]
 NOWHERE = ['--device', 'cpu', '--pipe', 'torch', '--threads', '1', '--out', 'nowhere']
 
@@ -35,6 +35,8 @@ def outside(range_):
     """Texts of numbers that a range does not hold, or that are none."""
     if isinstance(range_, Several):
         return [f'{range_.each.low},{text}' for text in outside(range_.each)]
+    if isinstance(range_, Or):
+        return outside(range_.number)
     below = str(range_.low) if getattr(range_, 'above', False) else str(range_.low - 1)
     above = str(range_.high + 1) if isinstance(range_, Whole) else str(range_.high * 2)
     return [below, above, 'nan', 'inf', '-inf', '1' + 20 * '0', '9' * 5000, 'x', '', '1e400']
@@ -91,7 +93,7 @@ def test_no_number_is_without_a_range(path):
         for action in parser._actions:
             values = action.default if isinstance(action.default, list) else [action.default]
             numbers = [v for v in values if type(v) in (int, float)]
-            ranged = action.choices or isinstance(action.type, (Whole, Number, Several))
+            ranged = action.choices or isinstance(action.type, (Whole, Number, Or, Several))
             assert not numbers or ranged, action
             range_ = action.choices or getattr(action.type, 'each', action.type)
             assert all(number in range_ for number in numbers)

@@ -88,7 +88,7 @@ def test_photos_are_searched_and_crops_are_not(home, capsys):
 
 
 @pytest.mark.parametrize(
-    'flag', [['--scale', '4'], ['--faces-only'], ['--skip-good'], ['--format', 'webp']]
+    'flag', [['--scale', '4'], ['--faces-only'], ['--keep', '0'], ['--format', 'webp']]
 )
 def test_flags_of_photos_are_refused_where_there_are_none(flag, home, capsys):
     Image.fromarray(picture(0, SIDE, SIDE)).save(home / 'crop.png')
@@ -409,8 +409,10 @@ def test_a_full_disk_leaves_nothing_half_written(home, monkeypatch, capsys):
 # ---- how ----
 
 
-def test_good_faces_are_left_alone(home, monkeypatch, capsys):
-    """A sharp face of 512 pixels keeps its pixels, the same one blurred does not."""
+def test_sharp_faces_are_left_alone(home, monkeypatch, capsys):
+    """A sharp face of 512 pixels keeps its pixels, the same one blurred does not; nor does it where
+    all are to be restored.
+    """
     sharp = synthetic.face(3, 512).image
     noise = np.random.default_rng(0).normal(0, 1, sharp.shape)
     # Drawn faces have no skin: detail as photos have it.
@@ -422,13 +424,15 @@ def test_good_faces_are_left_alone(home, monkeypatch, capsys):
     monkeypatch.setattr(detect, 'make', lambda path: lambda photo, min_face: one)
     Image.fromarray(x).save(home / 'in' / 'sharp.png')
     Image.fromarray(cv2.GaussianBlur(x, (0, 0), 4)).save(home / 'in' / 'soft.png')
-    assert run(home, home / 'in', '--scale', '1', '--skip-good') == 0
-    assert '1 face left alone' in capsys.readouterr().out
-    changed = {}
-    for name in ('sharp.png', 'soft.png'):
-        before, after = (np.asarray(Image.open(home / d / name)) for d in ('in', 'out'))
-        changed[name] = bool((before != after).any())
-    assert changed == {'sharp.png': False, 'soft.png': True}
+    for flags, sharp_one in (([], False), (['--keep', '0'], True)):
+        assert run(home, home / 'in', '--scale', '1', *flags) == 0
+        told = capsys.readouterr().out
+        assert ('1 of them sharper than' in told and '1 stayed as they were' in told) != sharp_one
+        changed = {}
+        for name in ('sharp.png', 'soft.png'):
+            before, after = (np.asarray(Image.open(home / d / name)) for d in ('in', 'out'))
+            changed[name] = bool((before != after).any())
+        assert changed == {'sharp.png': sharp_one, 'soft.png': True}
 
 
 def test_the_background_may_be_the_networks(home, capsys):

@@ -72,16 +72,14 @@ def page(
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 *given, button = _given(gr, limits, fidelity)
+                _refuse_addresses(given)
             with gr.Column(scale=2, min_width=280):
                 said, views, download = _told(gr)
-        # As high as its rows; without a height it has one of its own.
-        faces = gr.Gallery(
-            label='Faces', columns=4, height='fit-content', buttons=[], visible=False
-        )
+        faces = _gallery(gr)
         known = gr.State(time_to_live=KEPT)
 
-        def shown(*asked: Any) -> list[Any]:
-            new = ask(*asked)
+        def shown(path: Any, scale: int, auto: bool, keep: float, *rest: Any) -> list[Any]:
+            new = ask(path, scale, None if auto else keep, *rest)
             label = f'Download {Path(new.file).name}' if new.file else 'Download'
             file = gr.DownloadButton(label, new.file, interactive=new.file is not None)
             gallery = gr.Gallery(new.faces, visible=new.faces is not None)
@@ -98,21 +96,33 @@ def page(
             api_visibility='private',
         )
         button.click(shown, **how)
-        _, scale, keep, fidelity_given = given
-        changed = [scale.input, keep.release, fidelity_given.release]
+        _, scale, auto, keep, faithful = given
+        changed = [scale.input, auto.input, keep.release, faithful.release]
         gr.on(changed, once_more, trigger_mode='always_last', **how)
+        # Only where there is something to turn.
+        auto.input(lambda on: gr.Slider(visible=not on), auto, keep, api_visibility='private')
     blocks.queue(max_size=waiting, default_concurrency_limit=1)
     return blocks
 
 
 def _given(gr: Any, limits: str, fidelity: float | None) -> tuple[Any, ...]:
-    """What a visitor gives: photo, scale, keep, fidelity, and the button."""
+    """What a visitor gives: photo, scale, whether what is sharp is kept, else how much of all,
+    fidelity, and the button.
+    """
     upload = gr.File(label='Photo', height=150)
-    _refuse_addresses(upload)
     gr.Markdown(f'Upload {limits}.')
     scale = gr.Radio([('1x', 1), ('2x', 2), ('4x', 4)], value=2, label='Enlarge')
+    auto = gr.Checkbox(
+        True, label='Keep what is sharp', info='faces that are sharper than they would become'
+    )
     keep = gr.Slider(
-        0, 1, 0, step=0.05, label='Keep', info='of the photo in its faces: 0 none, 1 all'
+        0,
+        1,
+        0,
+        step=0.05,
+        label='Keep',
+        info='of the photo in its faces: 0 none, 1 all',
+        visible=False,
     )
     # Where there is nothing to turn it is hidden, and what a visitor sends is no fidelity.
     faithful = gr.Slider(
@@ -129,7 +139,7 @@ def _given(gr: Any, limits: str, fidelity: float | None) -> tuple[Any, ...]:
     faithful.preprocess = lambda value: (
         None if fidelity is None else min(max(fidelity if value is None else value, 0.0), 1.0)
     )
-    return upload, scale, keep, faithful, gr.Button('Restore', variant='primary')
+    return upload, scale, auto, keep, faithful, gr.Button('Restore', variant='primary')
 
 
 def _told(gr: Any) -> tuple[Any, Any, Any]:
@@ -139,14 +149,27 @@ def _told(gr: Any) -> tuple[Any, Any, Any]:
     return said, views, gr.DownloadButton(interactive=False)
 
 
-def _refuse_addresses(upload: Any) -> None:
-    """Let a gradio.File take what was uploaded alone: it fetches what an address names, too."""
-    move = upload.async_move_resource_to_block_cache
+def _gallery(gr: Any) -> Any:
+    """The faces before and after."""
+    # As high as its rows; without a height it has one of its own.
+    return gr.Gallery(label='Faces', columns=4, height='fit-content', buttons=[], visible=False)
+
+
+def _refuse_addresses(given: Sequence[Any]) -> None:
+    """Let components take what was uploaded alone: gradio fetches what an address names, too, also
+    one that is sent in the place of a number.
+    """
+    for component in given:
+        component.async_move_resource_to_block_cache = _uploads_alone(component)
+
+
+def _uploads_alone(component: Any) -> Any:
+    move = component.async_move_resource_to_block_cache
 
     async def moved(path: str) -> str | None:
         return None if '://' in path else await move(path)
 
-    upload.async_move_resource_to_block_cache = moved
+    return moved
 
 
 # ------------------------------------------------------------------------------------------------

@@ -106,13 +106,13 @@ class Restorer:
         self,
         path: Path,
         scale: int,
-        keep: float,
+        keep: float | None,
         fidelity: float | None = None,
         known: Known | None = None,
     ) -> Result:
         """Restore a file.
 
-        scale: by which the photo is enlarged; keep: see tasks/photos.py
+        scale: by which the photo is enlarged; keep: as of photos.How
         fidelity: see loading.between; None for a network that has one only
         known: of the last time: the networks are not asked again about the same file
         Raises BadFile for whatever cannot be restored.
@@ -158,7 +158,7 @@ class Restorer:
         return photo
 
     def _done(
-        self, photo: Photo, scale: int, keep: float, fidelity: float | None, known: Known
+        self, photo: Photo, scale: int, keep: float | None, fidelity: float | None, known: Known
     ) -> photos.Done:
         detector = known.detector(self._tools.detector)
         network = known.network(self._tools.network, fidelity)
@@ -174,7 +174,7 @@ def _result(stem: str, photo: Photo, done: photos.Done, scale: int, known: Known
     shrink = min(1, LARGEST_VIEW / max(h, w))
     size = max(round(w * shrink), 1), max(round(h * shrink), 1)
     return Result(
-        _said(len(done.found.boxes), photo, scale),
+        _said(done, photo, scale),
         f'{stem}-restored{SUFFIXES[kind]}',
         data,
         _webp(_resized(photo, size)),
@@ -193,10 +193,13 @@ def _encoded(photo: Photo) -> tuple[str, bytes]:
         return 'PNG', photo_file.encoded(photo._replace(kind='PNG'))
 
 
-def _said(faces: int, photo: Photo, scale: int) -> str:
+def _said(done: photos.Done, photo: Photo, scale: int) -> str:
     h, w, _ = photo.pixels.shape
+    faces, whole = len(done.keeps), sum(share == 1 for share in done.keeps)
     if faces:
-        return f'{counted(faces, "face")} restored; {w * scale:,}x{h * scale:,} pixels'
+        untouched = f', {whole:,} sharp enough as they were' if whole else ''
+        size = f'{w * scale:,}x{h * scale:,} pixels'
+        return f'{counted(faces - whole, "face")} restored{untouched}; {size}'
     if scale == 1:
         return 'no face found: the photo is unchanged'
     return f'no face found: enlarged only, to {w * scale:,}x{h * scale:,} pixels'
@@ -258,7 +261,7 @@ def answer(
     folder: str,
     path: str | None,
     scale: int,
-    keep: float,
+    keep: float | None,
     fidelity: float | None,
     known: Known | None,
 ) -> Answer:
