@@ -50,8 +50,8 @@ def in_turn(work: Work, tools: Tools) -> Iterator[Done]:
 
 def followed(work: Work, tools: Tools, seen: Seen) -> Iterator[Done]:
     """Restore the frames as infer.py does it."""
-    lifts = films.lightened(work, seen)
-    jobs = (films.job(f, seen, lifts, work.how) for f in film_file.frames(work.film))
+    known = films.looks(work, seen)
+    jobs = (films.job(f, seen, known, work.how) for f in film_file.frames(work.film))
     return photos.restored_faces(jobs, tools.network, tools.how)
 
 

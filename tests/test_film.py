@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import infer
 import models
+from benchmarks import film_flicker
 from errors import BadFile
 from faces import align, detect, paste, quality
 from sources import film, film_pieces
@@ -336,6 +337,16 @@ def test_one_share_of_a_face_stays_in_all_its_frames(keep, wanted, home, monkeyp
     monkeypatch.setattr(films, 'LOOKED_AT', 4)
     assert restored(home, made(home / 'in.mp4', 12), home / 'out.mp4', *keep) == 0
     assert used == [wanted] * 12
+
+
+def test_the_benchmark_of_flicker(home, capsys):
+    """The same film in both ways: places that the finder shakes are followed calmly."""
+    source = made(home / 'in.mp4', 12)
+    argv = [source, '--weights', home / 'w.safetensors', '--device', 'cpu', '--scale', '1']
+    assert film_flicker.main([str(a) for a in argv]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert [row[0] for row in rows] == ['place', 'light', 'detail']
+    assert 0 < float(rows[0][5]) < 0.5 * float(rows[0][1])
 
 
 def test_pieces_of_another_plan_are_thrown_away_and_nothing_else(home):
