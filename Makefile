@@ -8,7 +8,8 @@ comma := ,
 PYTHON ?= python3
 VENV   ?= .venv
 RUN     = $(VENV)/bin/python
-INSTALL = $(RUN) -m pip install --quiet --config-settings editable_mode=compat
+# setuptools warns in a box of twelve lines that it may drop compat one day.
+INSTALL = PYTHONWARNINGS=ignore::UserWarning $(RUN) -m pip install --quiet --config-settings editable_mode=compat
 
 # CUDA 12 libraries for drivers 525-579, CUDA 13 for newer ones and for machines without a GPU.
 DRIVER := $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1 | cut -d. -f1)
