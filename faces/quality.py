@@ -10,8 +10,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from . import align
-
 FALL = 3.0  # exponent of the line
 # Cycles a face where every face that is worth restoring still lies on the line.
 FIRST, LAST = 5.0, 16.0
@@ -22,12 +20,6 @@ PIXELS = 1.6
 # Square of the aligned face that is looked at, brows to chin without most of the hair: its corner
 # and its side as parts of the whole.
 TOP, LEFT, PART = 0.27, 0.2, 0.6
-# A face keeps nothing of its own up to WORSE times the pixels that the network is given, all from
-# BETTER times on. Chosen, with ERROR, for little loss in PSNR over eleven kinds of photographs, of
-# faces of 96 to 512 pixels.
-WORSE, BETTER = 0.75, 1.75
-ERROR = 6.0  # levels of noise that count as much as the error of a restored face
-WHOLE = 0.9  # of a face that is kept: then it is left as it is
 
 
 class Sharpness(NamedTuple):
@@ -71,26 +63,6 @@ def measured(face: np.ndarray) -> Sharpness:
 def effective_side(face: np.ndarray) -> float:
     """Return the side in pixels that an aligned face [s, s, 3] uint8 is worth, up to s."""
     return measured(face).side
-
-
-def own_share(photo: np.ndarray, matrix: np.ndarray, side: int) -> float:
-    """Return how much of a face in a photo [h, w, 3] uint8 should stay: 0 none, 1 all of it.
-
-    A network that is given `side` pixels restores what they hold, and nothing of what is finer: a
-    face worth up to WORSE of them is its own, one worth BETTER of them needs no restoring. Noise
-    counts against the photo as the error of a restored face does against the network, which makes
-    this the share of least squares where they are independent.
-    matrix: [2, 3] from the photo to an aligned face of `side` pixels
-    """
-    # At the photo's own size: enlarged, its noise would look like detail.
-    own = min(round(side / align.scale_of(matrix)), align.SIDE)
-    if own <= WORSE * side:
-        return 0.0
-    there = align.scaled(matrix, target=own / side)
-    found = measured(align.warped(photo, there, (own, own)))
-    ramp = np.clip((found.side / side - WORSE) / (BETTER - WORSE), 0, 1)
-    share = float(ramp / (1 + (found.noise / ERROR) ** 2))
-    return 1.0 if share >= WHOLE else share
 
 
 def _radial(x: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from faces import align, detect, paste, quality
+from faces import align, detect, keep, paste
 from sources.decoders import to_8bit
 from sources.photo import Photo
 
@@ -126,7 +126,7 @@ def kept(pixels: np.ndarray, points: np.ndarray, how: How) -> float:
     if how.keep is not None:
         return how.keep
     matrix = align.matrix(points, how.side)
-    return 0.0 if matrix is None else quality.own_share(pixels, matrix, how.side)
+    return 0.0 if matrix is None else keep.share(pixels, matrix, how.side)
 
 
 def restored_faces(

@@ -16,7 +16,8 @@ import infer
 import models
 from benchmarks import film_flicker
 from errors import BadFile
-from faces import align, detect, paste, quality
+from faces import align, detect, paste
+from faces import keep as faces_keep
 from sources import film, film_pieces
 from sources.film import Frame
 from tasks import film_run, films
@@ -332,7 +333,7 @@ def test_one_share_of_a_face_stays_in_all_its_frames(keep, wanted, home, monkeyp
     def paste_into(canvas, faces, scale, share, gray):
         used.append(share)
 
-    monkeypatch.setattr(quality, 'own_share', lambda *_: next(shares))
+    monkeypatch.setattr(faces_keep, 'share', lambda *_: next(shares))
     monkeypatch.setattr(paste, 'paste', paste_into)
     monkeypatch.setattr(films, 'LOOKED_AT', 4)
     assert restored(home, made(home / 'in.mp4', 12), home / 'out.mp4', *keep) == 0

@@ -5,9 +5,9 @@ noise.
 import cv2
 import numpy as np
 import pytest
-from test_face_measures import texture
+from test_face_measures import moving, texture
 
-from faces import align, quality
+from faces import align, keep, quality
 
 SIDE = 128  # that a network is given
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -26,7 +26,7 @@ def noisy(face, sigma, seed=0):
 def stays(face):
     """Share of a photo that is nothing but a face."""
     points = ((align.TEMPLATE + 0.5) / align.SIDE * len(face)) - 0.5
-    return quality.own_share(face, align.matrix(points, SIDE), SIDE)
+    return keep.share(face, align.matrix(points, SIDE), SIDE)
 
 
 def test_the_larger_a_sharp_face_the_more_of_it_stays():
@@ -39,6 +39,14 @@ def test_enlarged_or_blurred_faces_are_not_taken_for_sharp_ones():
     small = cv2.resize(photo(96), (512, 512), interpolation=cv2.INTER_CUBIC)
     assert stays(small) < 0.15
     assert stays(cv2.GaussianBlur(photo(512), (0, 0), 4)) < 0.3 < stays(photo(512))
+
+
+@pytest.mark.parametrize('degrees', [0, 35, 90])
+def test_of_a_face_that_moved_nothing_stays(degrees):
+    """Though across the motion it is as sharp as before."""
+    face = photo(512)
+    assert quality.measured(moving(face, 24, degrees)).side > 1.2 * SIDE
+    assert stays(moving(face, 24, degrees)) == 0 and stays(face) == 1
 
 
 @pytest.mark.parametrize('side', [256, 512])
@@ -67,5 +75,5 @@ def test_a_turned_face_stays_as_much_as_an_upright_one():
     )
     points = ((align.TEMPLATE + 0.5) / align.SIDE * 300) - 0.5 + 150
     moved = points @ turn[:, :2].T + turn[:, 2]
-    there = quality.own_share(turned, align.matrix(moved, SIDE), SIDE)
+    there = keep.share(turned, align.matrix(moved, SIDE), SIDE)
     assert there == pytest.approx(stays(face), abs=0.15)
