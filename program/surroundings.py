@@ -143,6 +143,6 @@ def _mended(stream: io.TextIOWrapper) -> io.TextIOWrapper:
         io.BufferedWriter(raw),
         encoding=stream.encoding,
         errors='backslashreplace',
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
+        # In a log, what is said first stands before the bar, which goes to the other stream.
+        line_buffering=True,
     )

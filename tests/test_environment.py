@@ -313,3 +313,24 @@ def test_a_program_of_another_checkout_is_refused(tmp_path):
     own = dict(os.environ, PYTHONPATH=f'{tmp_path}{os.pathsep}{ROOT}')
     run = subprocess.run([sys.executable, script], env=own, capture_output=True, text=True)
     assert run.returncode == 2 and 'the following arguments are required' in run.stderr
+
+
+def test_in_a_log_lines_of_both_streams_stand_in_their_order(tmp_path):
+    """What a program says first is not held back while its bar goes on."""
+    program = tmp_path / 'order.py'
+    program.write_text(
+        'import program, sys\n'
+        '@program.entry\n'
+        'def main(argv=None):\n'
+        "    print('first')\n"
+        "    print('second', file=sys.stderr)\n"
+        "    print('third')\n"
+        '    return 0\n'
+        'main()\n'
+    )
+    with open(tmp_path / 'log', 'w') as log:
+        environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+        subprocess.run(
+            [sys.executable, program], env=environment, stdout=log, stderr=log, check=True
+        )
+    assert (tmp_path / 'log').read_text().split() == ['first', 'second', 'third']
