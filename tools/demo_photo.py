@@ -197,7 +197,7 @@ def _said(done: photos.Done, photo: Photo, scale: int) -> str:
     h, w, _ = photo.pixels.shape
     faces, whole = len(done.keeps), sum(share == 1 for share in done.keeps)
     if faces:
-        untouched = f', {whole:,} sharp enough as they were' if whole else ''
+        untouched = f', {whole:,} left as they were' if whole else ''
         size = f'{w * scale:,}x{h * scale:,} pixels'
         return f'{counted(faces - whole, "face")} restored{untouched}; {size}'
     if scale == 1:
